@@ -8,6 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+/// Longest tick of the kernel's TCP times, at 100 Hz: a time is certainly later than another only if the difference is larger.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
 /// Time on `CLOCK_BOOTTIME`, nanoseconds since boot, suspend included. Every kernel record uses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootTime(pub u64);

@@ -11,10 +11,9 @@ use std::{
 use crate::{
     diagnose::ProxyPeers,
     model::{Connection, ProxyPeer, Role, Since, Socket, SocketKey},
+    time::TICK,
 };
 
-/// Longest tick of the kernel's times, at 100 Hz.
-const TICK: Duration = Duration::from_millis(10);
 /// Minimum delay of a delayed ACK.
 const MIN_DELAYED_ACK: Duration = Duration::from_millis(8);
 /// Maximum delay of a delayed ACK, plus a tick at each end.

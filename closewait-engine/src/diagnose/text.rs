@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use super::Case;
 pub(super) use crate::text::duration;
 use crate::{
-    model::{Dwell, Task},
+    model::{Dwell, Owner, Task},
     process::{NextStep, Process},
 };
 
@@ -48,7 +48,12 @@ pub(super) fn tasks<'a>(case: &Case<'a>) -> Vec<&'a Task> {
     } else {
         case.owners
     };
-    let mut tasks: Vec<&Task> = owners.unwrap_or_default().iter().map(|owner| &owner.task).collect();
+    distinct(owners.unwrap_or_default())
+}
+
+/// Returns the distinct processes of descriptors, which are sorted by process.
+pub(super) fn distinct(owners: &[Owner]) -> Vec<&Task> {
+    let mut tasks: Vec<&Task> = owners.iter().map(|owner| &owner.task).collect();
     tasks.dedup_by_key(|task| task.pid);
     tasks
 }

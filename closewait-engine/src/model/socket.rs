@@ -4,14 +4,16 @@ use std::{
     fmt,
     hash::Hasher as _,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use closewait_common::tcp::state;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use crate::{text::Comm, time::BootTime};
+use crate::{
+    text::Comm,
+    time::{BootTime, TICK},
+};
 
 /// Identity of a socket on one host while the socket exists: the address of the kernel's `struct sock`, or, for a scan without
 /// kernel programs, a number computed from the socket's endpoints. The output never contains it.
@@ -196,8 +198,6 @@ impl Socket {
 
     /// Whether the program sent data more than a tick after the last data had arrived; `None` if the times are too close to tell.
     pub fn answered(&self) -> Option<bool> {
-        /// One tick of the kernel's TCP times at 100 Hz.
-        const TICK: Duration = Duration::from_millis(10);
         if self.sent_bytes? == 0 {
             return Some(false);
         }

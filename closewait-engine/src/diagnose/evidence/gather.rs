@@ -8,15 +8,12 @@ use crate::{
     diagnose::Seen,
     flow::{flows::Flows, group_key::FlowKey},
     model::{Connection, Listener, PeerEnd, ProxyPeer, Role, SocketKey},
-    time::BootTime,
+    time::{BootTime, TICK},
     track::tracked_socket::TrackedSocket,
 };
 
 /// Maximum age of facts about owners that count as evidence.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// Resolution of the kernel's TCP times: one tick at 100 Hz. A time counts as later only if the difference is larger.
-const TICK: Duration = Duration::from_millis(10);
-
 /// Tolerance of a process's start time: its resolution, and the time that a process for one connection needs to start.
 const STARTED: Duration = Duration::from_millis(20);
 

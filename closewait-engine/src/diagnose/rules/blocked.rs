@@ -36,8 +36,10 @@ impl Rule for Blocked {
                 (Certainty::Medium, "after 15 s or longer"),
                 (
                     Certainty::Low,
-                    "sooner; until 60 s if the threads show nothing about single connections (Go); if a thread works, which the \
-                     others may wait for; or if the other connections of the program could not be read",
+                    "sooner; until 60 s if the threads show nothing about single connections (Go), and longer if the program has \
+                     read most of the sockets; if a thread works, which the others may wait for; if the other connections of the \
+                     program could not be read; if threads of the runtime's own may be the ones that wait (JVM); or if an event \
+                     loop leaves connections in the backlog",
                 ),
             ],
             says: "the program has hung since the onset",

@@ -115,14 +115,12 @@ fn started_by_ended_process(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certain
             return None;
         }
     }
-    let mut listeners: Vec<&Task> = listener.owners.iter().map(|owner| &owner.task).collect();
-    listeners.dedup_by_key(|task| task.pid);
     Some((
         Certainty::Low,
         format!(
             "{who} has it since it started, but its parent is neither {from}, which listens on {local}, nor another owner",
             who = text::names(tasks)?,
-            from = text::names(&listeners)?,
+            from = text::names(&text::distinct(&listener.owners))?,
             local = listener.what.local,
         ),
     ))
@@ -155,8 +153,7 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
         return None;
     }
     let one = program(case, owner.pid)?;
-    let mut others: Vec<&Task> = listener.owners.iter().map(|other| &other.task).collect();
-    others.dedup_by_key(|task| task.pid);
+    let others = text::distinct(&listener.owners);
     // The connection can have come from a listener whose program is unknown or related, or which started after the entry.
     let foreign = others.iter().all(|other| {
         let older =
