@@ -1,6 +1,6 @@
 //! Booting a kernel in QEMU, and reading what it prints.
 
-use std::fs::OpenOptions;
+use std::{fs::OpenOptions, num::NonZero};
 
 use super::initramfs::Tree;
 use crate::prelude::*;
@@ -39,6 +39,17 @@ impl Accelerator {
         }
     }
 
+    /// Number of guests that the CPUs of this machine suffice for. Timeouts of the tests allow for no more.
+    pub(super) fn guests_at_once(self) -> usize {
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        let for_each = match self {
+            Self::Kvm => 2,
+            // A translator has one thread.
+            Self::Tcg => 1,
+        };
+        (cpus / for_each).max(1)
+    }
+
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
@@ -74,7 +85,7 @@ pub(super) struct Boot {
 impl Guest<'_> {
     /// Starts a tree of its files, with busybox.
     pub(super) fn tree(&self) -> Result<Tree> {
-        let tree = Tree::new(&self.dir.join("tree"))?;
+        let tree = Tree::new(&self.dir.join(format!("tree-{}", self.name)))?;
         tree.copy(&exec::find("busybox")?, "/bin/busybox")?;
         Ok(tree)
     }

@@ -6,6 +6,8 @@ mod kernels;
 mod machine;
 mod report;
 
+use std::panic::resume_unwind;
+
 use crate::prelude::*;
 use crate::{root, setup, test};
 use initramfs::Tree;
@@ -86,7 +88,7 @@ struct Parts<'a> {
     wanted: Vec<&'a str>,
 }
 
-/// Boots them one after the other, prints the table and fails if anything was not as it should be.
+/// Boots as many at a time as there are CPUs for, prints the table and fails if anything was not as it should be.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let kernels = Kernel::choose(&options.versions);
     let dir = workspace.target.join("vm");
@@ -105,16 +107,24 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let parts = Parts { agent, tests, dir, wanted };
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
     let accelerator = Accelerator::probe(&parts.dir, newest.image(&parts.kernels())?)?;
-    println!("vm: {} kernels with {}, one after the other", kernels.len(), accelerator.name());
+    let at_once = accelerator.guests_at_once();
+    println!("vm: {} kernels with {}, {at_once} at once", kernels.len(), accelerator.name());
     let mut cases: Vec<Case> = kernels.iter().map(|kernel| Case { kernel, hidden_btf: false }).collect();
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
     let oldest = kernels.first().filter(|_| options.test.is_none());
     cases.extend(oldest.map(|kernel| Case { kernel, hidden_btf: true }));
     let mut rows = Vec::new();
-    for case in cases {
-        let row = parts.play(case, accelerator)?;
-        println!("vm: {}", row.line());
-        rows.push(row);
+    for cases in cases.chunks(at_once) {
+        let play = |case| {
+            let row = parts.play(case, accelerator)?;
+            println!("vm: {}", row.line());
+            Ok(row)
+        };
+        let played: Result<Vec<_>> = thread::scope(|scope| {
+            let guests: Vec<_> = cases.iter().map(|case| scope.spawn(move || play(*case))).collect();
+            guests.into_iter().map(|guest| guest.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        rows.extend(played?);
     }
     let table = Table(rows);
     println!("\n{}", table.markdown());
@@ -128,8 +138,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The agent and its kernel tests as static files, built as for a release: a guest has no libraries, and a translating QEMU
-/// has no time for code that is not optimized.
+/// The agent and its kernel tests as static files, optimized: a guest has no libraries, and a translating QEMU has no time
+/// for code that is not.
 fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
     setup::run(workspace)?;
     let messages = exec::output(
@@ -137,7 +147,17 @@ fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
             .cargo("test")
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             // For another target than the compiler's own, the flags are not those of build scripts.
-            .args(["--release", "--target", TARGET, "--package", "closewait-agent", "--test", "kernel", "--no-run"])
+            .args([
+                "--profile",
+                "vm",
+                "--target",
+                TARGET,
+                "--package",
+                "closewait-agent",
+                "--test",
+                "kernel",
+                "--no-run",
+            ])
             .arg("--message-format=json-render-diagnostics"),
     )
     .with_context(|| {
