@@ -290,7 +290,9 @@ fn occupation_of(group: &ThreadGroup) -> Occupation {
         Some(WaitKind::Events | WaitKind::Accept | WaitKind::Child | WaitKind::Signal) => Occupation::Idle,
         Some(WaitKind::Sleep | WaitKind::Connect | WaitKind::Other) => Occupation::Waits,
         Some(_) if group.limit == Some(WaitLimit::Limited) => Occupation::Waits,
-        Some(WaitKind::Lock | WaitKind::Read(_) | WaitKind::Write | WaitKind::FileLock) => Occupation::Blocked,
+        Some(WaitKind::Lock | WaitKind::Read(_) | WaitKind::Write | WaitKind::FileLock | WaitKind::Open) => {
+            Occupation::Blocked
+        }
         None => Occupation::Unknown,
     }
 }

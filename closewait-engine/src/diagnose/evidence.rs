@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use self::gather::Sources;
 pub use self::{
-    clients::ClientFacts,
+    clients::{ClientFacts, OwnerClients},
     reading::{CounterEvidence, EvidenceReading},
     waits::{Waits, WaitsSample},
 };

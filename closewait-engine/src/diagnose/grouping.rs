@@ -11,7 +11,7 @@ use crate::{
     context::pairing,
     diagnose::{
         self, Case, Group, ProxyPeers, Seen,
-        evidence::{GroupEvidence, Sources},
+        evidence::{GroupEvidence, OwnerClients, Sources},
     },
     flow::flows::Flows,
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
@@ -114,6 +114,28 @@ fn join_sole_owners(
     }
 }
 
+/// Returns the connections in CLOSE_WAIT of each owner that opened some.
+fn owner_clients(gathered: &HashMap<GroupKey, GroupBuilder<'_>, KeyedState>) -> BTreeMap<GroupOwner, OwnerClients> {
+    let mut clients = BTreeMap::<GroupOwner, (u32, Vec<BootTime>)>::new();
+    #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
+    for ((owner, flow_key), group) in gathered {
+        if let (GroupOwner::Held(..), FlowKey::Remote(..)) = (owner, flow_key) {
+            let (groups, entries) = clients.entry(*owner).or_default();
+            *groups += 1;
+            entries.extend(group.members.iter().map(|(_, one)| one.since.latest()));
+        }
+    }
+    let of = |(groups, entries): (u32, Vec<BootTime>)| {
+        let (first, last) = (entries.iter().min().copied(), entries.iter().max().copied());
+        OwnerClients {
+            count: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+            groups,
+            span: last.unwrap_or_default().since(first.unwrap_or_default()),
+        }
+    };
+    clients.into_iter().map(|(owner, found)| (owner, of(found))).collect()
+}
+
 /// Group with the proxied connections of its sockets.
 #[derive(Default)]
 struct GroupedSockets<'a> {
@@ -162,6 +184,7 @@ impl<'a> Grouping<'a> {
         let keys_of_groups = gathered.keys();
         let sole_owners = if host_context.blind().is_some() { SoleOwners::new() } else { sole_owners(keys_of_groups) };
         join_sole_owners(&mut gathered, &sole_owners, now);
+        let owner_clients = owner_clients(&gathered);
         entries.values_mut().for_each(|entries| entries.sort_unstable());
         let mut listeners = BTreeMap::<u16, Vec<_>>::new();
         for seen in host_context.listeners() {
@@ -175,7 +198,8 @@ impl<'a> Grouping<'a> {
                 FlowKey::Port(_, port) => listeners.get(&port).map(Vec::as_slice).unwrap_or_default(),
                 FlowKey::Remote(..) | FlowKey::Rest => &[],
             };
-            let sources = Sources { now, host_context, flows, flow_key, entries, listeners: on_port };
+            let of_owner = owner_clients.get(&owner).copied().unwrap_or_default();
+            let sources = Sources { now, host_context, flows, flow_key, entries, listeners: on_port, of_owner };
             let evidence = sources.evidence(&gathered.members);
             let oldest_unaccepted = oldest_unaccepted.get(&flow_key).copied();
             let group = Group { oldest_unaccepted, flow, evidence, ..gathered.group(stuck_after) };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::evidence::{Backends, ClientFacts, GroupEvidence, LateExits, PeersRead, Siblings, Waits};
+use super::evidence::{Backends, ClientFacts, GroupEvidence, LateExits, OwnerClients, PeersRead, Siblings, Waits};
 use super::{
     Flow, Judgement, RULES, Trend, left,
     left::ABOUT,
@@ -134,6 +134,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             responses: if dice.below(4) == 0 { count } else { 0 },
             same_moment: dice.below(6) as u32,
             opened_after_onset: dice.maybe(|dice| dice.below(4) as u32),
+            of_owner: OwnerClients { count, groups: dice.below(6) as u32, span: dice.seconds() },
         },
     }
 }

@@ -45,6 +45,8 @@ pub enum WaitKind {
     Write,
     /// File lock: flock, or fcntl, whose other commands do not wait.
     FileLock,
+    /// Other end of a named pipe (`fifo_open`, fs/pipe.c at v5.10), or a file system that does not answer.
+    Open,
     /// Any other object.
     Other,
 }
@@ -100,7 +102,7 @@ const LOCK_NB: u64 = 4;
 const TABLE: [SyscallRow; 45] = {
     use First::{Address, Descriptor, Own};
     use LimitArgument::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
-    use WaitKind::{Accept, Child, Connect, Events, FileLock, Lock, Other, Read, Signal, Sleep, Write};
+    use WaitKind::{Accept, Child, Connect, Events, FileLock, Lock, Open, Other, Read, Signal, Sleep, Write};
     [
         (0, "read", Descriptor, Read(None), Never),
         (1, "write", Descriptor, Write, Never),
@@ -147,7 +149,7 @@ const TABLE: [SyscallRow; 45] = {
         // `SYSCALL_DEFINE5(mq_timedreceive)`, ipc/mqueue.c at v5.10.
         (243, "mq_timedreceive", Descriptor, Read(None), Pointer(4)),
         (247, "waitid", Own, Child, Unless(3, WNOHANG)),
-        (257, "openat", Own, Other, Unknown),
+        (257, "openat", Own, Open, Never),
         // `if (tsp)` in `do_pselect` and `SYSCALL_DEFINE5(ppoll)`, fs/select.c at v5.10.
         (270, "pselect6", Own, Events, Pointer(4)),
         (271, "ppoll", Own, Events, Pointer(2)),
@@ -252,6 +254,7 @@ impl Syscall {
             | WaitKind::Connect
             | WaitKind::Write
             | WaitKind::FileLock
+            | WaitKind::Open
             | WaitKind::Other => None,
         }
     }
@@ -282,7 +285,8 @@ impl Syscall {
             | WaitKind::Accept
             | WaitKind::Connect
             | WaitKind::Write
-            | WaitKind::FileLock => kind,
+            | WaitKind::FileLock
+            | WaitKind::Open => kind,
         }
     }
 
@@ -370,11 +374,11 @@ mod tests {
     #[test]
     fn sleeps_have_a_limit_and_calls_without_such_an_argument_have_none() {
         assert_eq!([limit(35, [0; 6]), limit(230, [0; 6])], [LIMITED, LIMITED]);
-        let without = [0, 1, 17, 18, 19, 20, 34, 40, 43, 44, 45, 46, 47, 65, 70, 130, 275, 288, 299];
+        let without = [0, 1, 17, 18, 19, 20, 34, 40, 43, 44, 45, 46, 47, 65, 70, 130, 257, 275, 288, 299];
         for number in without {
             assert_eq!(limit(number, [POINTER; 6]), UNLIMITED, "{number}");
         }
-        for number in [3, 42, 74, 75, 257, 426] {
+        for number in [3, 42, 74, 75, 426] {
             assert_eq!(limit(number, [0; 6]), None, "{number}");
         }
     }

@@ -34,6 +34,19 @@ pub struct ClientFacts {
     pub reading: u32,
     /// Number of sockets that were opened after the onset; `None` if no time of opening is known.
     pub opened_after_onset: Option<u32>,
+    /// Connections of the same owner in CLOSE_WAIT, to any remote endpoint.
+    pub of_owner: OwnerClients,
+}
+
+/// Connections in CLOSE_WAIT that one process opened, to any remote endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnerClients {
+    /// Number of connections.
+    pub count: u32,
+    /// Number of groups, each with another remote endpoint.
+    pub groups: u32,
+    /// Time between the first and the last entry.
+    pub span: Duration,
 }
 
 impl ClientFacts {

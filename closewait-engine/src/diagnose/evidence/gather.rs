@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, PeersRead, RECENT, Siblings, Waits};
+use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, OwnerClients, PeersRead, RECENT, Siblings, Waits};
 use crate::{
     context::{host_context::HostContext, pairing},
     diagnose::Seen,
@@ -34,6 +34,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) listeners: &'a [&'a Seen<Listener>],
     /// Times at which the sockets of that port or remote endpoint entered CLOSE_WAIT, sorted.
     pub(crate) entries: &'a [BootTime],
+    /// Connections of the group's owner in CLOSE_WAIT, to any remote endpoint.
+    pub(crate) of_owner: OwnerClients,
 }
 
 impl Sources<'_> {
@@ -87,7 +89,7 @@ impl Sources<'_> {
                 FlowKey::Remote(scope, remote) => {
                     let watched = self.host_context.watches_remote(scope.netns, remote.port);
                     let sockets = members.iter().map(|(_, one)| (&one.socket, one.since, one.touched));
-                    ClientFacts::of(sockets, onset, watched, self.now)
+                    ClientFacts { of_owner: self.of_owner, ..ClientFacts::of(sockets, onset, watched, self.now) }
                 }
                 FlowKey::Port(..) | FlowKey::Rest => ClientFacts::default(),
             },

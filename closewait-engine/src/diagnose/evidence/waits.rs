@@ -22,7 +22,7 @@ pub struct Waits {
     pub events: u32,
     /// Number of threads that wait in `accept`.
     pub accepting: u32,
-    /// Number of threads that wait for a lock, a file lock, a child or data, without a timeout.
+    /// Number of threads that wait for a lock, a file lock, an open(), a child or data, without a timeout.
     pub blocked: u32,
     /// Number of threads that wait with a timeout in any call: they sleep, poll or are idle in a pool.
     pub limited: u32,
@@ -93,7 +93,7 @@ impl Waits {
                             self.blocked += count;
                         }
                         (Some(WaitKind::Events), _) => self.events += count,
-                        (Some(WaitKind::FileLock), _) => self.blocked += count,
+                        (Some(WaitKind::FileLock | WaitKind::Open), _) => self.blocked += count,
                         (Some(WaitKind::Sleep | WaitKind::Signal), _)
                         | (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), Some(WaitLimit::Limited)) => {}
                         (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), _) => self.blocked += count,

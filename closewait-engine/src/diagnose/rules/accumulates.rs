@@ -1,6 +1,12 @@
 //! Clients: connections that accumulate, unread responses, and undecided cases.
 
-use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
+use std::time::Duration;
+
+use crate::diagnose::{
+    About, Case, Judgement, Rule,
+    evidence::{CounterEvidence, OwnerClients},
+    text,
+};
 use crate::model::{Certainty, Class};
 
 /// Detects a client that opens new connections to a remote endpoint and does not close those that the server has closed.
@@ -16,15 +22,18 @@ impl Rule for Accumulates {
     fn about(&self) -> &'static About {
         &About {
             name: "accumulates",
-            when: "the socket is a client's; 2 or more sockets of the group were opened after the oldest entered; `pool` does not \
-                   apply",
+            when: "the socket is a client's; 2 or more sockets of the group were opened after the oldest entered, or the program \
+                   has 4 or more to different remote endpoints that entered over 10 s or longer; `pool` does not apply",
             class: &[Class::Leak],
             certainty: &[
                 (
                     Certainty::Medium,
                     "the group has more sockets than the program has threads, so not all can be in use",
                 ),
-                (Certainty::Low, "otherwise: a thread may be using each socket"),
+                (
+                    Certainty::Low,
+                    "otherwise: a thread may be using each socket; each of several remote endpoints may have a pool",
+                ),
             ],
             says: "the program opens new connections and does not close those that the server has closed",
             next: "look for the response or connection object that is not closed",
@@ -44,9 +53,12 @@ impl Rule for Accumulates {
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
         let evidence = &case.group.evidence;
-        let opened = evidence.clients.opened_after_onset?;
-        if !case.is_client() || opened < 2 {
+        let opened = evidence.clients.opened_after_onset.unwrap_or(0);
+        if !case.is_client() {
             return None;
+        }
+        if opened < 2 {
+            return to_many_remotes(case);
         }
         let more_than_threads = evidence.waits.is_some_and(|waits| waits.complete && case.group.count > waits.threads);
         let (owner, remote) = (text::owner(case), case.socket.remote);
@@ -71,6 +83,33 @@ impl Rule for Accumulates {
             ).into(),
         })
     }
+}
+
+/// Returns the judgement on a program that has connections to many remote endpoints, as a crawler has, or a client of FTP, whose
+/// transfers each have a port of their own.
+fn to_many_remotes(case: &Case<'_>) -> Option<Judgement> {
+    const MIN_GROUPS: u32 = 4;
+    const MIN_SPAN: Duration = Duration::from_secs(10);
+    let OwnerClients { count, groups, span } = case.group.evidence.clients.of_owner;
+    if groups < MIN_GROUPS || span < MIN_SPAN {
+        return None;
+    }
+    let owner = text::owner(case);
+    Some(Judgement {
+        class: Class::Leak,
+        certainty: Certainty::Low,
+        text: format!(
+            "{owner} has {count} to {groups} remote endpoints that the servers have closed, within {span}: it connects to ever \
+             more and seems not to close",
+            count = text::count(count, "connection"),
+            span = text::duration(span),
+        ),
+        next: format!(
+            "find the connections to {remote} in {owner} that are not closed after use",
+            remote = case.socket.remote
+        )
+        .into(),
+    })
 }
 
 impl Rule for UnreadResponse {
@@ -157,6 +196,19 @@ mod tests {
         evidence::{ClientFacts, Waits},
         testing::Scene,
     };
+
+    #[test]
+    fn connections_to_ever_more_remote_endpoints_are_a_leak() {
+        let mut scene = Scene::client();
+        scene.group.evidence.clients.of_owner = OwnerClients { count: 5, groups: 3, span: Duration::from_secs(20) };
+        assert_eq!(scene.check(&Accumulates), None);
+        scene.group.evidence.clients.of_owner.groups = 4;
+        assert_eq!(scene.check(&Accumulates).unwrap().certainty, Certainty::Low);
+        scene.group.evidence.clients.idle = 1;
+        assert_eq!(scene.verdict().class, Class::Pool, "it was idle");
+        scene.group.evidence.clients.of_owner.span = Duration::from_secs(9);
+        assert_eq!(scene.check(&Accumulates), None, "one event");
+    }
 
     #[test]
     fn new_connections_beside_closed_ones_are_a_leak() {

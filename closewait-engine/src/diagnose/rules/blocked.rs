@@ -146,10 +146,10 @@ impl Rule for PartlyBlocked {
     fn about(&self) -> &'static About {
         &About {
             name: "partly_blocked",
-            when: "the socket is a server's; the program serves other connections of the port; the group has 3 or more sockets, \
-                   and the oldest entered 15 s ago or longer; the FIN is unread on at least half of them; at least as many \
-                   threads as sockets wait without a timeout; the number of threads with a timeout has not risen with the \
-                   number of sockets",
+            when: "the socket is a server's; the program serves other connections of the port; the oldest of the group entered 15 s \
+                   ago or longer; the FIN is unread on at least half of the sockets; all threads of the owner wait without a \
+                   timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
+                   wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets",
             class: &[Class::Hung],
             certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
             says: "some requests hang, while the program serves others",
@@ -175,24 +175,22 @@ impl Rule for PartlyBlocked {
         let count = case.group.count;
         let applies = case.is_server()
             && evidence.progresses(case.now) == Some(true)
-            && count >= 3
             && case.group.oldest >= super::SOME_AGE
             && evidence.eof_unread * 2 >= count
             && !waits.multiplexes
-            && waits.idle_loop != Some(true)
-            && waits.blocked >= count
-            && waits.follows == Some(false);
-        if !applies {
+            && waits.idle_loop != Some(true);
+        let all_wait = waits.complete && waits.blocked == waits.threads;
+        let enough_wait = count >= 3 && waits.blocked >= count && waits.follows == Some(false);
+        if !applies || !(all_wait || enough_wait) {
             return None;
         }
         Some(Judgement {
             class: Class::Hung,
             certainty: Certainty::Low,
             text: format!(
-                "{owner} serves other connections of port {port}, but has not closed {count}, the oldest for {since}; {threads} \
-                 without a timeout.{doing}",
+                "{served}, but {owner} has not closed {count}, the oldest for {since}; {threads} without a timeout.{doing}",
+                served = format_args!("other connections of port {} are served", text::port(case)),
                 owner = text::owner(case),
-                port = text::port(case),
                 count = text::count(count, "socket"),
                 since = text::duration(case.group.oldest),
                 threads = threads(&waits, waits.blocked),
@@ -332,10 +330,12 @@ mod tests {
     }
 
     #[test]
-    fn without_new_connections_nothing_shows_a_hang() {
+    fn without_new_connections_a_hang_is_a_guess() {
         let mut scene = hung(90);
         scene.group.evidence.demand = 0;
-        assert_eq!((result(&scene).0, scene.verdict().rule), (Class::Unknown, "no_demand"));
+        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "no_demand"));
+        scene.group.evidence.waits.as_mut().unwrap().of_runtime = 12;
+        assert_eq!(result(&scene).0, Class::Unknown, "threads of the runtime wait, too");
     }
 
     #[test]
@@ -357,5 +357,18 @@ mod tests {
         let mut scene = hung(20);
         scene.group.evidence.siblings = Some(Siblings { served: 3, waiting: 0 });
         assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+    }
+
+    #[test]
+    fn a_process_of_several_whose_threads_all_wait_is_perhaps_hung() {
+        let mut scene = hung(20).of(1);
+        scene.group.evidence.eof_unread = 1;
+        scene.group.evidence.siblings = None;
+        scene.group.evidence.closes.as_mut().unwrap().last = Some(scene.now);
+        scene.group.evidence.waits =
+            Some(Waits { threads: 1, complete: true, blocked: 1, idle_loop: Some(false), ..Waits::default() });
+        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+        scene.group.evidence.waits.as_mut().unwrap().complete = false;
+        assert_ne!(scene.verdict().rule, "partly_blocked");
     }
 }

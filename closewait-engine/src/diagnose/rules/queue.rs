@@ -13,12 +13,13 @@ impl Rule for Queue {
         &About {
             name: "queue",
             when: "the socket is a server's; half as many threads as sockets wait in connect(), or the program is a known proxy, or \
-                   serves no other connection of the port, and at least one of the owner's connections to other programs waits \
-                   for an answer; fewer than half of the group's sockets have such a connection of their own",
+                   an idle event loop that has read requests and not answered them, or it serves no other connection of the port, \
+                   and at least one of the owner's connections to other programs waits for an answer; fewer than half of the \
+                   group's sockets have such a connection of their own",
             class: &[Class::ProxyWait, Class::Unknown],
             certainty: &[(
                 Certainty::Low,
-                "proxy_wait for a known proxy or threads in connect(), else unknown: closewait cannot see whether these sockets wait \
+                "proxy_wait for a known proxy, an event loop or threads in connect(), else unknown: closewait cannot see whether these sockets wait \
                  for those connections",
             )],
             says: "the clients may wait for a backend, in a queue or a tunnel",
@@ -39,6 +40,10 @@ impl Rule for Queue {
         }
         let backends = evidence.backends.filter(|backends| backends.waiting > 0)?;
         let is_proxy = case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy));
+        // An event loop that has read these requests without an answer waits for something else.
+        let loops =
+            evidence.waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0);
+        let is_proxy = is_proxy || loops && case.group.is_most(case.group.unanswered) && !case.group.is_mostly_unread();
         if evidence.progresses(case.now) == Some(true) && !is_proxy {
             return None;
         }

@@ -99,10 +99,11 @@ impl Rule for NoDemand {
             name: "no_demand",
             when: "the socket is a server's; no other socket of the port has entered since the onset, and no connection waits \
                    for an answer; no rule above applies",
-            class: &[Class::Unknown],
+            class: &[Class::Unknown, Class::Hung],
             certainty: &[(
                 Certainty::Low,
-                "a program that hangs and one that has forgotten these sockets look the same until the next request",
+                "hung if at least as many threads as sockets wait without a timeout, otherwise unknown: a program that hangs and one \
+                 that has forgotten these sockets look the same until the next request",
             )],
             says: "the program has got no request since the onset",
             next: "send a request and see whether the program answers",
@@ -117,12 +118,19 @@ impl Rule for NoDemand {
             return None;
         }
         let (owner, port) = (text::owner(case), text::port(case));
+        // The threads that a runtime has for itself, and those that wait for work, prove nothing.
+        let blocked =
+            evidence.waits.filter(|waits| waits.complete && !waits.multiplexes && waits.idle_loop != Some(true));
+        let hangs = blocked.is_some_and(|waits| {
+            case.group.count >= 2 && waits.blocked.saturating_sub(waits.of_runtime) >= case.group.count
+        });
         Some(Judgement {
-            class: Class::Unknown,
+            class: if hangs { Class::Hung } else { Class::Unknown },
             certainty: Certainty::Low,
             text: format!(
                 "no other socket has entered on port {port} since the onset, {age} ago, so it is unknown whether {owner} still \
-                 answers requests.{doing}",
+                 answers requests{looks}.{doing}",
+                looks = if hangs { "; it looks hung, because its threads wait without a timeout" } else { "" },
                 age = text::duration(case.group.oldest),
                 doing = text::doing(case),
             ),

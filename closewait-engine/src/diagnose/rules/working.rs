@@ -73,9 +73,8 @@ impl Rule for ServesOthers {
             class: &[Class::Unknown, Class::Leak],
             certainty: &[(
                 Certainty::Low,
-                "unknown; a leak if fewer threads work than half of the number of sockets, or an event loop waits and has answered \
-                 most of them: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something \
-                 on most",
+                "unknown; a leak if fewer threads work than half of the number of sockets, or the program has answered most of \
+                 them: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something on most",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
             next: "see whether the sockets exit",
@@ -104,22 +103,20 @@ impl Rule for ServesOthers {
         let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes);
         let idle_threads = waits
             .is_some_and(|waits| waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count);
-        // An event loop that has come back is done with what it has answered.
-        let idle_loop = waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0)
-            && most(case.group.answered);
         // A program reads the FIN when it is done with the request, or about to be.
         let done = most(case.group.in_state(ReadState::FinConsumed))
             || most(case.group.answered)
             || most(case.group.count - case.group.unanswered.min(case.group.count));
         let old = case.group.oldest >= if done { super::SOME_AGE } else { super::SURE_AGE };
-        let (class, what) = match (old, idle_threads || idle_loop) {
-            (true, true) => {
+        let (class, what) = match (old, idle_threads, most(case.group.answered)) {
+            (true, true, _) => {
                 (Class::Leak, "has probably forgotten these sockets: no thread seems to work on most of them")
             }
-            (true, false) => {
+            (true, false, true) => (Class::Leak, "has probably forgotten these sockets: it has answered most of them"),
+            (true, false, false) => {
                 (Class::Unknown, "is slow with these sockets, or has forgotten them; its threads do not show which")
             }
-            (false, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
+            (false, _, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
         };
         let subject = if evidence.serves_others() == Some(true) {
             format!("{owner} serves other connections of port {port} and")
