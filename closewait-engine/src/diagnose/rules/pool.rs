@@ -12,8 +12,8 @@ impl Rule for Pool {
             name: "pool",
             when: "the socket is a client's; at least half of the group's sockets were idle for 1 s or longer when the FIN \
                    arrived, or have an unread response and 3 or more FINs arrived within 1.5 s; at least half received a \
-                   closing message with the FIN that no request asked for, or at most one socket was opened after the oldest \
-                   entered",
+                   closing message with the FIN that no request asked for, and fewer than half were opened after the oldest \
+                   entered or the program has a thread for each; or at most one socket was opened after the oldest entered",
             class: &[Class::Pool],
             certainty: &[
                 (Certainty::Medium, "closing messages, or one event at the peer: 3 or more FINs within 1.5 s"),
@@ -43,8 +43,10 @@ impl Rule for Pool {
         let most = |number| case.group.is_most(number);
         let one_event = clients.same_moment >= 3 && most(clients.same_moment);
         let opened = clients.opened_after_onset.unwrap_or(0);
-        // A pool opens a new connection for an old one now and then, not always.
-        let accumulates = opened >= 2 && opened * 2 >= count;
+        // A pool opens a new connection for an old one now and then, not always. Threads that each keep a connection may have
+        // started one after the other.
+        let thread_for_each = case.group.evidence.waits.is_some_and(|waits| waits.complete && waits.threads >= count);
+        let accumulates = opened >= 2 && opened * 2 >= count && !thread_for_each;
         let (certainty, evidence) = if most(clients.closing_messages) && !accumulates {
             (
                 Certainty::Medium,
@@ -127,6 +129,10 @@ mod tests {
             |opened| ClientFacts { closing_messages: 8, opened_after_onset: Some(opened), ..ClientFacts::default() };
         assert_eq!(result(opened(3)), Some((Class::Pool, Certainty::Medium)));
         assert_eq!(result(opened(4)), None);
+        let mut scene = Scene::client().of(8);
+        scene.group.evidence.clients = opened(4);
+        scene.group.evidence.waits = Some(Waits { threads: 8, limited: 8, complete: true, ..Waits::default() });
+        assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "a thread for each connection");
         assert_eq!(result(ClientFacts { idle: 8, opened_after_onset: Some(2), ..none }), None);
     }
 
