@@ -172,7 +172,8 @@ impl Process {
                 | ProgramRuntime::Nginx
                 | ProgramRuntime::Redis
                 | ProgramRuntime::PgBouncer
-                | ProgramRuntime::Squid,
+                | ProgramRuntime::Squid
+                | ProgramRuntime::Lighttpd,
             ) => true,
             // Each thread has an event loop.
             Some(ProgramRuntime::HaProxy) => self.threads == Some(1),

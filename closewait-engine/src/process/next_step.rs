@@ -177,7 +177,8 @@ impl Process {
             | ProgramRuntime::Memcached
             | ProgramRuntime::Apache
             | ProgramRuntime::Varnish
-            | ProgramRuntime::Squid => self.kernel_stacks(who),
+            | ProgramRuntime::Squid
+            | ProgramRuntime::Lighttpd => self.kernel_stacks(who),
         }
     }
 

@@ -47,16 +47,21 @@ pub enum ProgramRuntime {
     Squid,
     /// inetd or xinetd, which starts a program for each connection.
     Inetd,
+    /// lighttpd.
+    Lighttpd,
 }
 
 impl ProgramRuntime {
     /// Whether the program forwards what its clients ask for to other programs.
     pub const fn is_proxy(self) -> bool {
-        matches!(self, Self::Nginx | Self::HaProxy | Self::Envoy | Self::PgBouncer | Self::Varnish | Self::Squid)
+        matches!(
+            self,
+            Self::Nginx | Self::HaProxy | Self::Envoy | Self::PgBouncer | Self::Varnish | Self::Squid | Self::Lighttpd
+        )
     }
 
     /// All runtimes.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Jvm,
         Self::Go,
         Self::Node,
@@ -78,6 +83,7 @@ impl ProgramRuntime {
         Self::Varnish,
         Self::Squid,
         Self::Inetd,
+        Self::Lighttpd,
     ];
 
     /// Returns the name of the runtime as users write it.
@@ -104,6 +110,7 @@ impl ProgramRuntime {
             Self::Varnish => "Varnish",
             Self::Squid => "Squid",
             Self::Inetd => "inetd",
+            Self::Lighttpd => "lighttpd",
         }
     }
 }

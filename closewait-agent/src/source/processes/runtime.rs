@@ -144,6 +144,7 @@ fn by_name(name: &str) -> Option<ProgramRuntime> {
         "pgbouncer" => ProgramRuntime::PgBouncer,
         "varnishd" => ProgramRuntime::Varnish,
         "squid" => ProgramRuntime::Squid,
+        "lighttpd" => ProgramRuntime::Lighttpd,
         "inetd" | "xinetd" => ProgramRuntime::Inetd,
         _ => return None,
     })

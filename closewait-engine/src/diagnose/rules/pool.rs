@@ -14,13 +14,13 @@ impl Rule for Pool {
                    arrived, or have an unread response and 3 or more FINs arrived within 1.5 s; at least half received a \
                    closing message with the FIN that no request asked for, and fewer than half were opened after the oldest \
                    entered or the program has a thread for each; or at most one socket was opened after the oldest entered",
-            class: &[Class::Pool],
+            class: &[Class::Pool, Class::Unknown],
             certainty: &[
                 (Certainty::Medium, "closing messages, or one event at the peer: 3 or more FINs within 1.5 s"),
                 (
                     Certainty::Low,
                     "idle connections only, or one event and unread responses: connections that the program forgot after use look \
-                     the same; or most threads wait without a timeout, perhaps for a connection",
+                     the same; unknown if most threads wait without a timeout: an idle pool and an exhausted one look the same",
                 ),
             ],
             says: "idle connections, which the pool will notice and replace at their next use",
@@ -67,14 +67,19 @@ impl Rule for Pool {
             return None;
         };
         // Threads that wait without a timeout may wait for one of these: then the pool is exhausted.
-        let waiting = case.group.evidence.waits.filter(|waits| waits.blocked * 2 > waits.threads);
-        let (certainty, threads, next) = match waiting {
+        let waiting =
+            case.group.evidence.waits.filter(|waits| {
+                !waits.multiplexes && waits.blocked.saturating_sub(waits.of_runtime) * 2 > waits.threads
+            });
+        let (class, certainty, threads, next) = match waiting {
             Some(waits) => (
+                Class::Unknown,
                 Certainty::Low,
                 format!("; {} of {} threads wait without a timeout, perhaps for one of these", waits.blocked, waits.threads),
                 text::dump(case).and("a thread that waits for a connection shows an exhausted pool"),
             ),
             None => (
+                Class::Pool,
                 certainty,
                 String::new(),
                 format!(
@@ -85,7 +90,7 @@ impl Rule for Pool {
             ),
         };
         Some(Judgement {
-            class: Class::Pool,
+            class,
             certainty,
             text: format!(
                 "{owner} keeps {count} to {remote} that the server has closed, the oldest {age} ago: {evidence}{threads}",
@@ -144,7 +149,7 @@ mod tests {
         assert_eq!(scene.check(&Pool).unwrap().certainty, Certainty::Medium);
         scene.group.evidence.waits = Some(Waits { threads: 13, blocked: 7, complete: true, ..Waits::default() });
         let judgement = scene.check(&Pool).unwrap();
-        assert_eq!(judgement.certainty, Certainty::Low);
+        assert_eq!((judgement.class, judgement.certainty), (Class::Unknown, Certainty::Low));
         assert!(judgement.text.contains("7 of 13 threads") && judgement.next.command.is_some(), "{judgement:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Programs whose clients share few connections to another program.
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 use crate::process::ProgramRuntime;
 
@@ -16,17 +16,22 @@ impl Rule for Queue {
                    an idle event loop that has read requests and not answered them, or it serves no other connection of the port, \
                    and at least one of the owner's connections to other programs waits for an answer; fewer than half of the \
                    group's sockets have such a connection of their own",
-            class: &[Class::ProxyWait, Class::Unknown],
+            class: &[Class::ProxyWait, Class::Hung, Class::Unknown],
             certainty: &[(
                 Certainty::Low,
-                "proxy_wait for a known proxy, an event loop or threads in connect(), else unknown: closewait cannot see whether these sockets wait \
-                 for those connections",
+                "proxy_wait for a known proxy, an event loop, threads in connect(), or half as many connections as sockets; hung for \
+                 another program that serves no new connection of the port; else unknown: closewait cannot see whether these \
+                 sockets wait for those connections",
             )],
             says: "the clients may wait for a backend, in a queue or a tunnel",
             next: "inspect the other ends of those connections",
             not: &["a proxy with one connection for each client: see `proxy_wait`"],
             seen: &["kubernetes/kubernetes#18354"],
         }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[CounterEvidence::LateExits, CounterEvidence::PeersWait, CounterEvidence::Sending]
     }
 
     fn check(&self, case: &Case<'_>) -> Option<Judgement> {
@@ -38,24 +43,31 @@ impl Rule for Queue {
         if case.group.is_most(connecting) {
             return Some(connect(case, connecting));
         }
-        let backends = evidence.backends.filter(|backends| backends.waiting > 0)?;
+        let waiting = evidence.backends?.waiting;
         let is_proxy = case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy));
         // An event loop that has read these requests without an answer waits for something else.
         let loops =
-            evidence.waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0);
-        let is_proxy = is_proxy || loops && case.group.is_most(case.group.unanswered) && !case.group.is_mostly_unread();
-        if evidence.progresses(case.now) == Some(true) && !is_proxy {
-            return None;
-        }
+            evidence.waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0)
+                && case.group.is_most(case.group.unanswered)
+                && !case.group.is_mostly_unread();
+        let class = match (waiting, evidence.progresses(case.now)) {
+            (1.., _) if is_proxy || loops => Class::ProxyWait,
+            (1.., Some(false)) if case.group.is_most(waiting) => Class::ProxyWait,
+            (0, _) if is_proxy && loops => return Some(behind(case)),
+            (1.., Some(false)) if evidence.demand >= 2 => Class::Hung,
+            (1.., Some(false) | None) => Class::Unknown,
+            (_, _) => return None,
+        };
         let owner = text::owner(case);
         Some(Judgement {
-            class: if is_proxy { Class::ProxyWait } else { Class::Unknown },
+            class,
             certainty: Certainty::Low,
             text: format!(
-                "{waiting} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, as in a queue \
-                 or a tunnel",
-                waiting = text::count(backends.waiting, "connection"),
-                wait = if backends.waiting == 1 { "waits" } else { "wait" },
+                "{early}{connections} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, as in a \
+                 queue or a tunnel",
+                early = if class == Class::Hung { super::early(case, Certainty::Low, "hung") } else { String::new() },
+                connections = text::count(waiting, "connection"),
+                wait = if waiting == 1 { "waits" } else { "wait" },
                 count = text::count(case.group.count.max(1), "socket"),
             ),
             next: text::ss_connections(
@@ -63,6 +75,21 @@ impl Rule for Queue {
                 format!("see which connections of {owner} wait, and what their other ends do"),
             ),
         })
+    }
+}
+
+/// Returns the judgement on a proxy without a TCP connection that waits: the other program may be behind a UNIX socket.
+fn behind(case: &Case<'_>) -> Judgement {
+    let owner = text::owner(case);
+    Judgement {
+        class: Class::ProxyWait,
+        certainty: Certainty::Low,
+        text: format!(
+            "{owner} has read these requests, not answered them, and waits for events: the {count} may wait for a program that \
+             answers over a UNIX socket",
+            count = text::count(case.group.count.max(1), "socket"),
+        ),
+        next: format!("see which program answers the requests of {owner}, and what that does").into(),
     }
 }
 
@@ -87,8 +114,9 @@ mod tests {
     use super::*;
     use crate::diagnose::{
         evidence::{Backends, Siblings, Waits},
-        testing::Scene,
+        testing::{Scene, process},
     };
+    use crate::process::Process;
 
     #[test]
     fn many_clients_may_wait_for_one_tunnel() {
@@ -97,8 +125,30 @@ mod tests {
         assert_eq!(scene.check(&Queue), None);
         scene.group.evidence.backends = Some(Backends { waiting: 1 });
         assert_eq!(scene.check(&Queue).unwrap().class, Class::Unknown);
+        scene.group.evidence.siblings = Some(Siblings::default());
+        scene.group.evidence.demand = 2;
+        assert_eq!(scene.check(&Queue).unwrap().class, Class::Hung);
         scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
         assert_eq!(scene.check(&Queue), None);
+    }
+
+    #[test]
+    fn an_event_loop_that_has_read_requests_waits_for_another_program() {
+        let mut scene = Scene::server().of(14).aged(20);
+        scene.group.unanswered = 14;
+        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.backends = Some(Backends { waiting: 1 });
+        let waits =
+            Waits { threads: 1, events: 1, limited: 1, complete: true, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(waits);
+        assert_eq!(scene.check(&Queue).unwrap().class, Class::ProxyWait);
+        scene.group.evidence.backends = Some(Backends { waiting: 0 });
+        assert_eq!(scene.check(&Queue), None);
+        let runtime = Some(ProgramRuntime::Lighttpd);
+        scene.processes = vec![Process { runtime, ..process(42, "lighttpd", "/usr/sbin/lighttpd") }];
+        assert!(scene.check(&Queue).unwrap().text.contains("UNIX socket"));
+        scene.group.unanswered = 0;
+        assert_eq!(scene.check(&Queue), None, "it has answered them");
     }
 
     #[test]
