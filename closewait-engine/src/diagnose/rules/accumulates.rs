@@ -1,6 +1,6 @@
 //! Clients: connections that accumulate, unread responses, and undecided cases.
 
-use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 
 /// Detects a client that opens new connections to a remote endpoint and does not close those that the server has closed.
@@ -42,34 +42,35 @@ impl Rule for Accumulates {
         &[CounterEvidence::LateExits, CounterEvidence::Sending]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let opened = evidence.clients.opened_after_onset?;
         if !case.is_client() || opened < 2 {
             return None;
         }
         let more_than_threads = evidence.waits.is_some_and(|waits| waits.complete && case.group.count > waits.threads);
-        let (owner, remote) = (text::owner(case), case.socket.remote);
-        let threads = match evidence.waits {
-            Some(waits) if more_than_threads => {
-                format!("; it has only {}", text::count(waits.threads, "thread"))
-            }
-            Some(_) | None => String::new(),
-        };
-        Some(Judgement {
-            class: Class::Leak,
-            certainty: if more_than_threads { Certainty::Medium } else { Certainty::Low },
-            text: format!(
+        Some(Judgement::new(
+            Class::Leak,
+            if more_than_threads { Certainty::Medium } else { Certainty::Low },
+            move || {
+                let (owner, remote) = (text::owner(case), case.socket.remote);
+                let threads = match evidence.waits {
+                    Some(waits) if more_than_threads => {
+                        format!("; it has only {}", text::count(waits.threads, "thread"))
+                    }
+                    Some(_) | None => String::new(),
+                };
+                Explanation { text: format!(
                 "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago, and opened {opened} of them \
                  after that{threads}",
                 count = text::count(case.group.count.max(1), "connection"),
                 age = text::duration(case.group.oldest),
-            ),
-            next: format!(
+            ), next: format!(
                 "find the calls to {remote} in {owner} whose response or connection is not closed; check the paths for errors, \
                  redirects, statuses other than 200, and canceled calls"
-            ).into(),
-        })
+            ).into() }
+            },
+        ))
     }
 }
 
@@ -91,26 +92,26 @@ impl Rule for UnreadResponse {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let clients = &case.group.evidence.clients;
         if !case.is_client() || clients.responses * 2 < case.group.count || clients.responses == 0 {
             return None;
         }
         let old = case.group.oldest >= super::SOME_AGE;
-        let owner = text::owner(case);
-        Some(Judgement {
-            class: if old { Class::Unknown } else { Class::Transient },
-            certainty: Certainty::Low,
-            text: format!(
-                "{responses} of {count} from {remote} have unread data: {owner} reads slowly, or has abandoned them; it has read \
+        Some(Judgement::new(if old { Class::Unknown } else { Class::Transient }, Certainty::Low, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{responses} of {count} from {remote} have unread data: {owner} reads slowly, or has abandoned them; it has read \
                  nothing from this one for {untouched}",
-                responses = clients.responses,
-                count = text::count(case.group.count.max(1), "response"),
-                remote = case.socket.remote,
-                untouched = text::duration(case.untouched),
-            ),
-            next: text::list(case, "see whether the amount of unread data falls"),
-        })
+                    responses = clients.responses,
+                    count = text::count(case.group.count.max(1), "response"),
+                    remote = case.socket.remote,
+                    untouched = text::duration(case.untouched),
+                ),
+                next: text::list(case, "see whether the amount of unread data falls"),
+            }
+        }))
     }
 }
 
@@ -131,22 +132,22 @@ impl Rule for ClientUndecided {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if !case.is_client() || case.group.oldest.max(case.age()) < super::SURE_AGE {
             return None;
         }
-        let (owner, remote) = (text::owner(case), case.socket.remote);
-        Some(Judgement {
-            class: Class::Unknown,
-            certainty: Certainty::Low,
-            text: format!(
-                "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago: idle in a pool, or forgotten",
-                count = text::count(case.group.count.max(1), "connection"),
-                age = text::duration(case.group.oldest.max(case.age())),
-            ),
-            next: format!("see whether their number grows while {owner} is in use; if so, it does not close them")
-                .into(),
-        })
+        Some(Judgement::new(Class::Unknown, Certainty::Low, move || {
+            let (owner, remote) = (text::owner(case), case.socket.remote);
+            Explanation {
+                text: format!(
+                    "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago: idle in a pool, or forgotten",
+                    count = text::count(case.group.count.max(1), "connection"),
+                    age = text::duration(case.group.oldest.max(case.age())),
+                ),
+                next: format!("see whether their number grows while {owner} is in use; if so, it does not close them")
+                    .into(),
+            }
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Programs whose clients share few connections to another program.
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 use crate::process::ProgramRuntime;
 
@@ -28,7 +28,7 @@ impl Rule for Queue {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         if !case.is_server() {
             return None;
@@ -42,39 +42,39 @@ impl Rule for Queue {
         if evidence.progresses(case.now) == Some(true) && !is_proxy {
             return None;
         }
-        let owner = text::owner(case);
-        Some(Judgement {
-            class: if is_proxy { Class::ProxyWait } else { Class::Unknown },
-            certainty: Certainty::Low,
-            text: format!(
-                "{waiting} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, as in a queue \
+        Some(Judgement::new(if is_proxy { Class::ProxyWait } else { Class::Unknown }, Certainty::Low, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{waiting} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, as in a queue \
                  or a tunnel",
-                waiting = text::count(backends.waiting, "connection"),
-                wait = if backends.waiting == 1 { "waits" } else { "wait" },
-                count = text::count(case.group.count.max(1), "socket"),
-            ),
-            next: text::ss_connections(
-                case,
-                format!("see which connections of {owner} wait, and what their other ends do"),
-            ),
-        })
+                    waiting = text::count(backends.waiting, "connection"),
+                    wait = if backends.waiting == 1 { "waits" } else { "wait" },
+                    count = text::count(case.group.count.max(1), "socket"),
+                ),
+                next: text::ss_connections(
+                    case,
+                    format!("see which connections of {owner} wait, and what their other ends do"),
+                ),
+            }
+        }))
     }
 }
 
 /// Returns the judgement on a program whose threads wait until another program accepts their connections.
-fn connect(case: &Case<'_>, connecting: u32) -> Judgement {
-    let owner = text::owner(case);
-    let wait = if connecting == 1 { "thread waits" } else { "threads wait" };
-    Judgement {
-        class: Class::ProxyWait,
-        certainty: Certainty::Low,
-        text: format!(
-            "{connecting} {wait} in connect(), and {owner} has {count}: the program that it connects to does not answer.{doing}",
-            count = text::count(case.group.count.max(1), "socket"),
-            doing = text::doing(case),
-        ),
-        next: text::ss_connecting(case, format!("see where {owner} connects to, and why that does not answer")),
-    }
+fn connect<'c>(case: &'c Case<'_>, connecting: u32) -> Judgement<'c> {
+    Judgement::new(Class::ProxyWait, Certainty::Low, move || {
+        let owner = text::owner(case);
+        let wait = if connecting == 1 { "thread waits" } else { "threads wait" };
+        Explanation {
+            text: format!(
+                "{connecting} {wait} in connect(), and {owner} has {count}: the program that it connects to does not answer.{doing}",
+                count = text::count(case.group.count.max(1), "socket"),
+                doing = text::doing(case),
+            ),
+            next: text::ss_connecting(case, format!("see where {owner} connects to, and why that does not answer")),
+        }
+    })
 }
 
 #[cfg(test)]
