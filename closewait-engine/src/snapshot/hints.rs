@@ -101,10 +101,10 @@ fn count<K: Ord, T>(piles: &mut Piles<K, T>, key: K, first: impl FnOnce() -> T) 
 }
 
 /// First owner, class and rule of a row whose cause may be a hint.
-pub(super) type Cause = (Option<u32>, Class, RuleName);
+pub(super) type HintCause = (Option<u32>, Class, RuleName);
 
 /// Returns the cause of a row; `None` if its class is never a hint. The hint has the texts of the oldest row with this cause.
-pub(super) fn cause(facts: &RowFacts<'_>, class: Class, rule: RuleName) -> Option<Cause> {
+pub(super) fn cause(facts: &RowFacts<'_>, class: Class, rule: RuleName) -> Option<HintCause> {
     match class {
         Class::Unknown | Class::Transient => None,
         Class::Hung
@@ -127,7 +127,7 @@ pub struct HintBuilder<'a> {
     /// Proxied rows by first owner and upstream, with the age of the oldest row.
     waits: Piles<(Option<u32>, Endpoint), (FirstOwner<'a>, Duration)>,
     /// Rows by cause.
-    causes: Piles<Cause, (FirstOwner<'a>, Verdict)>,
+    causes: Piles<HintCause, (FirstOwner<'a>, Verdict)>,
     /// Ended connections by first owner.
     gone: Piles<Option<u32>, FirstOwner<'a>>,
     /// Rows past the timeout of connection tracking, by that timeout, with the age of the oldest row.

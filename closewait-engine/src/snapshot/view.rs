@@ -13,7 +13,7 @@ use crate::{
     diagnose::grouping::Grouping,
     model::{Class, Dwell, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, SocketKey, Verdict},
     process::Process,
-    snapshot::hints::{Cause, cause},
+    snapshot::hints::{HintCause, cause},
     snapshot::query::Filter,
     time::BootTime,
     track::lingering::{Lingering, LingeringSockets},
@@ -106,7 +106,7 @@ pub struct Selection<'a> {
     tracked: vec::IntoIter<(SocketKey, &'a TrackedSocket)>,
     gone: vec::IntoIter<&'a Lingering>,
     /// Causes of which a row had texts already; `None` if all rows have texts.
-    explained: Option<BTreeSet<Cause>>,
+    explained: Option<BTreeSet<HintCause>>,
 }
 
 impl<'a> Selection<'a> {
