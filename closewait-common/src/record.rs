@@ -26,7 +26,8 @@ pub mod kind {
     /// A socket whose connection has ended while a program still has a descriptor for it: it has exited CLOSE_WAIT,
     /// or was found like that. With `fd` and `pid` if an iterator over open files found it.
     pub const LINGERING: u8 = 7;
-    /// Another connection of a process that the agent inspects.
+    /// Another connection of a process that the agent inspects. Without cookie, cgroup, send queue and timer, and without
+    /// the fields of [`super::flag::SOCK`].
     pub const PROXY_PEER: u8 = 8;
     /// A descriptor of a CLOSE_WAIT socket that the agent knows already: a [`super::Hold`].
     pub const HOLDS: u8 = 9;
@@ -110,7 +111,8 @@ pub struct Record {
     pub entered_ns: u64,
     /// Address of the `struct sock`: identifies a socket within the agent, which never shows it.
     pub sk: u64,
-    /// Socket cookie, the same number as `SO_COOKIE` and `ss -e`; 0 if the socket has none (before Linux 5.12).
+    /// Socket cookie, the same number as `SO_COOKIE` and `ss -e`; 0 if the socket has none (before Linux 5.12),
+    /// and in a record of [`kind::PROXY_PEER`].
     pub cookie: u64,
     /// Inode of the socket as in `/proc/PID/fd`; 0 until a program accepts it.
     pub inode: u64,

@@ -187,6 +187,16 @@ pub(crate) fn protocol(sk: impl Pointer) -> Option<u16> {
 /// Sets the identity of the socket: addresses, ports, side, namespace, and on the connecting side the cgroup.
 #[inline(always)]
 pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
+    identify_connection(sk, tcp, record);
+    if record.flags & flag::BACKLOG == 0 {
+        // A port has one listener. Programs that connect to the same remote endpoint differ by their cgroups.
+        describe_cgroup(sk, record);
+    }
+}
+
+/// Sets the identity of the connection: addresses, ports, side and namespace.
+#[inline(always)]
+pub(crate) fn identify_connection<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     record.sk = sk.address();
     record.family = sk.read(layout!(sock_family)).unwrap_or(0);
     // The port is beyond `struct sock`; for MPTCP the verifier knows no type with it.
@@ -205,9 +215,6 @@ pub(crate) fn identify<P: Pointer>(sk: P, tcp: Option<P>, record: &mut Record) {
     }
     if is_accepted(sk) {
         record.flags |= flag::BACKLOG;
-    } else {
-        // A port has one listener. Programs that connect to the same remote endpoint differ by their cgroups.
-        describe_cgroup(sk, record);
     }
     record.netns = netns(sk).unwrap_or(0);
 }

@@ -74,10 +74,19 @@ static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
 /// CPU time of the reader threads since this process began, nanoseconds.
 static CPU_USED: AtomicU64 = AtomicU64::new(0);
 
-/// Returns the CPU time that the threads of [`each`] have used since this process began. It is not part of their
+/// Returns the CPU time that the threads of [`each`] and of [`counted`] have used since this process began. It is not part of their
 /// callers' CPU time.
 pub fn cpu_used() -> Duration {
     Duration::from_nanos(CPU_USED.load(Ordering::Relaxed))
+}
+
+/// Does `work` on a thread of its own, and adds its CPU time to [`cpu_used`].
+pub fn counted<T>(work: impl FnOnce() -> T) -> T {
+    let before = clock::thread_cpu();
+    let result = work();
+    let cpu = clock::thread_cpu().saturating_sub(before);
+    CPU_USED.fetch_add(u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    result
 }
 
 /// Object of a read that may block.
@@ -397,10 +406,7 @@ impl<T: Send + 'static> ReadThread<T> {
                 (doing.subject, doing.step) = (None, "it");
                 drop(doing);
                 job.progress();
-                let before = clock::thread_cpu();
-                let worked = panic::catch_unwind(AssertUnwindSafe(|| work(item, &job)));
-                let cpu = clock::thread_cpu().saturating_sub(before);
-                CPU_USED.fetch_add(u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                let worked = counted(|| panic::catch_unwind(AssertUnwindSafe(|| work(item, &job))));
                 if let Err(payload) = worked {
                     let _left_behind = sender.send(Message::Panicked(payload));
                     return;

@@ -79,6 +79,10 @@ fn items<'e, E>(
         }
     };
     let selection = engine.select(now, filter);
+    let selection = match content {
+        ListContent::Sockets => selection,
+        ListContent::Table | ListContent::Groups(_) => selection.with_texts_of_hints(),
+    };
     let (total, untracked) = (selection.total as u64, selection.untracked);
     let unseen = selection.unseen.map(str::to_owned);
     take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total, untracked, unseen }))?;

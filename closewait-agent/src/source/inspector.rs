@@ -9,7 +9,7 @@ use std::{
         unix::fs::FileExt as _,
     },
     path::Path,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -35,6 +35,7 @@ use closewait_engine::{
     model::{InspectionFact, InspectionRequest},
     process::Tool,
     text::harmless_path,
+    time::BootTime,
     workload::Workload,
 };
 
@@ -52,12 +53,84 @@ const MAX_NOT_FOUND: usize = 4096;
 /// Maximum number of connections read per process.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// Size of a part of the connections, bytes.
+const PART: usize = 64 * 1024;
+/// Maximum number of parts that wait for the engine, a megabyte.
+const MAX_PARTS: usize = 16;
+
 /// Iterator over the open files of one process, for its other connections; `None` where the kernel has none (before
 /// Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
 #[derive(Debug, Default)]
 pub struct ProxyPeerReader(pub(super) Option<OwnedFd>);
 
+/// Part of the connections of a process.
+enum ConnectionsPart {
+    /// Whole records.
+    Records(Vec<u8>),
+    /// End of the read of a process that began at this time.
+    Ended { pid: u32, at: BootTime, read: io::Result<bool> },
+}
+
 impl ProxyPeerReader {
+    /// Hands the other connections of these processes to `each`, and which were read. Another thread reads the next
+    /// ones meanwhile: the kernel takes as long to describe a connection as the engine takes to store it. Returns
+    /// `false` if the kernel has no iterator over one process.
+    fn read_all(&self, pids: &[u32], mut each: impl FnMut(ScanItem<'_>)) -> bool {
+        if pids.is_empty() || self.0.is_none() {
+            return true;
+        }
+        let mut is_possible = true;
+        let mut take = |part| match part {
+            ConnectionsPart::Records(records) => {
+                files::hand_over(&records, &mut |record| each(ScanItem::Record(record)));
+            }
+            ConnectionsPart::Ended { pid, at, read: Ok(true) } => {
+                each(ScanItem::fact(InspectionFact::ConnectionsRead { pid, at }));
+            }
+            ConnectionsPart::Ended { read: Ok(false), .. } => {}
+            ConnectionsPart::Ended { pid, read: Err(error), .. } => {
+                log::debug!("the other connections of process {pid} cannot be seen: {error}");
+                is_possible &= error.raw_os_error() != Some(libc::EINVAL);
+            }
+        };
+        let (sender, parts) = mpsc::sync_channel(MAX_PARTS);
+        thread::scope(|scope| {
+            let read = move || deadline::counted(|| self.parts(pids, |part| sender.send(part).is_ok()));
+            match thread::Builder::new().name("closewait-peers".to_owned()).spawn_scoped(scope, read) {
+                Ok(_joined_by_the_scope) => parts.into_iter().for_each(&mut take),
+                // Out of threads.
+                Err(_) => self.parts(pids, |part| {
+                    take(part);
+                    true
+                }),
+            }
+        });
+        is_possible
+    }
+
+    /// Hands the other connections of these processes to `put` in parts, until it returns `false`.
+    fn parts(&self, pids: &[u32], mut put: impl FnMut(ConnectionsPart) -> bool) {
+        for pid in pids.iter().copied() {
+            // The findings may be as old as this.
+            let at = clock::now();
+            let mut records = Vec::new();
+            let read = self.read(pid, |bytes| {
+                if records.len() + bytes.len() > PART {
+                    put(ConnectionsPart::Records(std::mem::take(&mut records)));
+                }
+                if records.is_empty() {
+                    records.reserve(PART);
+                }
+                records.extend_from_slice(bytes);
+            });
+            put(ConnectionsPart::Records(records));
+            let has_no_iterator = matches!(&read, Err(error) if error.raw_os_error() == Some(libc::EINVAL));
+            if !put(ConnectionsPart::Ended { pid, at, read }) || has_no_iterator {
+                return;
+            }
+        }
+    }
+
     /// Hands a record for every other connection of a process to `each`, about [`MAX_CONNECTIONS`] at most. Returns
     /// whether they were read; `false` where the kernel has no such iterator.
     fn read(&self, pid: u32, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
@@ -130,21 +203,8 @@ impl Inspector {
     /// Hands everything that needs no second read to `each`.
     fn begin(&mut self, request: &InspectionRequest, mut each: impl FnMut(ScanItem<'_>)) -> Sampling {
         let mut sampling = Sampling::begin(&request.processes, clock::now());
-        for pid in &request.connections_of {
-            // The findings may be as old as this.
-            let at = clock::now();
-            match self.proxy_peers.read(*pid, |bytes| each(ScanItem::Record(bytes))) {
-                Ok(true) => each(ScanItem::fact(InspectionFact::ConnectionsRead { pid: *pid, at })),
-                Ok(false) => {}
-                Err(error) => {
-                    log::debug!("the other connections of process {pid} cannot be seen: {error}");
-                    // The kernel has no iterator over one process.
-                    if error.raw_os_error() == Some(libc::EINVAL) {
-                        self.proxy_peers = ProxyPeerReader(None);
-                        break;
-                    }
-                }
-            }
+        if !self.proxy_peers.read_all(&request.connections_of, &mut each) {
+            self.proxy_peers = ProxyPeerReader(None);
         }
         self.peers.look_up(&request.peer_ends_of, |fact| each(ScanItem::fact(fact)));
         let patience = sampling.patience();

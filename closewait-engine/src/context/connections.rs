@@ -109,13 +109,13 @@ impl Connections {
         self.quota.reset(self.processes.values().map(|known| known.peers.len()).sum())
     }
 
-    /// Returns the connections of a process.
-    pub(super) fn of(&self, pid: u32) -> &[ProxyPeer] {
-        self.processes.get(&pid).map_or(&[], |known| known.peers.as_slice())
+    /// Returns the connections of all processes, each with the pid and the time of the read, as far as it is known.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, Option<BootTime>, &[ProxyPeer])> {
+        self.processes.iter().map(|(pid, known)| (*pid, known.read, known.peers.as_slice()))
     }
 
     /// Returns the time at which the connections of a process were last read; `None` if unknown.
-    pub(super) fn read_at(&self, pid: u32) -> Option<BootTime> {
+    fn read_at(&self, pid: u32) -> Option<BootTime> {
         self.processes.get(&pid)?.read
     }
 }

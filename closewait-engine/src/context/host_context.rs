@@ -308,14 +308,10 @@ impl HostContext {
         &self.processes
     }
 
-    /// Returns the connections of a process that are not in CLOSE_WAIT.
-    pub(crate) fn connections(&self, pid: u32) -> &[ProxyPeer] {
-        self.connections.of(pid)
-    }
-
-    /// Returns the time at which the connections of a process were last read; `None` if they never were, or if some were dropped.
-    pub(crate) fn connections_read(&self, pid: u32) -> Option<BootTime> {
-        self.connections.read_at(pid)
+    /// Returns the connections that are not in CLOSE_WAIT, by process: its pid, and the time at which all of its connections were last
+    /// read, `None` if they never were, or if some were dropped.
+    pub(crate) fn all_connections(&self) -> impl Iterator<Item = (u32, Option<BootTime>, &[ProxyPeer])> {
+        self.connections.all()
     }
 
     /// Returns the numbers of threads of a process that waited with a timeout at the latest inspections, oldest first.

@@ -25,14 +25,22 @@ const MAX_FIN_DELAY: Duration = Duration::from_secs(2);
 /// Maximum error of the kernel's TCP timestamps, a few ticks.
 const TCP_TIME_ERROR: Duration = Duration::from_millis(50);
 
-/// Finds the proxy peer of each of a group's sockets. No connection is the peer of two sockets.
-pub(crate) fn pair<'a>(
-    sockets: &[(SocketKey, &Socket, Since)],
-    connections: &'a [ProxyPeer],
-) -> BTreeMap<SocketKey, &'a ProxyPeer> {
+/// Returns the connections that wait, in the order in which [`pair`] takes them.
+pub(crate) fn waiting(connections: &[ProxyPeer]) -> Vec<&ProxyPeer> {
     let mut waiting: Vec<&ProxyPeer> = connections.iter().filter(|peer| waits(peer)).collect();
     waiting.sort_by_key(|peer| (peer.socket.last_sent, peer.socket.local, peer.socket.remote));
-    let mut sockets = sockets.to_vec();
+    waiting
+}
+
+/// Finds the proxy peer of each of a group's sockets among the connections of [`waiting`]. No connection is the peer of two sockets.
+pub(crate) fn pair<'a, 's>(
+    sockets: impl Iterator<Item = (SocketKey, &'s Socket, Since)>,
+    waiting: &[&'a ProxyPeer],
+) -> BTreeMap<SocketKey, &'a ProxyPeer> {
+    if waiting.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut sockets: Vec<_> = sockets.collect();
     sockets.sort_by_key(|(key, socket, since)| (socket.last_received, since.latest(), *key));
     let mut used = BTreeSet::new();
     let mut pairs = BTreeMap::new();
@@ -143,7 +151,7 @@ mod tests {
         let sockets: Vec<_> = received.iter().map(|received| inbound(*received)).collect();
         let sockets: Vec<_> =
             (1..).zip(&sockets).map(|(key, socket)| (SocketKey(key), socket, Since::Exact(at(500)))).collect();
-        pair(&sockets, proxy_peers).len()
+        pair(sockets.into_iter(), &waiting(proxy_peers)).len()
     }
 
     #[test]
@@ -184,7 +192,7 @@ mod tests {
         assert_eq!(pairs(&[10], &[sibling.clone()]), 0, "the socket was accepted");
         let client = Socket { role: Some(Role::Client), ..inbound(10) };
         let sockets = [(SocketKey(1), &client, Since::Exact(at(10)))];
-        assert_eq!(pair(&sockets, &[sibling]).len(), 0, "the socket was connected");
+        assert_eq!(pair(sockets.into_iter(), &waiting(&[sibling])).len(), 0, "the socket was connected");
         assert_eq!(pairs(&[10], &[outbound(at(10), at(11))]), 0, "the connection has its answer");
     }
 
@@ -193,7 +201,7 @@ mod tests {
         let proxy_peers = [outbound(at(11), at(9)), outbound(at(11), at(9))];
         let (a, b) = (inbound(10), inbound(10));
         let sockets = [(SocketKey(1), &a, Since::Exact(at(20))), (SocketKey(2), &b, Since::Exact(at(20)))];
-        let proxy_peers = super::proxy_peers(&pair(&sockets, &proxy_peers));
+        let proxy_peers = super::proxy_peers(&pair(sockets.into_iter(), &waiting(&proxy_peers)));
         assert_eq!((proxy_peers.paired, proxy_peers.towards.map(|(_, count)| count)), (2, Some(2)));
     }
 }

@@ -11,11 +11,11 @@ use crate::{
     context::pairing,
     diagnose::{
         self, Case, Group, ProxyPeers, Seen,
-        evidence::{GroupEvidence, OwnerClients, Sources},
+        evidence::{GroupEvidence, OwnerClients, OwnerConnections, Sources},
     },
     flow::flows::Flows,
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
-    model::{Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketKey, Verdict},
+    model::{Class, Listener, Owner, ProxyPeer, ReadState, Role, RuleName, Socket, SocketKey, Verdict},
     process::Process,
     time::BootTime,
     track::hashing::KeyedState,
@@ -27,6 +27,15 @@ use crate::{
 /// Maximum number of groups, at about 600 bytes each. Sockets of any further group, which entered later, are judged as groups of
 /// one.
 const MAX_GROUPS: usize = 65_536;
+
+/// Listeners that a socket can have come from.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Origins<'a> {
+    /// The listener that the socket came from or waits at; `None` if it can be one of several.
+    pub(crate) listener: Option<&'a Seen<Listener>>,
+    /// Number of listeners that the socket can have come from (`SO_REUSEPORT`).
+    pub(crate) count: usize,
+}
 
 /// Returns the only one of several listeners (`SO_REUSEPORT`) in whose backlog an unaccepted socket can wait.
 fn waiting<'a>(socket: &Socket, listeners: impl Iterator<Item = &'a Seen<Listener>>) -> Option<&'a Seen<Listener>> {
@@ -190,6 +199,8 @@ impl<'a> Grouping<'a> {
         for seen in host_context.listeners() {
             listeners.entry(seen.what.local.port).or_default().push(seen);
         }
+        let connections: BTreeMap<u32, OwnerConnections<'a>> =
+            host_context.all_connections().map(|(pid, read, peers)| (pid, OwnerConnections::of(read, peers))).collect();
         let groups = gathered.into_iter().map(|(key, mut gathered)| {
             let (owner, flow_key) = key;
             let entries = entries.get(&flow_key).map(Vec::as_slice).unwrap_or_default();
@@ -199,17 +210,26 @@ impl<'a> Grouping<'a> {
                 FlowKey::Remote(..) | FlowKey::Rest => &[],
             };
             let of_owner = owner_clients.get(&owner).copied().unwrap_or_default();
-            let sources = Sources { now, host_context, flows, flow_key, entries, listeners: on_port, of_owner };
+            let sources = Sources {
+                now,
+                host_context,
+                connections: &connections,
+                flows,
+                flow_key,
+                entries,
+                listeners: on_port,
+                of_owner,
+            };
             let evidence = sources.evidence(&gathered.members);
             let oldest_unaccepted = oldest_unaccepted.get(&flow_key).copied();
             let group = Group { oldest_unaccepted, flow, evidence, ..gathered.group(stuck_after) };
             let pairs = match owner {
-                GroupOwner::Held(pid, _) if !host_context.connections(pid).is_empty() => {
-                    let sockets: Vec<_> =
-                        gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since)).collect();
-                    pairing::pair(&sockets, host_context.connections(pid))
+                GroupOwner::Held(pid, _) => {
+                    let waiting = connections.get(&pid).map_or(&[][..], |of| of.waiting.as_slice());
+                    let sockets = gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since));
+                    pairing::pair(sockets, waiting)
                 }
-                GroupOwner::Held(..) | GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
+                GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
             };
             let proxy_peers = pairing::proxy_peers(&pairs);
             (key, GroupedSockets { group, pairs, proxy_peers })
@@ -220,6 +240,18 @@ impl<'a> Grouping<'a> {
 
     /// Judges a socket in CLOSE_WAIT.
     pub(crate) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
+        self.judge(key, tracked, self.origins(&tracked.socket), |_, _| true).0
+    }
+
+    /// Judges a socket in CLOSE_WAIT. The texts of the verdict are empty unless `explained` returns true for its class and rule.
+    /// Returns the other side of a proxied connection, for which the socket waits, too.
+    pub(crate) fn judge(
+        &self,
+        key: SocketKey,
+        tracked: &TrackedSocket,
+        origins: Origins<'a>,
+        explained: impl FnOnce(Class, RuleName) -> bool,
+    ) -> (Verdict, Option<&'a ProxyPeer>) {
         let of = self.group_key(tracked);
         let alone;
         let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
@@ -229,9 +261,9 @@ impl<'a> Grouping<'a> {
                 &alone
             }
         };
-        let proxy_peers =
-            ProxyPeers { own: pairs.get(&key).map(|proxy_peer| (*proxy_peer).clone()), ..proxy_peers.clone() };
-        let processes = self.processes(&tracked.socket, tracked.owners.as_deref());
+        let own = pairs.get(&key).copied();
+        let proxy_peers = ProxyPeers { own: own.cloned(), ..proxy_peers.clone() };
+        let processes = self.processes(origins.listener, tracked.owners.as_deref());
         let case = Case {
             now: self.now,
             stuck_after: self.stuck_after,
@@ -244,13 +276,13 @@ impl<'a> Grouping<'a> {
             place: self.host_context.place(tracked.socket.inode),
             untouched: self.now.since(tracked.touched),
             group,
-            listener: self.listener(&tracked.socket),
-            listeners: self.listeners(&tracked.socket),
+            listener: origins.listener,
+            listeners: origins.count,
             proxy_peers: &proxy_peers,
             processes: &processes,
             conntrack: self.host_context.conntrack(tracked.socket.netns),
         };
-        diagnose::verdict(&case)
+        (diagnose::verdict(&case, explained), own)
     }
 
     fn group_key(&self, tracked: &TrackedSocket) -> GroupKey {
@@ -271,11 +303,17 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor.
-    pub(crate) fn verdict_on_lingering(&self, lingering: &Lingering) -> Verdict {
+    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor. The texts of the verdict are empty unless `explained`
+    /// returns true for its class and rule.
+    pub(crate) fn judge_lingering(
+        &self,
+        lingering: &Lingering,
+        origins: Origins<'a>,
+        explained: impl FnOnce(Class, RuleName) -> bool,
+    ) -> Verdict {
         let Lingering { socket, gone, owners, .. } = lingering;
         let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
-        let processes = self.processes(socket, owners.as_deref());
+        let processes = self.processes(origins.listener, owners.as_deref());
         let case = Case {
             now: self.now,
             stuck_after: self.stuck_after,
@@ -288,63 +326,41 @@ impl<'a> Grouping<'a> {
             place: None,
             untouched: self.now.since(gone.at),
             group: &group,
-            listener: self.listener(socket),
-            listeners: self.listeners(socket),
+            listener: origins.listener,
+            listeners: origins.count,
             proxy_peers: &proxy_peers,
             processes: &processes,
             conntrack: None,
         };
-        diagnose::verdict(&case)
+        diagnose::verdict(&case, explained)
     }
 
-    /// Returns the other side of a proxied connection, for which the socket waits.
-    pub(crate) fn proxy_peer(&self, key: SocketKey, tracked: &TrackedSocket) -> Option<&'a ProxyPeer> {
-        let of = self.group_key(tracked);
-        self.groups.get(&of)?.pairs.get(&key).copied()
-    }
-
-    /// Returns the listener that a socket came from or waits at; `None` if it can be one of several.
-    pub(crate) fn listener(&self, socket: &Socket) -> Option<&'a Seen<Listener>> {
-        if socket.role != Some(Role::Server) {
-            return None;
-        }
-        let serving = || {
-            let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
-            on_port.copied().filter(|seen| seen.what.serves(socket.netns, socket.local))
-        };
+    /// Returns the listeners that a socket can have come from.
+    pub(crate) fn origins(&self, socket: &Socket) -> Origins<'a> {
+        let Some(on_port) = self.listeners.get(&socket.local.port) else { return Origins::default() };
+        let serving = || on_port.iter().copied().filter(|seen| seen.what.serves(socket.netns, socket.local));
         // The kernel prefers a listener that is bound to the exact address (`compute_score`, net/ipv4/inet_hashtables.c).
-        let mut exact = serving().filter(|seen| seen.what.local.address == socket.local.address);
-        match (exact.next(), exact.next()) {
-            (Some(one), None) => return Some(one),
-            (Some(_), Some(_)) => {
-                return waiting(socket, serving().filter(|seen| seen.what.local.address == socket.local.address));
-            }
-            (None, _) => {}
-        }
-        let mut any = serving();
-        match (any.next(), any.next()) {
-            (Some(one), None) => Some(one),
-            (Some(_), Some(_)) => waiting(socket, serving()),
-            (None, _) => None,
-        }
-    }
-
-    /// Returns the number of listeners that a socket can have come from.
-    fn listeners(&self, socket: &Socket) -> usize {
-        let on_port = self.listeners.get(&socket.local.port).into_iter().flatten();
-        on_port.filter(|seen| seen.what.serves(socket.netns, socket.local)).count()
+        let exact = || serving().filter(|seen| seen.what.local.address == socket.local.address);
+        let one = |first: Option<&'a Seen<Listener>>, count: usize| if count == 1 { first } else { None };
+        let count = serving().count();
+        let listener = match exact().count() {
+            _ if socket.role != Some(Role::Server) => None,
+            0 => one(serving().next(), count).or_else(|| waiting(socket, serving())),
+            exactly => one(exact().next(), exactly).or_else(|| waiting(socket, exact())),
+        };
+        Origins { listener, count }
     }
 
     /// Returns the first owner of a socket, or of its listener while no program has accepted the socket.
     pub(crate) fn process(&self, socket: &Socket, owners: Option<&[Owner]>) -> Option<&'a Process> {
-        let waits_at = || self.listener(socket).filter(|_| socket.accepted == Some(false));
+        let waits_at = || self.origins(socket).listener.filter(|_| socket.accepted == Some(false));
         let of_listener = || waits_at().map(|listener| listener.owners.as_slice());
         let first = owners.filter(|owners| !owners.is_empty()).or_else(of_listener)?.first()?;
         self.host_context.processes().get(&first.task.pid)
     }
 
-    fn processes(&self, socket: &Socket, owners: Option<&[Owner]>) -> Vec<&'a Process> {
-        let listening = self.listener(socket).map_or(&[][..], |listener| &listener.owners);
+    fn processes(&self, listener: Option<&Seen<Listener>>, owners: Option<&[Owner]>) -> Vec<&'a Process> {
+        let listening = listener.map_or(&[][..], |listener| &listener.owners);
         let mut pids: Vec<u32> =
             owners.unwrap_or_default().iter().chain(listening).map(|owner| owner.task.pid).collect();
         pids.sort_unstable();

@@ -27,7 +27,7 @@ pub use self::{
     left::left,
     rules::{RULES, STREAM_OVER},
 };
-use super::model::{Certainty, Class, Verdict};
+use super::model::{Certainty, Class, RuleName, Verdict};
 use super::process::NextStep;
 
 /// Detects one cause of sockets in CLOSE_WAIT.
@@ -43,35 +43,53 @@ pub trait Rule: Sync {
     }
 
     /// Judges a socket. Returns `None` if the rule does not apply, or if a fact that it needs is unknown.
-    fn check(&self, case: &Case<'_>) -> Option<Judgement>;
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>>;
 }
 
 /// Result of a rule for one socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Judgement<'c> {
     /// Class of the cause.
     pub class: Class,
     /// Certainty of the cause.
     pub certainty: Certainty,
+    explain: Box<dyn FnOnce() -> Explanation + 'c>,
+}
+
+/// Texts of a judgement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
     /// Evidence, in one or two sentences.
     pub text: String,
     /// Recommended next step.
     pub next: NextStep,
 }
 
+impl<'c> Judgement<'c> {
+    /// Creates a judgement. Only an answer that shows the texts calls `explain`: they take most of the time of a judgement.
+    pub fn new(class: Class, certainty: Certainty, explain: impl FnOnce() -> Explanation + 'c) -> Self {
+        Self { class, certainty, explain: Box::new(explain) }
+    }
+
+    /// Returns the verdict by the rule of this name. Its texts are empty unless `explained` returns true for the class and the rule.
+    fn verdict(self, rule: RuleName, explained: impl FnOnce(Class, RuleName) -> bool) -> Verdict {
+        let Self { class, certainty, explain } = self;
+        let Explanation { text, next } = if explained(class, rule) { explain() } else { Explanation::default() };
+        Verdict { class, rule, certainty, text, next }
+    }
+}
+
 /// Rule name of a verdict that no rule gave.
 const NO_RULE: &str = "none";
 
-/// Returns the verdict on a socket.
-pub fn verdict(case: &Case<'_>) -> Verdict {
+/// Returns the verdict on a socket. Its texts are empty unless `explained` returns true for the class and the rule.
+pub fn verdict(case: &Case<'_>, explained: impl FnOnce(Class, RuleName) -> bool) -> Verdict {
     let mut ceiling = Ceiling::NONE;
     let judged = RULES.iter().find_map(|rule| {
         let judgement = ceiling.weigh(*rule, case, rule.check(case)?)?;
         Some((rule.about().name, judgement))
     });
     let (rule, judgement) = judged.unwrap_or_else(|| (NO_RULE, unknown(case)));
-    let Judgement { class, certainty, text, next } = judgement;
-    Verdict { class, rule, certainty, text, next }
+    judgement.verdict(rule, explained)
 }
 
 /// Returns the static copy of a rule name, as in verdicts; `None` if no rule has this name.
@@ -80,16 +98,14 @@ pub fn rule_name(name: &str) -> Option<&'static str> {
     RULES.iter().map(|rule| rule.about().name).chain(others).find(|known| *known == name)
 }
 
-fn unknown(case: &Case<'_>) -> Judgement {
-    Judgement {
-        class: Class::Unknown,
-        certainty: Certainty::Low,
+fn unknown<'c>(case: &'c Case<'_>) -> Judgement<'c> {
+    Judgement::new(Class::Unknown, Certainty::Low, move || Explanation {
         text: format!(
             "the peer has closed the connection and {} has not; no known fact about this socket explains why",
             text::owner(case)
         ),
         next: text::dump(case),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,12 @@ impl Ceiling {
 
     /// Weighs the judgement of a rule against the counter-evidence that the rule declares. Returns `None` if some of it is
     /// present; then no later rule blames with a higher certainty than this one would have.
-    pub(super) fn weigh(&mut self, rule: &dyn Rule, case: &Case<'_>, judgement: Judgement) -> Option<Judgement> {
+    pub(super) fn weigh<'c>(
+        &mut self,
+        rule: &dyn Rule,
+        case: &Case<'_>,
+        judgement: Judgement<'c>,
+    ) -> Option<Judgement<'c>> {
         if !blames(judgement.class) || judgement.certainty == Certainty::Fact {
             return Some(judgement);
         }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::evidence::{Backends, ClientFacts, GroupEvidence, LateExits, OwnerClients, PeersRead, Siblings, Waits};
 use super::{
-    Flow, Judgement, RULES, Trend, left,
+    Flow, RULES, Trend, left,
     left::ABOUT,
     testing::{STUCK_AFTER, Scene, owned_by, process, secs, task},
 };
@@ -262,7 +262,7 @@ proptest! {
         let scene = scene(numbers);
         for rule in RULES {
             if let Some(judgement) = scene.check(*rule) {
-                let Judgement { class, text, next, .. } = &judgement;
+                let Verdict { class, text, next, .. } = &judgement;
                 prop_assert!(readable(text) && readable_step(next), "{}: {judgement:?}", rule.about().name);
                 prop_assert!(rule.about().class.contains(class), "{}: {judgement:?}", rule.about().name);
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Case, Flow, Group, Judgement, ProxyPeers, Rule, Seen, verdict};
+use super::{Case, Flow, Group, ProxyPeers, Rule, Seen, verdict};
 use crate::{
     model::{
         Connection, Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketLocation, Task,
@@ -215,13 +215,13 @@ impl Scene {
         })
     }
 
-    /// Returns the judgement of one rule.
-    pub(super) fn check(&self, rule: &dyn Rule) -> Option<Judgement> {
-        self.case(|case| rule.check(case))
+    /// Returns the verdict by one rule.
+    pub(super) fn check(&self, rule: &dyn Rule) -> Option<Verdict> {
+        self.case(|case| Some(rule.check(case)?.verdict(rule.about().name, |_, _| true)))
     }
 
     /// Returns the verdict of all rules.
     pub(super) fn verdict(&self) -> Verdict {
-        self.case(verdict)
+        self.case(|case| verdict(case, |_, _| true))
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     model::{Class, Dwell, Endpoint, Role, Task},
     process::Process,
     snapshot::query::GroupBy,
-    snapshot::view::Row,
+    snapshot::view::{Row, RowFacts},
     workload::Workload,
 };
 
@@ -104,8 +104,8 @@ impl<'a> ListedGroupBuilder<'a> {
 }
 
 /// Returns the owners of a socket, one task of each process; while no program has accepted the socket, those of its listener.
-pub fn owners<'a>(row: &Row<'a>) -> impl Iterator<Item = &'a Task> + use<'a> {
-    let Row { socket, owners, listener, .. } = *row;
+pub fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = &'a Task> + use<'a> {
+    let RowFacts { socket, owners, listener, .. } = *facts;
     let waits_at = listener.filter(|_| socket.accepted == Some(false));
     let owners = waits_at.map_or_else(|| owners.unwrap_or_default(), |listener| &listener.owners);
     let mut last = None;
@@ -118,10 +118,10 @@ fn keys_of(row: &Row<'_>, by: GroupBy, keys: &mut Vec<Key>) {
     match by {
         GroupBy::Process if socket.accepted == Some(false) => {
             // Workers of a server inherit its listener, so the socket counts only for the first of them.
-            keys.push(owners(row).next().map_or(Key::AnyProcess, |task| Key::Process(task.pid)));
+            keys.push(owners(&row.facts()).next().map_or(Key::AnyProcess, |task| Key::Process(task.pid)));
         }
         GroupBy::Process => {
-            keys.extend(owners(row).map(|task| Key::Process(task.pid)));
+            keys.extend(owners(&row.facts()).map(|task| Key::Process(task.pid)));
             if keys.is_empty() {
                 keys.push(if row.owners.is_some() { Key::NoProcess } else { Key::AnyProcess });
             }
@@ -147,7 +147,7 @@ impl<'a> Tally<'a> {
             self.ages.push(row.dwell.map_or(Duration::ZERO, Dwell::at_least));
         }
         *self.verdicts.entry(row.verdict.class).or_default() += 1;
-        for task in owners(row) {
+        for task in owners(&row.facts()) {
             match key {
                 Key::Process(pid) if pid != task.pid => {}
                 Key::Process(_)

@@ -9,7 +9,7 @@ use crate::{
     model::{Class, Dwell, Endpoint, Listener, RuleName, Task, Verdict},
     process::Process,
     snapshot::groups::owners,
-    snapshot::view::Row,
+    snapshot::view::{Row, RowFacts},
     text,
 };
 
@@ -100,6 +100,23 @@ fn count<K: Ord, T>(piles: &mut Piles<K, T>, key: K, first: impl FnOnce() -> T) 
     piles.entry(key).or_insert_with(|| Pile { first: first(), count: 0 }).count += 1;
 }
 
+/// First owner, class and rule of a row whose cause may be a hint.
+pub(super) type HintCause = (Option<u32>, Class, RuleName);
+
+/// Returns the cause of a row; `None` if its class is never a hint. The hint has the texts of the oldest row with this cause.
+pub(super) fn cause(facts: &RowFacts<'_>, class: Class, rule: RuleName) -> Option<HintCause> {
+    match class {
+        Class::Unknown | Class::Transient => None,
+        Class::Hung
+        | Class::Leak
+        | Class::Pool
+        | Class::NeverAccepted
+        | Class::HalfClose
+        | Class::Inherited
+        | Class::ProxyWait => Some((owners(facts).next().map(|task| task.pid), class, rule)),
+    }
+}
+
 /// Builder of hints, which gets one row after the other, oldest first, and does not store them.
 #[derive(Debug, Default)]
 pub struct HintBuilder<'a> {
@@ -109,8 +126,8 @@ pub struct HintBuilder<'a> {
     backlogs: Piles<Place, (&'a Seen<Listener>, Duration)>,
     /// Proxied rows by first owner and upstream, with the age of the oldest row.
     waits: Piles<(Option<u32>, Endpoint), (FirstOwner<'a>, Duration)>,
-    /// Rows by first owner, class and rule.
-    causes: Piles<(Option<u32>, Class, RuleName), (FirstOwner<'a>, Verdict)>,
+    /// Rows by cause.
+    causes: Piles<HintCause, (FirstOwner<'a>, Verdict)>,
     /// Ended connections by first owner.
     gone: Piles<Option<u32>, FirstOwner<'a>>,
     /// Rows past the timeout of connection tracking, by that timeout, with the age of the oldest row.
@@ -123,20 +140,11 @@ impl<'a> HintBuilder<'a> {
         for owner in row.owners.unwrap_or_default() {
             count(&mut self.held, owner.task.pid, || &owner.task);
         }
-        let owner = owners(row).next();
+        let (facts, verdict) = (row.facts(), &row.verdict);
+        let owner = owners(&facts).next();
         let pid = owner.map(|task| task.pid);
-        match row.verdict.class {
-            Class::Unknown | Class::Transient => {}
-            Class::Hung
-            | Class::Leak
-            | Class::Pool
-            | Class::NeverAccepted
-            | Class::HalfClose
-            | Class::Inherited
-            | Class::ProxyWait => {
-                let verdict = &row.verdict;
-                count(&mut self.causes, (pid, verdict.class, verdict.rule), || (owner, verdict.clone()));
-            }
+        if let Some(cause) = cause(&facts, verdict.class, verdict.rule) {
+            count(&mut self.causes, cause, || (owner, verdict.clone()));
         }
         if row.gone.is_some() {
             return count(&mut self.gone, pid, || owner);

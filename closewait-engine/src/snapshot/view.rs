@@ -1,13 +1,19 @@
 //! Sockets with their verdicts at one time, for `closewait list`.
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration, vec};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+    vec,
+};
 
 use crate::{
     context::host_context::HostContext,
     diagnose::Seen,
     diagnose::grouping::Grouping,
-    model::{Dwell, Exit, Listener, Owner, ProxyPeer, Since, Socket, SocketKey, Verdict},
+    model::{Class, Dwell, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, SocketKey, Verdict},
     process::Process,
+    snapshot::hints::{HintCause, cause},
     snapshot::query::Filter,
     time::BootTime,
     track::lingering::{Lingering, LingeringSockets},
@@ -99,6 +105,8 @@ pub struct Selection<'a> {
     grouping: Grouping<'a>,
     tracked: vec::IntoIter<(SocketKey, &'a TrackedSocket)>,
     gone: vec::IntoIter<&'a Lingering>,
+    /// Causes of which a row had texts already; `None` if all rows have texts.
+    explained: Option<BTreeSet<HintCause>>,
 }
 
 impl<'a> Selection<'a> {
@@ -132,48 +140,67 @@ impl<'a> Selection<'a> {
             grouping,
             tracked: tracked.into_iter(),
             gone: gone.into_iter(),
+            explained: None,
         }
     }
 
+    /// Makes only those verdicts have texts that hints show: of each cause, the verdict of the oldest row. Other texts are empty.
+    #[must_use]
+    pub fn with_texts_of_hints(self) -> Self {
+        Self { explained: Some(BTreeSet::new()), ..self }
+    }
+
     /// Returns the row of a socket in CLOSE_WAIT; `None` if it does not match the filter.
-    fn tracked(&self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
+    fn tracked(&mut self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
         let owners = one.owners.as_deref();
+        let origins = self.grouping.origins(&one.socket);
         let facts = RowFacts {
             socket: &one.socket,
             dwell: Some(one.since.dwell(self.now)),
             gone: None,
             owners,
-            listener: self.grouping.listener(&one.socket),
+            listener: origins.listener,
             workload: self.host_context.workload(&one.socket, owners),
         };
-        let row = self.judged(facts, || self.grouping.verdict(key, one))?;
-        Some(Row {
-            conntrack: self.host_context.conntrack(one.socket.netns),
-            proxy_peer: self.grouping.proxy_peer(key, one),
-            ..row
-        })
+        let mut proxy_peer = None;
+        let row = self.judged(facts, |grouping, explained| {
+            let verdict;
+            (verdict, proxy_peer) = grouping.judge(key, one, origins, explained);
+            verdict
+        })?;
+        Some(Row { conntrack: self.host_context.conntrack(one.socket.netns), proxy_peer, ..row })
     }
 
     /// Returns the row of a socket of which only a descriptor is left; `None` if it does not match the filter.
-    fn gone(&self, one: &'a Lingering) -> Option<Row<'a>> {
+    fn gone(&mut self, one: &'a Lingering) -> Option<Row<'a>> {
         let owners = one.owners.as_deref();
+        let origins = self.grouping.origins(&one.socket);
         let facts = RowFacts {
             socket: &one.socket,
             dwell: one.gone.dwell,
             gone: Some(&one.gone),
             owners,
-            listener: self.grouping.listener(&one.socket),
+            listener: origins.listener,
             workload: self.host_context.workload(&one.socket, owners),
         };
-        self.judged(facts, || self.grouping.verdict_on_lingering(one))
+        self.judged(facts, |grouping, explained| grouping.judge_lingering(one, origins, explained))
     }
 
     /// Returns the row of a socket; computes the verdict only if the facts match the filter.
-    fn judged(&self, facts: RowFacts<'a>, verdict: impl FnOnce() -> Verdict) -> Option<Row<'a>> {
+    fn judged(
+        &mut self,
+        facts: RowFacts<'a>,
+        verdict: impl FnOnce(&Grouping<'a>, &mut dyn FnMut(Class, RuleName) -> bool) -> Verdict,
+    ) -> Option<Row<'a>> {
         if !self.filter.matches_facts(&facts, self.now) {
             return None;
         }
-        let verdict = verdict();
+        let explained = &mut self.explained;
+        let mut is_explained = |class, rule| match explained {
+            Some(explained) => cause(&facts, class, rule).is_some_and(|cause| explained.insert(cause)),
+            None => true,
+        };
+        let verdict = verdict(&self.grouping, &mut is_explained);
         let RowFacts { socket, dwell, gone, owners, listener, workload } = facts;
         let process = self.grouping.process(socket, owners);
         let row = Row {
@@ -225,7 +252,7 @@ mod tests {
     use crate::{
         flow::group_key::GroupKeys,
         model::{Certainty, Class, KeySecret},
-        testing::{socket_on_port, verdict},
+        testing::{owner, socket_on_port, verdict},
     };
 
     const NOW: BootTime = BootTime(100_000_000_000);
@@ -238,12 +265,12 @@ mod tests {
         let host_context = HostContext::default();
         let keys = GroupKeys::default();
         let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, &keys, None);
-        let selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
+        let mut selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
         let (mut count, mut ports) = (0, Vec::new());
         for socket in &sockets {
             let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
             let facts = RowFacts { socket, dwell, gone: None, owners: None, listener: None, workload: None };
-            let row = selection.judged(facts, || {
+            let row = selection.judged(facts, |_grouping, _explained| {
                 count += 1;
                 verdict(if socket.local.port == 80 { Class::Leak } else { Class::Hung }, Certainty::High)
             });
@@ -259,5 +286,38 @@ mod tests {
         assert_eq!(judged(&ports(&[80, 82])), (2, vec![80, 82]));
         assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[80, 82]) }), (2, vec![82]));
         assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[1]) }), (0, Vec::new()));
+    }
+
+    #[test]
+    fn for_hints_only_the_oldest_row_of_each_cause_has_texts() {
+        let explained_of = |for_hints: bool| {
+            let (tracker, lingering) =
+                (Tracker::new(Duration::from_secs(60), 10, KeySecret::default()), LingeringSockets::default());
+            let (host_context, keys, filter) = (HostContext::default(), GroupKeys::default(), Filter::default());
+            let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, &keys, None);
+            let selection = Selection::new(NOW, &filter, (&tracker, &lingering), &host_context, grouping);
+            let mut selection = if for_hints { selection.with_texts_of_hints() } else { selection };
+            let (socket, owners) = (socket_on_port(80), [1, 2].map(|pid| [owner("app", pid, 3)]));
+            let rows = [
+                (Class::Hung, "blocked", &owners[0]),
+                (Class::Hung, "blocked", &owners[0]),
+                (Class::Hung, "busy", &owners[0]),
+                (Class::Hung, "blocked", &owners[1]),
+                (Class::Unknown, "too_early", &owners[1]),
+            ];
+            rows.map(|(class, rule, owners)| {
+                let owners = Some(&owners[..]);
+                let facts =
+                    RowFacts { socket: &socket, dwell: None, gone: None, owners, listener: None, workload: None };
+                let mut is_explained = false;
+                selection.judged(facts, |_grouping, explained| {
+                    is_explained = explained(class, rule);
+                    verdict(class, Certainty::Low)
+                });
+                is_explained
+            })
+        };
+        assert_eq!(explained_of(true), [true, false, true, true, false]);
+        assert_eq!(explained_of(false), [true; 5]);
     }
 }

@@ -5,6 +5,22 @@ use crate::{
     testing::{listener, owner, process, socket},
 };
 
+impl HostContext {
+    fn of(&self, pid: u32) -> Option<(Option<BootTime>, &[ProxyPeer])> {
+        self.all_connections().find(|(of, ..)| *of == pid).map(|(_, read, peers)| (read, peers))
+    }
+
+    /// Returns the connections of a process.
+    fn connections(&self, pid: u32) -> &[ProxyPeer] {
+        self.of(pid).map_or(&[], |(_, peers)| peers)
+    }
+
+    /// Returns the time at which the connections of a process were last read.
+    fn connections_read(&self, pid: u32) -> Option<BootTime> {
+        self.of(pid)?.0
+    }
+}
+
 fn proxy_peer(host_context: &mut HostContext, pid: u32) {
     let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
     host_context.learn(InspectionFact::ProxyPeer { peer: Box::new(proxy_peer), owner: owner("x", pid, 3) });

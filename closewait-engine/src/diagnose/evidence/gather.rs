@@ -1,13 +1,17 @@
 //! Collects the evidence of a group from facts about its owners and its port.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, OwnerClients, PeersRead, RECENT, Siblings, Waits};
 use crate::{
     context::{host_context::HostContext, pairing},
     diagnose::Seen,
     flow::{flows::Flows, group_key::FlowKey},
-    model::{Connection, Listener, PeerEnd, ProxyPeer, Role, SocketKey},
+    model::{Connection, Endpoint, Listener, PeerEnd, ProxyPeer, Role, SocketKey},
     time::{BootTime, TICK},
     track::tracked_socket::TrackedSocket,
 };
@@ -20,12 +24,45 @@ const STARTED: Duration = Duration::from_millis(20);
 /// Maximum number of owners of a group whose facts are read.
 const MAX_OWNERS: usize = 64;
 
+/// Connections of one process, by what the groups of its sockets need. A process may have many groups and many connections, so they
+/// are classified once for all groups.
+#[derive(Debug)]
+pub(crate) struct OwnerConnections<'a> {
+    /// Time of the read; `None` if it is unknown, or if some connections were dropped.
+    read: Option<BootTime>,
+    /// Connections that wait, as [`pairing::pair`] takes them.
+    pub(crate) waiting: Vec<&'a ProxyPeer>,
+    /// Open connections that the process accepted, by local port.
+    accepted: BTreeMap<u16, Vec<&'a ProxyPeer>>,
+    /// Number of waiting connections that the process did not accept, by remote endpoint.
+    backends: BTreeMap<Endpoint, u32>,
+}
+
+impl<'a> OwnerConnections<'a> {
+    /// Classifies the connections of a process, which were read at `read`.
+    pub(crate) fn of(read: Option<BootTime>, peers: &'a [ProxyPeer]) -> Self {
+        let waiting = pairing::waiting(peers);
+        let mut accepted = BTreeMap::<u16, Vec<&ProxyPeer>>::new();
+        let is_accepted = |peer: &ProxyPeer| peer.socket.role == Some(Role::Server);
+        for peer in peers.iter().filter(|peer| is_accepted(peer) && peer.state == Connection::Established) {
+            accepted.entry(peer.socket.local.port).or_default().push(peer);
+        }
+        let mut backends = BTreeMap::new();
+        for peer in waiting.iter().filter(|peer| !is_accepted(peer)) {
+            *backends.entry(peer.socket.remote).or_default() += 1;
+        }
+        Self { read, waiting, accepted, backends }
+    }
+}
+
 /// Sources of a group's evidence.
 pub(crate) struct Sources<'a> {
     /// Time of the judgement.
     pub(crate) now: BootTime,
     /// Facts about owners.
     pub(crate) host_context: &'a HostContext,
+    /// Connections of the owners, by pid.
+    pub(crate) connections: &'a BTreeMap<u32, OwnerConnections<'a>>,
     /// Facts about ports and remote endpoints; `None` without a watching agent.
     pub(crate) flows: Option<&'a Flows>,
     /// The port or remote endpoint of the group.
@@ -97,14 +134,13 @@ impl Sources<'_> {
     }
 
     /// Returns the connections of all owners; `None` if those of one owner were not read in the last [`MAX_AGE`].
-    fn connections(&self, pids: &BTreeSet<u32>) -> Option<impl Iterator<Item = (BootTime, &ProxyPeer)>> {
+    fn connections(&self, pids: &BTreeSet<u32>) -> Option<Vec<(BootTime, &OwnerConnections<'_>)>> {
         let fresh = |pid: &u32| {
-            let read = self.host_context.connections_read(*pid)?;
-            (self.now.since(read) <= MAX_AGE).then_some((*pid, read))
+            let of = self.connections.get(pid)?;
+            of.read.filter(|read| self.now.since(*read) <= MAX_AGE).map(|read| (read, of))
         };
-        let read: Vec<(u32, BootTime)> = pids.iter().map(fresh).collect::<Option<_>>()?;
-        let of = |(pid, read): (u32, BootTime)| self.host_context.connections(pid).iter().map(move |peer| (read, peer));
-        (!read.is_empty()).then(|| read.into_iter().flat_map(of))
+        let all: Vec<_> = pids.iter().map(fresh).collect::<Option<_>>()?;
+        (!all.is_empty()).then_some(all)
     }
 
     /// Whether each owner has one socket of the group, and another process listens, too.
@@ -116,15 +152,16 @@ impl Sources<'_> {
             && listeners.any(|seen| seen.owners.iter().any(|owner| !pids.contains(&owner.task.pid)))
     }
 
-    fn siblings(&self, pids: &BTreeSet<u32>, onset: BootTime) -> Option<Siblings> {
+    fn siblings<'s>(&'s self, pids: &BTreeSet<u32>, onset: BootTime) -> Option<Siblings> {
         let FlowKey::Port(netns, port) = self.flow_key else { return None };
         let mut siblings = Siblings::default();
-        for (read, peer) in self.connections(pids)? {
-            let socket = &peer.socket;
-            let same_port = socket.role == Some(Role::Server)
-                && socket.local.port == port
-                && (netns.is_none() || socket.netns.is_none() || socket.netns == netns);
-            if !same_port || peer.state != Connection::Established {
+        let owners = self.connections(pids)?;
+        let accepted = |(read, of): &(BootTime, &'s OwnerConnections<'_>)| {
+            let (read, peers) = (*read, of.accepted.get(&port));
+            peers.into_iter().flatten().map(move |peer| (read, &peer.socket))
+        };
+        for (read, socket) in owners.iter().flat_map(accepted) {
+            if netns.is_some() && socket.netns.is_some() && socket.netns != netns {
                 continue;
             }
             let (Some(sent), Some(received)) = (socket.last_sent, socket.last_received) else { continue };
@@ -142,12 +179,10 @@ impl Sources<'_> {
         let port = if let FlowKey::Port(_, port) = self.flow_key { Some(port) } else { None };
         let locals: BTreeSet<IpAddr> = members.iter().map(|(_, one)| one.socket.local.address).collect();
         let mut backends = Backends::default();
-        for (_, peer) in self.connections(pids)? {
+        for (remote, waiting) in self.connections(pids)?.iter().flat_map(|(_, of)| &of.backends) {
             // A connection of the program to itself is no backend.
-            let own = port
-                .is_some_and(|port| peer.socket.remote.port == port && locals.contains(&peer.socket.remote.address));
-            if peer.socket.role != Some(Role::Server) && !own {
-                backends.waiting += u32::from(pairing::waits(peer));
+            if port != Some(remote.port) || !locals.contains(&remote.address) {
+                backends.waiting += waiting;
             }
         }
         Some(backends)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -42,7 +42,7 @@ impl Rule for AcceptStopped {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if case.socket.accepted? || case.age() <= LAG {
             return None;
         }
@@ -54,30 +54,31 @@ impl Rule for AcceptStopped {
         if flow.and_then(|flow| flow.last_closed).is_some_and(|closed| closed >= case.now - waits) {
             return None;
         }
-        let (backlog, max) = (listener.backlog, listener.backlog_max);
-        let who = text::names(&text::tasks(case));
-        let program = who.clone().unwrap_or_else(|| "the listening program".to_owned());
-        let doing = text::doing(case);
-        let port = listener.local.port;
-        Some(Judgement {
-            class: Class::NeverAccepted,
-            certainty: Certainty::Fact,
-            text: format!(
-                "it waits in the backlog of {local} ({backlog} of {max}), and {program} has not accepted it: the oldest \
+        Some(Judgement::new(Class::NeverAccepted, Certainty::Fact, move || {
+            let (backlog, max) = (listener.backlog, listener.backlog_max);
+            let who = text::names(&text::tasks(case));
+            let program = who.clone().unwrap_or_else(|| "the listening program".to_owned());
+            let doing = text::doing(case);
+            let port = listener.local.port;
+            Explanation {
+                text: format!(
+                    "it waits in the backlog of {local} ({backlog} of {max}), and {program} has not accepted it: the oldest \
                  socket there has waited for {waited}, although at most {ahead} can be ahead of it.{doing}",
-                local = listener.local,
-                waited = text::duration(waits),
-                ahead = text::count(u64::from(max) + 1, "connection"),
-            ),
-            next: match who {
-                Some(_) => text::dump(case)
-                    .and("look for the thread that should call accept(); until it does, `ss -K` frees no backlog slot"),
-                None => text::ss_listeners(
-                    case,
-                    format!("find the program that listens on port {port}, and see why it does not call accept()"),
+                    local = listener.local,
+                    waited = text::duration(waits),
+                    ahead = text::count(u64::from(max) + 1, "connection"),
                 ),
-            },
-        })
+                next: match who {
+                    Some(_) => text::dump(case).and(
+                        "look for the thread that should call accept(); until it does, `ss -K` frees no backlog slot",
+                    ),
+                    None => text::ss_listeners(
+                        case,
+                        format!("find the program that listens on port {port}, and see why it does not call accept()"),
+                    ),
+                },
+            }
+        }))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::diagnose::{
-    About, Case, Judgement, Rule,
+    About, Case, Explanation, Judgement, Rule,
     evidence::{CounterEvidence, OwnerClients},
     text,
 };
@@ -51,7 +51,7 @@ impl Rule for Accumulates {
         &[CounterEvidence::LateExits, CounterEvidence::Sending]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let opened = evidence.clients.opened_after_onset.unwrap_or(0);
         if !case.is_client() {
@@ -61,55 +61,52 @@ impl Rule for Accumulates {
             return to_many_remotes(case);
         }
         let more_than_threads = evidence.waits.is_some_and(|waits| waits.complete && case.group.count > waits.threads);
-        let (owner, remote) = (text::owner(case), case.socket.remote);
-        let threads = match evidence.waits {
-            Some(waits) if more_than_threads => {
-                format!("; it has only {}", text::count(waits.threads, "thread"))
-            }
-            Some(_) | None => String::new(),
-        };
-        Some(Judgement {
-            class: Class::Leak,
-            certainty: if more_than_threads { Certainty::Medium } else { Certainty::Low },
-            text: format!(
+        Some(Judgement::new(
+            Class::Leak,
+            if more_than_threads { Certainty::Medium } else { Certainty::Low },
+            move || {
+                let (owner, remote) = (text::owner(case), case.socket.remote);
+                let threads = match evidence.waits {
+                    Some(waits) if more_than_threads => {
+                        format!("; it has only {}", text::count(waits.threads, "thread"))
+                    }
+                    Some(_) | None => String::new(),
+                };
+                Explanation { text: format!(
                 "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago, and opened {opened} of them \
                  after that{threads}",
                 count = text::count(case.group.count.max(1), "connection"),
                 age = text::duration(case.group.oldest),
-            ),
-            next: format!(
+            ), next: format!(
                 "find the calls to {remote} in {owner} whose response or connection is not closed; check the paths for errors, \
                  redirects, statuses other than 200, and canceled calls"
-            ).into(),
-        })
+            ).into() }
+            },
+        ))
     }
 }
 
 /// Returns the judgement on a program that has connections to many remote endpoints, as a crawler has, or a client of FTP, whose
 /// transfers each have a port of their own.
-fn to_many_remotes(case: &Case<'_>) -> Option<Judgement> {
+fn to_many_remotes<'c>(case: &'c Case<'_>) -> Option<Judgement<'c>> {
     const MIN_GROUPS: u32 = 4;
     const MIN_SPAN: Duration = Duration::from_secs(10);
     let OwnerClients { count, groups, span } = case.group.evidence.clients.of_owner;
     if groups < MIN_GROUPS || span < MIN_SPAN {
         return None;
     }
-    let owner = text::owner(case);
-    Some(Judgement {
-        class: Class::Leak,
-        certainty: Certainty::Low,
-        text: format!(
-            "{owner} has {count} to {groups} remote endpoints that the servers have closed, within {span}: it connects to ever \
-             more and seems not to close",
-            count = text::count(count, "connection"),
-            span = text::duration(span),
-        ),
-        next: format!(
-            "find the connections to {remote} in {owner} that are not closed after use",
-            remote = case.socket.remote
-        )
-        .into(),
-    })
+    Some(Judgement::new(Class::Leak, Certainty::Low, move || {
+        let (owner, remote) = (text::owner(case), case.socket.remote);
+        Explanation {
+            text: format!(
+                "{owner} has {count} to {groups} remote endpoints that the servers have closed, within {span}: it connects to \
+                 ever more and seems not to close",
+                count = text::count(count, "connection"),
+                span = text::duration(span),
+            ),
+            next: format!("find the connections to {remote} in {owner} that are not closed after use").into(),
+        }
+    }))
 }
 
 impl Rule for UnreadResponse {
@@ -130,26 +127,26 @@ impl Rule for UnreadResponse {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let clients = &case.group.evidence.clients;
         if !case.is_client() || clients.responses * 2 < case.group.count || clients.responses == 0 {
             return None;
         }
         let old = case.group.oldest >= super::SOME_AGE;
-        let owner = text::owner(case);
-        Some(Judgement {
-            class: if old { Class::Unknown } else { Class::Transient },
-            certainty: Certainty::Low,
-            text: format!(
-                "{responses} of {count} from {remote} have unread data: {owner} reads slowly, or has abandoned them; it has read \
+        Some(Judgement::new(if old { Class::Unknown } else { Class::Transient }, Certainty::Low, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{responses} of {count} from {remote} have unread data: {owner} reads slowly, or has abandoned them; it has read \
                  nothing from this one for {untouched}",
-                responses = clients.responses,
-                count = text::count(case.group.count.max(1), "response"),
-                remote = case.socket.remote,
-                untouched = text::duration(case.untouched),
-            ),
-            next: text::list(case, "see whether the amount of unread data falls"),
-        })
+                    responses = clients.responses,
+                    count = text::count(case.group.count.max(1), "response"),
+                    remote = case.socket.remote,
+                    untouched = text::duration(case.untouched),
+                ),
+                next: text::list(case, "see whether the amount of unread data falls"),
+            }
+        }))
     }
 }
 
@@ -170,22 +167,22 @@ impl Rule for ClientUndecided {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if !case.is_client() || case.group.oldest.max(case.age()) < super::SURE_AGE {
             return None;
         }
-        let (owner, remote) = (text::owner(case), case.socket.remote);
-        Some(Judgement {
-            class: Class::Unknown,
-            certainty: Certainty::Low,
-            text: format!(
-                "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago: idle in a pool, or forgotten",
-                count = text::count(case.group.count.max(1), "connection"),
-                age = text::duration(case.group.oldest.max(case.age())),
-            ),
-            next: format!("see whether their number grows while {owner} is in use; if so, it does not close them")
-                .into(),
-        })
+        Some(Judgement::new(Class::Unknown, Certainty::Low, move || {
+            let (owner, remote) = (text::owner(case), case.socket.remote);
+            Explanation {
+                text: format!(
+                    "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago: idle in a pool, or forgotten",
+                    count = text::count(case.group.count.max(1), "connection"),
+                    age = text::duration(case.group.oldest.max(case.age())),
+                ),
+                next: format!("see whether their number grows while {owner} is in use; if so, it does not close them")
+                    .into(),
+            }
+        }))
     }
 }
 

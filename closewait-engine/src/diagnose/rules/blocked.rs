@@ -1,7 +1,7 @@
 //! Servers whose threads wait without a timeout.
 
 use crate::diagnose::{
-    About, Case, Judgement, Rule,
+    About, Case, Explanation, Judgement, Rule,
     evidence::{CounterEvidence, Waits},
     text,
 };
@@ -65,7 +65,7 @@ impl Rule for Blocked {
         ]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let waits = evidence.waits?;
         if !case.is_server() || evidence.demand < 2 || evidence.progresses(case.now) == Some(true) {
@@ -123,9 +123,7 @@ impl Rule for Blocked {
         let works = waits.running > 0 || waits.cpu_permille >= SOME_CPU;
         let guess = works || evidence.progresses(case.now).is_none();
         let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
-        Some(Judgement {
-            class: Class::Hung,
-            certainty,
+        Some(Judgement::new(Class::Hung, certainty, move || Explanation {
             text: format!(
                 "{early}since the oldest of {count} entered {since} ago, {owner} has served no other connection of port {port}, \
                  while {demand} arrived; {what}.{doing}",
@@ -138,7 +136,7 @@ impl Rule for Blocked {
                 doing = text::doing(case),
             ),
             next: text::dump(case).and(&format!("see what happened {} ago", text::duration(case.group.oldest))),
-        })
+        }))
     }
 }
 
@@ -169,7 +167,7 @@ impl Rule for PartlyBlocked {
         ]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let waits = evidence.waits?;
         let count = case.group.count;
@@ -184,9 +182,7 @@ impl Rule for PartlyBlocked {
         if !applies || !(all_wait || enough_wait) {
             return None;
         }
-        Some(Judgement {
-            class: Class::Hung,
-            certainty: Certainty::Low,
+        Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
             text: format!(
                 "{served}, but {owner} has not closed {count}, the oldest for {since}; {threads} without a timeout.{doing}",
                 served = format_args!("other connections of port {} are served", text::port(case)),
@@ -197,7 +193,7 @@ impl Rule for PartlyBlocked {
                 doing = text::doing(case),
             ),
             next: text::dump(case),
-        })
+        }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Servers with a busy thread.
 
 use crate::diagnose::{
-    About, Case, Judgement, Rule,
+    About, Case, Explanation, Judgement, Rule,
     evidence::CounterEvidence,
     text::{self, Busy},
 };
@@ -43,7 +43,7 @@ impl Rule for BusyThread {
         ]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         if !case.is_server() || evidence.eof_unread == 0 {
             return None;
@@ -55,9 +55,7 @@ impl Rule for BusyThread {
         }
         let alone = if event_loop { ", and one thread serves all of its connections" } else { "" };
         let surest = if event_loop { Certainty::High } else { Certainty::Medium };
-        Some(Judgement {
-            class: Class::Hung,
-            certainty: sure_from(case, surest),
+        Some(Judgement::new(Class::Hung, sure_from(case, surest), move || Explanation {
             text: format!(
                 "a thread of {who} uses {percent} % of a CPU{alone}; it has not read {unread} of {count} in the group, the \
                  oldest for {age}",
@@ -66,7 +64,7 @@ impl Rule for BusyThread {
                 age = text::duration(case.group.oldest),
             ),
             next: text::dump(case),
-        })
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sockets that no thread works on.
 
-use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 
 /// Detects a program whose threads wait for new work only, so that no thread will close these sockets.
@@ -50,7 +50,7 @@ impl Rule for Forgotten {
         ]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes)?;
         let waiting = evidence.backends?.waiting;
@@ -86,22 +86,19 @@ impl Rule for Forgotten {
             && waits.limited == 0
             && case.group.count >= MIN_SOCKETS
             && case.group.oldest >= super::SOME_AGE;
-        let owner = text::owner(case);
-        let others = if serves { "serves other connections" } else { "is idle" };
-        Some(Judgement {
-            class: Class::Leak,
-            certainty: if sure { Certainty::Medium } else { Certainty::Low },
-            text: format!(
+        Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
+            let owner = text::owner(case);
+            let others = if serves { "serves other connections" } else { "is idle" };
+            Explanation { text: format!(
                 "{owner} {others} and has {count} open whose peers closed up to {age} ago: its threads wait for new work only, \
                  and none works on these",
                 count = text::count(case.group.count.max(1), "socket"),
                 age = text::duration(case.group.oldest),
-            ),
-            next: format!(
+            ), next: format!(
                 "find the code path in {owner} that skips close(): see which requests leave a socket behind, and what happens \
                  when the peer closes first"
-            ).into(),
-        })
+            ).into() }
+        }))
     }
 }
 

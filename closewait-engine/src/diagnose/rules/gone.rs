@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
-    model::{Certainty, Class, ExitCause},
+    model::{Certainty, Class, Exit, ExitCause},
 };
 
 /// Detects a descriptor that outlives its connection: `tcp_reset`, `tcp_write_err` and `tcp_abort` end the connection and do not
@@ -41,49 +41,55 @@ impl Rule for Gone {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let gone = case.gone?;
         let ago = case.now.since(gone.at);
-        let how = match gone.how {
-            ExitCause::Closed => "its program ended it",
-            ExitCause::Shutdown => "its program shut down its sending side",
-            ExitCause::Aborted => "its program ended it with a reset",
-            ExitCause::Reset => "the peer reset it",
-            ExitCause::Timeout => "it timed out (keepalive or retransmission)",
-            ExitCause::Destroyed => "it was destroyed, as by `ss -K`,",
-            ExitCause::ListenerClosed => "its listener was closed",
-            ExitCause::Unknown => "it exited CLOSE_WAIT for an unknown reason",
-        };
-        // For an exit that the agent missed, the time is that at which the agent noticed it.
-        let when = if gone.seen { format!("{} ago", text::duration(ago)) } else { "at an unknown time".to_owned() };
         if case.owners.is_some_and(<[_]>::is_empty) {
-            return Some(Judgement {
-                class: Class::Unknown,
-                certainty: Certainty::Low,
-                text: format!("{how} {when}, and closewait found no process that still has its descriptor"),
-                next: "nothing, unless the number of such sockets grows".into(),
-            });
+            return Some(Judgement::new(Class::Unknown, Certainty::Low, move || {
+                let (how, when) = (how(gone.how), when(gone, ago));
+                Explanation {
+                    text: format!("{how} {when}, and closewait found no process that still has its descriptor"),
+                    next: "nothing, unless the number of such sockets grows".into(),
+                }
+            }));
         }
-        let owner = text::owner(case);
         // A slow program sees the error when it has finished its work.
         let (class, certainty) = match (ago, case.is_client()) {
             (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) => (Class::Transient, Certainty::Medium),
             (ago, false) if ago > LONG => (Class::Leak, Certainty::Medium),
             (_, _) => (Class::Leak, Certainty::Low),
         };
-        let pool = if case.is_client() { " A connection pool would notice this at the next use." } else { "" };
-        Some(Judgement {
-            class,
-            certainty,
-            text: format!(
+        Some(Judgement::new(class, certainty, move || {
+            let (how, when, owner) = (how(gone.how), when(gone, ago), text::owner(case));
+            let pool = if case.is_client() { " A connection pool would notice this at the next use." } else { "" };
+            Explanation { text: format!(
                 "{how} {when}, but {owner} still has its descriptor: it counts against the limit of open files \
                  and appears in no list of connections.{pool}"
-            ),
-            next: format!(
+            ), next: format!(
                 "find out why {owner} does not close it; a read of it returns at once, with an error or the end of the data"
-            ).into(),
-        })
+            ).into() }
+        }))
     }
+}
+
+/// Returns the beginning of a sentence about an exit.
+fn how(how: ExitCause) -> &'static str {
+    match how {
+        ExitCause::Closed => "its program ended it",
+        ExitCause::Shutdown => "its program shut down its sending side",
+        ExitCause::Aborted => "its program ended it with a reset",
+        ExitCause::Reset => "the peer reset it",
+        ExitCause::Timeout => "it timed out (keepalive or retransmission)",
+        ExitCause::Destroyed => "it was destroyed, as by `ss -K`,",
+        ExitCause::ListenerClosed => "its listener was closed",
+        ExitCause::Unknown => "it exited CLOSE_WAIT for an unknown reason",
+    }
+}
+
+/// Formats the time of an exit, which was `ago`.
+fn when(gone: &Exit, ago: Duration) -> String {
+    // For an exit that the agent missed, the time is that at which the agent noticed it.
+    if gone.seen { format!("{} ago", text::duration(ago)) } else { "at an unknown time".to_owned() }
 }
 
 #[cfg(test)]
@@ -91,12 +97,12 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::testing::{Scene, secs},
-        model,
+        model::Verdict,
     };
 
-    fn gone(scene: Scene, ago: u64, how: ExitCause) -> Option<Judgement> {
+    fn gone(scene: Scene, ago: u64, how: ExitCause) -> Option<Verdict> {
         let at = scene.now - secs(ago);
-        Scene { gone: Some(model::Exit { at, seen: true, how, closer: None, dwell: None }), ..scene }.check(&Gone)
+        Scene { gone: Some(Exit { at, seen: true, how, closer: None, dwell: None }), ..scene }.check(&Gone)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -43,27 +43,30 @@ impl Rule for HalfClose {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if !case.acked_after_fin()? {
             return None;
         }
         let silent = case.now.since(case.socket.last_sent?);
-        let owner = text::owner(case);
-        let (certainty, text, next) = if silent < SILENT.max(case.stuck_after.saturating_mul(SILENT_TIMES)) {
-            let next = "nothing: the connection is in use. A timeout for half-closed connections would limit it";
-            (Certainty::High, format!("the last data was sent {} ago", text::duration(silent)), next.to_owned())
-        } else {
-            let next = format!("see whether {owner} has more to send; if not, it has forgotten to close the socket");
-            (Certainty::Medium, format!("no data was sent for {}", text::duration(silent)), next)
-        };
-        Some(Judgement {
-            class: Class::HalfClose,
-            certainty,
-            text: format!(
-                "the peer acknowledged data that {owner} sent after the FIN, so the peer still reads; {text}"
-            ),
-            next: next.into(),
-        })
+        let in_use = silent < SILENT.max(case.stuck_after.saturating_mul(SILENT_TIMES));
+        let certainty = if in_use { Certainty::High } else { Certainty::Medium };
+        Some(Judgement::new(Class::HalfClose, certainty, move || {
+            let (owner, silent) = (text::owner(case), text::duration(silent));
+            let (text, next) = if in_use {
+                let next = "nothing: the connection is in use. A timeout for half-closed connections would limit it";
+                (format!("the last data was sent {silent} ago"), next.to_owned())
+            } else {
+                let next =
+                    format!("see whether {owner} has more to send; if not, it has forgotten to close the socket");
+                (format!("no data was sent for {silent}"), next)
+            };
+            Explanation {
+                text: format!(
+                    "the peer acknowledged data that {owner} sent after the FIN, so the peer still reads; {text}"
+                ),
+                next: next.into(),
+            }
+        }))
     }
 }
 

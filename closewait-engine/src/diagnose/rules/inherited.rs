@@ -1,6 +1,6 @@
 //! Descriptors in processes that did not open them.
 
-use crate::diagnose::{About, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Task},
@@ -55,23 +55,20 @@ impl Rule for Inherited {
         &[CounterEvidence::PeersWait, CounterEvidence::Sending]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let tasks = text::tasks(case);
         // The tasks of an unaccepted socket are those of the listener.
         if tasks.is_empty() || case.socket.accepted == Some(false) {
             return None;
         }
         let (certainty, text) = original_closed(case, &tasks).or_else(|| shared(case, &tasks))?;
-        let who = text::owner(case);
-        Some(Judgement {
-            class: Class::Inherited,
-            certainty,
-            text: format!("{text}. The kernel sends the FIN when the last copy is closed"),
-            next: format!(
+        Some(Judgement::new(Class::Inherited, certainty, move || {
+            let who = text::owner(case);
+            Explanation { text: format!("{text}. The kernel sends the FIN when the last copy is closed"), next: format!(
                 "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the socket \
                  with SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec"
-            ).into(),
-        })
+            ).into() }
+        }))
     }
 }
 

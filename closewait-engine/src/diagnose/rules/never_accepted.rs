@@ -1,6 +1,6 @@
 //! Sockets that wait in their listener's backlog.
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -28,40 +28,43 @@ impl Rule for NeverAccepted {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if case.socket.accepted? {
             return None;
         }
-        let (local, age) = (case.socket.local, text::age(case));
-        let backlog = case
-            .listener
-            .map(|listener| &listener.what)
-            .map_or_else(String::new, |listener| format!(" ({} of {})", listener.backlog, listener.backlog_max));
-        let flow = case.group.flow.as_ref().filter(|_| case.listeners < 2);
-        let last_closed = flow.and_then(|flow| flow.last_closed);
-        let progress = match last_closed.filter(|closed| *closed >= case.entered) {
-            Some(closed) => format!(
-                "; other connections of the port were closed since, the last one {} ago: the accept loop is slow, or there was a \
+        Some(Judgement::new(Class::NeverAccepted, Certainty::Fact, move || {
+            let (local, age) = (case.socket.local, text::age(case));
+            let backlog = case
+                .listener
+                .map(|listener| &listener.what)
+                .map_or_else(String::new, |listener| format!(" ({} of {})", listener.backlog, listener.backlog_max));
+            let flow = case.group.flow.as_ref().filter(|_| case.listeners < 2);
+            let last_closed = flow.and_then(|flow| flow.last_closed);
+            let progress = match last_closed.filter(|closed| *closed >= case.entered) {
+                Some(closed) => format!(
+                    "; other connections of the port were closed since, the last one {} ago: the accept loop is slow, or there was a \
                  burst",
-                text::duration(case.now.since(closed))
-            ),
-            None => String::new(),
-        };
-        let find = match text::names(&text::tasks(case)) {
-            Some(who) => format!("see what keeps {who} from calling accept() sooner"),
-            None => {
-                format!("find the program that listens on port {} and see why it does not call accept()", local.port)
-            }
-        };
-        Some(Judgement {
-            class: Class::NeverAccepted,
-            certainty: Certainty::Fact,
-            text: format!(
-                "it waits in the backlog of the listener on {local}{backlog}: no program has accepted it, and the peer closed \
+                    text::duration(case.now.since(closed))
+                ),
+                None => String::new(),
+            };
+            let find = match text::names(&text::tasks(case)) {
+                Some(who) => format!("see what keeps {who} from calling accept() sooner"),
+                None => {
+                    format!(
+                        "find the program that listens on port {} and see why it does not call accept()",
+                        local.port
+                    )
+                }
+            };
+            Explanation {
+                text: format!(
+                    "it waits in the backlog of the listener on {local}{backlog}: no program has accepted it, and the peer closed \
                  {age} ago{progress}"
-            ),
-            next: text::ss_listeners(case, format!("{find}: the backlog is Recv-Q, its limit is Send-Q")),
-        })
+                ),
+                next: text::ss_listeners(case, format!("{find}: the backlog is Recv-Q, its limit is Send-Q")),
+            }
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Programs whose threads are all stopped.
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 use crate::process::NextStep;
 
@@ -21,27 +21,30 @@ impl Rule for OwnerStopped {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let waits = case.group.evidence.waits.filter(|waits| waits.all_stopped())?;
-        let (owner, frozen) = (text::owner(case), text::is_frozen(case));
-        let (state, next) = match (frozen, text::tasks(case).first()) {
-            (true, _) => ("frozen with its cgroup", text::dump(case).and("find out who froze it")),
-            (false, Some(task)) => (
-                "stopped",
-                NextStep::command("find out who stopped it, and let it continue", format!("kill -CONT {}", task.pid)),
-            ),
-            (false, None) => ("stopped", "find out who stopped it, and let it continue".into()),
-        };
-        let threads = match waits.threads {
-            1 => "its only thread".to_owned(),
-            threads => format!("all {threads} threads"),
-        };
-        Some(Judgement {
-            class: Class::Hung,
-            certainty: Certainty::Fact,
-            text: format!("{owner} is {state} ({threads}): it cannot run until somebody continues it"),
-            next,
-        })
+        Some(Judgement::new(Class::Hung, Certainty::Fact, move || {
+            let (owner, frozen) = (text::owner(case), text::is_frozen(case));
+            let (state, next) = match (frozen, text::tasks(case).first()) {
+                (true, _) => ("frozen with its cgroup", text::dump(case).and("find out who froze it")),
+                (false, Some(task)) => (
+                    "stopped",
+                    NextStep::command(
+                        "find out who stopped it, and let it continue",
+                        format!("kill -CONT {}", task.pid),
+                    ),
+                ),
+                (false, None) => ("stopped", "find out who stopped it, and let it continue".into()),
+            };
+            let threads = match waits.threads {
+                1 => "its only thread".to_owned(),
+                threads => format!("all {threads} threads"),
+            };
+            Explanation {
+                text: format!("{owner} is {state} ({threads}): it cannot run until somebody continues it"),
+                next,
+            }
+        }))
     }
 }
 

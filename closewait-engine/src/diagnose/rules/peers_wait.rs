@@ -1,7 +1,7 @@
 //! Peers on this host that wait for an answer.
 
 use crate::diagnose::{
-    About, Case, Judgement, Rule,
+    About, Case, Explanation, Judgement, Rule,
     evidence::{CounterEvidence, EvidenceReading},
     text,
 };
@@ -25,24 +25,24 @@ impl Rule for PeersWait {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if !case.is_server() || CounterEvidence::PeersWait.read(case) != EvidenceReading::Present {
             return None;
         }
-        let ends = case.group.evidence.peer_ends;
-        let owner = text::owner(case);
-        Some(Judgement {
-            class: Class::HalfClose,
-            certainty: Certainty::Medium,
-            text: format!(
-                "{} of {} peers on this host have closed only their sending side and still wait for {owner} to answer",
-                ends.half_closed, ends.read,
-            ),
-            next: format!(
-                "nothing while {owner} works on it; a timeout for half-closed connections would limit the wait"
-            )
-            .into(),
-        })
+        Some(Judgement::new(Class::HalfClose, Certainty::Medium, move || {
+            let ends = case.group.evidence.peer_ends;
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{} of {} peers on this host have closed only their sending side and still wait for {owner} to answer",
+                    ends.half_closed, ends.read,
+                ),
+                next: format!(
+                    "nothing while {owner} works on it; a timeout for half-closed connections would limit the wait"
+                )
+                .into(),
+            }
+        }))
     }
 }
 

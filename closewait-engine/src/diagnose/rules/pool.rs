@@ -1,6 +1,6 @@
 //! Idle connections of a pool.
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
 /// Detects idle connections of a pool, which checks a connection only when it needs one.
@@ -34,7 +34,7 @@ impl Rule for Pool {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if !case.is_client() {
             return None;
         }
@@ -89,16 +89,14 @@ impl Rule for Pool {
                 .into(),
             ),
         };
-        Some(Judgement {
-            class,
-            certainty,
+        Some(Judgement::new(class, certainty, move || Explanation {
             text: format!(
                 "{owner} keeps {count} to {remote} that the server has closed, the oldest {age} ago: {evidence}{threads}",
                 count = text::count(count.max(1), "idle connection"),
                 age = text::duration(case.group.oldest),
             ),
             next,
-        })
+        }))
     }
 }
 

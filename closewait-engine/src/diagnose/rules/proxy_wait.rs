@@ -1,6 +1,6 @@
 //! Proxies that keep one connection until the other one ends.
 
-use crate::diagnose::{About, Judgement, Rule, Trend, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Connection},
@@ -36,7 +36,7 @@ impl Rule for ProxyWait {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let (proxy_peer, paired, count) = (case.proxy_peers.own.as_ref()?, case.proxy_peers.paired, case.group.count);
         if paired == 0 || u64::from(paired) * 2 < u64::from(count) {
             return None;
@@ -45,30 +45,30 @@ impl Rule for ProxyWait {
         let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
         let serves = case.group.evidence.progresses(case.now) == Some(true);
         let sure = piles_up && !serves && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
-        let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
-        let state = match proxy_peer.state {
-            Connection::Established => "which is open",
-            Connection::FinWait1 => "which it has closed, without an acknowledgement yet",
-            Connection::FinWait2 => "which it has closed and the other end has not",
-        };
-        let owner = text::owner(case);
-        let is_haproxy = case.processes.iter().any(|process| process.runtime == Some(ProgramRuntime::HaProxy));
-        Some(Judgement {
-            class: Class::ProxyWait,
-            certainty: if sure { Certainty::High } else { Certainty::Medium },
-            text: format!(
-                "{owner} has another connection with matching times, to {remote}, {state}; {paired} of {count} in its group \
+        Some(Judgement::new(Class::ProxyWait, if sure { Certainty::High } else { Certainty::Medium }, move || {
+            let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
+            let state = match proxy_peer.state {
+                Connection::Established => "which is open",
+                Connection::FinWait1 => "which it has closed, without an acknowledgement yet",
+                Connection::FinWait2 => "which it has closed and the other end has not",
+            };
+            let owner = text::owner(case);
+            let is_haproxy = case.processes.iter().any(|process| process.runtime == Some(ProgramRuntime::HaProxy));
+            Explanation {
+                text: format!(
+                    "{owner} has another connection with matching times, to {remote}, {state}; {paired} of {count} in its group \
                  have one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
-                remote = proxy_peer.socket.remote,
-                count = text::count(count, "socket"),
-            ),
-            next: format!(
-                "see what {towards} does with the connections of {owner}; a timeout for half-closed connections in \
+                    remote = proxy_peer.socket.remote,
+                    count = text::count(count, "socket"),
+                ),
+                next: format!(
+                    "see what {towards} does with the connections of {owner}; a timeout for half-closed connections in \
                  the proxy limits the wait{haproxy}",
-                haproxy = if is_haproxy { " (`timeout client-fin`)" } else { "" },
-            )
-            .into(),
-        })
+                    haproxy = if is_haproxy { " (`timeout client-fin`)" } else { "" },
+                )
+                .into(),
+            }
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Programs whose clients share few connections to another program.
 
-use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 use crate::process::ProgramRuntime;
 
@@ -34,7 +34,7 @@ impl Rule for Queue {
         &[CounterEvidence::LateExits, CounterEvidence::PeersWait, CounterEvidence::Sending]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         if !case.is_server() {
             return None;
@@ -58,55 +58,56 @@ impl Rule for Queue {
             (1.., Some(false) | None) => Class::Unknown,
             (_, _) => return None,
         };
-        let owner = text::owner(case);
-        Some(Judgement {
-            class,
-            certainty: Certainty::Low,
-            text: format!(
-                "{early}{connections} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, as in a \
-                 queue or a tunnel",
-                early = if class == Class::Hung { super::early(case, Certainty::Low, "hung") } else { String::new() },
-                connections = text::count(waiting, "connection"),
-                wait = if waiting == 1 { "waits" } else { "wait" },
-                count = text::count(case.group.count.max(1), "socket"),
-            ),
-            next: text::ss_connections(
-                case,
-                format!("see which connections of {owner} wait, and what their other ends do"),
-            ),
-        })
+        Some(Judgement::new(class, Certainty::Low, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{early}{connections} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, \
+                     as in a queue or a tunnel",
+                    early =
+                        if class == Class::Hung { super::early(case, Certainty::Low, "hung") } else { String::new() },
+                    connections = text::count(waiting, "connection"),
+                    wait = if waiting == 1 { "waits" } else { "wait" },
+                    count = text::count(case.group.count.max(1), "socket"),
+                ),
+                next: text::ss_connections(
+                    case,
+                    format!("see which connections of {owner} wait, and what their other ends do"),
+                ),
+            }
+        }))
     }
 }
 
 /// Returns the judgement on a proxy without a TCP connection that waits: the other program may be behind a UNIX socket.
-fn behind(case: &Case<'_>) -> Judgement {
-    let owner = text::owner(case);
-    Judgement {
-        class: Class::ProxyWait,
-        certainty: Certainty::Low,
-        text: format!(
-            "{owner} has read these requests, not answered them, and waits for events: the {count} may wait for a program that \
-             answers over a UNIX socket",
-            count = text::count(case.group.count.max(1), "socket"),
-        ),
-        next: format!("see which program answers the requests of {owner}, and what that does").into(),
-    }
+fn behind<'c>(case: &'c Case<'_>) -> Judgement<'c> {
+    Judgement::new(Class::ProxyWait, Certainty::Low, move || {
+        let owner = text::owner(case);
+        Explanation {
+            text: format!(
+                "{owner} has read these requests, not answered them, and waits for events: the {count} may wait for a program \
+                 that answers over a UNIX socket",
+                count = text::count(case.group.count.max(1), "socket"),
+            ),
+            next: format!("see which program answers the requests of {owner}, and what that does").into(),
+        }
+    })
 }
 
 /// Returns the judgement on a program whose threads wait until another program accepts their connections.
-fn connect(case: &Case<'_>, connecting: u32) -> Judgement {
-    let owner = text::owner(case);
-    let wait = if connecting == 1 { "thread waits" } else { "threads wait" };
-    Judgement {
-        class: Class::ProxyWait,
-        certainty: Certainty::Low,
-        text: format!(
-            "{connecting} {wait} in connect(), and {owner} has {count}: the program that it connects to does not answer.{doing}",
-            count = text::count(case.group.count.max(1), "socket"),
-            doing = text::doing(case),
-        ),
-        next: text::ss_connecting(case, format!("see where {owner} connects to, and why that does not answer")),
-    }
+fn connect<'c>(case: &'c Case<'_>, connecting: u32) -> Judgement<'c> {
+    Judgement::new(Class::ProxyWait, Certainty::Low, move || {
+        let owner = text::owner(case);
+        let wait = if connecting == 1 { "thread waits" } else { "threads wait" };
+        Explanation {
+            text: format!(
+                "{connecting} {wait} in connect(), and {owner} has {count}: the program that it connects to does not answer.{doing}",
+                count = text::count(case.group.count.max(1), "socket"),
+                doing = text::doing(case),
+            ),
+            next: text::ss_connecting(case, format!("see where {owner} connects to, and why that does not answer")),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Clients that still read what the server has sent.
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
 /// Detects clients that read a response slowly: the amount of unread data falls, or their only thread hands on what it has read.
@@ -28,42 +28,44 @@ impl Rule for ReadsSlowly {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let (clients, count) = (&case.group.evidence.clients, case.group.count);
         let most = |number| case.group.is_most(number);
-        let owner = text::owner(case);
         if !case.is_client() {
             return None;
         }
         let writes = case.group.evidence.waits.is_some_and(|waits| waits.threads == 1 && waits.writing == 1);
         if !most(clients.reading) && writes && most(clients.responses + clients.closing_messages) {
-            return Some(Judgement {
-                class: Class::Transient,
-                certainty: Certainty::Low,
-                text: format!(
-                    "the only thread of {owner} waits in a write call, while data from {} is unread",
-                    case.socket.remote
-                ),
-                next: text::dump(case).and(&format!("see what {owner} writes to, and why that does not take the data")),
-            });
+            return Some(Judgement::new(Class::Transient, Certainty::Low, move || {
+                let owner = text::owner(case);
+                Explanation {
+                    text: format!(
+                        "the only thread of {owner} waits in a write call, while data from {} is unread",
+                        case.socket.remote
+                    ),
+                    next: text::dump(case)
+                        .and(&format!("see what {owner} writes to, and why that does not take the data")),
+                }
+            }));
         }
         if !most(clients.reading) {
             return None;
         }
-        Some(Judgement {
-            class: Class::Transient,
-            certainty: Certainty::Medium,
-            text: format!(
-                "{owner} still reads what {remote} sent before the FIN: less and less is unread on {reading} of {count}",
-                reading = clients.reading,
-                remote = case.socket.remote,
-                count = text::count(count.max(1), "socket"),
-            ),
-            next: format!(
-                "see what {owner} does between two reads: it closes the connection when it has read everything"
-            )
-            .into(),
-        })
+        Some(Judgement::new(Class::Transient, Certainty::Medium, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{owner} still reads what {remote} sent before the FIN: less and less is unread on {reading} of {count}",
+                    reading = clients.reading,
+                    remote = case.socket.remote,
+                    count = text::count(count.max(1), "socket"),
+                ),
+                next: format!(
+                    "see what {owner} does between two reads: it closes the connection when it has read everything"
+                )
+                .into(),
+            }
+        }))
     }
 }
 

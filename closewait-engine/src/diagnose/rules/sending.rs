@@ -1,6 +1,6 @@
 //! Connections with unacknowledged data.
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
 /// Detects connections with data in their send queue, which are in use.
@@ -26,31 +26,31 @@ impl Rule for Sending {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let queued = case.socket.send_queue_bytes.filter(|queued| *queued > 0)?;
         if evidence.sending * 2 <= case.group.count {
             return None;
         }
-        let (owner, remote) = (text::owner(case), case.socket.remote);
-        let writers = evidence.waits.map_or(0, |waits| waits.writing);
-        let waits = match writers {
-            0 => String::new(),
-            1 => "; one of its threads waits in a send call".to_owned(),
-            threads => format!("; {threads} of its threads wait in send calls"),
-        };
         let (class, certainty) =
             if case.is_client() { (Class::Unknown, Certainty::Low) } else { (Class::Transient, Certainty::Medium) };
-        Some(Judgement {
-            class,
-            certainty,
-            text: format!(
-                "{owner} has sent {queued} bytes (Send-Q) that {remote} has not acknowledged, {age} after the FIN: the \
+        Some(Judgement::new(class, certainty, move || {
+            let (owner, remote) = (text::owner(case), case.socket.remote);
+            let writers = evidence.waits.map_or(0, |waits| waits.writing);
+            let waits = match writers {
+                0 => String::new(),
+                1 => "; one of its threads waits in a send call".to_owned(),
+                threads => format!("; {threads} of its threads wait in send calls"),
+            };
+            Explanation {
+                text: format!(
+                    "{owner} has sent {queued} bytes (Send-Q) that {remote} has not acknowledged, {age} after the FIN: the \
                  connection is in use{waits}",
-                age = text::age(case),
-            ),
-            next: format!("see why {remote} does not read; a send timeout in {owner} limits the wait").into(),
-        })
+                    age = text::age(case),
+                ),
+                next: format!("see why {remote} does not read; a send timeout in {owner} limits the wait").into(),
+            }
+        }))
     }
 }
 

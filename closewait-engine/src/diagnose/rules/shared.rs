@@ -1,6 +1,6 @@
 //! Sockets with descriptors in several processes.
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -34,7 +34,7 @@ impl Rule for Shared {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let tasks = text::tasks(case);
         if super::is_passed_on(case)? || !case.is_server() || tasks.len() < 2 {
             return None;
@@ -44,19 +44,15 @@ impl Rule for Shared {
             return None;
         }
         let (count, who) = (tasks.len(), text::names(&tasks)?);
-        Some(Judgement {
-            class: Class::Inherited,
-            certainty: Certainty::Low,
-            text: format!(
+        Some(Judgement::new(Class::Inherited, Certainty::Low, move || {
+            Explanation { text: format!(
                 "{count} processes have it, {age} after the peer closed: {who}. The kernel sends the FIN when the last copy is \
                  closed",
                 age = text::age(case)
-            ),
-            next:
-                "see which of them serves it; the others have to close their copies after fork(), as a parent has to for a \
+            ), next: "see which of them serves it; the others have to close their copies after fork(), as a parent has to for a \
                  connection that its child serves"
-                    .into(),
-        })
+                    .into() }
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Programs that are slow but finish.
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
 /// Detects a slow program: if a client has a short timeout, the socket remains in CLOSE_WAIT until the handler finishes.
@@ -24,26 +24,27 @@ impl Rule for Slow {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let exits = case.group.evidence.late_exits.filter(|exits| exits.is_current(case.now))?;
-        let owner = text::owner(case);
-        let port = if case.is_client() {
-            format!("to {}", case.socket.remote)
-        } else {
-            format!("on port {}", text::port(case))
-        };
-        Some(Judgement {
-            class: Class::Transient,
-            certainty: Certainty::Medium,
-            text: format!(
-                "{owner} is slow, not stuck: it ended {count} other sockets {port} after up to {longest}, the last one \
+        let last = exits.last?;
+        Some(Judgement::new(Class::Transient, Certainty::Medium, move || {
+            let owner = text::owner(case);
+            let port = if case.is_client() {
+                format!("to {}", case.socket.remote)
+            } else {
+                format!("on port {}", text::port(case))
+            };
+            Explanation {
+                text: format!(
+                    "{owner} is slow, not stuck: it ended {count} other sockets {port} after up to {longest}, the last one \
                  {last} ago",
-                count = exits.count,
-                longest = text::duration(exits.longest),
-                last = text::duration(case.now.since(exits.last?)),
-            ),
-            next: format!("see which requests {port} take longer than their clients wait").into(),
-        })
+                    count = exits.count,
+                    longest = text::duration(exits.longest),
+                    last = text::duration(case.now.since(last)),
+                ),
+                next: format!("see which requests {port} take longer than their clients wait").into(),
+            }
+        }))
     }
 }
 

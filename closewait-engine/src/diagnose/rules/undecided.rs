@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::{About, Case, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class, Dwell};
 
 /// Covers groups whose sockets have just entered CLOSE_WAIT.
@@ -38,7 +38,7 @@ impl Rule for Fresh {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if case.group.oldest.max(case.age()) >= FRESH {
             return None;
         }
@@ -51,13 +51,11 @@ impl Rule for Fresh {
             }
             (Dwell::Exact(_), None) => (Certainty::Medium, String::new()),
         };
-        Some(Judgement {
-            class: Class::Transient,
-            certainty,
+        Some(Judgement::new(Class::Transient, certainty, move || Explanation {
             text: format!("the peer closed {} ago, too recently to judge{others}", text::age(case)),
             next: format!("nothing, unless it is still in CLOSE_WAIT after {}", text::duration(case.stuck_after))
                 .into(),
-        })
+        }))
     }
 }
 
@@ -75,13 +73,11 @@ impl Rule for TooEarly {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if case.group.oldest.max(case.age()) >= super::SURE_AGE {
             return None;
         }
-        Some(Judgement {
-            class: Class::Unknown,
-            certainty: Certainty::Low,
+        Some(Judgement::new(Class::Unknown, Certainty::Low, move || Explanation {
             text: format!(
                 "too early to tell: the oldest of {count} in its group entered {age} ago, and {owner} has not closed it",
                 count = text::count(case.group.count.max(1), "socket"),
@@ -89,7 +85,7 @@ impl Rule for TooEarly {
                 owner = text::owner(case),
             ),
             next: text::list(case, "check again"),
-        })
+        }))
     }
 }
 
@@ -112,30 +108,30 @@ impl Rule for NoDemand {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         if !case.is_server() || evidence.demand > 0 || evidence.late_exits.is_none() {
             return None;
         }
-        let (owner, port) = (text::owner(case), text::port(case));
         // The threads that a runtime has for itself, and those that wait for work, prove nothing.
         let blocked =
             evidence.waits.filter(|waits| waits.complete && !waits.multiplexes && waits.idle_loop != Some(true));
         let hangs = blocked.is_some_and(|waits| {
             case.group.count >= 2 && waits.blocked.saturating_sub(waits.of_runtime) >= case.group.count
         });
-        Some(Judgement {
-            class: if hangs { Class::Hung } else { Class::Unknown },
-            certainty: Certainty::Low,
-            text: format!(
-                "no other socket has entered on port {port} since the onset, {age} ago, so it is unknown whether {owner} still \
+        Some(Judgement::new(if hangs { Class::Hung } else { Class::Unknown }, Certainty::Low, move || {
+            let (owner, port) = (text::owner(case), text::port(case));
+            Explanation {
+                text: format!(
+                    "no other socket has entered on port {port} since the onset, {age} ago, so it is unknown whether {owner} still \
                  answers requests{looks}.{doing}",
-                looks = if hangs { "; it looks hung, because its threads wait without a timeout" } else { "" },
-                age = text::duration(case.group.oldest),
-                doing = text::doing(case),
-            ),
-            next: format!("send a request to port {port} and see whether {owner} answers").into(),
-        })
+                    looks = if hangs { "; it looks hung, because its threads wait without a timeout" } else { "" },
+                    age = text::duration(case.group.oldest),
+                    doing = text::doing(case),
+                ),
+                next: format!("send a request to port {port} and see whether {owner} answers").into(),
+            }
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Accepted or connected sockets of which no process has a descriptor.
 
-use crate::diagnose::{About, Judgement, Rule, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, text};
 use crate::process::NextStep;
 use crate::{
     diagnose::Case,
@@ -33,7 +33,7 @@ impl Rule for Unheld {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         if !(case.socket.accepted? && case.owners?.is_empty()) {
             return None;
         }
@@ -62,7 +62,7 @@ impl Rule for Unheld {
                 NextStep::command("see whether all processes could be scanned", "closewait doctor"),
             ),
         };
-        Some(Judgement { class: Class::Unknown, certainty, text, next })
+        Some(Judgement::new(Class::Unknown, certainty, move || Explanation { text, next }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Servers that work, and may finish these sockets.
 
-use crate::diagnose::{About, Case, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class, ReadState};
 
 /// Detects a server with a thread for each socket that waits with a timeout, and so will finish.
@@ -36,7 +36,7 @@ impl Rule for Working {
         }
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let waits = evidence.waits.filter(|waits| waits.follows == Some(true))?;
         if !case.is_server() {
@@ -48,20 +48,21 @@ impl Rule for Working {
             (true, false) => (Class::Transient, Certainty::Low),
             (false, _) => (Class::Unknown, Certainty::Low),
         };
-        let owner = text::owner(case);
-        Some(Judgement {
-            class,
-            certainty,
-            text: format!(
-                "{limited} with a timeout, one for each new socket: each thread seems to work on one socket{others}",
-                limited = match waits.limited {
-                    1 => format!("1 thread of {owner} waits"),
-                    many => format!("{many} threads of {owner} wait"),
-                },
-                others = if serves { ", and other connections are served" } else { "" },
-            ),
-            next: format!("see which requests on port {} take longer than their clients wait", text::port(case)).into(),
-        })
+        Some(Judgement::new(class, certainty, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{limited} with a timeout, one for each new socket: each thread seems to work on one socket{others}",
+                    limited = match waits.limited {
+                        1 => format!("1 thread of {owner} waits"),
+                        many => format!("{many} threads of {owner} wait"),
+                    },
+                    others = if serves { ", and other connections are served" } else { "" },
+                ),
+                next: format!("see which requests on port {} take longer than their clients wait", text::port(case))
+                    .into(),
+            }
+        }))
     }
 }
 
@@ -92,13 +93,11 @@ impl Rule for ServesOthers {
         ]
     }
 
-    fn check(&self, case: &Case<'_>) -> Option<Judgement> {
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         if !case.is_server() || evidence.progresses(case.now) != Some(true) {
             return None;
         }
-        let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
-        let count = text::count(case.group.count.max(1), "socket");
         let most = |number| case.group.is_most(number);
         let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes);
         let idle_threads = waits
@@ -118,24 +117,26 @@ impl Rule for ServesOthers {
             }
             (false, _, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
         };
-        let subject = if evidence.serves_others() == Some(true) {
-            format!("{owner} serves other connections of port {port} and")
-        } else {
-            format!("other connections of port {port} are served, and {owner}")
-        };
-        Some(Judgement {
-            class,
-            certainty: Certainty::Low,
-            text: format!("{subject} {what}: {count}, the oldest for {age}"),
-            next: text::list(
-                case,
-                if class == Class::Leak {
-                    "see which requests leave these sockets behind, and whether they exit"
-                } else {
-                    "see whether they exit, or only become more"
-                },
-            ),
-        })
+        Some(Judgement::new(class, Certainty::Low, move || {
+            let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
+            let count = text::count(case.group.count.max(1), "socket");
+            let subject = if evidence.serves_others() == Some(true) {
+                format!("{owner} serves other connections of port {port} and")
+            } else {
+                format!("other connections of port {port} are served, and {owner}")
+            };
+            Explanation {
+                text: format!("{subject} {what}: {count}, the oldest for {age}"),
+                next: text::list(
+                    case,
+                    if class == Class::Leak {
+                        "see which requests leave these sockets behind, and whether they exit"
+                    } else {
+                        "see whether they exit, or only become more"
+                    },
+                ),
+            }
+        }))
     }
 }
 

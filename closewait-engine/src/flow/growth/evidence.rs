@@ -208,7 +208,8 @@ impl Engine {
         let waiting = members.iter().filter(|(_, one)| one.socket.accepted == Some(false));
         let unaccepted_since = waiting.clone().next().map(|(_, one)| one.since.latest());
         let unaccepted = waiting.count();
-        let listener = grouping.listener(&oldest.socket);
+        let origins = grouping.origins(&oldest.socket);
+        let listener = origins.listener;
         let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
         let ages = |permille: usize| {
             // The oldest sockets come first.
@@ -238,7 +239,7 @@ impl Engine {
         let limits = limits.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
         let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
         let forecast = forecasts.min_by_key(|forecast| forecast.left);
-        let judged = grouping.verdict(key, oldest);
+        let (judged, proxy_peer) = grouping.judge(key, oldest, origins, |_, _| true);
         let undecided = matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
         let grows = course.filter(|course| undecided && matches!(course.shape, Shape::Linear | Shape::Accelerating));
         let group = flow_key.group();
@@ -271,7 +272,7 @@ impl Engine {
             process: process.cloned().map(Box::new),
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
-            proxy_peer: grouping.proxy_peer(key, oldest).cloned(),
+            proxy_peer: proxy_peer.cloned(),
             history: moments.collect(),
         };
         Some(Pileup {
