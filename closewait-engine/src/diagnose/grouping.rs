@@ -126,7 +126,6 @@ fn join_sole_owners(
 /// Returns the connections in CLOSE_WAIT of each owner that opened some.
 fn owner_clients(gathered: &HashMap<GroupKey, GroupBuilder<'_>, KeyedState>) -> BTreeMap<GroupOwner, OwnerClients> {
     let mut clients = BTreeMap::<GroupOwner, (u32, Vec<BootTime>)>::new();
-    #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
     for ((owner, flow_key), group) in gathered {
         if let (GroupOwner::Held(..), FlowKey::Remote(..)) = (owner, flow_key) {
             let (groups, entries) = clients.entry(*owner).or_default();
