@@ -80,12 +80,12 @@ pub fn cpu_used() -> Duration {
     Duration::from_nanos(CPU_USED.load(Ordering::Relaxed))
 }
 
-/// Does `work` on a thread of its own, and adds its CPU time to [`cpu_used`].
+/// Does `work`, and adds its CPU time to [`cpu_used`]. The caller is a thread whose CPU time nothing else counts.
 pub fn counted<T>(work: impl FnOnce() -> T) -> T {
-    let before = clock::thread_cpu();
+    let start = clock::thread_cpu();
     let result = work();
-    let cpu = clock::thread_cpu().saturating_sub(before);
-    CPU_USED.fetch_add(u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    let used = clock::thread_cpu().saturating_sub(start);
+    CPU_USED.fetch_add(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     result
 }
 

@@ -71,6 +71,11 @@ enum ConnectionsPart {
     Ended { pid: u32, at: BootTime, read: io::Result<bool> },
 }
 
+/// Whether a read failed because the kernel has no iterator over one process.
+fn means_no_iterator(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
 impl ProxyPeerReader {
     /// Hands the other connections of these processes to `each`, and which were read. Another thread reads the next
     /// ones meanwhile: the kernel takes as long to describe a connection as the engine takes to store it. Returns
@@ -90,26 +95,25 @@ impl ProxyPeerReader {
             ConnectionsPart::Ended { read: Ok(false), .. } => {}
             ConnectionsPart::Ended { pid, read: Err(error), .. } => {
                 log::debug!("the other connections of process {pid} cannot be seen: {error}");
-                is_possible &= error.raw_os_error() != Some(libc::EINVAL);
+                is_possible &= !means_no_iterator(&error);
             }
         };
         let (sender, parts) = mpsc::sync_channel(MAX_PARTS);
         thread::scope(|scope| {
-            let read = move || deadline::counted(|| self.parts(pids, |part| sender.send(part).is_ok()));
+            // The receiver ends early only if `take` panics, which the scope passes on.
+            let put = move |part| drop(sender.send(part));
+            let read = move || deadline::counted(|| self.parts(pids, put));
             match thread::Builder::new().name("closewait-peers".to_owned()).spawn_scoped(scope, read) {
                 Ok(_joined_by_the_scope) => parts.into_iter().for_each(&mut take),
                 // Out of threads.
-                Err(_) => self.parts(pids, |part| {
-                    take(part);
-                    true
-                }),
+                Err(_) => self.parts(pids, &mut take),
             }
         });
         is_possible
     }
 
-    /// Hands the other connections of these processes to `put` in parts, until it returns `false`.
-    fn parts(&self, pids: &[u32], mut put: impl FnMut(ConnectionsPart) -> bool) {
+    /// Hands the other connections of these processes to `put` in parts.
+    fn parts(&self, pids: &[u32], mut put: impl FnMut(ConnectionsPart)) {
         for pid in pids.iter().copied() {
             // The findings may be as old as this.
             let at = clock::now();
@@ -124,8 +128,9 @@ impl ProxyPeerReader {
                 records.extend_from_slice(bytes);
             });
             put(ConnectionsPart::Records(records));
-            let has_no_iterator = matches!(&read, Err(error) if error.raw_os_error() == Some(libc::EINVAL));
-            if !put(ConnectionsPart::Ended { pid, at, read }) || has_no_iterator {
+            let has_no_iterator = read.as_ref().is_err_and(means_no_iterator);
+            put(ConnectionsPart::Ended { pid, at, read });
+            if has_no_iterator {
                 return;
             }
         }
