@@ -127,6 +127,16 @@ impl Waits {
         self.blocked + self.limited + self.running + self.writing + self.connecting
     }
 
+    /// Returns the number of blocked threads that are not the runtime's own.
+    pub fn blocked_of_program(&self) -> u32 {
+        self.blocked.saturating_sub(self.of_runtime)
+    }
+
+    /// Whether the threads show what single connections wait for: the wait reason of each is known, and each has one task.
+    pub fn show_connections(&self) -> bool {
+        self.complete && !self.multiplexes
+    }
+
     /// Whether all threads are stopped or frozen.
     pub fn all_stopped(&self) -> bool {
         self.threads > 0 && self.stopped == self.threads

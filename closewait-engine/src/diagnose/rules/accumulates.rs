@@ -61,28 +61,29 @@ impl Rule for Accumulates {
             return to_many_remotes(case);
         }
         let more_than_threads = evidence.waits.is_some_and(|waits| waits.complete && case.group.count > waits.threads);
-        Some(Judgement::new(
-            Class::Leak,
-            if more_than_threads { Certainty::Medium } else { Certainty::Low },
-            move || {
-                let (owner, remote) = (text::owner(case), case.socket.remote);
-                let threads = match evidence.waits {
-                    Some(waits) if more_than_threads => {
-                        format!("; it has only {}", text::count(waits.threads, "thread"))
-                    }
-                    Some(_) | None => String::new(),
-                };
-                Explanation { text: format!(
-                "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago, and opened {opened} of them \
-                 after that{threads}",
-                count = text::count(case.group.count.max(1), "connection"),
-                age = text::duration(case.group.oldest),
-            ), next: format!(
-                "find the calls to {remote} in {owner} whose response or connection is not closed; check the paths for errors, \
-                 redirects, statuses other than 200, and canceled calls"
-            ).into() }
-            },
-        ))
+        let certainty = if more_than_threads { Certainty::Medium } else { Certainty::Low };
+        Some(Judgement::new(Class::Leak, certainty, move || {
+            let (owner, remote) = (text::owner(case), case.socket.remote);
+            let threads = match evidence.waits {
+                Some(waits) if more_than_threads => {
+                    format!("; it has only {}", text::count(waits.threads, "thread"))
+                }
+                Some(_) | None => String::new(),
+            };
+            Explanation {
+                text: format!(
+                    "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago, and opened {opened} of \
+                     them after that{threads}",
+                    count = text::count(case.group.count.max(1), "connection"),
+                    age = text::duration(case.group.oldest),
+                ),
+                next: format!(
+                    "find the calls to {remote} in {owner} whose response or connection is not closed; check the paths for \
+                     errors, redirects, statuses other than 200, and canceled calls"
+                )
+                .into(),
+            }
+        }))
     }
 }
 

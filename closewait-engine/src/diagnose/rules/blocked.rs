@@ -103,7 +103,7 @@ impl Rule for Blocked {
             // Such a runtime parks its idle threads without a timeout.
             Some(false) | None if !waits.multiplexes && (serves_nothing || enough) => {
                 // The runtime's own threads prove nothing.
-                let of_program = u64::from(waits.blocked.saturating_sub(waits.of_runtime));
+                let of_program = u64::from(waits.blocked_of_program());
                 let surest = if of_program * 2 >= count { Certainty::High } else { Certainty::Low };
                 (surest, format!("{} without a timeout", threads(&waits, waits.blocked)))
             }
@@ -184,8 +184,9 @@ impl Rule for PartlyBlocked {
         }
         Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
             text: format!(
-                "{served}, but {owner} has not closed {count}, the oldest for {since}; {threads} without a timeout.{doing}",
-                served = format_args!("other connections of port {} are served", text::port(case)),
+                "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; \
+                 {threads} without a timeout.{doing}",
+                port = text::port(case),
                 owner = text::owner(case),
                 count = text::count(count, "socket"),
                 since = text::duration(case.group.oldest),

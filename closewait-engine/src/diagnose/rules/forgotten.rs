@@ -1,6 +1,10 @@
 //! Sockets that no thread works on.
 
-use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{
+    About, Case, Explanation, Judgement, Rule,
+    evidence::{CounterEvidence, Waits},
+    text,
+};
 use crate::model::{Certainty, Class};
 
 /// Detects a program whose threads wait for new work only, so that no thread will close these sockets.
@@ -52,7 +56,7 @@ impl Rule for Forgotten {
 
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
-        let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes)?;
+        let waits = evidence.waits.filter(Waits::show_connections)?;
         let waiting = evidence.backends?.waiting;
         let idle = match waits.idle_loop {
             Some(idle) => idle && waits.limited == 0,
@@ -89,15 +93,19 @@ impl Rule for Forgotten {
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
             let owner = text::owner(case);
             let others = if serves { "serves other connections" } else { "is idle" };
-            Explanation { text: format!(
-                "{owner} {others} and has {count} open whose peers closed up to {age} ago: its threads wait for new work only, \
-                 and none works on these",
-                count = text::count(case.group.count.max(1), "socket"),
-                age = text::duration(case.group.oldest),
-            ), next: format!(
-                "find the code path in {owner} that skips close(): see which requests leave a socket behind, and what happens \
-                 when the peer closes first"
-            ).into() }
+            Explanation {
+                text: format!(
+                    "{owner} {others} and has {count} open whose peers closed up to {age} ago: its threads wait for new work \
+                     only, and none works on these",
+                    count = text::count(case.group.count.max(1), "socket"),
+                    age = text::duration(case.group.oldest),
+                ),
+                next: format!(
+                    "find the code path in {owner} that skips close(): see which requests leave a socket behind, and what \
+                     happens when the peer closes first"
+                )
+                .into(),
+            }
         }))
     }
 }
@@ -106,7 +114,7 @@ impl Rule for Forgotten {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Backends, Siblings, Waits},
+        evidence::{Backends, Siblings},
         testing::Scene,
     };
 

@@ -62,12 +62,17 @@ impl Rule for Gone {
         Some(Judgement::new(class, certainty, move || {
             let (how, when, owner) = (how(gone.how), when(gone, ago), text::owner(case));
             let pool = if case.is_client() { " A connection pool would notice this at the next use." } else { "" };
-            Explanation { text: format!(
-                "{how} {when}, but {owner} still has its descriptor: it counts against the limit of open files \
-                 and appears in no list of connections.{pool}"
-            ), next: format!(
-                "find out why {owner} does not close it; a read of it returns at once, with an error or the end of the data"
-            ).into() }
+            Explanation {
+                text: format!(
+                    "{how} {when}, but {owner} still has its descriptor: it counts against the limit of open files \
+                     and appears in no list of connections.{pool}"
+                ),
+                next: format!(
+                    "find out why {owner} does not close it; a read of it returns at once, with an error or the end of the \
+                     data"
+                )
+                .into(),
+            }
         }))
     }
 }

@@ -64,10 +64,14 @@ impl Rule for Inherited {
         let (certainty, text) = original_closed(case, &tasks).or_else(|| shared(case, &tasks))?;
         Some(Judgement::new(Class::Inherited, certainty, move || {
             let who = text::owner(case);
-            Explanation { text: format!("{text}. The kernel sends the FIN when the last copy is closed"), next: format!(
-                "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the socket \
-                 with SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec"
-            ).into() }
+            Explanation {
+                text: format!("{text}. The kernel sends the FIN when the last copy is closed"),
+                next: format!(
+                    "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the \
+                     socket with SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec"
+                )
+                .into(),
+            }
         }))
     }
 }

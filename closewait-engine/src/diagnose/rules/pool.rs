@@ -42,10 +42,11 @@ impl Rule for Pool {
         let (owner, remote) = (text::owner(case), case.socket.remote);
         let most = |number| case.group.is_most(number);
         let one_event = clients.same_moment >= 3 && most(clients.same_moment);
+        let waits = case.group.evidence.waits;
         let opened = clients.opened_after_onset.unwrap_or(0);
         // A pool opens a new connection for an old one now and then, not always. Threads that each keep a connection may have
         // started one after the other.
-        let thread_for_each = case.group.evidence.waits.is_some_and(|waits| waits.complete && waits.threads >= count);
+        let thread_for_each = waits.is_some_and(|waits| waits.complete && waits.threads >= count);
         let accumulates = opened >= 2 && opened * 2 >= count && !thread_for_each;
         let (certainty, evidence) = if most(clients.closing_messages) && !accumulates {
             (
@@ -67,10 +68,7 @@ impl Rule for Pool {
             return None;
         };
         // Threads that wait without a timeout may wait for one of these: then the pool is exhausted.
-        let waiting =
-            case.group.evidence.waits.filter(|waits| {
-                !waits.multiplexes && waits.blocked.saturating_sub(waits.of_runtime) * 2 > waits.threads
-            });
+        let waiting = waits.filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads);
         let (class, certainty, threads, next) = match waiting {
             Some(waits) => (
                 Class::Unknown,

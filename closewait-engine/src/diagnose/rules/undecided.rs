@@ -114,11 +114,9 @@ impl Rule for NoDemand {
             return None;
         }
         // The threads that a runtime has for itself, and those that wait for work, prove nothing.
-        let blocked =
-            evidence.waits.filter(|waits| waits.complete && !waits.multiplexes && waits.idle_loop != Some(true));
-        let hangs = blocked.is_some_and(|waits| {
-            case.group.count >= 2 && waits.blocked.saturating_sub(waits.of_runtime) >= case.group.count
-        });
+        let blocked = evidence.waits.filter(|waits| waits.show_connections() && waits.idle_loop != Some(true));
+        let count = case.group.count;
+        let hangs = blocked.is_some_and(|waits| count >= 2 && waits.blocked_of_program() >= count);
         Some(Judgement::new(if hangs { Class::Hung } else { Class::Unknown }, Certainty::Low, move || {
             let (owner, port) = (text::owner(case), text::port(case));
             Explanation {

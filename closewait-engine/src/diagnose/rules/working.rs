@@ -1,6 +1,10 @@
 //! Servers that work, and may finish these sockets.
 
-use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{
+    About, Case, Explanation, Judgement, Rule,
+    evidence::{CounterEvidence, Waits},
+    text,
+};
 use crate::model::{Certainty, Class, ReadState};
 
 /// Detects a server with a thread for each socket that waits with a timeout, and so will finish.
@@ -99,7 +103,7 @@ impl Rule for ServesOthers {
             return None;
         }
         let most = |number| case.group.is_most(number);
-        let waits = evidence.waits.filter(|waits| waits.complete && !waits.multiplexes);
+        let waits = evidence.waits.filter(Waits::show_connections);
         let idle_threads = waits
             .is_some_and(|waits| waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count);
         // A program reads the FIN when it is done with the request, or about to be.
@@ -143,10 +147,7 @@ impl Rule for ServesOthers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::{
-        evidence::{Siblings, Waits},
-        testing::Scene,
-    };
+    use crate::diagnose::{evidence::Siblings, testing::Scene};
 
     #[test]
     fn one_sleeping_thread_for_each_socket_is_slow() {
