@@ -147,17 +147,7 @@ fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
             .cargo("test")
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             // For another target than the compiler's own, the flags are not those of build scripts.
-            .args([
-                "--profile",
-                "vm",
-                "--target",
-                TARGET,
-                "--package",
-                "closewait-agent",
-                "--test",
-                "kernel",
-                "--no-run",
-            ])
+            .args(["--profile=vm", "--target", TARGET, "--package", "closewait-agent", "--test", "kernel", "--no-run"])
             .arg("--message-format=json-render-diagnostics"),
     )
     .with_context(|| {
