@@ -30,6 +30,7 @@ impl Amplifier {
     }
 
     fn attach() -> io::Result<Self> {
+        lift_locked_memory()?;
         let types = fs::read("/sys/kernel/btf/vmlinux")?;
         let function = function_id(&types, b"inet_ehash_insert").ok_or(io::ErrorKind::NotFound)?;
         let (code, license) = (program(), c"GPL");
@@ -87,6 +88,20 @@ struct Open {
     name: u64,
     prog_fd: u32,
     _pad: u32,
+}
+
+/// Lets this process lock any amount of memory.
+///
+/// Before Linux 5.11 a program counts as locked memory of its user, together with all that the agents of tests beside
+/// this one have locked: `bpf_prog_charge_memlock` (kernel/bpf/syscall.c at v5.10) fails with EPERM beyond the limit.
+fn lift_locked_memory() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to a whole rlimit that outlives the call, which only reads it.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Calls a `bpf` command that returns a descriptor.
