@@ -289,7 +289,7 @@ pub enum Occupation {
 fn occupation_of(group: &ThreadGroup) -> Occupation {
     match group.wait() {
         Some(WaitKind::Events | WaitKind::Accept | WaitKind::Child | WaitKind::Signal) => Occupation::Idle,
-        Some(WaitKind::Sleep | WaitKind::Connect | WaitKind::Other) => Occupation::Waits,
+        Some(WaitKind::Event | WaitKind::Sleep | WaitKind::Connect | WaitKind::Other) => Occupation::Waits,
         Some(_) if group.limit == Some(WaitLimit::Limited) => Occupation::Waits,
         Some(WaitKind::Lock | WaitKind::Read(_) | WaitKind::Write | WaitKind::FileLock | WaitKind::Open) => {
             Occupation::Blocked

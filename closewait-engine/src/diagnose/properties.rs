@@ -92,6 +92,7 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
         running,
         cpu_permille: dice.below(200) as u32,
         events,
+        single: events * (dice.below(2) as u32),
         accepting,
         blocked,
         limited,
@@ -193,6 +194,10 @@ fn scene(numbers: Vec<u32>) -> Scene {
     }
     let exe = dice.one(&["/usr/bin/app", "/usr/bin/other", "", "/"]);
     scene.processes = vec![process(42, "app", "/usr/bin/app"), process(7, "parent", exe)];
+    if dice.below(4) == 0 {
+        scene.processes[0].parent = Some(7);
+        scene.processes[0].started_ns = scene.socket.last_received.map(|at| at.0);
+    }
     scene
 }
 

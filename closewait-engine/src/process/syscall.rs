@@ -27,6 +27,9 @@ pub enum WaitLimit {
 pub enum WaitKind {
     /// Event on any of several descriptors: epoll, poll, select, io_uring.
     Events,
+    /// Event on one descriptor, which is unknown: poll, as client libraries of databases read an answer and simple servers wait
+    /// for a connection.
+    Event,
     /// Lock, condition or another thread: futex, semop.
     Lock,
     /// End of a fixed time.
@@ -51,11 +54,13 @@ pub enum WaitKind {
     Other,
 }
 
-/// Meaning of a system call's first argument.
+/// Meaning of the argument that says what a system call waits for: the first, of poll the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum First {
+pub(super) enum Awaited {
     Descriptor,
     Address,
+    /// Number of descriptors.
+    Number,
     /// A value that threads cannot have in common.
     Own,
 }
@@ -81,8 +86,8 @@ enum LimitArgument {
     Unknown,
 }
 
-/// Row of [`TABLE`]: number, name, meaning of the first argument, object of the wait, place of the timeout.
-type SyscallRow = (i64, &'static str, First, WaitKind, LimitArgument);
+/// Row of [`TABLE`]: number, name, meaning of the argument that says what it waits for, object of the wait, place of the timeout.
+type SyscallRow = (i64, &'static str, Awaited, WaitKind, LimitArgument);
 
 /// `FUTEX_CMD_MASK` and the operations with a timeout (include/uapi/linux/futex.h at v6.12).
 const FUTEX_FLAGS: u64 = 128 | 256;
@@ -100,7 +105,7 @@ const LOCK_NB: u64 = 4;
 
 /// System calls that block, by number.
 const TABLE: [SyscallRow; 45] = {
-    use First::{Address, Descriptor, Own};
+    use Awaited::{Address, Descriptor, Number, Own};
     use LimitArgument::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
     use WaitKind::{Accept, Child, Connect, Events, FileLock, Lock, Open, Other, Read, Signal, Sleep, Write};
     [
@@ -108,7 +113,7 @@ const TABLE: [SyscallRow; 45] = {
         (1, "write", Descriptor, Write, Never),
         (3, "close", Descriptor, Other, Unknown),
         // `if (timeout_msecs >= 0)` in `SYSCALL_DEFINE3(poll)`, fs/select.c at v5.10.
-        (7, "poll", Own, Events, Milliseconds(2)),
+        (7, "poll", Number, Events, Milliseconds(2)),
         (17, "pread64", Descriptor, Read(None), Never),
         (18, "pwrite64", Descriptor, Write, Never),
         (19, "readv", Descriptor, Read(None), Never),
@@ -152,7 +157,7 @@ const TABLE: [SyscallRow; 45] = {
         (257, "openat", Own, Open, Never),
         // `if (tsp)` in `do_pselect` and `SYSCALL_DEFINE5(ppoll)`, fs/select.c at v5.10.
         (270, "pselect6", Own, Events, Pointer(4)),
-        (271, "ppoll", Own, Events, Pointer(2)),
+        (271, "ppoll", Number, Events, Pointer(2)),
         (275, "splice", Descriptor, Other, Never),
         (281, "epoll_pwait", Descriptor, Events, Milliseconds(3)),
         (288, "accept4", Descriptor, Accept, Never),
@@ -215,6 +220,13 @@ impl Syscall {
         self.row().is_some_and(|row| row.3 == WaitKind::Events)
     }
 
+    /// Returns the argument that says what the call waits for: a descriptor, the address of a lock, or of poll(2) and ppoll(2) the
+    /// number of descriptors.
+    pub fn awaited_of(self, args: &SyscallArgs) -> u64 {
+        let [first, second, ..] = *args;
+        if self.awaited() == Awaited::Number { second } else { first }
+    }
+
     /// Returns the longest possible wait in this call with these arguments; `wchan` is the kernel function in which the thread
     /// waits. `None` if unknown.
     pub fn wait_limit(self, args: &SyscallArgs, wchan: Option<&str>) -> Option<WaitLimit> {
@@ -247,7 +259,8 @@ impl Syscall {
         match self.restarted_kind(wchan?)? {
             WaitKind::Lock | WaitKind::Sleep => Some(WaitLimit::Limited),
             WaitKind::Events => Self::POLL.wait_limit(args, None),
-            WaitKind::Child
+            WaitKind::Event
+            | WaitKind::Child
             | WaitKind::Signal
             | WaitKind::Accept
             | WaitKind::Read(_)
@@ -272,12 +285,14 @@ impl Syscall {
     }
 
     /// Returns the object of a wait in this call.
-    pub(super) fn wait(self, first: Option<u64>, wchan: Option<&str>) -> WaitKind {
+    pub(super) fn wait(self, awaited: Option<u64>, wchan: Option<&str>) -> WaitKind {
         let kind = self.row().map_or(WaitKind::Other, |row| row.3);
         match kind {
-            WaitKind::Read(_) => WaitKind::Read(first),
+            WaitKind::Read(_) => WaitKind::Read(awaited),
+            WaitKind::Events if self.awaited() == Awaited::Number && awaited == Some(1) => WaitKind::Event,
             WaitKind::Other => wchan.and_then(|wchan| self.restarted_kind(wchan)).unwrap_or(WaitKind::Other),
             WaitKind::Events
+            | WaitKind::Event
             | WaitKind::Lock
             | WaitKind::Sleep
             | WaitKind::Child
@@ -290,8 +305,8 @@ impl Syscall {
         }
     }
 
-    pub(super) fn first(self) -> First {
-        self.row().map_or(First::Own, |row| row.2)
+    pub(super) fn awaited(self) -> Awaited {
+        self.row().map_or(Awaited::Own, |row| row.2)
     }
 
     fn row(self) -> Option<&'static SyscallRow> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::syscall::{First, Syscall, WaitKind, WaitLimit};
+use super::syscall::{Awaited, Syscall, WaitKind, WaitLimit};
 use crate::text::Comm;
 
 /// Maximum number of thread names that a group stores.
@@ -52,7 +52,7 @@ pub struct Thread {
     pub state: ThreadState,
     /// System call in which the thread is; `None` also if it is in none.
     pub syscall: Option<Syscall>,
-    /// First argument of the system call: a futex's address, or a descriptor.
+    /// Argument that says what the system call waits for: a futex's address, a descriptor, or of poll the number of descriptors.
     pub arg: Option<u64>,
     /// Longest possible wait in the call; `None` if unknown.
     #[serde(default)]
@@ -77,7 +77,8 @@ pub struct ThreadGroup {
     pub state: ThreadState,
     /// System call in which the threads are; `None` also if they are in none.
     pub syscall: Option<Syscall>,
-    /// Futex address or descriptor that all threads of the group wait for; `None` also if each waits for one of its own.
+    /// Futex address or descriptor that all threads of the group wait for, or 1 if each waits in poll for one descriptor; `None`
+    /// also if each waits for an address or a descriptor of its own.
     pub arg: Option<u64>,
     /// Longest possible wait in the call; `None` if unknown.
     #[serde(default)]
@@ -133,10 +134,10 @@ impl ThreadGroup {
     }
 
     fn waited_for(&self) -> Option<&'static str> {
-        match self.syscall?.first() {
-            First::Descriptor => Some("descriptor"),
-            First::Address => Some("address"),
-            First::Own => None,
+        match self.syscall?.awaited() {
+            Awaited::Descriptor => Some("descriptor"),
+            Awaited::Address => Some("address"),
+            Awaited::Number | Awaited::Own => None,
         }
     }
 }
@@ -151,7 +152,12 @@ pub(super) fn is_busy(used: Option<u32>, wanted: Option<u32>) -> bool {
 pub fn group(threads: &[Thread]) -> Vec<ThreadGroup> {
     let mut groups = BTreeMap::new();
     for thread in threads {
-        let arg = thread.arg.filter(|_| thread.syscall.is_some_and(|call| call.first() != First::Own));
+        let arg = thread.arg.filter(|arg| match thread.syscall.map(Syscall::awaited) {
+            Some(Awaited::Descriptor | Awaited::Address) => true,
+            // Greater numbers do not matter.
+            Some(Awaited::Number) => *arg == 1,
+            Some(Awaited::Own) | None => false,
+        });
         // If the system call is known, the kernel function adds nothing.
         let wchan = thread.wchan.as_deref().filter(|_| thread.syscall.is_none());
         // Busy threads get groups of their own, so that a group does not combine the CPU use of one thread with the wait of
@@ -258,8 +264,16 @@ mod tests {
 
     #[test]
     fn arguments_without_meaning_do_not_divide_groups() {
-        let groups = group(&[thread(b'a', 7, 1), thread(b'b', 7, 2)]);
+        let groups = group(&[thread(b'a', 23, 1), thread(b'b', 23, 2)]);
         assert_eq!((groups.len(), groups[0].arg, groups[0].same()), (1, None, None));
+    }
+
+    #[test]
+    fn poll_of_one_descriptor_is_no_wait_for_several() {
+        let groups = group(&[thread(b'a', 7, 3), thread(b'b', 7, 2), thread(b'c', 7, 1), thread(b'd', 271, 1)]);
+        let kinds: Vec<_> = groups.iter().map(|group| (group.count, group.wait(), group.same())).collect();
+        let one = (1, Some(WaitKind::Event), None);
+        assert_eq!(kinds, [(2, Some(WaitKind::Events), None), one, one]);
     }
 
     #[test]

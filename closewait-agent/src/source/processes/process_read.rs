@@ -308,7 +308,7 @@ fn thread(
         comm: Comm::from_name(&stat.comm),
         state,
         syscall: call.map(|call| Syscall(call.number)),
-        arg: call.map(|call| call.args[0]),
+        arg: call.map(|call| Syscall(call.number).awaited_of(&call.args)),
         limit: call.filter(|_| waits).and_then(limit),
         wchan,
         cpu_permille: None,

@@ -18,8 +18,10 @@ pub struct Waits {
     pub running: u32,
     /// CPU use of all threads, in thousandths of one CPU.
     pub cpu_permille: u32,
-    /// Number of threads that wait for any of several descriptors.
+    /// Number of threads that wait for events, in poll or the like.
     pub events: u32,
+    /// Number of these threads that wait for one descriptor without a timeout: the answer of another program, or a connection.
+    pub single: u32,
     /// Number of threads that wait in `accept`.
     pub accepting: u32,
     /// Number of threads that wait for a lock, a file lock, an open(), a child or data, without a timeout.
@@ -92,6 +94,10 @@ impl Waits {
                         (Some(WaitKind::Events), Some(WaitLimit::Unlimited)) if is_postgres(process) => {
                             self.blocked += count;
                         }
+                        (Some(WaitKind::Event), limit) => {
+                            self.events += count;
+                            self.single += if limit == Some(WaitLimit::Unlimited) { count } else { 0 };
+                        }
                         (Some(WaitKind::Events), _) => self.events += count,
                         (Some(WaitKind::FileLock | WaitKind::Open), _) => self.blocked += count,
                         (Some(WaitKind::Sleep | WaitKind::Signal), _)
@@ -112,7 +118,7 @@ impl Waits {
             let main = process.groups.iter().find(|group| group.has_main);
             // A single-threaded program that waits in accept() has no event loop.
             let main = main.filter(|group| group.wait() != Some(WaitKind::Accept));
-            let idle = main.map(|group| group.wait() == Some(WaitKind::Events));
+            let idle = main.map(|group| matches!(group.wait(), Some(WaitKind::Events | WaitKind::Event)));
             self.idle_loop = idle.map(|idle| idle && self.idle_loop.unwrap_or(true));
         }
         self.multiplexes |= matches!(process.runtime, Some(ProgramRuntime::Go | ProgramRuntime::Beam));

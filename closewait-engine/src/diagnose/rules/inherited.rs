@@ -1,15 +1,24 @@
 //! Descriptors in processes that did not open them.
 
+use std::time::Duration;
+
 use crate::diagnose::{About, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Task},
-    process::Process,
+    process::{NextStep, Process},
+    time::BootTime,
 };
 
 /// Detects copies of a descriptor in other processes. The kernel sends the FIN when the last copy is closed (`__fput` calls
 /// `sock_close`; fs/file_table.c, net/socket.c at v5.10), so a copy that a child got by accident keeps the connection open.
 pub(super) struct Inherited;
+
+/// Detects a child process that keeps a connection on which its parent, or it, has answered already.
+pub(super) struct ChildKeeps;
+
+/// Tolerance between the start of a process and the arrival of the request for which it was started.
+const STARTED: Duration = Duration::from_millis(20);
 
 impl Rule for Inherited {
     fn about(&self) -> &'static About {
@@ -66,14 +75,69 @@ impl Rule for Inherited {
             let who = text::owner(case);
             Explanation {
                 text: format!("{text}. The kernel sends the FIN when the last copy is closed"),
-                next: format!(
-                    "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the \
-                     socket with SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec"
-                )
-                .into(),
+                next: end_copy(&who),
             }
         }))
     }
+}
+
+impl Rule for ChildKeeps {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "child_keeps",
+            when: "the socket is a server's and its only owner is a child of the listener, which started when the last data had \
+                   arrived; the connection was answered, and nothing was sent in the last 15 s",
+            class: &[Class::Inherited],
+            certainty: &[(
+                Certainty::Low,
+                "a process for each connection that works on after its answer looks the same",
+            )],
+            says: "the child of a server has a copy of the descriptor, perhaps without need: the request was answered",
+            next: "close the connection in children that do other work; end the process that has the copy",
+            not: &[
+                "a process for each connection: it sends its answer when it is done, and serves more than one request",
+            ],
+            seen: &[],
+        }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[CounterEvidence::PeersWait, CounterEvidence::Sending]
+    }
+
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
+        let tasks = text::tasks(case);
+        let [owner] = tasks[..] else { return None };
+        if !case.is_server() || super::is_handed_over(case)? || case.group.unanswered > 0 {
+            return None;
+        }
+        let child = process(case, owner.pid)?;
+        let parent = child.parent.filter(|parent| case.listens(*parent))?;
+        let (received, sent) = (case.socket.last_received?, case.socket.last_sent?);
+        let started_for_it = received <= BootTime(child.started_ns?) + STARTED;
+        if !started_for_it || case.socket.replied() != Some(true) || case.now.since(sent) < super::SOME_AGE {
+            return None;
+        }
+        Some(Judgement::new(Class::Inherited, Certainty::Low, move || {
+            let (who, age) = (text::owner(case), text::duration(case.now.since(sent)));
+            Explanation {
+                text: format!(
+                    "the request was answered {age} ago, and nothing was sent since, but {who} still has the connection: its parent, \
+                     process {parent}, started it when the request had arrived, and has no descriptor of it any more"
+                ),
+                next: end_copy(&who),
+            }
+        }))
+    }
+}
+
+/// Returns the next step against a copy of a descriptor in these processes.
+fn end_copy(who: &str) -> NextStep {
+    format!(
+        "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the socket with \
+         SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec"
+    )
+    .into()
 }
 
 /// Returns the evidence that the process to which the socket belongs has closed its own descriptor.
@@ -275,6 +339,26 @@ mod tests {
         assert_eq!(certainty(&scene), Some(Certainty::Low));
         scene.owners = Some(vec![owned_by(42, "child", 1), owned_by(42, "child", 9)]);
         assert_ne!(certainty(&scene), Some(Certainty::Low), "it has another descriptor of it");
+    }
+
+    #[test]
+    fn a_child_that_keeps_an_answered_connection_is_a_guess() {
+        let mut scene = child(9, "/usr/bin/perl", "/usr/bin/perl").replied(true);
+        let certainty = |scene: &Scene| scene.check(&ChildKeeps).map(|judgement| judgement.certainty);
+        let received = scene.socket.last_received.unwrap();
+        scene.processes[0].started_ns = Some(received.0);
+        assert_eq!(certainty(&scene), None, "its parent is unknown");
+        scene.processes[0].parent = Some(7);
+        assert_eq!(certainty(&scene), Some(Certainty::Low));
+        assert_eq!(certainty(&scene.clone().replied(false)), None, "it may work on the answer");
+        let mut other = scene.clone();
+        other.processes[0].started_ns = Some((received - secs(1)).0);
+        assert_eq!(certainty(&other), None, "it reads requests itself");
+        other = scene.clone();
+        other.socket.last_sent = Some(scene.now - secs(3));
+        assert_eq!(certainty(&other), None, "it sends");
+        scene.owners = Some(vec![owned_by(42, "child", 1)]);
+        assert_eq!(certainty(&scene), None, "a super-server started it for the connection");
     }
 
     #[test]

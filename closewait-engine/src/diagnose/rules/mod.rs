@@ -56,6 +56,7 @@ pub const RULES: &[&dyn Rule] = &[
     &proxy_wait::ProxyWait,
     &busy::BusyThread,
     &queue::Queue,
+    &inherited::ChildKeeps,
     &working::Working,
     &forgotten::Forgotten,
     &blocked::Blocked,
