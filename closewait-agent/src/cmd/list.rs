@@ -1,9 +1,12 @@
 //! `closewait list`.
 
 use std::{
+    cell::LazyCell,
     env,
     io::{self, BufWriter, IsTerminal as _, Write as _},
+    mem::ManuallyDrop,
     path::Path,
+    thread,
     time::Duration,
 };
 
@@ -30,7 +33,7 @@ use crate::{
     },
     source::{
         self,
-        inspector::{Inspector, ProxyPeerReader},
+        inspector::Inspector,
         program::{KernelPrograms, Loader},
         scanner::Scanner,
     },
@@ -92,7 +95,8 @@ pub(super) fn answer<T>(
     if let Some(answer) = ask_agent(asked, query, shape)? {
         return show(answer);
     }
-    let engine = scan_once(shape.form);
+    // The process ends after the answer, and freeing 10,000 sockets one by one would take milliseconds before that.
+    let engine = ManuallyDrop::new(scan_once(shape.form));
     show(AnswerCollector::new(shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 
@@ -145,8 +149,15 @@ fn scan_once(form: Form) -> RecordingEngine {
     };
     let mut engine = RecordingEngine::new(Engine::new(config, clock::now()), decoder, None);
     // The scanner needs the programs as long as it exists.
-    let (_programs, mut scanner, proxy_peers) = scanner(loader, &facts);
-    let blind = find_out(&mut engine, &mut scanner, Inspector::new(proxy_peers));
+    let (mut programs, mut scanner) = scanner(loader, &facts);
+    let blind = thread::scope(|scope| {
+        // The kernel verifies one program while another one scans.
+        let load = || programs.as_mut().map(KernelPrograms::proxy_peer_reader).unwrap_or_default();
+        let loading = thread::Builder::new().name("closewait-load".to_owned()).spawn_scoped(scope, load);
+        find_out(&mut engine, &mut scanner, || {
+            Inspector::new(loading.ok().and_then(|loading| loading.join().ok()).unwrap_or_default())
+        })
+    });
     for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
         log::warn!("{what}");
     }
@@ -157,10 +168,11 @@ fn scan_once(form: Form) -> RecordingEngine {
     engine
 }
 
-/// Executes the commands of an engine that prepares one answer. Returns the gaps of the scan of all sockets, one
-/// sentence each.
-fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: Inspector) -> Vec<String> {
+/// Executes the commands of an engine that prepares one answer; `inspector` is called before the first inspection.
+/// Returns the gaps of the scan of all sockets, one sentence each.
+fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, inspector: impl FnOnce() -> Inspector) -> Vec<String> {
     let (decoder, mut blind) = (engine.decoder(), Vec::new());
+    let mut inspector = LazyCell::new(inspector);
     engine.handle(QueryEvent::Asked { query: QueryId(1), at: clock::now(), owner_ended: false });
     while let Some(output) = engine.poll_output() {
         match output {
@@ -174,7 +186,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: 
                 engine.handle(ScanEnd::Owners);
             }
             Output::Query(QueryCommand::Inspect { query, request }) => {
-                inspector.inspect(&request, WINDOW, |found| engine.found(found));
+                LazyCell::force_mut(&mut inspector).inspect(&request, WINDOW, |found| engine.found(found));
                 engine.handle(QueryEvent::Inspected { query });
             }
             Output::Query(QueryCommand::Answer { query: _ }) => break,
@@ -195,15 +207,15 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, mut inspector: 
 }
 
 /// Creates a scanner with kernel programs. If they fail, it uses only `sock_diag` and `/proc`.
-fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanner, ProxyPeerReader) {
+fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanner) {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
         if !plan.iterate_files {
             return Ok(None);
         }
         let mut programs = KernelPrograms::load(loader, &plan, None, None, false)?;
-        let (scanner, proxy_peers) = programs.scanner()?;
-        Ok(Some((Some(programs), scanner, proxy_peers)))
+        let scanner = programs.scanner()?;
+        Ok(Some((Some(programs), scanner)))
     });
     let loaded = loaded.unwrap_or_else(|error| {
         log::warn!(

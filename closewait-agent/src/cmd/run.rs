@@ -134,7 +134,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         degraded.extend(pinned.sentences(max_sockets, ring_buffer_bytes));
         (max_sockets, ring_buffer_bytes) = (pinned.kept.max_sockets, pinned.kept.ring_bytes);
     }
-    let (scanner, proxy_peers) = programs.scanner()?;
+    let (scanner, proxy_peers) = (programs.scanner()?, programs.proxy_peer_reader());
     let Some((scanner, unseen)) = first_scan(scanner, decoder, &mut engine, &mut signals).await? else {
         return Ok(());
     };

@@ -77,39 +77,46 @@ fn means_no_iterator(error: &io::Error) -> bool {
 }
 
 impl ProxyPeerReader {
-    /// Hands the other connections of these processes to `each`, and which were read. Another thread reads the next
-    /// ones meanwhile: the kernel takes as long to describe a connection as the engine takes to store it. Returns
-    /// `false` if the kernel has no iterator over one process.
-    fn read_all(&self, pids: &[u32], mut each: impl FnMut(ScanItem<'_>)) -> bool {
+    /// Does `work`, and hands the other connections of these processes to `each`, and which were read. Another thread
+    /// reads connections meanwhile: the kernel takes as long to describe a connection as the engine takes to store it.
+    /// The last result is `false` if the kernel has no iterator over one process.
+    fn read_beside<T, E: FnMut(ScanItem<'_>)>(
+        &self,
+        pids: &[u32],
+        each: &mut E,
+        work: impl FnOnce(&mut E) -> T,
+    ) -> (T, bool) {
         if pids.is_empty() || self.0.is_none() {
-            return true;
+            return (work(each), true);
         }
-        let mut is_possible = true;
-        let mut take = |part| match part {
-            ConnectionsPart::Records(records) => {
-                files::hand_over(&records, &mut |record| each(ScanItem::Record(record)));
-            }
-            ConnectionsPart::Ended { pid, at, read: Ok(true) } => {
-                each(ScanItem::fact(InspectionFact::ConnectionsRead { pid, at }));
-            }
-            ConnectionsPart::Ended { read: Ok(false), .. } => {}
-            ConnectionsPart::Ended { pid, read: Err(error), .. } => {
-                log::debug!("the other connections of process {pid} cannot be seen: {error}");
-                is_possible &= !means_no_iterator(&error);
-            }
-        };
         let (sender, parts) = mpsc::sync_channel(MAX_PARTS);
         thread::scope(|scope| {
-            // The receiver ends early only if `take` panics, which the scope passes on.
+            // The receiver ends early only if a consumer panics, which the scope passes on.
             let put = move |part| drop(sender.send(part));
             let read = move || deadline::counted(|| self.parts(pids, put));
-            match thread::Builder::new().name("closewait-peers".to_owned()).spawn_scoped(scope, read) {
+            let reader = thread::Builder::new().name("closewait-peers".to_owned()).spawn_scoped(scope, read);
+            let result = work(each);
+            let mut is_possible = true;
+            let mut take = |part| match part {
+                ConnectionsPart::Records(records) => {
+                    files::hand_over(&records, &mut |record| each(ScanItem::Record(record)));
+                }
+                ConnectionsPart::Ended { pid, at, read: Ok(true) } => {
+                    each(ScanItem::fact(InspectionFact::ConnectionsRead { pid, at }));
+                }
+                ConnectionsPart::Ended { read: Ok(false), .. } => {}
+                ConnectionsPart::Ended { pid, read: Err(error), .. } => {
+                    log::debug!("the other connections of process {pid} cannot be seen: {error}");
+                    is_possible &= !means_no_iterator(&error);
+                }
+            };
+            match reader {
                 Ok(_joined_by_the_scope) => parts.into_iter().for_each(&mut take),
                 // Out of threads.
                 Err(_) => self.parts(pids, &mut take),
             }
-        });
-        is_possible
+            (result, is_possible)
+        })
     }
 
     /// Hands the other connections of these processes to `put` in parts.
@@ -206,21 +213,25 @@ impl Inspector {
     }
 
     /// Hands everything that needs no second read to `each`.
-    fn begin(&mut self, request: &InspectionRequest, mut each: impl FnMut(ScanItem<'_>)) -> Sampling {
-        let mut sampling = Sampling::begin(&request.processes, clock::now());
-        if !self.proxy_peers.read_all(&request.connections_of, &mut each) {
-            self.proxy_peers = ProxyPeerReader(None);
-        }
-        self.peers.look_up(&request.peer_ends_of, |fact| each(ScanItem::fact(fact)));
-        let patience = sampling.patience();
-        // The fastest reads come first.
-        self.cgroups(&request.cgroups, patience, |fact| each(ScanItem::fact(fact)));
-        for (inode, place) in processes::places(&request.unheld, patience) {
-            each(ScanItem::fact(InspectionFact::Location { inode, place }));
-        }
-        self.conntrack(&request.namespaces, patience, |fact| each(ScanItem::fact(fact)));
-        if request.tools {
-            tools(patience, |fact| each(ScanItem::fact(fact)));
+    fn begin(&mut self, request: &InspectionRequest, each: &mut impl FnMut(ScanItem<'_>)) -> Sampling {
+        let proxy_peers = std::mem::take(&mut self.proxy_peers);
+        let (sampling, is_possible) = proxy_peers.read_beside(&request.connections_of, each, |each| {
+            let mut sampling = Sampling::begin(&request.processes, clock::now());
+            self.peers.look_up(&request.peer_ends_of, |fact| each(ScanItem::fact(fact)));
+            let patience = sampling.patience();
+            // The fastest reads come first.
+            self.cgroups(&request.cgroups, patience, |fact| each(ScanItem::fact(fact)));
+            for (inode, place) in processes::places(&request.unheld, patience) {
+                each(ScanItem::fact(InspectionFact::Location { inode, place }));
+            }
+            self.conntrack(&request.namespaces, patience, |fact| each(ScanItem::fact(fact)));
+            if request.tools {
+                tools(patience, |fact| each(ScanItem::fact(fact)));
+            }
+            sampling
+        });
+        if is_possible {
+            self.proxy_peers = proxy_peers;
         }
         sampling
     }

@@ -273,27 +273,14 @@ impl KernelPrograms {
         EbpfLogger::init(&mut self.ebpf)
     }
 
-    /// Loads the iterators that the plan allows, and returns what scans need. Call it once, before
+    /// Loads the iterator over open files, if the plan allows it, and returns what scans need. Call it once, before
     /// [`Self::forget_types`].
     ///
     /// # Errors
     ///
-    /// If the kernel refuses one.
-    pub fn scanner(&mut self) -> Result<(Scanner, ProxyPeerReader), KernelProgramError> {
-        let (mut files, mut proxy_peers) = (None, None);
-        if self.plan.iterate_files {
-            files = Some(self.iterator(names::ITER_FILES)?);
-            // These connections are optional: an agent without them works.
-            proxy_peers = self
-                .iterator(names::ITER_PROXY_PEERS)
-                .inspect_err(|error| {
-                    log::warn!(
-                        "the other connections of owners stay unknown: {}",
-                        in_one_line(anyhow::Error::msg(error.to_string()))
-                    );
-                })
-                .ok();
-        }
+    /// If the kernel refuses it.
+    pub fn scanner(&mut self) -> Result<Scanner, KernelProgramError> {
+        let files = self.plan.iterate_files.then(|| self.iterator(names::ITER_FILES)).transpose()?;
         let name = names::KNOWN;
         let known = self.ebpf.take_map(name).ok_or(KernelProgramError::Missing(name))?;
         let known = HashMap::try_from(known).map_err(|source| KernelProgramError::Map { name, source })?;
@@ -301,10 +288,20 @@ impl KernelPrograms {
         let Some(Map::HashMap(entries)) = self.ebpf.map(name) else { return Err(KernelProgramError::Missing(name)) };
         let entries = entries.fd().as_fd().try_clone_to_owned().map_err(KernelProgramError::Descriptor)?;
         let sees_all_processes = self.plan.sees_all_processes;
-        Ok((
-            Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) },
-            ProxyPeerReader(proxy_peers),
-        ))
+        Ok(Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) })
+    }
+
+    /// Loads the iterator over the open files of one process, if the plan allows it. An agent without it works, so this logs
+    /// an error. Call it once, before [`Self::forget_types`].
+    pub fn proxy_peer_reader(&mut self) -> ProxyPeerReader {
+        let loaded = self.plan.iterate_files.then(|| self.iterator(names::ITER_PROXY_PEERS)).transpose();
+        ProxyPeerReader(loaded.unwrap_or_else(|error| {
+            log::warn!(
+                "the other connections of owners stay unknown: {}",
+                in_one_line(anyhow::Error::msg(error.to_string()))
+            );
+            None
+        }))
     }
 
     /// Loads an iterator over open files. Returns its descriptor.

@@ -55,7 +55,7 @@ impl Probe {
         // A recent time in this test is shorter than in the agent, because a test cannot wait for a minute.
         plan.abilities.tick_ns = u32::try_from(60_000_000_000 / RECENT_TICKS).expect("a number");
         let mut programs = KernelPrograms::load(Loader::begin(), &plan, None, None, false).expect("kernel programs");
-        let (_scanner, reader) = programs.scanner().expect("iterators");
+        let reader = programs.proxy_peer_reader();
         let decoder = Decoder { tick, suspended: Duration::ZERO };
         Self { inspector: Inspector::new(reader), decoder, tick, _programs: programs }
     }
