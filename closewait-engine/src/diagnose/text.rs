@@ -16,9 +16,9 @@ const NAMED: usize = 3;
 
 /// Thread that uses nearly all of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Busy {
-    /// Process of the thread, as `name[pid]`.
-    pub(super) who: String,
+pub(super) struct Busy<'a> {
+    /// Process of the thread.
+    pub(super) process: &'a Process,
     /// CPU use, in percent of one CPU.
     pub(super) percent: u32,
     /// Whether one thread of the process does all work on sockets.
@@ -86,13 +86,13 @@ pub(super) fn doing_of(process: &Process) -> Option<String> {
 }
 
 /// Returns the first thread of an owner that uses nearly all of a CPU.
-pub(super) fn busy(case: &Case<'_>) -> Option<Busy> {
+pub(super) fn busy<'a>(case: &Case<'a>) -> Option<Busy<'a>> {
+    // This is asked for every socket, and hardly any program is busy.
+    if case.processes.iter().all(|process| process.busy_thread().is_none()) {
+        return None;
+    }
     owners(case).find_map(|process| {
-        Some(Busy {
-            who: format!("{}[{}]", process.comm, process.pid),
-            percent: process.busy_thread()? / 10,
-            event_loop: process.is_event_loop_runtime(),
-        })
+        Some(Busy { process, percent: process.busy_thread()? / 10, event_loop: process.is_event_loop_runtime() })
     })
 }
 

@@ -48,7 +48,7 @@ impl Rule for BusyThread {
         if !case.is_server() || evidence.eof_unread == 0 {
             return None;
         }
-        let Busy { who, percent, event_loop } = text::busy(case)?;
+        let Busy { process, percent, event_loop } = text::busy(case)?;
         // Other threads may serve connections.
         if !event_loop && evidence.progresses(case.now) != Some(false) {
             return None;
@@ -57,8 +57,10 @@ impl Rule for BusyThread {
         let surest = if event_loop { Certainty::High } else { Certainty::Medium };
         Some(Judgement::new(Class::Hung, sure_from(case, surest), move || Explanation {
             text: format!(
-                "a thread of {who} uses {percent} % of a CPU{alone}; it has not read {unread} of {count} in the group, the \
+                "a thread of {comm}[{pid}] uses {percent} % of a CPU{alone}; it has not read {unread} of {count} in the group, the \
                  oldest for {age}",
+                comm = process.comm,
+                pid = process.pid,
                 unread = evidence.eof_unread,
                 count = text::count(case.group.count.max(1), "socket"),
                 age = text::duration(case.group.oldest),
