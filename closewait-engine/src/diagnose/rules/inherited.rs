@@ -86,7 +86,8 @@ impl Rule for ChildKeeps {
         &About {
             name: "child_keeps",
             when: "the socket is a server's and its only owner is a child of the listener, which started when the last data had \
-                   arrived; the connection was answered, and nothing was sent in the last 15 s",
+                   arrived; the connection was answered, and nothing was sent in the last 15 s; the threads of the child wait with a \
+                   timeout",
             class: &[Class::Inherited],
             certainty: &[(
                 Certainty::Low,
@@ -108,7 +109,8 @@ impl Rule for ChildKeeps {
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let tasks = text::tasks(case);
         let [owner] = tasks[..] else { return None };
-        if !case.is_server() || super::is_handed_over(case)? || case.group.unanswered > 0 {
+        let sleeps = case.group.evidence.waits?.follows == Some(true);
+        if !case.is_server() || super::is_handed_over(case)? || case.group.unanswered > 0 || !sleeps {
             return None;
         }
         let child = process(case, owner.pid)?;
@@ -293,7 +295,10 @@ fn related(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        diagnose::testing::{Scene, owned_by, process, secs, task},
+        diagnose::{
+            evidence::Waits,
+            testing::{Scene, owned_by, process, secs, task},
+        },
         model::Opener,
     };
 
@@ -347,6 +352,8 @@ mod tests {
         let certainty = |scene: &Scene| scene.check(&ChildKeeps).map(|judgement| judgement.certainty);
         let received = scene.socket.last_received.unwrap();
         scene.processes[0].started_ns = Some(received.0);
+        scene.group.evidence.waits =
+            Some(Waits { threads: 1, complete: true, limited: 1, follows: Some(true), ..Waits::default() });
         assert_eq!(certainty(&scene), None, "its parent is unknown");
         scene.processes[0].parent = Some(7);
         assert_eq!(certainty(&scene), Some(Certainty::Low));
@@ -354,6 +361,9 @@ mod tests {
         let mut other = scene.clone();
         other.processes[0].started_ns = Some((received - secs(1)).0);
         assert_eq!(certainty(&other), None, "it reads requests itself");
+        other = scene.clone();
+        other.group.evidence.waits.as_mut().unwrap().follows = Some(false);
+        assert_eq!(certainty(&other), None, "it waits for data");
         other = scene.clone();
         other.socket.last_sent = Some(scene.now - secs(3));
         assert_eq!(certainty(&other), None, "it sends");

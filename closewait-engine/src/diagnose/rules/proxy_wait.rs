@@ -1,10 +1,10 @@
 //! Programs that wait for another one: proxies that keep one connection until the other one ends, and servers whose threads wait
 //! for an answer.
 
-use crate::diagnose::{About, Explanation, Judgement, Rule, Trend, evidence::CounterEvidence, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, Trend, text};
 use crate::{
     diagnose::Case,
-    model::{Certainty, Class, Connection, ReadState},
+    model::{Certainty, Class, Connection, Endpoint, ReadState},
     process::ProgramRuntime,
 };
 
@@ -18,7 +18,7 @@ impl Rule for ProxyWait {
             name: "proxy_wait",
             when: "the owner has another connection whose times match those of the socket; at least half of the group's sockets \
                    have such a connection",
-            class: &[Class::ProxyWait, Class::Hung],
+            class: &[Class::ProxyWait],
             certainty: &[
                 (
                     Certainty::High,
@@ -26,11 +26,6 @@ impl Rule for ProxyWait {
                      serves no other connection of the port",
                 ),
                 (Certainty::Medium, "otherwise: matching times can be a coincidence"),
-                (
-                    Certainty::Low,
-                    "hung: the program is no known proxy, has read most requests and not the FINs, half as many threads as sockets \
-                     wait without a timeout, and nothing else of the port is served",
-                ),
             ],
             says: "the program waits for the one at the other end of its other connection; look there",
             next: "inspect the other end; give the proxy a timeout for half-closed connections",
@@ -43,16 +38,6 @@ impl Rule for ProxyWait {
         }
     }
 
-    fn counter_evidence(&self) -> &'static [CounterEvidence] {
-        &[
-            CounterEvidence::LateExits,
-            CounterEvidence::OtherConnections,
-            CounterEvidence::Closes,
-            CounterEvidence::PeersWait,
-            CounterEvidence::Sending,
-        ]
-    }
-
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let (proxy_peer, paired, count) = (case.proxy_peers.own.as_ref()?, case.proxy_peers.paired, case.group.count);
         if paired == 0 || u64::from(paired) * 2 < u64::from(count) {
@@ -60,11 +45,7 @@ impl Rule for ProxyWait {
         }
         let flow = case.group.flow.as_ref();
         let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
-        let progresses = case.group.evidence.progresses(case.now);
-        if progresses == Some(false) && case.group.evidence.demand >= 2 && asks_another(case) {
-            return Some(asks(case));
-        }
-        let serves = progresses == Some(true);
+        let serves = case.group.evidence.progresses(case.now) == Some(true);
         let sure = piles_up && !serves && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
         Some(Judgement::new(Class::ProxyWait, if sure { Certainty::High } else { Certainty::Medium }, move || {
             let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
@@ -73,6 +54,9 @@ impl Rule for ProxyWait {
                 Connection::FinWait1 => "which it has closed, without an acknowledgement yet",
                 Connection::FinWait2 => "which it has closed and the other end has not",
             };
+            if asks_another(case) {
+                return ask(case, towards);
+            }
             let owner = text::owner(case);
             let is_haproxy = case.processes.iter().any(|process| process.runtime == Some(ProgramRuntime::HaProxy));
             Explanation {
@@ -103,34 +87,29 @@ fn asks_another(case: &Case<'_>) -> bool {
     !is_proxy && group.is_most(read) && waits.is_some_and(|waits| group.is_most(waits.blocked + waits.single))
 }
 
-/// Returns the judgement on a server whose threads wait for another program.
-fn asks<'c>(case: &'c Case<'_>) -> Judgement<'c> {
-    Judgement::new(Class::Hung, Certainty::Low, move || {
-        let (owner, count) = (text::owner(case), case.group.count);
-        let (towards, of_those) = case.proxy_peers.towards.map_or_else(
-            || ("another program".to_owned(), case.proxy_peers.paired),
-            |(remote, of_those)| (remote.to_string(), of_those),
-        );
-        Explanation {
-            text: format!(
-                "{early}{owner} has read the requests of {count} and answers none; it has {connections} of matching times to \
-                 {towards}, and its threads wait without a timeout, probably for an answer from there.{doing}",
-                early = super::early(case, Certainty::Low, "hung"),
-                count = text::count(count, "socket"),
-                connections = text::count(of_those, "connection"),
-                doing = text::doing(case),
-            ),
-            next: format!("see what {towards} does with the connections of {owner}, and give these calls a timeout")
-                .into(),
-        }
-    })
+/// Explains a server whose threads wait for the answer of the program at `towards`.
+fn ask(case: &Case<'_>, towards: Endpoint) -> Explanation {
+    let (owner, count) = (text::owner(case), case.group.count);
+    Explanation {
+        text: format!(
+            "{owner} has read the requests of {count}; {paired} of matching times to other programs, and its threads wait \
+             without a timeout, probably for an answer from {towards}.{doing}",
+            count = text::count(count, "socket"),
+            paired = match case.proxy_peers.paired {
+                1 => "it has 1 connection".to_owned(),
+                paired => format!("it has {paired} connections"),
+            },
+            doing = text::doing(case),
+        ),
+        next: format!("see what {towards} does with the connections of {owner}, and give these calls a timeout").into(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Siblings, Waits},
+        evidence::Waits,
         testing::{Scene, process, secs},
     };
 
@@ -162,20 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_whose_threads_wait_for_another_program_is_perhaps_hung() {
+    fn a_server_whose_threads_wait_for_another_program_is_no_proxy() {
         let mut scene = Scene::server().of(8).paired(8).reading(ReadState::IdleFin);
-        scene.group.evidence.demand = 3;
-        scene.group.evidence.siblings = Some(Siblings::default());
         scene.group.evidence.waits =
             Some(Waits { threads: 8, complete: true, events: 8, single: 8, ..Waits::default() });
         let judgement = scene.check(&ProxyWait).unwrap();
-        assert_eq!((judgement.class, judgement.certainty), (Class::Hung, Certainty::Low));
-        assert!(judgement.text.contains("10.0.0.7:9000"), "{}", judgement.text);
-        let is_proxy = |scene: &Scene| scene.check(&ProxyWait).unwrap().class == Class::ProxyWait;
+        assert!(judgement.text.contains("an answer from 10.0.0.7:9000"), "{}", judgement.text);
+        let is_proxy = |scene: &Scene| scene.check(&ProxyWait).unwrap().text.contains("looks like a proxy");
         assert!(is_proxy(&scene.clone().reading(ReadState::FinConsumed)), "it reads from its clients");
-        let mut other = scene.clone();
-        other.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
-        assert!(is_proxy(&other), "it serves others");
         let mut other = scene.clone();
         other.group.evidence.waits.as_mut().unwrap().single = 0;
         assert!(is_proxy(&other), "its threads wait with a timeout");
