@@ -4,13 +4,20 @@ use std::{
     fs::File,
     io::{self, Read as _},
     mem::offset_of,
+    panic,
+    sync::mpsc,
+    thread,
 };
 
 use bytes::{Buf as _, BytesMut};
 use closewait_common::{Record, record};
 
+use crate::host::deadline;
+
 /// Bytes per read.
 const CHUNK: usize = 64 * 1024;
+/// Maximum number of reads that wait for the engine, a megabyte.
+const MAX_CHUNKS: usize = 16;
 
 /// Hands every record of an iterator to `each`.
 ///
@@ -24,35 +31,87 @@ pub(super) fn read_records(file: File, mut each: impl FnMut(&[u8])) -> io::Resul
     })
 }
 
+/// Hands every record of an iterator to `each`, as [`read_records`] does. Another thread reads meanwhile: the kernel takes longer to
+/// describe sockets than the engine takes to store them.
+///
+/// # Errors
+///
+/// If the iterator cannot be read.
+pub(super) fn read_records_beside(file: File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let (sender, chunks) = mpsc::sync_channel(MAX_CHUNKS);
+    thread::scope(|scope| {
+        // The other end of the file, if no thread can start.
+        let again = file.try_clone()?;
+        let read = move || {
+            // The receiver ends early only if `each` panics, which the scope passes on.
+            let put = |chunk: &[u8]| sender.send(chunk.to_vec()).is_ok();
+            deadline::counted(|| read_chunks(file, put))
+        };
+        let Ok(reader) = thread::Builder::new().name("closewait-files".to_owned()).spawn_scoped(scope, read) else {
+            return read_records(again, each);
+        };
+        let mut records = WholeRecords::default();
+        for chunk in chunks {
+            records.hand_over(&chunk, &mut each);
+        }
+        reader.join().unwrap_or_else(|payload| panic::resume_unwind(payload))?;
+        records.end(&mut each);
+        Ok(())
+    })
+}
+
 /// Hands every record of an iterator to `each`, until it returns `false`. The remaining records of the same read
 /// still follow.
 ///
 /// # Errors
 ///
 /// If the iterator cannot be read.
-pub(super) fn read_records_until(mut file: File, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
-    let mut pending = BytesMut::with_capacity(CHUNK + record::DETAILED_SIZE);
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let read = match file.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        pending.extend_from_slice(&chunk[..read]);
-        let mut wants_more = true;
-        let used = hand_over(&pending, &mut |record| wants_more &= each(record));
-        pending.advance(used);
-        if !wants_more {
-            return Ok(());
-        }
-    }
-    // The kernel writes whole records. The decoder counts a rest as an error.
-    if !pending.is_empty() {
-        each(&pending);
+pub(super) fn read_records_until(file: File, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    let (mut records, mut wants_more) = (WholeRecords::default(), true);
+    read_chunks(file, |chunk| {
+        records.hand_over(chunk, &mut |record| wants_more &= each(record));
+        wants_more
+    })?;
+    if wants_more {
+        records.end(&mut |record| _ = each(record));
     }
     Ok(())
+}
+
+/// Hands what each read of an iterator returns to `put`, until `put` returns `false`.
+fn read_chunks(mut file: File, mut put: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(read) if put(&chunk[..read]) => {}
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Records that are put together from reads.
+#[derive(Default)]
+struct WholeRecords {
+    pending: BytesMut,
+}
+
+impl WholeRecords {
+    /// Hands every record that is whole now to `each`.
+    fn hand_over(&mut self, chunk: &[u8], each: &mut impl FnMut(&[u8])) {
+        self.pending.extend_from_slice(chunk);
+        let used = hand_over(&self.pending, each);
+        self.pending.advance(used);
+    }
+
+    /// Hands a rest to `each`. The kernel writes whole records, so the decoder counts a rest as an error.
+    fn end(self, each: &mut impl FnMut(&[u8])) {
+        if !self.pending.is_empty() {
+            each(&self.pending);
+        }
+    }
 }
 
 /// Hands every whole record in `bytes` to `each`. Returns the number of bytes in them.

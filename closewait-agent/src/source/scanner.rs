@@ -11,6 +11,7 @@
 use std::{
     cell::RefCell,
     collections::HashSet,
+    fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
     panic,
@@ -98,9 +99,12 @@ impl Scanner {
         let each = RefCell::new(each);
         let read = || {
             let mut described = HashSet::new();
-            let files = self.read_files(&[], |record| {
-                described.extend(files::inode_of_held(record));
-                (each.borrow_mut())(ScanItem::Record(record));
+            let files = self.open_files(&[]).and_then(|file| {
+                let Some(file) = file else { return Ok(()) };
+                files::read_records_beside(file, |record| {
+                    described.extend(files::inode_of_held(record));
+                    (each.borrow_mut())(ScanItem::Record(record));
+                })
             });
             (files, described)
         };
@@ -127,7 +131,10 @@ impl Scanner {
     ) -> Option<String> {
         let began = now();
         let saw_listeners = if self.files().is_some() {
-            self.read_files(known, |record| each(ScanItem::Record(record))).map(|()| true)
+            self.open_files(known).and_then(|file| match file {
+                Some(file) => files::read_records(file, |record| each(ScanItem::Record(record))).map(|()| true),
+                None => Ok(true),
+            })
         } else {
             // The agent reported the gaps at its start. It may have lost the permission to enter other namespaces
             // since.
@@ -170,13 +177,12 @@ impl Scanner {
         each(ScanItem::fact(end));
     }
 
-    /// Hands a record for every open file of a relevant socket to `each`. For sockets in CLOSE_WAIT of the namespaces
-    /// in `known`, the record has only the owner.
-    fn read_files(&mut self, known: &[u32], each: impl FnMut(&[u8])) -> io::Result<()> {
-        let Some(programs) = &mut self.programs else { return Ok(()) };
+    /// Opens the list of all open files of relevant sockets, if there is an iterator. For sockets in CLOSE_WAIT of the
+    /// namespaces in `known`, a record has only the owner.
+    fn open_files(&mut self, known: &[u32]) -> io::Result<Option<File>> {
+        let Some(programs) = &mut self.programs else { return Ok(None) };
         programs.set_known(known)?;
-        let Some(program) = &programs.files else { return Ok(()) };
-        files::read_records(calls::open_files(program.as_fd(), None)?, each)
+        programs.files.as_ref().map(|program| calls::open_files(program.as_fd(), None)).transpose()
     }
 }
 
