@@ -25,8 +25,8 @@ impl Rule for Blocked {
             when: "the socket is a server's; since the oldest of the group entered, 2 or more new connections arrived, and the \
                    program served or closed no other connection and finished no socket late; its threads wait without a \
                    timeout, at least half as many as the group has sockets or without any thread that waits for events, or they \
-                   only wait in accept(), or they show nothing about single connections because there are fewer threads than \
-                   sockets or the runtime runs many tasks on each thread",
+                   only wait in accept() and have not read most of the sockets, or they show nothing about single connections \
+                   because there are fewer threads than sockets or the runtime runs many tasks on each thread",
             class: &[Class::Hung],
             certainty: &[
                 (
@@ -209,15 +209,16 @@ fn all_workers_wait(case: &Case<'_>, waits: &Waits) -> bool {
         && case.group.is_mostly_unread()
 }
 
-/// Whether a server without an event loop only accepts connections: most of these sockets were not answered or not read, the
-/// program serves no other connection, and its threads do nothing. A thread pool that has ended looks like this.
+/// Whether a server without an event loop only accepts connections: most of these sockets were not read, the program serves no other
+/// connection, and its threads do nothing. A thread pool that has ended looks like this. A thread that has read a request and is gone
+/// has forgotten its socket.
 pub(super) fn only_accepts(case: &Case<'_>) -> bool {
     let evidence = &case.group.evidence;
     let Some(waits) = evidence.waits.filter(|waits| waits.complete) else { return false };
     let working = waits.working();
     evidence.progresses(case.now) == Some(false)
         && evidence.demand >= 2
-        && (case.group.unanswered * 2 >= case.group.count || case.group.is_mostly_unread())
+        && case.group.is_mostly_unread()
         && (waits.accepting > 0 && waits.events == 0 && waits.idle_loop.is_none() && !waits.multiplexes)
         && working * 4 <= case.group.count
 }
@@ -314,6 +315,18 @@ mod tests {
         assert_eq!(result(&scene), (Class::Hung, Certainty::High));
         scene.group.evidence.siblings = None;
         assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "other connections were not read");
+    }
+
+    #[test]
+    fn an_idle_server_that_has_read_these_has_forgotten_them_and_else_it_is_hung() {
+        let mut scene = hung(20).reading(crate::model::ReadState::NeverRead);
+        scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Medium));
+        scene = scene.reading(crate::model::ReadState::IdleFin);
+        scene.group.unanswered = scene.group.count;
+        assert_eq!(result(&scene), (Class::Leak, Certainty::Low), "its threads may have ended");
+        scene.group.unanswered = 0;
+        assert_eq!(result(&scene), (Class::Leak, Certainty::Medium));
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl Rule for Forgotten {
             certainty: &[
                 (
                     Certainty::Medium,
-                    "the group has 3 or more sockets, the oldest entered 15 s ago or longer, and no thread waits for events or with a \
-                     timeout",
+                    "the group has 3 or more sockets, the oldest entered 15 s ago or longer, no thread waits for events or with a \
+                     timeout, and the program has sent something on most of the sockets, or serves other connections",
                 ),
                 (
                     Certainty::Low,
@@ -85,8 +85,10 @@ impl Rule for Forgotten {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
-        // A thread with a timeout may be the one that closes them all, as one that sends a heartbeat.
-        let sure = waits.events == 0
+        // A thread with a timeout may be the one that closes them all, as one that sends a heartbeat. If no request is served, the
+        // threads that have read these may have ended, as in a hung program.
+        let sure = (serves || case.group.unanswered * 2 < case.group.count)
+            && waits.events == 0
             && waits.limited == 0
             && case.group.count >= MIN_SOCKETS
             && case.group.oldest >= super::SOME_AGE;
