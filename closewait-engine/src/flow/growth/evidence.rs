@@ -199,7 +199,10 @@ impl Engine {
         let stuck_permille = flow(Some(onset)).and_then(|flow| flow.stuck_permille_since_onset());
         let stuck_permille = stuck_permille.or_else(|| course.and_then(|course| course.stuck_permille()));
         let owners = owners(grown);
-        let (key, oldest) = *grown.first()?;
+        // A port or remote endpoint can have several owners, and each a cause of its own: the owner of most sockets counts.
+        let main = owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task.pid);
+        let of_main = |one: &TrackedSocket| one.owners.iter().flatten().any(|owner| Some(owner.task.pid) == main);
+        let (key, oldest) = *grown.iter().find(|(_, one)| of_main(one)).or(grown.first())?;
         let oldest_owners = oldest.owners.as_deref();
         let process = match owners.as_deref() {
             Some([(task, _), ..]) => self.host_context.processes().get(&task.pid),
