@@ -20,6 +20,11 @@ use crate::{
 /// Maximum time before an answer. The client waits for 5 s.
 const MAX_QUERY_WAIT: Duration = Duration::from_secs(2);
 
+/// Minimum age of an inspection after which a query inspects owners that are new since. Owners over a limit are always new.
+const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
+/// Maximum number of owners that a query checks for new ones.
+const MAX_NEW_OWNERS: usize = 64;
+
 /// Unanswered query.
 #[derive(Debug)]
 struct PendingQuery {
@@ -171,10 +176,18 @@ impl Engine {
         }
     }
 
-    /// Whether an answer needs an inspection of owners: always for a one-off scan, for an agent if the last inspection is too old.
+    /// Whether an answer needs an inspection of owners: always for a one-off scan, for an agent if the last inspection is too old or
+    /// has not covered an owner.
     fn needs_owners(&self) -> bool {
-        let is_old = self.inspected_owners_at.is_none_or(|at| self.now.since(at) >= MAX_OWNER_AGE);
-        !self.config.watching || (self.config.reads_progress && is_old && self.tracker.len() > 0)
+        if !self.config.watching {
+            return true;
+        }
+        let older_than = |age| self.inspected_owners_at.is_none_or(|at| self.now.since(at) >= age);
+        let is_new = |pid: &u32| self.host_context.inspected_at(*pid).is_none();
+        let covers_all = || !self.owner_pids(MAX_NEW_OWNERS).iter().any(is_new);
+        self.config.reads_progress
+            && self.tracker.len() > 0
+            && (older_than(MAX_OWNER_AGE) || (older_than(NEW_OWNER_AGE) && !covers_all()))
     }
 
     /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.
