@@ -40,7 +40,7 @@ pub(super) fn read_records(file: File, mut each: impl FnMut(&[u8])) -> io::Resul
 pub(super) fn read_records_beside(file: File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let (sender, chunks) = mpsc::sync_channel(MAX_CHUNKS);
     thread::scope(|scope| {
-        // The other end of the file, if no thread can start.
+        // The same open file, for this thread if no other can start.
         let again = file.try_clone()?;
         let read = move || {
             // The receiver ends early only if `each` panics, which the scope passes on.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Maximum number of inspected processes; those that own the most sockets come first.
-const MAX_PROCESSES: usize = 64;
+pub(crate) const MAX_PROCESSES: usize = 64;
 /// Maximum number of samples of a process's waiting threads, one for each of the latest inspections.
 const MAX_WAIT_SAMPLES: usize = 16;
 /// Maximum number of known cgroups, and of cgroups in one inspection.

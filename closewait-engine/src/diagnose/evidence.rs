@@ -9,7 +9,7 @@ mod waits;
 
 use std::time::Duration;
 
-pub(crate) use self::gather::{OwnerConnections, Sources};
+pub(crate) use self::gather::{OwnerConnections, STARTED, Sources};
 pub use self::{
     clients::{ClientFacts, OwnerClients},
     reading::{CounterEvidence, EvidenceReading},

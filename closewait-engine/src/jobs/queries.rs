@@ -12,6 +12,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     Engine,
+    context::host_context::MAX_PROCESSES,
     jobs::inspection::{MAX_OWNER_AGE, REFRESH_INTERVAL},
     model::{InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
     time::BootTime,
@@ -22,8 +23,6 @@ const MAX_QUERY_WAIT: Duration = Duration::from_secs(2);
 
 /// Minimum age of an inspection after which a query inspects owners that are new since. Owners over a limit are always new.
 const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
-/// Maximum number of owners that a query checks for new ones.
-const MAX_NEW_OWNERS: usize = 64;
 
 /// Unanswered query.
 #[derive(Debug)]
@@ -184,10 +183,10 @@ impl Engine {
         }
         let older_than = |age| self.inspected_owners_at.is_none_or(|at| self.now.since(at) >= age);
         let is_new = |pid: &u32| self.host_context.inspected_at(*pid).is_none();
-        let covers_all = || !self.owner_pids(MAX_NEW_OWNERS).iter().any(is_new);
+        let any_new = || self.owner_pids(MAX_PROCESSES).iter().any(is_new);
         self.config.reads_progress
             && self.tracker.len() > 0
-            && (older_than(MAX_OWNER_AGE) || (older_than(NEW_OWNER_AGE) && !covers_all()))
+            && (older_than(MAX_OWNER_AGE) || (older_than(NEW_OWNER_AGE) && any_new()))
     }
 
     /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.

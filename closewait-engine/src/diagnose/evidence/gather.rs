@@ -19,7 +19,7 @@ use crate::{
 /// Maximum age of facts about owners that count as evidence.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// Tolerance of a process's start time: its resolution, and the time that a process for one connection needs to start.
-const STARTED: Duration = Duration::from_millis(20);
+pub(crate) const STARTED: Duration = Duration::from_millis(20);
 
 /// Maximum number of owners of a group whose facts are read.
 const MAX_OWNERS: usize = 64;

@@ -1,8 +1,10 @@
 //! Descriptors in processes that did not open them.
 
-use std::time::Duration;
-
-use crate::diagnose::{About, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
+use crate::diagnose::{
+    About, Explanation, Judgement, Rule,
+    evidence::{CounterEvidence, STARTED},
+    text,
+};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Task},
@@ -16,9 +18,6 @@ pub(super) struct Inherited;
 
 /// Detects a child process that keeps a connection on which its parent, or it, has answered already.
 pub(super) struct ChildKeeps;
-
-/// Tolerance between the start of a process and the arrival of the request for which it was started.
-const STARTED: Duration = Duration::from_millis(20);
 
 impl Rule for Inherited {
     fn about(&self) -> &'static About {

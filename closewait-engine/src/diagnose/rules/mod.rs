@@ -25,7 +25,7 @@ mod working;
 use std::time::Duration;
 
 use super::{Case, Rule};
-use crate::model::Certainty;
+use crate::{model::Certainty, process::ProgramRuntime};
 
 pub use self::half_close::SILENT as STREAM_OVER;
 
@@ -90,6 +90,11 @@ fn is_passed_on(case: &Case<'_>) -> Option<bool> {
 /// `None` if the descriptors are unknown.
 fn is_handed_over(case: &Case<'_>) -> Option<bool> {
     Some(case.owners?.iter().all(|descriptor| descriptor.fd <= HANDED_OVER))
+}
+
+/// Whether an owner, or the process of the listener, is a known proxy.
+fn is_known_proxy(case: &Case<'_>) -> bool {
+    case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy))
 }
 
 /// Minimum number of new connections that a program has not served for a certainty of `high`.

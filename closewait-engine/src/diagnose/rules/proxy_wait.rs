@@ -1,7 +1,7 @@
 //! Programs that wait for another one: proxies that keep one connection until the other one ends, and servers whose threads wait
 //! for an answer.
 
-use crate::diagnose::{About, Explanation, Judgement, Rule, Trend, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, Trend, evidence::Waits, text};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Connection, Endpoint, ReadState},
@@ -81,10 +81,11 @@ impl Rule for ProxyWait {
 /// has read the FIN; a server reads from its client when it has answered.
 fn asks_another(case: &Case<'_>) -> bool {
     let group = &case.group;
-    let is_proxy = case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy));
     let read = group.in_state(ReadState::IdleFin) + group.in_state(ReadState::Goodbye);
-    let waits = group.evidence.waits.filter(|waits| waits.complete && !waits.multiplexes);
-    !is_proxy && group.is_most(read) && waits.is_some_and(|waits| group.is_most(waits.blocked + waits.single))
+    let waits = group.evidence.waits.filter(Waits::show_connections);
+    !super::is_known_proxy(case)
+        && group.is_most(read)
+        && waits.is_some_and(|waits| group.is_most(waits.blocked + waits.single))
 }
 
 /// Explains a server whose threads wait for the answer of the program at `towards`.
@@ -108,10 +109,7 @@ fn ask(case: &Case<'_>, towards: Endpoint) -> Explanation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::{
-        evidence::Waits,
-        testing::{Scene, process, secs},
-    };
+    use crate::diagnose::testing::{Scene, process, secs};
 
     #[test]
     fn a_proxy_points_at_its_other_end() {

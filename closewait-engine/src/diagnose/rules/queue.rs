@@ -2,7 +2,6 @@
 
 use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
-use crate::process::ProgramRuntime;
 
 /// Detects clients that may wait for shared backend connections: tunnels, queues and request coalescing have no connection for each
 /// client.
@@ -44,7 +43,7 @@ impl Rule for Queue {
             return Some(connect(case, connecting));
         }
         let waiting = evidence.backends?.waiting;
-        let is_proxy = case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy));
+        let is_proxy = super::is_known_proxy(case);
         // An event loop that has read these requests without an answer waits for something else.
         let loops =
             evidence.waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0)
@@ -118,6 +117,7 @@ mod tests {
         testing::{Scene, process},
     };
     use crate::process::Process;
+    use crate::process::ProgramRuntime;
 
     #[test]
     fn many_clients_may_wait_for_one_tunnel() {

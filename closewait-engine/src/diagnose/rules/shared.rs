@@ -46,15 +46,15 @@ impl Rule for Shared {
         let (count, who) = (tasks.len(), text::names(&tasks)?);
         Some(Judgement::new(Class::Inherited, Certainty::Low, move || {
             Explanation {
-            text: format!(
-                "{count} processes have it, {age} after the peer closed: {who}. The kernel sends the FIN when the last copy is \
-                 closed",
-                age = text::age(case)
-            ),
-            next: "see which of them serves it; the others have to close their copies after fork(), as a parent has to for a \
-                   connection that its child serves"
-                .into(),
-        }
+                text: format!(
+                    "{count} processes have it, {age} after the peer closed: {who}. The kernel sends the FIN when the last copy \
+                     is closed",
+                    age = text::age(case)
+                ),
+                next: "see which of them serves it; the others have to close their copies after fork(), as a parent has to for \
+                       a connection that its child serves"
+                    .into(),
+            }
         }))
     }
 }

@@ -204,9 +204,9 @@ impl Engine {
         let of_main = |one: &TrackedSocket| one.owners.iter().flatten().any(|owner| Some(owner.task.pid) == main);
         let (key, oldest) = *grown.iter().find(|(_, one)| of_main(one)).or(grown.first())?;
         let oldest_owners = oldest.owners.as_deref();
-        let process = match owners.as_deref() {
-            Some([(task, _), ..]) => self.host_context.processes().get(&task.pid),
-            Some([]) | None => grouping.process(&oldest.socket, oldest_owners),
+        let process = match main {
+            Some(pid) => self.host_context.processes().get(&pid),
+            None => grouping.process(&oldest.socket, oldest_owners),
         };
         let waiting = members.iter().filter(|(_, one)| one.socket.accepted == Some(false));
         let unaccepted_since = waiting.clone().next().map(|(_, one)| one.since.latest());
