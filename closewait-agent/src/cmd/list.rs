@@ -5,6 +5,7 @@ use std::{
     env,
     io::{self, BufWriter, IsTerminal as _, Write as _},
     mem::ManuallyDrop,
+    panic,
     path::Path,
     thread,
     time::Duration,
@@ -33,7 +34,7 @@ use crate::{
     },
     source::{
         self,
-        inspector::Inspector,
+        inspector::{Inspector, ProxyPeerReader},
         program::{KernelPrograms, Loader},
         scanner::Scanner,
     },
@@ -155,7 +156,13 @@ fn scan_once(form: Form) -> RecordingEngine {
         let load = || programs.as_mut().map(KernelPrograms::proxy_peer_reader).unwrap_or_default();
         let loading = thread::Builder::new().name("closewait-load".to_owned()).spawn_scoped(scope, load);
         find_out(&mut engine, &mut scanner, || {
-            Inspector::new(loading.ok().and_then(|loading| loading.join().ok()).unwrap_or_default())
+            Inspector::new(match loading {
+                Ok(loading) => loading.join().unwrap_or_else(|payload| panic::resume_unwind(payload)),
+                Err(error) => {
+                    log::warn!("the other connections of owners stay unknown: no thread could start ({error})");
+                    ProxyPeerReader::default()
+                }
+            })
         })
     });
     for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
