@@ -13,19 +13,27 @@ use std::{
 use crate::{
     agent::{Finished, Running, finish},
     clock::{PATIENCE, boot_seconds, poll_until},
+    setup::{mount_tmpfs, unmount},
 };
 
 /// Maximum size of one dump, bytes.
 const MAX_DUMP: u64 = 16 << 20;
 
-/// Folder with fake tools of the runtimes, and one for dumps.
+/// Size of the file system that a test has, bytes: enough for a whole dump, and little memory if it is filled.
+const FILE_SYSTEM: u64 = 128 << 20;
+
+/// Folder with fake tools of the runtimes, and one for dumps. It is a file system of its own: that of the host may be nearly
+/// full, and then nothing would be kept.
 struct Dump(PathBuf);
 
 impl Dump {
     fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("closewait-dump-{}-{name}", process::id()));
-        fs::create_dir_all(folder.join("kept")).expect("a folder");
-        Self(folder)
+        fs::create_dir_all(&folder).expect("a folder");
+        mount_tmpfs(&folder, FILE_SYSTEM);
+        let dump = Self(folder);
+        fs::create_dir(dump.0.join("kept")).expect("a folder");
+        dump
     }
 
     fn program(&self, name: &str, script: &str) {
@@ -63,8 +71,9 @@ impl Dump {
 
 impl Drop for Dump {
     fn drop(&mut self) {
-        // If this fails, the files stay in the folder for temporary files, which is harmless.
-        let _left = fs::remove_dir_all(&self.0);
+        unmount(&self.0);
+        // If this fails, an empty folder stays among the temporary files, which is harmless.
+        let _left = fs::remove_dir(&self.0);
     }
 }
 
@@ -191,7 +200,11 @@ fn all_that_is_kept_has_a_bound_and_the_oldest_goes_first() {
 fn a_file_system_that_is_nearly_full_is_left_alone() {
     let dump = Dump::new("full");
     dump.program("py-spy", "echo threads");
-    dump.program("stat", "echo 4096 1000 101");
+    let filler = vec![1; 1 << 20];
+    let mut file = fs::File::create(dump.0.join("filler")).expect("a file");
+    for _ in 0..(FILE_SYSTEM >> 20) * 19 / 20 {
+        file.write_all(&filler).expect("room for it");
+    }
     let ended = dump.run("CPython", process::id());
     assert!(ended.code == Some(1) && ended.stdout.contains("less than a tenth"), "{ended:?}");
     assert_eq!(dump.kept(), []);

@@ -84,6 +84,15 @@ pub(crate) fn mount_bpf(path: &Path) {
     mount(c"bpf", &path, c"bpf", 0).expect("mount -t bpf");
 }
 
+/// Mounts an empty file system of this many bytes there, visible everywhere.
+pub(crate) fn mount_tmpfs(path: &Path, bytes: u64) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
+    let size = CString::new(format!("size={bytes}")).expect("no zero in a number");
+    // SAFETY: texts that end in a zero and outlive the call.
+    succeed(unsafe { libc::mount(c"tmpfs".as_ptr(), path.as_ptr(), c"tmpfs".as_ptr(), 0, size.as_ptr().cast()) })
+        .expect("mount -t tmpfs");
+}
+
 /// Unmounts what is mounted there, at the latest when no process uses it any more.
 pub(crate) fn unmount(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("no zero in a path");
