@@ -213,7 +213,9 @@ mod tests {
     fn attach(text: &str) -> Result<Running> {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         exec::with_scratch(&format!("agent-{}", NUMBER.fetch_add(1, Ordering::Relaxed)), |dir| {
-            let program = Program::tracer("script", Path::new("/bin/sh"), dir, &["-c", text]);
+            // A shell cannot trap a signal that its parent ignores, as one without job control does for commands with `&`.
+            let shell = ["--default-signal=INT", "sh", "-c", text];
+            let program = Program::tracer("script", Path::new("/usr/bin/env"), dir, &shell);
             program.keep("script", &["start", "stop"]).attach()
         })
     }
