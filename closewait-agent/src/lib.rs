@@ -24,11 +24,13 @@
 //! | [`limits`] | limits of the environment that would end the process | |
 //! | [`signals`] | signals that are blocked or ignored when a process starts | |
 //! | [`memory`] | release of memory after a peak | |
+//! | `beside` | two threads for one job: one reads, the other stores or prints | |
 //! | [`cmd`], [`cli`] | subcommands, one file each; the options | |
 //!
 //! `cargo xtask tidy` checks the dependencies of these modules, except `runtime` and the commands
 //! (`xtask/src/tidy/layers.rs`).
 
+mod beside;
 pub mod cli;
 pub mod clock;
 pub mod cmd;

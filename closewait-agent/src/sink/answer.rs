@@ -13,7 +13,7 @@ use thiserror::Error;
 use self::items::FirstUses;
 pub use self::items::{AnswerHeader, AnswerItem, AnswerRow, ItemFrame, SharedItem};
 use super::list::{ListShape, rows::SocketTable};
-use crate::clock::TimeAnchor;
+use crate::{beside::beside, clock::TimeAnchor};
 use closewait_engine::{
     Engine,
     diagnose::Seen,
@@ -29,10 +29,15 @@ use closewait_engine::{
 
 /// Size at which a frame ends, bytes.
 const FRAME: usize = 32 * 1024;
+/// Number of items that one thread hands to another at a time.
+const BATCH: usize = 256;
 /// Maximum number of sockets that a client collects: four times the default of `--max-tracked`.
 const MAX_ROWS: usize = 4_000_000;
 /// Maximum number of hints that a client collects: more than any agent has.
 const MAX_HINTS: usize = 64;
+
+/// The collector has failed, so it takes no further item.
+struct NotWanted;
 
 /// Writes the answer to `query` at `now`, as frames of encoded items. Diagnoses, encodes and frees each socket before
 /// the next.
@@ -221,8 +226,29 @@ impl<'a> AnswerCollector<'a> {
         now: BootTime,
         anchor: TimeAnchor,
     ) -> Result<Self, AnswerError> {
-        items(engine, query, now, anchor, |item| self.add(item))?;
-        Ok(self)
+        // Another thread judges the next sockets while this one adds the last ones to the table.
+        let judge = |put: &mut dyn FnMut(Vec<AnswerItem<'a>>) -> bool| {
+            let mut batch = Vec::new();
+            let judged = items(engine, query, now, anchor, |item| {
+                batch.push(item);
+                if batch.len() < BATCH || put(std::mem::take(&mut batch)) { Ok(()) } else { Err(NotWanted) }
+            });
+            if judged.is_ok() {
+                put(batch);
+            }
+        };
+        let mut added = Ok(());
+        beside(
+            "closewait-judge",
+            judge,
+            &mut self,
+            |_| (),
+            |collector, batch| {
+                added = batch.into_iter().try_for_each(|item| collector.add(item));
+                added.is_ok()
+            },
+        );
+        added.map(|()| self)
     }
 
     /// Adds the items of a frame.

@@ -4,20 +4,15 @@ use std::{
     fs::File,
     io::{self, Read as _},
     mem::offset_of,
-    panic,
-    sync::mpsc,
-    thread,
 };
 
 use bytes::{Buf as _, BytesMut};
 use closewait_common::{Record, record};
 
-use crate::host::deadline;
+use crate::{beside::beside, host::deadline};
 
 /// Bytes per read.
 const CHUNK: usize = 64 * 1024;
-/// Maximum number of reads that wait for the engine, a megabyte.
-const MAX_CHUNKS: usize = 16;
 
 /// Hands every record of an iterator to `each`.
 ///
@@ -37,27 +32,22 @@ pub(super) fn read_records(file: File, mut each: impl FnMut(&[u8])) -> io::Resul
 /// # Errors
 ///
 /// If the iterator cannot be read.
-pub(super) fn read_records_beside(file: File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let (sender, chunks) = mpsc::sync_channel(MAX_CHUNKS);
-    thread::scope(|scope| {
-        // The same open file, for this thread if no other can start.
-        let again = file.try_clone()?;
-        let read = move || {
-            // The receiver ends early only if `each` panics, which the scope passes on.
-            let put = |chunk: &[u8]| sender.send(chunk.to_vec()).is_ok();
-            deadline::counted(|| read_chunks(file, put))
-        };
-        let Ok(reader) = thread::Builder::new().name("closewait-files".to_owned()).spawn_scoped(scope, read) else {
-            return read_records(again, each);
-        };
-        let mut records = WholeRecords::default();
-        for chunk in chunks {
+pub(super) fn read_records_beside(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let read =
+        |put: &mut dyn FnMut(Vec<u8>) -> bool| deadline::counted(|| read_chunks(file, |chunk| put(chunk.to_vec())));
+    let mut records = WholeRecords::default();
+    let ((), read) = beside(
+        "closewait-files",
+        read,
+        &mut records,
+        |_| (),
+        |records, chunk| {
             records.hand_over(&chunk, &mut each);
-        }
-        reader.join().unwrap_or_else(|payload| panic::resume_unwind(payload))?;
-        records.end(&mut each);
-        Ok(())
-    })
+            true
+        },
+    );
+    records.end(&mut each);
+    read
 }
 
 /// Hands every record of an iterator to `each`, until it returns `false`. The remaining records of the same read
@@ -68,7 +58,7 @@ pub(super) fn read_records_beside(file: File, mut each: impl FnMut(&[u8])) -> io
 /// If the iterator cannot be read.
 pub(super) fn read_records_until(file: File, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
     let (mut records, mut wants_more) = (WholeRecords::default(), true);
-    read_chunks(file, |chunk| {
+    read_chunks(&file, |chunk| {
         records.hand_over(chunk, &mut |record| wants_more &= each(record));
         wants_more
     })?;
@@ -79,7 +69,7 @@ pub(super) fn read_records_until(file: File, mut each: impl FnMut(&[u8]) -> bool
 }
 
 /// Hands what each read of an iterator returns to `put`, until `put` returns `false`.
-fn read_chunks(mut file: File, mut put: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+fn read_chunks(mut file: &File, mut put: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         match file.read(&mut chunk) {

@@ -9,7 +9,7 @@ use std::{
         unix::fs::FileExt as _,
     },
     path::Path,
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -22,6 +22,7 @@ use super::{
     scanner::ScanItem,
 };
 use crate::{
+    beside::beside,
     clock,
     host::{
         cgroups::{CgroupError, Cgroups, Lookup},
@@ -55,8 +56,6 @@ const MAX_CONNECTIONS: usize = 4096;
 
 /// Size of a part of the connections, bytes.
 const PART: usize = 64 * 1024;
-/// Maximum number of parts that wait for the engine, a megabyte.
-const MAX_PARTS: usize = 16;
 
 /// Iterator over the open files of one process, for its other connections; `None` where the kernel has none (before
 /// Linux 6.1). As with [`super::scanner::Scanner`], there must be one reader at a time.
@@ -89,38 +88,35 @@ impl ProxyPeerReader {
         if pids.is_empty() || self.0.is_none() {
             return (work(each), true);
         }
-        let (sender, parts) = mpsc::sync_channel(MAX_PARTS);
-        thread::scope(|scope| {
-            // The receiver ends early only if a consumer panics, which the scope passes on.
-            let put = move |part| drop(sender.send(part));
-            let read = move || deadline::counted(|| self.parts(pids, put));
-            let reader = thread::Builder::new().name("closewait-peers".to_owned()).spawn_scoped(scope, read);
-            let result = work(each);
-            let mut is_possible = true;
-            let mut take = |part| match part {
-                ConnectionsPart::Records(records) => {
-                    files::hand_over(&records, &mut |record| each(ScanItem::Record(record)));
+        let mut is_possible = true;
+        let read = |put: &mut dyn FnMut(ConnectionsPart) -> bool| deadline::counted(|| self.parts(pids, put));
+        let (result, _) = beside(
+            "closewait-peers",
+            read,
+            each,
+            |each| work(each),
+            |each, part| {
+                match part {
+                    ConnectionsPart::Records(records) => {
+                        files::hand_over(&records, &mut |record| each(ScanItem::Record(record)));
+                    }
+                    ConnectionsPart::Ended { pid, at, read: Ok(true) } => {
+                        each(ScanItem::fact(InspectionFact::ConnectionsRead { pid, at }));
+                    }
+                    ConnectionsPart::Ended { read: Ok(false), .. } => {}
+                    ConnectionsPart::Ended { pid, read: Err(error), .. } => {
+                        log::debug!("the other connections of process {pid} cannot be seen: {error}");
+                        is_possible &= !means_no_iterator(&error);
+                    }
                 }
-                ConnectionsPart::Ended { pid, at, read: Ok(true) } => {
-                    each(ScanItem::fact(InspectionFact::ConnectionsRead { pid, at }));
-                }
-                ConnectionsPart::Ended { read: Ok(false), .. } => {}
-                ConnectionsPart::Ended { pid, read: Err(error), .. } => {
-                    log::debug!("the other connections of process {pid} cannot be seen: {error}");
-                    is_possible &= !means_no_iterator(&error);
-                }
-            };
-            match reader {
-                Ok(_joined_by_the_scope) => parts.into_iter().for_each(&mut take),
-                // Out of threads.
-                Err(_) => self.parts(pids, &mut take),
-            }
-            (result, is_possible)
-        })
+                true
+            },
+        );
+        (result, is_possible)
     }
 
     /// Hands the other connections of these processes to `put` in parts.
-    fn parts(&self, pids: &[u32], mut put: impl FnMut(ConnectionsPart)) {
+    fn parts(&self, pids: &[u32], put: &mut dyn FnMut(ConnectionsPart) -> bool) {
         for pid in pids.iter().copied() {
             // The findings may be as old as this.
             let at = clock::now();

@@ -101,7 +101,7 @@ impl Scanner {
             let mut described = HashSet::new();
             let files = self.open_files(&[]).and_then(|file| {
                 let Some(file) = file else { return Ok(()) };
-                files::read_records_beside(file, |record| {
+                files::read_records_beside(&file, |record| {
                     described.extend(files::inode_of_held(record));
                     (each.borrow_mut())(ScanItem::Record(record));
                 })

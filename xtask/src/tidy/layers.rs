@@ -9,14 +9,19 @@ use crate::prelude::*;
 const SRC: &str = "closewait-agent/src/";
 
 /// A module, the modules that it may use besides itself, and why no others.
-const LAYERS: [(&str, &[&str], &str); 11] = [
+const LAYERS: [(&str, &[&str], &str); 12] = [
     ("host", &["clock"], "facts about the host are gathered before anything that uses them exists"),
-    ("sink", &["clock", "host"], "a sink shows what the engine found and knows nothing else"),
-    ("source", &["clock", "host"], "a source turns what the host reports into observations and knows nothing else"),
+    ("sink", &["beside", "clock", "host"], "a sink shows what the engine found and knows nothing else"),
+    (
+        "source",
+        &["beside", "clock", "host"],
+        "a source turns what the host reports into observations and knows nothing else",
+    ),
     ("hooks", &["clock", "host", "sink"], "hooks run programs when the engine finds something and decide nothing else"),
     ("recording", RECORDING, "a recording has what goes into the engine and what came out, and no more"),
     ("control", &["clock", "host", "memory", "sink"], "the control socket knows nothing of what answers are made from"),
     ("logging", &["clock", "host", "sink"], "everything writes to the log"),
+    ("beside", &[], LOWEST),
     ("clock", &[], LOWEST),
     ("limits", &[], LOWEST),
     ("signals", &[], LOWEST),
