@@ -8,7 +8,7 @@ use closewait_common::tcp::state;
 
 use super::{
     diagnose::{AROUND_FIN, STREAM_OVER},
-    model::{Dwell, Endpoint, Exit, Owner, Protocol, Socket, TimerKind, Verdict},
+    model::{Class, Dwell, Endpoint, Exit, Owner, Protocol, Socket, TimerKind, Verdict},
     snapshot::query::Filter,
     snapshot::view::Row,
     text::duration,
@@ -124,6 +124,8 @@ pub struct Target {
     pub interface: u32,
     /// Time of the entry, if the agent saw it.
     pub entered: Option<BootTime>,
+    /// Whether the peer can still read, by the verdict.
+    pub peer_reads: bool,
 }
 
 /// Reason why a socket is not destroyed.
@@ -135,6 +137,8 @@ pub enum Refusal {
     Mptcp,
     /// The socket waits in a backlog.
     NeverAccepted,
+    /// The peer has closed one direction only, and can still read.
+    PeerReads,
     /// The selection lacks facts that identify the socket in the kernel.
     Unidentified,
     /// The socket's network namespace is inaccessible, for this reason.
@@ -172,6 +176,12 @@ impl fmt::Display for Refusal {
             Self::Mptcp => write!(f, "it uses MPTCP, of which only single subflows can be destroyed"),
             Self::NeverAccepted => {
                 write!(f, "not accepted yet: destroying it hides it without freeing its backlog slot")
+            }
+            Self::PeerReads => {
+                write!(
+                    f,
+                    "its verdict is half_close: the peer has closed one direction only and may wait for an answer"
+                )
             }
             Self::Unidentified => {
                 write!(
@@ -315,7 +325,8 @@ pub fn identify(selected: &Selected, with_its_ends: &[CurrentSocket]) -> Result<
     let facts = with_its_ends.iter().find(is_it);
     let facts = facts.ok_or(if with_its_ends.is_empty() { Refusal::Gone } else { Refusal::Replaced })?;
     let CurrentSocket { cookie, inode, interface, .. } = *facts;
-    Ok(Target { netns, local, remote, cookie, inode, interface, entered: selected.entered() })
+    let peer_reads = selected.verdict.class == Class::HalfClose;
+    Ok(Target { netns, local, remote, cookie, inode, interface, entered: selected.entered(), peer_reads })
 }
 
 /// Checks by the kernel's ages whether the socket can be as old as the filter requires: the FIN arrives after the last data.
@@ -336,7 +347,7 @@ impl Target {
     ///
     /// Returns a refusal if the facts are those of another socket, or if a condition does not hold.
     pub fn check(&self, facts: &CurrentSocket, now: BootTime) -> Result<(), Refusal> {
-        let Self { netns: _, local, remote, cookie, inode, interface, entered } = *self;
+        let Self { netns: _, local, remote, cookie, inode, interface, entered, peer_reads } = *self;
         if (facts.local, facts.remote, facts.cookie) != (local, remote, cookie) || facts.interface != interface {
             return Err(Refusal::Replaced);
         }
@@ -356,7 +367,8 @@ impl Target {
             Some(TimerKind::On | TimerKind::Persist) => return Err(Refusal::Sending),
             Some(TimerKind::Keepalive) | None => {}
         }
-        check_sent(facts.sent.ok_or(Refusal::SentUnknown)?, entered.map(|entered| now.since(entered)))
+        check_sent(facts.sent.ok_or(Refusal::SentUnknown)?, entered.map(|entered| now.since(entered)))?;
+        if peer_reads { Err(Refusal::PeerReads) } else { Ok(()) }
     }
 }
 

@@ -318,7 +318,8 @@ mod tests {
 
     fn done(outcome: Outcome) -> Result<(), KillError> {
         let (local, remote) = (socket().local, socket().remote);
-        let target = Target { netns: 1, local, remote, cookie: 7, inode: 99, interface: 0, entered: None };
+        let target =
+            Target { netns: 1, local, remote, cookie: 7, inode: 99, interface: 0, entered: None, peer_reads: false };
         failures(&[], &[(&target, Done { outcome, open: None })])
     }
 

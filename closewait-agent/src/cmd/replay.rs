@@ -86,7 +86,7 @@ fn play(
 }
 
 /// Logs the way the recording ends.
-fn report_end(end: Option<RecordingEnd>, file: &Path) {
+pub(super) fn report_end(end: Option<RecordingEnd>, file: &Path) {
     let file = file.display();
     match end {
         None | Some(RecordingEnd::Stopped) => {}

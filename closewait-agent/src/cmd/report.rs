@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::{
     list, print,
-    replay::{NO_EVENT, open},
+    replay::{NO_EVENT, open, report_end},
     sink,
 };
 use crate::{
@@ -27,33 +27,31 @@ const MAX_REPORT_BYTES: usize = 4 << 20;
 /// be written.
 pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let output = args.shape.output;
-    let shown = match &args.file {
-        Some(file) => of_recording(file, output)?,
-        None => list::answer(
-            &args.asked,
-            &Query::Report,
-            ListShape { form: output.into(), ..ListShape::default() },
-            |answer| {
-                let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
-                let mut shown = Vec::new();
-                render(&report, &version, output.into(), anchor, &mut shown)?;
-                Ok(shown)
-            },
-        )?,
-    };
-    print(&shown)
+    if let Some(file) = &args.file {
+        return of_recording(file, output);
+    }
+    list::answer(&args.asked, &Query::Report, ListShape { form: output.into(), ..ListShape::default() }, |answer| {
+        let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
+        let mut shown = Vec::new();
+        render(&report, &version, output.into(), anchor, &mut shown)?;
+        print(&shown)
+    })
 }
 
-/// Returns the incidents of a recording, then the state at its end.
-fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
-    let shown = path.display();
+/// Writes the incidents of a recording, then the state at its end, or before the first item that cannot be played.
+///
+/// # Errors
+///
+/// If an item cannot be played, after the report, or there is none before it.
+fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<()> {
+    let failed = || format!("playing {} failed", path.display());
     let mut reader = open(path)?;
     let (mut player, mut last) = (Player::default(), BootTime::default());
     let (mut numbering, mut sink) = (Numbering::default(), sink(output, false));
     // Resolved incidents are part of the report too.
     let mut answer = Vec::new();
-    for item in &mut reader {
-        let item = item.with_context(|| format!("playing {shown} failed"))?;
+    let mut play = |item: anyhow::Result<Item<'_>>| -> anyhow::Result<()> {
+        let item = item?;
         if let Item::Time(now) | Item::Began { at: now, .. } = &item {
             last = last.max(*now);
         }
@@ -65,13 +63,18 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<Vec<u8>> {
             }
             Shown::Finding(_) | Shown::Start(_) | Shown::HandedOut | Shown::Unwritten => Ok(()),
         };
-        player.play(item, show).with_context(|| format!("playing {shown} failed"))?;
-    }
-    let engine = player.engine().context(NO_EVENT).with_context(|| format!("playing {shown} failed"))?;
+        player.play(item, show).map_err(Into::into)
+    };
+    let played = reader.by_ref().map(|item| item.map_err(Into::into)).try_for_each(&mut play).with_context(failed);
+    let Some(engine) = player.engine() else {
+        return played.and_then(|()| Err(anyhow::anyhow!(NO_EVENT)).with_context(failed));
+    };
     if output == OutputFormat::Text && !answer.is_empty() {
         answer.push(b'\n');
     }
     let version = env!("CARGO_PKG_VERSION");
     render(&engine.report(last), version, output.into(), player.anchor(), &mut answer)?;
-    Ok(answer)
+    print(&answer)?;
+    report_end(reader.end(), path);
+    played
 }

@@ -238,7 +238,7 @@ mod tests {
 
     fn target(selected: &Selected) -> Target {
         let Socket { local, remote, .. } = selected.socket;
-        Target { netns: 1, local, remote, cookie: 7, inode: 99, interface: 0, entered: None }
+        Target { netns: 1, local, remote, cookie: 7, inode: 99, interface: 0, entered: None, peer_reads: false }
     }
 
     fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {

@@ -321,7 +321,16 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = inode_of(&socket);
         let end = Endpoint { address: std::net::Ipv4Addr::LOCALHOST.into(), port: 1 };
-        let target = Target { netns: 1, local: end, remote: end, cookie: 1, inode, interface: 0, entered: None };
+        let target = Target {
+            netns: 1,
+            local: end,
+            remote: end,
+            cookie: 1,
+            inode,
+            interface: 0,
+            entered: None,
+            peer_reads: false,
+        };
         let own = std::process::id();
         assert_eq!(OwnedSockets::by(&[]).check(&target), Ok(()), "no process is asked for");
         // No process here has the highest possible number (`PID_MAX_LIMIT`).

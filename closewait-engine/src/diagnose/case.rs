@@ -82,6 +82,9 @@ pub struct Group {
     pub unanswered: u32,
     /// Number of sockets on which the program has answered the last data: it sent data later by more than a tick.
     pub answered: u32,
+    /// Number of sockets on which the program has not answered the last data: it sent no data later by more than a tick, or none at
+    /// all.
+    pub awaiting: u32,
     /// Number of distinct remote addresses.
     pub remotes: u32,
     /// Age of the oldest unaccepted socket in a backlog of the same port; `None` if there is none.
@@ -163,6 +166,21 @@ impl Case<'_> {
     /// Whether a process owns the listener of the socket; `false` also if the listener is unknown.
     pub fn listens(&self, pid: u32) -> bool {
         self.listener.is_some_and(|listener| listener.owners.iter().any(|owner| owner.task.pid == pid))
+    }
+
+    /// Whether no owner of the socket has its listener, which other processes have: a process for each connection, or one that
+    /// connections are passed to. `false` if the listener or the owners are unknown.
+    pub fn is_passed_to_owner(&self) -> bool {
+        let listened = self.listener.is_some_and(|listener| !listener.owners.is_empty());
+        let pids = self.pids();
+        listened && !pids.is_empty() && !pids.iter().any(|pid| self.listens(*pid))
+    }
+
+    /// Returns the time for which the program has made no progress on the port, as far as is known: at most the age of the oldest socket
+    /// of the group.
+    pub fn stalled(&self) -> Duration {
+        let since = self.group.evidence.stalled_since;
+        since.map_or(self.group.oldest, |since| self.now.since(since).min(self.group.oldest))
     }
 
     /// Whether a program opened the connection.

@@ -21,6 +21,8 @@ use crate::{model::PortCloses, time::BootTime};
 pub const LATE: Duration = Duration::from_secs(3);
 /// Maximum age of progress that counts as current.
 pub const RECENT: Duration = Duration::from_secs(10);
+/// Minimum number of new connections that were not served for a program that has stopped to make progress.
+pub const MIN_DEMAND: u32 = 2;
 /// Minimum time after the onset of an entry that counts as new demand. An earlier entry may belong to the same event.
 pub const AFTER_ONSET: Duration = Duration::from_secs(1);
 
@@ -29,8 +31,11 @@ pub const AFTER_ONSET: Duration = Duration::from_secs(1);
 pub struct GroupEvidence {
     /// Entry of the oldest socket of the group that is still in CLOSE_WAIT; `None` for a group without one.
     pub onset: Option<BootTime>,
-    /// Number of sockets of the same port or remote endpoint that entered at least [`AFTER_ONSET`] after the oldest of them, plus
-    /// the number of open connections that wait for an answer.
+    /// Entry of the oldest socket of the same port or remote endpoint, or the program's last progress after that. `None` for a group
+    /// without a socket in CLOSE_WAIT.
+    pub stalled_since: Option<BootTime>,
+    /// Number of sockets of the same port or remote endpoint that entered at least [`AFTER_ONSET`] after [`Self::stalled_since`],
+    /// plus the number of open connections that wait for an answer.
     pub demand: u32,
     /// Exits of sockets that the program had kept for [`LATE`] or longer; `None` without a watching agent.
     pub late_exits: Option<LateExits>,
@@ -80,8 +85,9 @@ impl LateExits {
 /// Open connections of a group's owners to the local port of the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Siblings {
-    /// Number of connections on which the program received and sent data after the onset, and sent some in the last [`RECENT`].
-    pub served: u32,
+    /// Last time at which the program sent data on a connection that had received data, both after the onset; if that was less than
+    /// [`RECENT`] before the agent read the connections, the time of the read. `None` if it served no connection.
+    pub last_served: Option<BootTime>,
     /// Number of connections that received data after the onset and after the last answer.
     pub waiting: u32,
 }
@@ -103,10 +109,10 @@ pub struct Backends {
 }
 
 impl GroupEvidence {
-    /// Whether the program made progress after the onset: it served other connections, or closed connections that it had answered.
+    /// Whether the program makes progress since the onset: it serves other connections, or closes connections that it has answered.
     /// `None` if other connections were not read and no close was counted.
     pub fn progresses(&self, now: BootTime) -> Option<bool> {
-        match (self.serves_others(), self.closes_others(now)) {
+        match (self.serves_others(now), self.closes_others(now)) {
             (Some(true), _) | (_, Some(true)) => Some(true),
             (Some(false), _) => Some(false),
             (None, Some(false) | None) => None,
@@ -114,18 +120,22 @@ impl GroupEvidence {
     }
 
     /// Whether the program serves other connections of the port; `None` if the agent did not read them.
-    pub fn serves_others(&self) -> Option<bool> {
-        self.siblings.map(|siblings| siblings.served > 0)
+    pub fn serves_others(&self, now: BootTime) -> Option<bool> {
+        self.siblings.map(|siblings| siblings.last_served.is_some_and(|last| self.is_current(last, now)))
     }
 
-    /// Whether the program closed a connection of the port in the last [`RECENT`], after the onset, in CLOSE_WAIT or in another state;
-    /// `None` if closes were not counted and no socket has exited CLOSE_WAIT.
+    /// Whether the program closes connections of the port after the onset, in CLOSE_WAIT or in another state; `None` if closes were
+    /// not counted and no socket has exited CLOSE_WAIT.
     pub fn closes_others(&self, now: BootTime) -> Option<bool> {
-        let lately = |last: BootTime| now.since(last) <= RECENT;
-        if self.last_exit.is_some_and(lately) {
+        if self.last_exit.is_some_and(|last| self.is_current(last, now)) {
             return Some(true);
         }
-        self.closes.map(|closes| closes.last.is_some_and(lately))
+        self.closes.map(|closes| closes.last.is_some_and(|last| self.is_current(last, now)))
+    }
+
+    /// Whether progress at `last` shows that the program still makes progress: it is recent, or hardly any connection came later.
+    fn is_current(&self, last: BootTime, now: BootTime) -> bool {
+        now.since(last) <= RECENT || self.demand < MIN_DEMAND
     }
 
     /// Whether connections to other programs, or threads that wait in `connect`, wait for half of the group's `count` sockets; `None` if

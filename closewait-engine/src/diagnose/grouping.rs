@@ -51,6 +51,7 @@ struct GroupBuilder<'a> {
     reads: BTreeMap<ReadState, u32>,
     unanswered: u32,
     answered: u32,
+    awaiting: u32,
     remotes: BTreeSet<IpAddr>,
 }
 
@@ -62,7 +63,9 @@ impl<'a> GroupBuilder<'a> {
             *self.reads.entry(state).or_default() += 1;
         }
         self.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
-        self.answered += u32::from(tracked.socket.answered() == Some(true));
+        let answered = tracked.socket.answered();
+        self.answered += u32::from(answered == Some(true));
+        self.awaiting += u32::from(answered == Some(false));
         self.remotes.insert(tracked.socket.remote.address);
     }
 
@@ -81,6 +84,7 @@ impl<'a> GroupBuilder<'a> {
             reads: std::mem::take(&mut self.reads).into_iter().collect(),
             unanswered: self.unanswered,
             answered: self.answered,
+            awaiting: self.awaiting,
             remotes: number(self.remotes.len()),
             oldest_unaccepted: None,
             flow: None,

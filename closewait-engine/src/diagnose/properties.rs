@@ -95,6 +95,8 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
         single: events * (dice.below(2) as u32),
         accepting,
         blocked,
+        locked: blocked / 2 * (dice.below(3) as u32),
+        children: dice.below(8) as u32 / 7,
         limited,
         writing,
         of_runtime: 0,
@@ -109,13 +111,17 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
     let port = WatchedPort { netns: None, port: 8080, remote: false, since: now - age };
     GroupEvidence {
         onset: Some(now - age),
+        stalled_since: dice.maybe(|dice| now - secs(dice.below(300))),
         demand: dice.below(12) as u32,
         late_exits: dice.maybe(|dice| LateExits {
             count: dice.below(4) as u32,
             last: dice.maybe(|dice| now - dice.seconds()),
             longest: dice.seconds(),
         }),
-        siblings: dice.maybe(|dice| Siblings { served: (dice.below(4) / 3) as u32, waiting: dice.below(3) as u32 }),
+        siblings: dice.maybe(|dice| Siblings {
+            last_served: dice.maybe(|dice| now - secs(dice.below(90))),
+            waiting: dice.below(3) as u32,
+        }),
         last_exit: dice.maybe(|dice| now - secs(dice.below(30))),
         closes: dice.maybe(|dice| PortCloses {
             port,
@@ -183,6 +189,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
     scene.group.stuck = if age >= STUCK_AFTER { 1 + dice.below(count.into()) as u32 } else { dice.below(2) as u32 };
     scene.group.remotes = 1 + dice.below(3) as u32;
     scene.group.answered = dice.below(2) as u32 * scene.group.count;
+    scene.group.awaiting = dice.below(2) as u32 * (scene.group.count - scene.group.answered);
     scene.group.oldest_unaccepted = dice.maybe(|dice| secs(dice.below(100)));
     scene.group.flow = dice.maybe(|dice| flow(dice, now));
     scene.group.evidence = evidence(dice, now, age, count);
@@ -285,7 +292,7 @@ proptest! {
                 let exits = evidence.late_exits.get_or_insert_default();
                 (exits.count, exits.last) = (exits.count.max(2), Some(now));
             }
-            1 => evidence.siblings.get_or_insert_default().served += 1,
+            1 => evidence.siblings.get_or_insert_default().last_served = Some(now),
             2 => {
                 let port = WatchedPort { netns: None, port: 8080, remote: false, since: now };
                 let closes = evidence.closes.get_or_insert(PortCloses { port, count: 0, last: None });
@@ -307,7 +314,7 @@ proptest! {
     #[test]
     fn a_program_that_makes_progress_is_not_blamed_for_a_hang(numbers in numbers(), ago in 0_u64..10) {
         let mut scene = scene(numbers);
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         let port = WatchedPort { netns: None, port: 8080, remote: false, since: scene.now };
         scene.group.evidence.closes = Some(PortCloses { port, count: 1, last: Some(scene.now - secs(ago)) });
         let verdict = scene.verdict();

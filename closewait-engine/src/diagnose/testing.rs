@@ -144,7 +144,9 @@ impl Scene {
         self.socket.last_received = Some(received);
         self.socket.last_sent = Some(if replied { received + secs(1) } else { received });
         self.socket.send_queue_bytes = Some(0);
-        self.group.unanswered = if replied { 0 } else { self.group.count };
+        let count = self.group.count;
+        (self.group.unanswered, self.group.answered) = if replied { (0, count) } else { (count, 0) };
+        self.group.awaiting = self.group.unanswered;
         self
     }
 

@@ -139,6 +139,18 @@ fn unacknowledged_data_means_a_connection_in_use() {
 }
 
 #[test]
+fn a_peer_that_reads_by_the_verdict_keeps_its_connection() {
+    let mut waits = seen_entering(90);
+    waits.verdict.class = Class::HalfClose;
+    assert_eq!(plan_with(&waits, facts()).map(drop), Err(Refusal::PeerReads));
+    assert_eq!(
+        plan_with(&waits, sent(secs(10), secs(2000))).map(drop),
+        Err(Refusal::InUse(secs(10))),
+        "the reason says more"
+    );
+}
+
+#[test]
 fn data_sent_after_a_known_fin_means_a_connection_in_use_until_it_is_silent() {
     let check = |age, ago| plan_with(&seen_entering(age), sent(ago, secs(2000))).map(drop);
     assert_eq!(check(900, secs(10)), Err(Refusal::InUse(secs(10))));

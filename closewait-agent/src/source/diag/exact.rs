@@ -212,7 +212,16 @@ mod tests {
             Endpoint { address: address.ip(), port: address.port() }
         };
         let (local, remote) = (end(local), end(remote));
-        Target { netns: 1, local, remote, cookie: 5 | 6 << 32, inode: 7, interface: 3, entered: None }
+        Target {
+            netns: 1,
+            local,
+            remote,
+            cookie: 5 | 6 << 32,
+            inode: 7,
+            interface: 3,
+            entered: None,
+            peer_reads: false,
+        }
     }
 
     #[test]

@@ -97,7 +97,15 @@ impl Sources<'_> {
         });
         // Demand counts the whole port: a server with a process for each connection has a group for each process.
         let first = self.entries.first().copied().unwrap_or(onset);
-        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= first + AFTER_ONSET);
+        let last_exit = self
+            .flows
+            .filter(|_| is_server)
+            .and_then(|flows| flows.last_closed(self.flow_key))
+            .filter(|last| *last > first + AFTER_ONSET);
+        let served = siblings.and_then(|siblings| siblings.last_served);
+        let progress = [served, closes.and_then(|closes| closes.last), last_exit].into_iter().flatten().max();
+        let stalled_since = progress.map_or(first, |progress| progress.max(first));
+        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= stalled_since + AFTER_ONSET);
         let peer_ends: Vec<PeerEnd> = if is_server {
             members.iter().filter_map(|(key, _)| self.host_context.peer_end(*key)).collect()
         } else {
@@ -105,14 +113,12 @@ impl Sources<'_> {
         };
         GroupEvidence {
             onset: Some(onset),
+            stalled_since: Some(stalled_since),
             demand: number(after) + siblings.map_or(0, |siblings| siblings.waiting),
             late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
             siblings,
             closes,
-            last_exit: self
-                .flows
-                .filter(|_| is_server)
-                .and_then(|flows| flows.last_closed(self.flow_key).filter(|last| *last > first + AFTER_ONSET)),
+            last_exit,
             peer_ends: PeersRead {
                 read: number(peer_ends.len()),
                 half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
@@ -168,8 +174,10 @@ impl Sources<'_> {
             let has_sent = socket.sent_bytes.is_some_and(|bytes| bytes > 0);
             let has_received = socket.received_bytes.is_some_and(|bytes| bytes > 0);
             let after = |at: BootTime| at > onset + TICK;
-            let lately = read.since(sent) <= RECENT;
-            siblings.served += u32::from(has_sent && has_received && after(sent) && after(received) && lately);
+            if has_sent && has_received && after(sent) && after(received) {
+                let served = if read.since(sent) <= RECENT { read } else { sent };
+                siblings.last_served = siblings.last_served.max(Some(served));
+            }
             siblings.waiting += u32::from(has_received && after(received) && (!has_sent || received > sent + TICK));
         }
         Some(siblings)

@@ -61,7 +61,7 @@ impl CounterEvidence {
         let evidence = &case.group.evidence;
         match self {
             Self::LateExits => EvidenceReading::of(evidence.finishes_late(case.now)),
-            Self::OtherConnections => EvidenceReading::of(evidence.serves_others()),
+            Self::OtherConnections => EvidenceReading::of(evidence.serves_others(case.now)),
             Self::Closes => EvidenceReading::of(evidence.closes_others(case.now)),
             Self::PeersWait => {
                 let ends = evidence.peer_ends;

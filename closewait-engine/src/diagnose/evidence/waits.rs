@@ -26,6 +26,10 @@ pub struct Waits {
     pub accepting: u32,
     /// Number of threads that wait for a lock, a file lock, an open(), a child or data, without a timeout.
     pub blocked: u32,
+    /// Number of the blocked threads that wait for a lock, a condition or another thread of the program.
+    pub locked: u32,
+    /// Number of threads that wait for the end of a child process, without a timeout.
+    pub children: u32,
     /// Number of threads that wait with a timeout in any call: they sleep, poll or are idle in a pool.
     pub limited: u32,
     /// Number of threads that write to a socket or a pipe.
@@ -93,6 +97,7 @@ impl Waits {
                         // A PostgreSQL backend waits for a lock in the same call as for its client, without a timeout.
                         (Some(WaitKind::Events), Some(WaitLimit::Unlimited)) if is_postgres(process) => {
                             self.blocked += count;
+                            self.locked += count;
                         }
                         (Some(WaitKind::Event), limit) => {
                             self.events += count;
@@ -102,7 +107,11 @@ impl Waits {
                         (Some(WaitKind::FileLock | WaitKind::Open), _) => self.blocked += count,
                         (Some(WaitKind::Sleep | WaitKind::Signal), _)
                         | (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), Some(WaitLimit::Limited)) => {}
-                        (Some(WaitKind::Lock | WaitKind::Child | WaitKind::Read(_)), _) => self.blocked += count,
+                        (Some(wait @ (WaitKind::Lock | WaitKind::Child | WaitKind::Read(_))), _) => {
+                            self.blocked += count;
+                            self.locked += if wait == WaitKind::Lock { count } else { 0 };
+                            self.children += if wait == WaitKind::Child { count } else { 0 };
+                        }
                         (Some(WaitKind::Other) | None, _) => unknown = unknown.saturating_add(count),
                     }
                     if group.limit == Some(WaitLimit::Limited) {
@@ -136,6 +145,12 @@ impl Waits {
     /// Returns the number of blocked threads that are not the runtime's own.
     pub fn blocked_of_program(&self) -> u32 {
         self.blocked.saturating_sub(self.of_runtime)
+    }
+
+    /// Whether most of the blocked threads wait for the program itself, and no thread waits for a child: a pipe, a UNIX socket, a file
+    /// lock or a child belongs to another program, which may still finish its work.
+    pub fn for_itself(&self) -> bool {
+        self.children == 0 && self.locked.saturating_sub(self.of_runtime) * 2 >= self.blocked_of_program()
     }
 
     /// Whether the threads show what single connections wait for: the wait reason of each is known, and each has one task.

@@ -28,11 +28,13 @@ impl Rule for Accumulates {
             certainty: &[
                 (
                     Certainty::Medium,
-                    "the group has more sockets than the program has threads, so not all can be in use",
+                    "the group has more sockets than the program has threads, so not all can be in use, and they still accumulate: the \
+                     oldest entered 60 s ago or longer, the youngest in the second half of that time",
                 ),
                 (
                     Certainty::Low,
-                    "otherwise: a thread may be using each socket; each of several remote endpoints may have a pool",
+                    "otherwise: a thread may be using each socket, or read one after the other; each name of the remote endpoint, or \
+                     each of several endpoints, may have a pool",
                 ),
             ],
             says: "the program opens new connections and does not close those that the server has closed",
@@ -61,7 +63,8 @@ impl Rule for Accumulates {
             return to_many_remotes(case);
         }
         let more_than_threads = evidence.waits.is_some_and(|waits| waits.complete && case.group.count > waits.threads);
-        let certainty = if more_than_threads { Certainty::Medium } else { Certainty::Low };
+        let accumulates = case.group.oldest >= super::SURE_AGE && case.group.youngest * 2 <= case.group.oldest;
+        let certainty = if more_than_threads && accumulates { Certainty::Medium } else { Certainty::Low };
         Some(Judgement::new(Class::Leak, certainty, move || {
             let (owner, remote) = (text::owner(case), case.socket.remote);
             let threads = match evidence.waits {
@@ -216,6 +219,14 @@ mod tests {
         scene.group.evidence.clients.opened_after_onset = Some(4);
         assert_eq!(scene.check(&Accumulates).unwrap().certainty, Certainty::Low);
         scene.group.evidence.waits = Some(Waits { threads: 7, complete: true, ..Waits::default() });
+        assert_eq!(scene.check(&Accumulates).unwrap().certainty, Certainty::Low, "a pool that is full looks like this");
+        scene.group.youngest = Duration::from_secs(30);
         assert_eq!(scene.check(&Accumulates).unwrap().certainty, Certainty::Medium);
+        scene.group.oldest = Duration::from_secs(50);
+        assert_eq!(
+            scene.check(&Accumulates).unwrap().certainty,
+            Certainty::Low,
+            "it may read them one after the other"
+        );
     }
 }

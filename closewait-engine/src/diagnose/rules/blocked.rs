@@ -2,7 +2,7 @@
 
 use crate::diagnose::{
     About, Case, Explanation, Judgement, Rule,
-    evidence::{CounterEvidence, Waits},
+    evidence::{CounterEvidence, MIN_DEMAND, Waits},
     text,
 };
 use crate::model::{Certainty, Class};
@@ -22,8 +22,8 @@ impl Rule for Blocked {
     fn about(&self) -> &'static About {
         &About {
             name: "blocked",
-            when: "the socket is a server's; since the oldest of the group entered, 2 or more new connections arrived, and the \
-                   program served or closed no other connection and finished no socket late; its threads wait without a \
+            when: "the socket is a server's; since the oldest of the port entered, or since the last progress after that, 2 or more new \
+                   connections arrived, and the program served or closed no other connection and finished no socket late; its threads wait without a \
                    timeout, at least half as many as the group has sockets or without any thread that waits for events, or they \
                    only wait in accept() and have not read most of the sockets, or they show nothing about single connections \
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread",
@@ -31,21 +31,24 @@ impl Rule for Blocked {
             certainty: &[
                 (
                     Certainty::High,
-                    "after 60 s or longer with 5 or more new connections, if threads wait without a timeout",
+                    "after 3 min or longer without progress, with 5 or more new connections, if threads wait for locks",
                 ),
-                (Certainty::Medium, "after 15 s or longer"),
+                (Certainty::Medium, "after 60 s or longer without progress"),
                 (
                     Certainty::Low,
-                    "sooner; until 60 s if the threads show nothing about single connections (Go), and longer if the program has \
-                     read most of the sockets; if a thread works, which the others may wait for; if the other connections of the \
-                     program could not be read; if threads of the runtime's own may be the ones that wait (JVM); or if an event \
-                     loop leaves connections in the backlog",
+                    "sooner; if most threads wait for another program, or one for a child: a pipe, a UNIX socket, a file lock or a \
+                     process, which may still finish; if the program has answered most of the sockets, or may have; if \
+                     the owner does not listen itself; if a thread works, which the others may wait for; if the other connections \
+                     of the program could not be read; if the threads show nothing about single connections and the program has \
+                     read most of the sockets (Go); if threads of the runtime's own may be the ones that wait (JVM); or if an \
+                     event loop leaves connections in the backlog",
                 ),
             ],
-            says: "the program has hung since the onset",
+            says: "the program has hung since its last progress",
             next: "see where its threads are, and what happened at the onset",
             not: &[
                 "a slow server: its threads wait with a timeout, or for a backend",
+                "a server whose clients wait for events (long polling): it has answered, or serves other connections",
                 "a server without new connections: it might still serve them",
                 "an event loop that waits for events: it is idle, not stuck",
             ],
@@ -68,7 +71,7 @@ impl Rule for Blocked {
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let waits = evidence.waits?;
-        if !case.is_server() || evidence.demand < 2 || evidence.progresses(case.now) == Some(true) {
+        if !case.is_server() || evidence.demand < MIN_DEMAND || evidence.progresses(case.now) == Some(true) {
             return None;
         }
         let count = u64::from(case.group.count);
@@ -86,9 +89,10 @@ impl Rule for Blocked {
                 "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
             ),
             Some(true) => return None,
-            Some(false) if blocked > 0 && waits.threads > 1 => {
-                (Certainty::High, "the thread of its event loop does not wait for events".to_owned())
-            }
+            Some(false) if blocked > 0 && waits.threads > 1 => (
+                Certainty::High,
+                format!("{} without a timeout, and its first one not for events", threads(&waits, waits.blocked)),
+            ),
             Some(false) if blocked > 0 => {
                 (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
             }
@@ -121,21 +125,26 @@ impl Rule for Blocked {
         };
         // The waiting threads may wait for one that works.
         let works = waits.running > 0 || waits.cpu_permille >= SOME_CPU;
-        let guess = works || evidence.progresses(case.now).is_none();
+        let guess = works
+            || evidence.progresses(case.now).is_none()
+            || !waits.for_itself()
+            || !case.group.is_most(case.group.awaiting)
+            || case.is_passed_to_owner();
         let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
         Some(Judgement::new(Class::Hung, certainty, move || Explanation {
             text: format!(
-                "{early}since the oldest of {count} entered {since} ago, {owner} has served no other connection of port {port}, \
-                 while {demand} arrived; {what}.{doing}",
+                "{early}{owner} has served no other connection of port {port} for {stalled}, while {demand} arrived, and has not \
+                 closed {count}, the oldest for {since}; {what}.{doing}",
                 early = super::early(case, certainty, "hung"),
                 count = text::count(case.group.count.max(1), "socket"),
                 since = text::duration(case.group.oldest),
+                stalled = text::duration(case.stalled()),
                 owner = text::owner(case),
                 port = text::port(case),
                 demand = evidence.demand,
                 doing = text::doing(case),
             ),
-            next: text::dump(case).and(&format!("see what happened {} ago", text::duration(case.group.oldest))),
+            next: text::dump(case).and(&format!("see what happened {} ago", text::duration(case.stalled()))),
         }))
     }
 }
@@ -217,7 +226,7 @@ pub(super) fn only_accepts(case: &Case<'_>) -> bool {
     let Some(waits) = evidence.waits.filter(|waits| waits.complete) else { return false };
     let working = waits.working();
     evidence.progresses(case.now) == Some(false)
-        && evidence.demand >= 2
+        && evidence.demand >= MIN_DEMAND
         && case.group.is_mostly_unread()
         && (waits.accepting > 0 && waits.events == 0 && waits.idle_loop.is_none() && !waits.multiplexes)
         && working * 4 <= case.group.count
@@ -249,6 +258,7 @@ mod tests {
     fn hung(age: u64) -> Scene {
         let mut scene = Scene::server().of(20).aged(age);
         scene.socket.send_queue_bytes = Some(0);
+        scene.group.awaiting = scene.group.count;
         let evidence = &mut scene.group.evidence;
         evidence.demand = 12;
         evidence.late_exits = Some(LateExits::default());
@@ -266,6 +276,7 @@ mod tests {
             complete: true,
             accepting: 1,
             blocked: 20,
+            locked: 20,
             limited: 3,
             follows: Some(false),
             ..Waits::default()
@@ -280,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_hang_is_reported_at_once_and_its_certainty_rises() {
-        let certainties: Vec<_> = [4, 20, 90].map(|age| result(&hung(age))).into();
+        let certainties: Vec<_> = [4, 70, 190].map(|age| result(&hung(age))).into();
         let hung_with = |certainty| (Class::Hung, certainty);
         assert_eq!(certainties, [Certainty::Low, Certainty::Medium, Certainty::High].map(hung_with));
         assert!(hung(4).verdict().text.starts_with("too early to be sure"), "{}", hung(4).verdict().text);
@@ -288,30 +299,31 @@ mod tests {
 
     #[test]
     fn progress_excludes_a_hang_and_missing_evidence_lowers_the_certainty() {
-        let mut scene = hung(90);
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        let mut scene = hung(190);
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_ne!(result(&scene).1, Certainty::High);
-        let mut scene = hung(90);
+        let mut scene = hung(190);
         scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(8) });
         assert_eq!(result(&scene).0, Class::Transient);
-        let mut scene = hung(90);
+        let mut scene = hung(190);
         scene.group.evidence.peer_ends.half_closed = 20;
         assert_eq!(result(&scene).0, Class::HalfClose);
-        let mut scene = hung(90);
+        let mut scene = hung(190);
         scene.group.evidence.backends = Some(Backends { waiting: 20 });
         assert_ne!(result(&scene).0, Class::Hung);
-        let mut scene = hung(90);
+        let mut scene = hung(190);
         scene.group.evidence.closes = None;
         assert_eq!(result(&scene), (Class::Hung, Certainty::Medium));
     }
 
     #[test]
     fn a_pool_whose_threads_are_all_blocked_is_hung() {
-        let mut scene = hung(90).of(400).reading(crate::model::ReadState::NeverRead);
+        let mut scene = hung(190).of(400).reading(crate::model::ReadState::NeverRead);
         scene.socket.send_queue_bytes = Some(0);
         let waits =
             Waits { threads: 9, complete: true, accepting: 1, blocked: 8, follows: Some(false), ..Waits::default() };
-        scene.group.evidence.waits = Some(waits);
+        scene.group.evidence.waits = Some(Waits { locked: 8, ..waits });
+        scene.group.awaiting = scene.group.count;
         assert_eq!(result(&scene), (Class::Hung, Certainty::High));
         scene.group.evidence.siblings = None;
         assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "other connections were not read");
@@ -319,7 +331,7 @@ mod tests {
 
     #[test]
     fn an_idle_server_that_has_read_these_has_forgotten_them_and_else_it_is_hung() {
-        let mut scene = hung(20).reading(crate::model::ReadState::NeverRead);
+        let mut scene = hung(70).reading(crate::model::ReadState::NeverRead);
         scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
         assert_eq!(result(&scene), (Class::Hung, Certainty::Medium));
         scene = scene.reading(crate::model::ReadState::IdleFin);
@@ -331,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_own_threads_of_a_runtime_do_not_blame() {
-        let mut scene = hung(90);
+        let mut scene = hung(190);
         let waits = scene.group.evidence.waits.as_mut().unwrap();
         (waits.blocked, waits.of_runtime) = (10, 12);
         assert_eq!(result(&scene), (Class::Hung, Certainty::Low));
@@ -339,9 +351,65 @@ mod tests {
         assert_eq!(result(&scene), (Class::Hung, Certainty::High));
     }
 
+    /// Returns a hang of three minutes after a change to what its threads wait for.
+    fn waiting(change: impl FnOnce(&mut Waits)) -> Scene {
+        let mut scene = hung(190);
+        change(scene.group.evidence.waits.as_mut().unwrap());
+        scene
+    }
+
+    #[test]
+    fn what_another_program_can_end_does_not_blame() {
+        let low = (Class::Hung, Certainty::Low);
+        assert_eq!(result(&waiting(|waits| waits.locked = 0)), low, "pipes, UNIX sockets, file locks");
+        assert_eq!(result(&waiting(|waits| waits.locked = 9)), low, "most threads wait for another program");
+        assert_eq!(result(&waiting(|waits| waits.children = 1)), low, "the others may wait for this thread");
+        assert_eq!(result(&waiting(|waits| waits.locked = 10)), (Class::Hung, Certainty::High));
+    }
+
+    #[test]
+    fn a_program_that_has_answered_or_may_have_does_not_blame() {
+        let mut scene = hung(190);
+        scene.group.awaiting = 9;
+        assert_eq!(
+            result(&scene),
+            (Class::Hung, Certainty::Low),
+            "a stream of events, or a handshake with the request"
+        );
+        scene.group.awaiting = 10;
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High));
+    }
+
+    #[test]
+    fn a_process_that_does_not_listen_serves_no_others_anyway() {
+        use crate::diagnose::testing::owned_by;
+        assert_eq!(result(&hung(190).listened_by(&[owned_by(42, "app", 3)])), (Class::Hung, Certainty::High));
+        assert_eq!(result(&hung(190).listened_by(&[owned_by(7, "app", 3)])), (Class::Hung, Certainty::Low));
+    }
+
+    #[test]
+    fn a_hang_begins_with_the_last_progress() {
+        let mut scene = hung(400);
+        let set = |scene: &mut Scene, ago, demand| {
+            let last = scene.now - secs(ago);
+            let evidence = &mut scene.group.evidence;
+            evidence.siblings = Some(Siblings { last_served: Some(last), waiting: 0 });
+            (evidence.stalled_since, evidence.demand) = (Some(last), demand);
+        };
+        set(&mut scene, 13, 1);
+        assert_ne!(scene.verdict().rule, "blocked", "one request in 13 s says nothing");
+        set(&mut scene, 13, 4);
+        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "blocked"));
+        assert!(scene.verdict().text.contains("for 13s, while 4 arrived"), "{}", scene.verdict().text);
+        set(&mut scene, 70, 9);
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Medium));
+        set(&mut scene, 200, 9);
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High));
+    }
+
     #[test]
     fn without_new_connections_a_hang_is_a_guess() {
-        let mut scene = hung(90);
+        let mut scene = hung(190);
         scene.group.evidence.demand = 0;
         assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "no_demand"));
         scene.group.evidence.waits.as_mut().unwrap().of_runtime = 12;
@@ -350,7 +418,7 @@ mod tests {
 
     #[test]
     fn an_event_loop_is_hung_unless_it_waits_for_events() {
-        let mut scene = hung(90);
+        let mut scene = hung(190);
         let waits = scene.group.evidence.waits.as_mut().unwrap();
         (waits.blocked, waits.events, waits.idle_loop, waits.threads) = (4, 1, Some(true), 5);
         assert_ne!(result(&scene).0, Class::Hung);
@@ -365,7 +433,7 @@ mod tests {
     #[test]
     fn blocked_threads_beside_served_connections_are_a_guess() {
         let mut scene = hung(20);
-        scene.group.evidence.siblings = Some(Siblings { served: 3, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
     }
 

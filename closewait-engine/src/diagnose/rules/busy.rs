@@ -96,7 +96,7 @@ mod tests {
         let mut scene = busy(Some(ProgramRuntime::Node));
         assert_eq!(scene.check(&BusyThread).map(|judgement| judgement.class), Some(Class::Hung));
         assert_eq!(scene.verdict().certainty, Certainty::Medium, "other connections were not read");
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_ne!(scene.verdict().class, Class::Hung);
     }
 

@@ -24,7 +24,7 @@ impl Rule for Forgotten {
             certainty: &[
                 (
                     Certainty::Medium,
-                    "the group has 3 or more sockets, the oldest entered 15 s ago or longer, no thread waits for events or with a \
+                    "the group has 3 or more sockets, the oldest entered 60 s ago or longer, no thread waits for events or with a \
                      timeout, and the program has sent something on most of the sockets, or serves other connections",
                 ),
                 (
@@ -91,7 +91,7 @@ impl Rule for Forgotten {
             && waits.events == 0
             && waits.limited == 0
             && case.group.count >= MIN_SOCKETS
-            && case.group.oldest >= super::SOME_AGE;
+            && case.group.oldest >= super::SURE_AGE;
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
             let owner = text::owner(case);
             let others = if serves { "serves other connections" } else { "is idle" };
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "its backends were not read");
         scene.group.evidence.backends = Some(Backends::default());
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
         scene.group.oldest_unaccepted = Some(crate::diagnose::testing::secs(5));
         assert_eq!(scene.check(&Forgotten), None, "it does not come back to its listener");
@@ -137,6 +137,8 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "the connection is its standard input");
         scene.owners = owners;
         scene.group.evidence.waits = Some(Waits { events: 0, accepting: 1, idle_loop: None, ..idle });
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low, "a timer that is not seen may wake it");
+        scene.group.oldest = crate::diagnose::testing::secs(60);
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Medium);
         scene.group.evidence.waits = Some(Waits { limited: 1, ..idle });
         assert_eq!(scene.check(&Forgotten), None, "it waits for a timer");

@@ -30,17 +30,19 @@ impl Rule for Inherited {
             certainty: &[
                 (
                     Certainty::High,
-                    "the opener is known and has no descriptor, and the owner has another name; or another program is the listener",
+                    "the opener is known and has no descriptor, and the owner has another name; or another program is the listener, and most of the \
+                     sockets were answered",
                 ),
                 (
                     Certainty::Medium,
                     "the owner has the opener's name (a daemon that went to the background), or the connection is older than the \
-                     owner",
+                     owner and most of the sockets were answered",
                 ),
                 (
                     Certainty::Low,
                     "several processes have it, of different programs or of a client, or a process that a service left behind has \
-                     it from its start: passing a descriptor on is not a leak in itself",
+                     it from its start, or another program has it before it was answered: passing a descriptor on is not a leak in \
+                     itself",
                 ),
             ],
             says: "a copy of the descriptor keeps the connection open after its owner closed it",
@@ -227,8 +229,10 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
         older && program(case, other.pid).is_some_and(|other| !related(one, other))
     });
     let from = text::names(&others).filter(|_| foreign)?;
+    // A program that gets a connection to serve it has not answered yet.
+    let answered = case.group.is_most(case.group.answered);
     Some((
-        Certainty::High,
+        if answered { Certainty::High } else { Certainty::Low },
         format!(
             "{from} listens on {local} and has no descriptor of the connection; {}[{}], another program, has the only one (fd {fd})",
             owner.comm,
@@ -261,8 +265,9 @@ fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, S
     if !foreign && older < 2 {
         return None;
     }
+    let answered = case.group.is_most(case.group.answered);
     Some((
-        Certainty::Medium,
+        if answered { Certainty::Medium } else { Certainty::Low },
         format!(
             "{}[{}] has the only descriptor but started after the connection had received data: the descriptor is a copy from \
              {}[{}], which listens on {} and has closed its own",
@@ -396,7 +401,9 @@ mod tests {
 
     #[test]
     fn a_child_of_another_program_keeps_what_its_parent_accepted() {
-        let judgement = child(9, "/usr/sbin/httpd", "/usr/bin/sleep").check(&Inherited).unwrap();
+        let scene = child(9, "/usr/sbin/httpd", "/usr/bin/sleep");
+        assert_eq!(certainty(&scene), Some(Certainty::Low), "it may have got the connection to serve it");
+        let judgement = scene.replied(true).check(&Inherited).unwrap();
         assert_eq!(judgement.certainty, Certainty::High);
         assert!(
             judgement.text.contains("parent[7] listens") && judgement.text.contains("child[42], another"),

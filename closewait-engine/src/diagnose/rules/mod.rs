@@ -24,7 +24,7 @@ mod working;
 
 use std::time::Duration;
 
-use super::{Case, Rule};
+use super::{Case, Rule, evidence::MIN_DEMAND};
 use crate::{model::Certainty, process::ProgramRuntime};
 
 pub use self::half_close::SILENT as STREAM_OVER;
@@ -70,9 +70,9 @@ pub const RULES: &[&dyn Rule] = &[
     &accumulates::ClientUndecided,
 ];
 
-/// Minimum age of a group's oldest socket for a certainty of `high`.
+/// Minimum age of a group's oldest socket for a certainty above `low` where a slow program looks the same until then.
 const SURE_AGE: Duration = Duration::from_secs(60);
-/// Minimum age of a group's oldest socket for a certainty of `medium`.
+/// Minimum age of a group's oldest socket for a guess that a healthy program would contradict by then.
 const SOME_AGE: Duration = Duration::from_secs(15);
 /// Highest descriptor that a super-server passes to the program that it starts: a connection is standard input, output and error,
 /// or for systemd the descriptor after these (`SD_LISTEN_FDS_START`).
@@ -97,16 +97,20 @@ fn is_known_proxy(case: &Case<'_>) -> bool {
     case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy))
 }
 
+/// Minimum time without progress for a certainty of `medium`: jobs of half a minute are common.
+const STALLED: Duration = Duration::from_secs(60);
+/// Minimum time without progress for a certainty of `high`.
+const LONG_STALLED: Duration = Duration::from_secs(180);
 /// Minimum number of new connections that a program has not served for a certainty of `high`.
 const SURE_DEMAND: u32 = 5;
 
-/// Returns the certainty of a verdict, `surest` at most: `low` before [`SOME_AGE`] or with fewer than 2 unserved connections,
-/// `high` only after [`SURE_AGE`] and with [`SURE_DEMAND`] of them.
+/// Returns the certainty of a verdict, `surest` at most: `low` before [`STALLED`] or with fewer than [`MIN_DEMAND`] unserved
+/// connections, `high` only after [`LONG_STALLED`] and with [`SURE_DEMAND`] of them.
 fn sure_from(case: &Case<'_>, surest: Certainty) -> Certainty {
-    let (age, demand) = (case.group.oldest, case.group.evidence.demand);
-    let most = if age < SOME_AGE || demand < 2 {
+    let (stalled, demand) = (case.stalled(), case.group.evidence.demand);
+    let most = if stalled < STALLED || demand < MIN_DEMAND {
         Certainty::Low
-    } else if age >= SURE_AGE && demand >= SURE_DEMAND {
+    } else if stalled >= LONG_STALLED && demand >= SURE_DEMAND {
         Certainty::High
     } else {
         Certainty::Medium

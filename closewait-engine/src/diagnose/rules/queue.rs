@@ -129,7 +129,7 @@ mod tests {
         scene.group.evidence.siblings = Some(Siblings::default());
         scene.group.evidence.demand = 2;
         assert_eq!(scene.check(&Queue).unwrap().class, Class::Hung);
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_eq!(scene.check(&Queue), None);
     }
 
@@ -137,7 +137,7 @@ mod tests {
     fn an_event_loop_that_has_read_requests_waits_for_another_program() {
         let mut scene = Scene::server().of(14).aged(20);
         scene.group.unanswered = 14;
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         scene.group.evidence.backends = Some(Backends { waiting: 1 });
         let waits =
             Waits { threads: 1, events: 1, limited: 1, complete: true, idle_loop: Some(true), ..Waits::default() };
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn threads_in_connect_wait_for_another_program() {
         let mut scene = Scene::server().of(10).aged(30);
-        scene.group.evidence.siblings = Some(Siblings { served: 3, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         scene.group.evidence.waits = Some(Waits { threads: 11, connecting: 4, complete: true, ..Waits::default() });
         assert_eq!(scene.check(&Queue), None);
         scene.group.evidence.waits = Some(Waits { threads: 11, connecting: 10, complete: true, ..Waits::default() });

@@ -124,7 +124,7 @@ impl Rule for ServesOthers {
         Some(Judgement::new(class, Certainty::Low, move || {
             let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
             let count = text::count(case.group.count.max(1), "socket");
-            let subject = if evidence.serves_others() == Some(true) {
+            let subject = if evidence.serves_others(case.now) == Some(true) {
                 format!("{owner} serves other connections of port {port} and")
             } else {
                 format!("other connections of port {port} are served, and {owner}")
@@ -154,7 +154,7 @@ mod tests {
         let mut scene = Scene::server().of(9).aged(20);
         scene.group.evidence.waits = Some(Waits { threads: 9, limited: 9, follows: Some(true), ..Waits::default() });
         assert_eq!(scene.check(&Working).unwrap().class, Class::Unknown);
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         let judgement = scene.check(&Working).unwrap();
         assert_eq!((judgement.class, judgement.certainty), (Class::Transient, Certainty::Medium));
     }
@@ -163,7 +163,7 @@ mod tests {
     fn a_program_that_serves_others_is_slow_or_forgetful() {
         let mut scene = Scene::server().of(9).aged(20);
         assert_eq!(scene.check(&ServesOthers), None);
-        scene.group.evidence.siblings = Some(Siblings { served: 1, waiting: 0 });
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
         let threads = scene.group.evidence.waits;
         scene = scene.reading(ReadState::FinConsumed);
