@@ -263,9 +263,9 @@ pub struct IncidentReport {
     /// Reason why the report may lack sockets; `None` if the agent sees all.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
-    /// Groups with sockets in CLOSE_WAIT; the group with the oldest socket comes first.
+    /// Groups with sockets in CLOSE_WAIT, the most urgent first.
     pub groups: Vec<ReportedGroup>,
-    /// Number of further groups, whose oldest sockets are younger.
+    /// Number of further groups, which are less urgent.
     pub more: u64,
 }
 
