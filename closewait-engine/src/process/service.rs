@@ -3,10 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Process;
-use crate::{
-    model::{Pileup, Task},
-    workload::Workload,
-};
+use crate::{model::Pileup, workload::Workload};
 
 /// Length of a shortened id of a container or pod, as in `docker ps`.
 const SHORT_ID: usize = 12;
@@ -17,8 +14,8 @@ const SHORT_ID: usize = 12;
 pub struct Service<'a> {
     /// Unit, container or pod.
     pub workload: Option<&'a Workload>,
-    /// The process.
-    pub owner: Option<&'a Task>,
+    /// Name and pid of the process.
+    pub owner: Option<(&'a str, u32)>,
     /// Telling word of the command line of the process.
     pub script: Option<&'a str>,
 }
@@ -60,16 +57,16 @@ impl Service<'_> {
 
     /// Returns the parts of the name of a process in a container or pod of which only the id is known.
     fn in_unnamed<'n>(&'n self, id: &'n str) -> Vec<&'n str> {
-        let program = self.script.or(self.owner.map(|task| task.comm.as_str()));
+        let program = self.script.or(self.owner.map(|(comm, _)| comm));
         [id.get(..SHORT_ID).or(Some(id)), program].into_iter().flatten().collect()
     }
 
     fn of_process(&self, with_pid: bool) -> Option<String> {
-        let Task { pid, comm } = self.owner?;
-        let mut name = comm.as_str().to_owned();
+        let (comm, pid) = self.owner?;
+        let mut name = comm.to_owned();
         // Writing to a String cannot fail.
         let _infallible: std::fmt::Result = if with_pid { write!(name, "[{pid}]") } else { Ok(()) };
-        if let Some(script) = self.script.filter(|script| *script != comm.as_str()) {
+        if let Some(script) = self.script.filter(|script| *script != comm) {
             name.push(' ');
             name.push_str(script);
         }
@@ -78,16 +75,17 @@ impl Service<'_> {
 }
 
 impl Pileup {
-    /// Returns the facts that name the owner of most of the group's sockets.
+    /// Returns the facts that name the owner of most of the group's sockets, or of their listener if no program has accepted them.
     pub fn service(&self) -> Service<'_> {
+        let owner = self.owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| (&task.comm, task.pid));
         let process = self.evidence.process.as_deref();
-        let owner = self.owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task);
-        let of_owner = process.filter(|process| owner.is_none_or(|task| task.pid == process.pid));
+        let process = process.filter(|process| owner.is_none_or(|(_, pid)| pid == process.pid));
+        let owner = owner.or(process.map(|process| (&process.comm, process.pid)));
         let workload = self.evidence.workload.as_deref();
         Service {
-            workload: of_owner.and_then(Process::known_workload).or(workload),
-            owner,
-            script: of_owner.and_then(|process| process.script.as_deref()),
+            workload: process.and_then(Process::known_workload).or(workload),
+            owner: owner.map(|(comm, pid)| (comm.as_str(), pid)),
+            script: process.and_then(|process| process.script.as_deref()),
         }
     }
 }
@@ -102,11 +100,10 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::owner;
 
     fn names(path: &str, script: Option<&str>) -> [Option<String>; 2] {
-        let (workload, owner) = (Workload::parse(path), owner("python3", 12782, 4));
-        let service = Service { workload: Some(&workload), owner: Some(&owner.task), script };
+        let workload = Workload::parse(path);
+        let service = Service { workload: Some(&workload), owner: Some(("python3", 12782)), script };
         [service.name(), service.label()]
     }
 
