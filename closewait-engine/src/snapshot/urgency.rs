@@ -6,9 +6,11 @@
 //! | a limit will be reached, soonest first | `critical` below 5 minutes, else as for growth |
 //! | the group grows, fastest first | `error` if hung or never accepted, else `warning` |
 //! | sockets are stuck, and their number is level or unknown | `error` if hung or never accepted with certainty medium or higher, else `warning` |
+//! | undecided: it is too early to tell, or too little is known | `info` |
 //! | normal: the program needs no attention | `info` |
 //!
-//! A level group is normal unless it is `hung`, `leak` or `never_accepted`. A growing group is normal only as `pool`, `half_close`
+//! A level group is stuck if it is `hung`, `leak` or `never_accepted`, undecided if it is `unknown`, or `transient` with certainty
+//! low, and else normal. A growing group is normal only as `pool`, `half_close`
 //! or `transient` with certainty medium or higher, and while no limit is within an hour. A process without free descriptors
 //! makes a group urgent only if the group grows or holds a quarter of them.
 
@@ -66,6 +68,8 @@ pub enum Urgency {
     Grows(Reverse<u64>),
     /// Sockets are stuck, and their number is level or unknown. The values order groups by severity, then by number of sockets.
     Stuck(Reverse<Severity>, Reverse<u64>),
+    /// It is too early to tell, or too little is known. The value orders groups by number of sockets.
+    Undecided(Reverse<u64>),
     /// The program needs no attention. The value orders groups by number of sockets.
     Normal(Reverse<u64>),
 }
@@ -84,6 +88,7 @@ impl Pileup {
             Some(slope) if self.grows() && !self.is_benign() => {
                 Urgency::Grows(Reverse((slope.per_second.max(0.0) * 1000.0) as u64))
             }
+            _ if self.is_undecided() => Urgency::Undecided(Reverse(self.count)),
             _ if self.is_normal() => Urgency::Normal(Reverse(self.count)),
             _ => Urgency::Stuck(Reverse(self.severity_without_limit()), Reverse(self.count)),
         }
@@ -94,7 +99,7 @@ impl Pileup {
         match self.urgency() {
             Urgency::LimitReached(_) => Severity::Critical,
             Urgency::NearsLimit(left) if left < NEAR_LIMIT => Severity::Critical,
-            Urgency::Normal(_) => Severity::Info,
+            Urgency::Undecided(_) | Urgency::Normal(_) => Severity::Info,
             Urgency::NearsLimit(_) | Urgency::Grows(_) | Urgency::Stuck(..) => self.severity_without_limit(),
         }
     }
@@ -142,6 +147,20 @@ impl Pileup {
         }
     }
 
+    fn is_undecided(&self) -> bool {
+        match self.verdict.class {
+            Class::Unknown => true,
+            Class::Transient => self.verdict.certainty == Certainty::Low,
+            Class::Hung
+            | Class::Leak
+            | Class::NeverAccepted
+            | Class::Pool
+            | Class::HalfClose
+            | Class::Inherited
+            | Class::ProxyWait => false,
+        }
+    }
+
     fn severity_without_limit(&self) -> Severity {
         let Verdict { class, certainty, .. } = self.verdict;
         let is_certain = certainty <= Certainty::Medium;
@@ -154,42 +173,9 @@ impl Pileup {
 mod tests {
     use super::*;
     use crate::{
-        model::{Evidence, Forecast, Onset, PileupGroup, Slope},
-        testing::{process, verdict},
-        time::BootTime,
+        model::{Evidence, Forecast, Slope},
+        testing::{pileup, process},
     };
-
-    fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
-        Pileup {
-            group: PileupGroup { role: None, netns: None, cgroup: None, local_port: Some(80), remote: None },
-            began: BootTime(0),
-            again: false,
-            count,
-            owners: None,
-            shape: None,
-            slope: None,
-            entered_per_second: None,
-            left_per_second: None,
-            stuck_permille: None,
-            onset: Onset { first_stuck: BootTime(0), last_closed: None, unaccepted_since: None },
-            forecast: None,
-            verdict: verdict(class, certainty),
-            evidence: Evidence {
-                oldest: Vec::new(),
-                median: Duration::ZERO,
-                p90: Duration::ZERO,
-                reads: Vec::new(),
-                unaccepted: 0,
-                remotes: 0,
-                top_remotes: Vec::new(),
-                process: None,
-                workload: None,
-                backlog: None,
-                proxy_peer: None,
-                history: Vec::new(),
-            },
-        }
-    }
 
     fn growing(of: Pileup, per_second: f64) -> Pileup {
         Pileup { shape: Some(Shape::Linear), slope: Some(Slope { per_second, error: 0.0 }), ..of }
@@ -225,8 +211,10 @@ mod tests {
             (hung(3), Severity::Error),
             (leak(4000), Severity::Warning),
             (pileup(Class::Hung, Low, 40), Severity::Warning),
-            (pool(6), Severity::Info),
             (pileup(Class::Unknown, Low, 5), Severity::Info),
+            (pileup(Class::Transient, Low, 3), Severity::Info),
+            (pool(6), Severity::Info),
+            (pileup(Class::Transient, Medium, 5), Severity::Info),
             (growing(pool(4), 1.0), Severity::Info),
             (pileup(Class::HalfClose, Fact, 3), Severity::Info),
             (pileup(Class::ProxyWait, High, 2), Severity::Info),
