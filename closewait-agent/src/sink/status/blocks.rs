@@ -23,7 +23,7 @@ pub(super) struct Block {
     title: Vec<String>,
     /// Evidence and next step. They are cut if there is no room.
     evidence: Vec<String>,
-    command: Option<String>,
+    command: String,
     command_rows: usize,
     color: Option<&'static str>,
 }
@@ -35,11 +35,11 @@ impl Block {
         let text = |text: &str| wrap(&format!("{INDENT}{text}"), width, INDENT);
         let mut evidence = text(&verdict.text);
         evidence.extend(text(&format!("next: {}", verdict.next.text)));
-        let command = verdict.next.command.as_ref().map(|command| format!("{COMMAND_INDENT}{command}"));
+        let command = format!("{COMMAND_INDENT}{}", pileup.command());
         Self {
             title: wrap(&title(number, pileup, page), width, INDENT),
             evidence,
-            command_rows: command.as_ref().map_or(0, |command| rows_of(command, width)),
+            command_rows: rows_of(&command, width),
             command,
             color: sgr(pileup.severity()),
         }
@@ -73,9 +73,7 @@ impl Block {
                 lines.push(line, None);
             }
         }
-        if let Some(command) = &self.command {
-            lines.push(command, Some("1"));
-        }
+        lines.push(&self.command, Some("1"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! JSON object of `closewait status`.
 
-use std::io;
+use std::{borrow::Cow, io};
 
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ struct StatusGroupObject<'a> {
     exhaustion_seconds: Option<f64>,
     exhaustion: Option<ForecastObject>,
     verdict: VerdictObject<'a>,
-    command: Option<&'a str>,
+    command: Cow<'a, str>,
 }
 
 /// Writes the object.
@@ -99,7 +99,7 @@ impl<'a> StatusGroupObject<'a> {
             exhaustion_seconds: forecast.map(|forecast| schema::seconds(forecast.left)),
             exhaustion: forecast.map(Into::into),
             verdict: verdict.into(),
-            command: verdict.next.command.as_deref(),
+            command: pileup.command(),
         }
     }
 }
