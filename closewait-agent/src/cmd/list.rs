@@ -285,7 +285,7 @@ fn size(variable: &str, of: impl Fn(Winsize) -> u16) -> Option<u16> {
         if !io::stdout().is_terminal() {
             return None;
         }
-        tcgetwinsize(io::stdout()).ok().map(|size| of(size)).filter(|size| *size > 0)
+        tcgetwinsize(io::stdout()).ok().map(of).filter(|size| *size > 0)
     })
 }
 

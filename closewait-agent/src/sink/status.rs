@@ -74,7 +74,7 @@ fn sgr(severity: Severity) -> Option<&'static str> {
     }
 }
 
-/// Returns the class of a group in capitals, with a question mark if it is a guess, or in small letters if nobody has to act.
+/// Returns the class of a group in capitals, with a question mark if it is a guess, or in small letters if no action is needed.
 fn label(pileup: &Pileup) -> String {
     let class = pileup.verdict.class;
     if is_calm(pileup) {
@@ -95,7 +95,7 @@ fn label(pileup: &Pileup) -> String {
     if is_guess { name + "?" } else { name }
 }
 
-/// Whether nobody has to act, or nobody can tell.
+/// Whether no action is needed, or it is too early to tell.
 fn is_calm(pileup: &Pileup) -> bool {
     matches!(pileup.urgency(), Urgency::Undecided(_) | Urgency::Normal(_))
 }

@@ -32,7 +32,7 @@ const EXHAUSTS_DIVISOR: u64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Nobody has to act.
+    /// No action is needed, or it is too early to tell.
     Info,
     /// Sockets are stuck or become more, and the program still works.
     Warning,
@@ -134,7 +134,7 @@ impl Pileup {
         explained && self.forecast.as_ref().is_none_or(|forecast| forecast.left > BENIGN_NEAR_LIMIT)
     }
 
-    /// Whether nobody has to act as long as the group does not grow.
+    /// Whether no action is needed as long as the group does not grow.
     fn is_normal(&self) -> bool {
         match self.verdict.class {
             Class::Hung | Class::Leak | Class::NeverAccepted => false,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use snapbox::{Data, assert_data_eq, file};
+use snapbox::{assert_data_eq, file};
 
 use super::*;
 use closewait_engine::{
@@ -224,5 +224,5 @@ fn json_has_every_group() {
     assert_eq!(groups[1]["exhaustion_seconds"], 4020.0);
     assert!(groups[3]["exhaustion_seconds"].is_null());
     let pretty = serde_json::to_string_pretty(&object).unwrap();
-    assert_data_eq!(pretty, Data::from(file!["screens/status.json"]).raw());
+    assert_data_eq!(pretty, file!["screens/status.json"].raw());
 }
