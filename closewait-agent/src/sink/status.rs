@@ -293,19 +293,25 @@ fn end(page: &StatusPage<'_>, (problems, calm): (&[&Pileup], &[&Pileup]), is_lim
 fn calm_line(calm: &[&Pileup], width: usize) -> String {
     let mut line = "also: ".to_owned();
     for (at, pileup) in calm.iter().enumerate() {
-        let who = rows::who(pileup);
-        let port = rows::port(&pileup.group);
-        let next = format!("{}{} {} {who} {port}", if at > 0 { ", " } else { "" }, pileup.count, label(pileup));
-        let rest = calm.len() - at - 1;
-        let tail = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        let comma = if at > 0 { ", " } else { "" };
+        let next =
+            format!("{comma}{} {} {} {}", pileup.count, label(pileup), rows::who(pileup), rows::port(&pileup.group));
+        // The number of the groups behind this one has to fit, too.
+        let tail = more_groups(calm.len() - at - 1, true);
         if table::width(&line) + table::width(&next) + table::width(&tail) > width {
-            let others = calm.len() - at;
-            let what = if at > 0 { " and " } else { "" };
-            let text = format!("{what}{}", count(others as u64, if at > 0 { "more group" } else { "group" }));
-            line.push_str(&text);
+            line.push_str(&more_groups(calm.len() - at, at > 0));
             return line;
         }
         line.push_str(&next);
     }
     line
+}
+
+/// Formats the number of groups that are not shown; empty for none.
+fn more_groups(number: usize, behind_others: bool) -> String {
+    match (number, behind_others) {
+        (0, _) => String::new(),
+        (_, true) => format!(" and {}", count(number as u64, "more group")),
+        (_, false) => count(number as u64, "group"),
+    }
 }

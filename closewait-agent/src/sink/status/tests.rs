@@ -153,6 +153,23 @@ fn many_groups_are_counted() {
 }
 
 #[test]
+fn calm_groups_are_one_line() {
+    let mut groups = vec![group(Class::Hung, Certainty::High, 9, 80, ("app", 7, ""))];
+    let pool = |number: u16| group(Class::Pool, Certainty::High, 30, 9000 + number, ("worker", 1000, "job.py"));
+    for number in 0..20 {
+        groups.push(pool(number));
+        let page = shown(&report(groups.clone()), (80, 24));
+        let line = page.lines().find_map(|line| line.strip_prefix("also: ")).unwrap_or_else(|| panic!("{page}"));
+        let named = line.matches("30 pool").count();
+        let more = line.split_once(" and ").map_or(0, |(_, more)| more.split(' ').next().unwrap().parse().unwrap());
+        assert_eq!(named + more, usize::from(number) + 1, "{line}");
+    }
+    let (page, all_calm) = (shown(&report(groups[1..].to_vec()), (80, 24)), 20);
+    let rows = page.lines().filter(|line| line.starts_with("pool  worker")).count();
+    assert!(rows < all_calm && page.contains(&format!("and {} more groups", all_calm - rows)), "{page}");
+}
+
+#[test]
 fn hostile_and_wide_names_stay_in_their_cells() {
     let escaped = closewait_engine::text::harmless(b"\x1b]0;x\x07\n\xe2\x80\xae");
     let hostile = group(Class::Hung, Certainty::High, 9, 1, ("python3", 4_194_304, &escaped));
