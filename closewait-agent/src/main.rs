@@ -13,15 +13,16 @@ fn main() -> ExitCode {
     let misread = logging::init();
     let code = match Cli::try_parse() {
         Ok(cli) => {
+            let command = cli.into_command();
             // An agent never waits for a reader of its log. Its hook helper has the same environment: one warning is
             // enough.
-            if matches!(cli.command, Command::Run(_) | Command::Hooks(_)) {
+            if matches!(command, Command::Run(_) | Command::Hooks(_)) {
                 logging::never_wait();
             }
-            if let Some(misread) = misread.filter(|_| !matches!(cli.command, Command::Hooks(_))) {
+            if let Some(misread) = misread.filter(|_| !matches!(command, Command::Hooks(_))) {
                 log::warn!("{misread}");
             }
-            cmd::run(&cli)
+            cmd::run(&command)
         }
         Err(error) => {
             if error.use_stderr() {

@@ -1,7 +1,9 @@
 //! Identity of a process, and the state of its threads.
 
+mod command_line;
 mod next_step;
 mod runtime;
+mod service;
 mod syscall;
 mod thread;
 
@@ -10,8 +12,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    command_line::{can_have_script, script},
     next_step::{NextStep, Tool},
     runtime::ProgramRuntime,
+    service::Service,
     syscall::{Syscall, SyscallArgs, WaitKind, WaitLimit},
     thread::{Thread, ThreadGroup, ThreadState, group},
 };
@@ -45,6 +49,10 @@ pub struct Process {
     /// Version of the runtime, in the runtime's own format; `None` if the agent did not read it.
     #[serde(default, deserialize_with = "harmless_field")]
     pub runtime_version: Option<String>,
+    /// Telling word of the command line, such as the script of an interpreter: [`script`]; `None` if there is none or the agent
+    /// did not read it. Nothing else of the command line is stored.
+    #[serde(default, deserialize_with = "harmless_field")]
+    pub script: Option<String>,
     /// Signals that the process catches: bit 0 is signal 1.
     #[serde(default)]
     pub signals_caught: Option<u64>,
@@ -88,6 +96,7 @@ impl Process {
             exe: None,
             runtime: None,
             runtime_version: None,
+            script: None,
             signals_caught: None,
             tools: None,
             fds_open: None,

@@ -9,10 +9,14 @@ use closewait_common::{
 };
 
 use super::{
-    model::{Certainty, Class, Dwell, Endpoint, Listener, Owner, Protocol, Role, Socket, Task, Verdict},
+    model::{
+        Certainty, Class, Dwell, Endpoint, Evidence, Listener, Onset, Owner, Pileup, PileupGroup, Protocol, Role,
+        Socket, Task, Verdict,
+    },
     process::Process,
     snapshot::view::Row,
     text::Comm,
+    time::BootTime,
     workload::Workload,
 };
 
@@ -62,6 +66,39 @@ pub fn listener(port: u16, backlog: u32, backlog_max: u32) -> Listener {
 pub fn verdict(class: Class, certainty: Certainty) -> Verdict {
     let (text, next) = ("this is why".to_owned(), crate::process::NextStep::command("do this", "this --now"));
     Verdict { class, rule: "slow", certainty, text, next }
+}
+
+/// Returns a group of `count` sockets on port 80, without further facts.
+pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
+    Pileup {
+        group: PileupGroup { role: None, netns: None, cgroup: None, local_port: Some(80), remote: None },
+        began: BootTime(0),
+        again: false,
+        count,
+        owners: None,
+        shape: None,
+        slope: None,
+        entered_per_second: None,
+        left_per_second: None,
+        stuck_permille: None,
+        onset: Onset { first_stuck: BootTime(0), last_closed: None, unaccepted_since: None },
+        forecast: None,
+        verdict: verdict(class, certainty),
+        evidence: Evidence {
+            oldest: Vec::new(),
+            median: Duration::ZERO,
+            p90: Duration::ZERO,
+            reads: Vec::new(),
+            unaccepted: 0,
+            remotes: 0,
+            top_remotes: Vec::new(),
+            process: None,
+            workload: None,
+            backlog: None,
+            proxy_peer: None,
+            history: Vec::new(),
+        },
+    }
 }
 
 /// Returns a row with a socket that has been in CLOSE_WAIT for 90 seconds, without any other facts.

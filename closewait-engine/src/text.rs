@@ -243,6 +243,14 @@ fn push_pair(to: &mut String, (large, large_unit): (u64, &str), (small, small_un
     }
 }
 
+/// Formats a count: `1 socket`, `3 sockets`.
+pub fn count(number: impl Into<u64>, one: &str) -> String {
+    match number.into() {
+        1 => format!("1 {one}"),
+        many => format!("{many} {one}s"),
+    }
+}
+
 /// Formats a rate for people: `20/s`, `1.2/s`, `0.05/s`.
 pub fn rate(per_second: f64) -> String {
     let decimals = match per_second.abs() {

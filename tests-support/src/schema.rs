@@ -131,6 +131,40 @@ const EVIDENCE: &[(&str, Type)] = &[
     ("waits_for", Maybe(&Object(END))),
     ("history", List),
 ];
+const STATUS: &[(&str, Type)] = &[
+    ("schema_version", Whole),
+    ("time", Text),
+    ("watched_seconds", Maybe(&Number)),
+    ("stuck_after_seconds", Number),
+    ("count", Whole),
+    ("untracked", Whole),
+    ("unseen", Maybe(&Text)),
+    ("groups", List),
+    ("more_groups", Whole),
+];
+/// Group of `status`, without `slope_per_second`, which can be negative.
+const STATUS_GROUP: &[(&str, Type)] = &[
+    ("severity", Text),
+    ("service", Maybe(&Text)),
+    ("owner", Maybe(&Object(CLOSER))),
+    ("script", Maybe(&Text)),
+    ("group", Object(GROUP)),
+    ("count", Whole),
+    ("shape", Maybe(&Text)),
+    ("oldest", Object(OLDEST_OF_GROUP)),
+    ("onset", Text),
+    ("piles_up_since", Maybe(&Text)),
+    ("fds_open", Maybe(&Whole)),
+    ("fds_limit", Maybe(&Whole)),
+    ("backlog", Maybe(&Whole)),
+    ("backlog_max", Maybe(&Whole)),
+    ("limit_reached", Maybe(&Text)),
+    ("exhaustion_seconds", Maybe(&Number)),
+    ("exhaustion", Maybe(&Object(EXHAUSTION))),
+    ("verdict", Object(VERDICT)),
+    ("command", Text),
+];
+const OLDEST_OF_GROUP: &[(&str, Type)] = &[("dwell_seconds", Maybe(&Number)), ("exact", Flag)];
 const CLOSER: &[(&str, Type)] = &[("pid", Whole), ("comm", Text)];
 const SOCKET: &[(&str, Type)] = &[
     ("cookie", Maybe(&Whole)),
@@ -306,6 +340,17 @@ pub fn check_grouped(object: &Value) {
     one_of(&object["by"], &["process", "listener", "peer", "cgroup"], object);
     let by = object["by"].as_str().expect("checked above");
     assert!(object.get(by).is_some(), "no `{by}` in {object}");
+}
+
+/// Checks the object of `status`.
+pub fn check_status(object: &Value) {
+    members(object, STATUS, object);
+    assert_eq!(object["schema_version"], 1, "{object}");
+    wall_seconds(object);
+    for group in object["groups"].as_array().expect("checked above") {
+        members(group, STATUS_GROUP, object);
+        one_of(&group["severity"], &["critical", "error", "warning", "info"], group);
+    }
 }
 
 /// Returns the member `time`, in seconds since 1970.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustix::termios::tcgetwinsize;
+use rustix::termios::{Winsize, tcgetwinsize};
 
 use super::color;
 use crate::{
@@ -93,11 +93,26 @@ pub(super) fn answer<T>(
     shape: ListShape,
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    if let Some(answer) = ask_agent(asked, query, shape)? {
+    answer_noting(asked, query, shape, &mut |note| log::warn!("{note}"), show)
+}
+
+/// As [`answer`], but hands each sentence about missing sockets, owners or agents to `note` instead of the log.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub(super) fn answer_noting<T>(
+    asked: &cli::AgentArgs,
+    query: &Query,
+    shape: ListShape,
+    note: &mut dyn FnMut(String),
+    show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if let Some(answer) = ask_agent(asked, query, shape, note)? {
         return show(answer);
     }
     // The process ends after the answer, and freeing 10,000 sockets one by one would take milliseconds before that.
-    let engine = ManuallyDrop::new(scan_once(shape.form));
+    let engine = ManuallyDrop::new(scan_once(shape.form, note));
     show(AnswerCollector::new(shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 
@@ -106,6 +121,7 @@ fn ask_agent(
     args: &cli::AgentArgs,
     query: &Query,
     shape: ListShape,
+    note: &mut dyn FnMut(String),
 ) -> anyhow::Result<Option<AnswerCollector<'static>>> {
     if args.alone {
         return Ok(None);
@@ -116,22 +132,22 @@ fn ask_agent(
         Ok(false) => {
             // Without an agent, the default path does not exist. At a path from the user, there should be an agent.
             if args.socket.is_some() {
-                log::warn!("no agent answers at {}; this is a one-off scan", socket.display());
+                note(format!("no agent answers at {}; this is a one-off scan", socket.display()));
             }
             Ok(None)
         }
         Ok(true) => Ok(Some(answer)),
         // If an agent does not answer, or not this user, a scan is better than nothing.
         Err(error) if error.permits_scan() => {
-            log::warn!("{}; scanning without it", error.problem());
+            note(format!("{}; scanning without it", error.problem()));
             Ok(None)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Scans once. Logs what a text of this `form` does not contain.
-fn scan_once(form: Form) -> RecordingEngine {
+/// Scans once. Notes the gaps that a text of this `form` does not contain.
+fn scan_once(form: Form, note: &mut dyn FnMut(String)) -> RecordingEngine {
     // Before this process uses much memory itself.
     let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();
@@ -150,7 +166,7 @@ fn scan_once(form: Form) -> RecordingEngine {
     };
     let mut engine = RecordingEngine::new(Engine::new(config, clock::now()), decoder, None);
     // The scanner needs the programs as long as it exists.
-    let (mut programs, mut scanner) = scanner(loader, &facts);
+    let (mut programs, mut scanner) = scanner(loader, &facts, note);
     let blind = thread::scope(|scope| {
         // The kernel verifies one program while another one scans.
         let load = || programs.as_mut().map(KernelPrograms::proxy_peer_reader).unwrap_or_default();
@@ -165,13 +181,9 @@ fn scan_once(form: Form) -> RecordingEngine {
             })
         })
     });
-    for what in blind.iter().map(String::as_str).chain(engine.state().blind()) {
-        log::warn!("{what}");
-    }
+    blind.into_iter().chain(engine.state().blind().map(str::to_owned)).for_each(&mut *note);
     // For JSON, `list` logs it.
-    if let Some(unseen) = unseen_sockets(&facts).filter(|_| form == Form::Text) {
-        log::warn!("{unseen}");
-    }
+    unseen_sockets(&facts).filter(|_| form == Form::Text).into_iter().for_each(note);
     engine
 }
 
@@ -214,7 +226,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, inspector: impl
 }
 
 /// Creates a scanner with kernel programs. If they fail, it uses only `sock_diag` and `/proc`.
-fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanner) {
+fn scanner(loader: Loader, facts: &HostFacts, note: &mut dyn FnMut(String)) -> (Option<KernelPrograms>, Scanner) {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
         if !plan.iterate_files {
@@ -225,11 +237,11 @@ fn scanner(loader: Loader, facts: &HostFacts) -> (Option<KernelPrograms>, Scanne
         Ok(Some((Some(programs), scanner)))
     });
     let loaded = loaded.unwrap_or_else(|error| {
-        log::warn!(
+        note(format!(
             "the list may lack other users' processes, open descriptors of ended connections and other namespaces, as \
              kernel programs are unavailable: {}",
             with_hints(&error)
-        );
+        ));
         None
     });
     loaded.unwrap_or_default()
@@ -255,15 +267,25 @@ pub(super) fn filter(filters: &cli::Filters) -> Filter {
     }
 }
 
+/// Returns the height of the screen, rows; `None` if standard output is no terminal. `LINES` overrides it, as `watch` sets it.
+pub(super) fn height() -> Option<u16> {
+    size("LINES", |size| size.ws_row)
+}
+
 /// Returns the width of the screen; `None` if standard output is no terminal. `COLUMNS` overrides it, as `watch` sets
 /// it.
 pub(super) fn width() -> Option<u16> {
-    let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|columns| *columns > 0);
-    columns.or_else(|| {
+    size("COLUMNS", |size| size.ws_col)
+}
+
+/// Returns a size of the screen: from the environment, or else from the terminal.
+fn size(variable: &str, of: impl Fn(Winsize) -> u16) -> Option<u16> {
+    let given = env::var(variable).ok().and_then(|size| size.parse().ok()).filter(|size| *size > 0);
+    given.or_else(|| {
         if !io::stdout().is_terminal() {
             return None;
         }
-        tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|columns| *columns > 0)
+        tcgetwinsize(io::stdout()).ok().map(of).filter(|size| *size > 0)
     })
 }
 

@@ -7,6 +7,7 @@ mod list;
 mod replay;
 mod report;
 mod run;
+mod status;
 mod stdout;
 
 use std::{
@@ -19,7 +20,7 @@ use anyhow::Context as _;
 
 use self::kill::KillError;
 use crate::{
-    cli::{Cli, Color, Command, OutputArgs, OutputFormat},
+    cli::{Color, Command, OutputArgs, OutputFormat},
     hooks::HookProgramError,
     host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
     sink::{Form, Sink, json::Json, text::Text},
@@ -40,15 +41,16 @@ mod exit {
     pub(super) const CONFIG: u8 = 78;
 }
 
-/// Executes a command line. Prints errors.
-pub fn run(cli: &Cli) -> ExitCode {
-    if needs_kernel_program(&cli.command)
+/// Executes a command. Prints errors.
+pub fn run(command: &Command) -> ExitCode {
+    if needs_kernel_program(command)
         && let Err(error) = program::check_built()
     {
         log::error!("{error}");
         return ExitCode::from(exit::FAILED);
     }
-    let result = stdout::check(&cli.command).and_then(|()| match &cli.command {
+    let result = stdout::check(command).and_then(|()| match command {
+        Command::Status(args) => with_open_files(|_| status::status(args).map(|()| 0)),
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
@@ -81,7 +83,7 @@ pub fn run(cli: &Cli) -> ExitCode {
 /// Whether a command loads kernel programs, or shows the state of an agent or of this host.
 const fn needs_kernel_program(command: &Command) -> bool {
     match command {
-        Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
+        Command::Status(_) | Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
         Command::Report(report) => report.file.is_none(),
         Command::Replay(_) | Command::Hooks(_) => false,
     }
@@ -157,15 +159,18 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::cli::Cli;
     use crate::host::{netns::NetnsError, pods::PodsError, tracefs::TracefsError};
 
     #[test]
     fn commands_that_only_read_a_recording_need_no_kernel_program() {
         let needs = |arguments: &str| {
             let cli = Cli::try_parse_from(arguments.split(' ')).expect("a command line");
-            needs_kernel_program(&cli.command)
+            needs_kernel_program(&cli.into_command())
         };
-        for arguments in ["run", "run --unpin", "list", "list --alone", "kill --port 80", "report", "doctor"] {
+        for arguments in
+            ["--alone", "status", "run", "run --unpin", "list", "list --alone", "kill --port 80", "report", "doctor"]
+        {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
         for arguments in ["replay FILE", "report FILE", "hooks"] {

@@ -24,7 +24,8 @@ pub use self::{
     program::{Linker, linker, read_in_root},
 };
 
-/// Maximum size of a small file, bytes: `status` and `limits` have some 1.5 KiB, `status` more with many groups.
+/// Maximum size of a small file, bytes: `status` and `limits` have some 1.5 KiB, `status` more with many groups, and the class
+/// path in the command line of a JVM can have tens of KiB.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 /// Maximum bytes to read of `maps`.
 const MAX_MAPS_BYTES: u64 = 512 << 10;
@@ -229,6 +230,21 @@ pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'sta
     Ok(parse::mapped(&read(&process.join("maps"), MAX_MAPS_BYTES)?, names))
 }
 
+/// Returns the command line of a process: words, each with a zero behind it (`proc_pid_cmdline_read`, fs/proc/base.c at
+/// v5.10). A word that is not read completely is omitted. May wait for the lock of the process's memory.
+///
+/// # Errors
+///
+/// If it has ended.
+pub fn command_line(process: &Path) -> io::Result<Vec<u8>> {
+    let mut line = read(&process.join("cmdline"), MAX_FILE_BYTES)?;
+    if line.len() as u64 == MAX_FILE_BYTES {
+        let end = line.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
+        line.truncate(end);
+    }
+    Ok(line)
+}
+
 /// Returns the paths of a process's cgroups.
 ///
 /// # Errors
@@ -280,6 +296,8 @@ mod tests {
         assert!(exe(&own).unwrap().starts_with(b"/"));
         assert!(cgroups(&own).unwrap().named.unwrap().starts_with(b"/"));
         assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), Some("libc.so"));
+        let first = std::env::args_os().next().unwrap();
+        assert!(command_line(&own).unwrap().starts_with(&[first.as_bytes(), b"\0"].concat()));
         let threads = threads(&own, 8).unwrap();
         assert_eq!(threads[0].0, process::id());
         assert!(schedstat(&threads[0].1).is_some());

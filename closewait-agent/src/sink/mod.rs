@@ -7,6 +7,7 @@ pub mod kill;
 pub mod list;
 pub mod report;
 mod schema;
+pub mod status;
 mod table;
 pub mod text;
 mod writer;

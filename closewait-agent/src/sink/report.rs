@@ -117,7 +117,7 @@ fn text(report: &IncidentReport, version: &str, time: &impl Fn(BootTime) -> Stri
     }
     if *more > 0 {
         line(String::new());
-        line(format!("and {more} more groups, whose sockets are younger"));
+        line(format!("and {more} more groups, which are less urgent"));
     }
     for missing in missing(*untracked, unseen.as_deref()) {
         line(String::new());

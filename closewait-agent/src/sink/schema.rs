@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub(super) use self::{
     listed::{GroupObject, ListedObject},
-    pileup::{PileupEndObject, PileupObject},
+    pileup::{ForecastObject, GroupMembers, PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
 };
 use closewait_engine::{
@@ -60,8 +60,8 @@ impl From<Option<Dwell>> for DwellMembers {
 
 #[derive(Serialize)]
 pub(super) struct TaskObject<'a> {
-    pid: u32,
-    comm: &'a str,
+    pub(super) pid: u32,
+    pub(super) comm: &'a str,
 }
 
 impl<'a> From<&'a Task> for TaskObject<'a> {

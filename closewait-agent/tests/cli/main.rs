@@ -11,8 +11,9 @@ use snapbox::{assert_data_eq, file};
 
 /// Command lines with an error, separated by line breaks.
 const WRONG: &str = "\
-closewait
 closewait watch
+closewait --alone list
+closewait status --port 80
 closewait run extra
 closewait run --stuck-after soon
 closewait run --stuck-after 0s
@@ -56,6 +57,7 @@ fn transcript(lines: &str) -> String {
 #[test]
 fn help_is_as_written() {
     assert_data_eq!(transcript("closewait --help"), file!["help.txt"]);
+    assert_data_eq!(transcript("closewait status --help"), file!["help-status.txt"]);
     assert_data_eq!(transcript("closewait run --help"), file!["help-run.txt"]);
     assert_data_eq!(transcript("closewait list --help"), file!["help-list.txt"]);
     assert_data_eq!(transcript("closewait kill --help"), file!["help-kill.txt"]);

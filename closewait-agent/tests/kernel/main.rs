@@ -42,6 +42,7 @@ mod pinned;
 mod privileges;
 mod progress;
 mod recording;
+mod status;
 mod unresponsive;
 mod user_paths;
 mod waits;

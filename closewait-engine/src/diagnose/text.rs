@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 
 use super::Case;
-pub(super) use crate::text::duration;
+pub(super) use crate::text::{count, duration};
 use crate::{
     model::{Dwell, Owner, Task},
     process::{NextStep, Process},
@@ -30,14 +30,6 @@ pub(super) fn age(case: &Case<'_>) -> String {
     match case.dwell {
         Dwell::Exact(age) => duration(age),
         Dwell::Between { at_least, .. } => format!("at least {}", duration(at_least)),
-    }
-}
-
-/// Formats a count: `1 socket`, `3 sockets`.
-pub(super) fn count(number: impl Into<u64>, one: &str) -> String {
-    match number.into() {
-        1 => format!("1 {one}"),
-        many => format!("{many} {one}s"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Incidents: groups that grow without closes, and reports of them.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +213,22 @@ pub struct Pileup {
     pub evidence: Evidence,
 }
 
+impl Pileup {
+    /// Returns the command of the next step, or else the command that lists the sockets of the group.
+    pub fn command(&self) -> Cow<'_, str> {
+        if let Some(command) = &self.verdict.next.command {
+            return Cow::Borrowed(command);
+        }
+        let owner = self.service().owner.map(|(_, pid)| format!(" --pid {pid}")).unwrap_or_default();
+        let place = match (self.group.local_port, self.group.remote) {
+            (Some(port), _) => format!(" --port {port}"),
+            (None, Some(remote)) => format!(" --peer {remote}"),
+            (None, None) => String::new(),
+        };
+        Cow::Owned(format!("closewait list{owner}{place}"))
+    }
+}
+
 /// Way in which an incident ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
@@ -263,9 +279,9 @@ pub struct IncidentReport {
     /// Reason why the report may lack sockets; `None` if the agent sees all.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Option<String>,
-    /// Groups with sockets in CLOSE_WAIT; the group with the oldest socket comes first.
+    /// Groups with sockets in CLOSE_WAIT, the most urgent first.
     pub groups: Vec<ReportedGroup>,
-    /// Number of further groups, whose oldest sockets are younger.
+    /// Number of further groups, which are less urgent.
     pub more: u64,
 }
 
@@ -276,4 +292,28 @@ pub struct ReportedGroup {
     pub piles_up_since: Option<BootTime>,
     /// Report of the group.
     pub pileup: Pileup,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Certainty, Class},
+        testing::{owner, pileup},
+    };
+
+    #[test]
+    fn a_group_without_a_command_is_listed() {
+        let mut group = pileup(Class::Leak, Certainty::High, 3);
+        assert_eq!(group.command(), "this --now");
+        group.verdict.next.command = None;
+        assert_eq!(group.command(), "closewait list --port 80");
+        group.owners = Some(vec![(owner("app", 7, 3).task, 3)]);
+        assert_eq!(group.command(), "closewait list --pid 7 --port 80");
+        let remote = Endpoint { address: std::net::Ipv6Addr::LOCALHOST.into(), port: 443 };
+        (group.group.local_port, group.group.remote) = (None, Some(remote));
+        assert_eq!(group.command(), "closewait list --pid 7 --peer [::1]:443");
+        group.group.remote = None;
+        assert_eq!(group.command(), "closewait list --pid 7");
+    }
 }

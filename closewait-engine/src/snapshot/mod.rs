@@ -1,6 +1,7 @@
-//! State of all sockets at one time: rows, filters, groups, hints.
+//! State of all sockets at one time: rows, filters, groups, hints, urgency.
 
 pub mod groups;
 pub mod hints;
 pub mod query;
+pub mod urgency;
 pub mod view;

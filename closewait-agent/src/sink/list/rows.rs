@@ -206,7 +206,7 @@ fn push_timer(to: &mut String, running: Timer, now: BootTime) {
 }
 
 /// Adds `address:port`. Returns the length of the port at its end, bytes.
-pub(super) fn push_endpoint(to: &mut String, endpoint: Endpoint) -> usize {
+pub(in crate::sink) fn push_endpoint(to: &mut String, endpoint: Endpoint) -> usize {
     push_address(to, endpoint.address, true);
     let before = to.len();
     if endpoint.address.is_ipv6() {

@@ -48,7 +48,7 @@ pub(in crate::sink) struct PileupEndObject {
 }
 
 #[derive(Serialize)]
-struct GroupMembers {
+pub(in crate::sink) struct GroupMembers {
     role: Option<&'static str>,
     netns: Option<u32>,
     cgroup: Option<u64>,
@@ -71,7 +71,7 @@ struct OnsetObject {
 }
 
 #[derive(Serialize)]
-struct ForecastObject {
+pub(in crate::sink) struct ForecastObject {
     limit: &'static str,
     used: u64,
     most: u64,

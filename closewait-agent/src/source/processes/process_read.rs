@@ -18,7 +18,7 @@ use crate::{
     },
 };
 use closewait_engine::{
-    process::{Process, ProgramRuntime, Syscall, Thread, ThreadState, group},
+    process::{Process, ProgramRuntime, Syscall, Thread, ThreadState, can_have_script, group, script},
     text::{Comm, harmless, harmless_path, is_harmful},
     workload::Workload,
 };
@@ -92,6 +92,7 @@ impl ProcessRead {
         // The remaining reads can block forever, so this sends everything read so far.
         job.put(Some(self.clone()));
         self.read_runtime(folder, reads, stat.started_ns, job);
+        self.read_script(folder, reads, job);
         Ok(())
     }
 
@@ -187,6 +188,18 @@ impl ProcessRead {
         let stuck = threads.iter().any(|(_, thread)| thread.state == ThreadState::DiskSleep);
         let of = (process.pid, started_ns);
         process.runtime = runtime::by_files(folder, of, exe, stuck, job, &mut process.unseen);
+    }
+
+    /// Reads the telling word of the command line, last of all: the read can wait for the lock of the process's memory, and
+    /// everything else is more important.
+    fn read_script(&mut self, folder: &Path, reads: Reads, job: &ItemJob<Option<Self>>) {
+        let exe = self.process.exe.as_deref().filter(|exe| can_have_script(exe));
+        let is_stuck = || self.threads.iter().any(|(_, thread)| thread.state == ThreadState::DiskSleep);
+        let Some(exe) = exe.filter(|_| reads == Reads::All && job.may_wait().is_ok() && !is_stuck()) else { return };
+        job.put(Some(self.clone()));
+        job.step("its command line");
+        // A process can hide it, or have none. Then its name has to do.
+        self.process.script = proc::command_line(folder).ok().and_then(|line| script(exe, &line));
     }
 
     /// Reads the version of a JVM from the file of its JDK, or else from the path of its program.

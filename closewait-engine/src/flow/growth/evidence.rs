@@ -1,6 +1,7 @@
 //! Reports of incidents, with the evidence that a restart would destroy.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::Duration,
@@ -15,8 +16,9 @@ use crate::{
     flow::port_watch::OldestOfPorts,
     model::{
         Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Output, Pileup,
-        PileupEnd, ReadState, ReportedGroup, Shape, Slope, SocketKey, Task, Verdict,
+        PileupEnd, ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
     },
+    snapshot::urgency::Urgency,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
@@ -25,6 +27,8 @@ use crate::{
 const MAX_REPORTED_AT_ONCE: usize = 32;
 /// Maximum number of groups of an [`IncidentReport`].
 const MAX_REPORT_GROUPS: usize = 64;
+/// Maximum number of groups that are judged for an [`IncidentReport`]: those that grow, then those with the most sockets.
+const MAX_RANKED_GROUPS: usize = 1024;
 /// Maximum number of a group's oldest sockets in a report.
 const MAX_OLDEST: usize = 5;
 /// Maximum number of a suspected group's sockets that are refreshed before the report.
@@ -33,8 +37,6 @@ const MAX_REFRESHED: usize = 32;
 const MAX_TOP_REMOTES: usize = 3;
 /// Maximum number of reported owners; those with the most sockets come first.
 const MAX_OWNERS: usize = 8;
-/// Time to exhaustion below which growth is an incident even if the verdict is benign.
-const NEAR: Duration = Duration::from_secs(3600);
 
 /// Limit with its used amount at the last reading.
 #[derive(Clone, Copy)]
@@ -105,7 +107,7 @@ impl Engine {
         members
     }
 
-    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`; the group with the oldest socket comes first.
+    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first.
     pub fn report(&self, now: BootTime) -> IncidentReport {
         let grouping = Grouping::new(
             now,
@@ -116,15 +118,25 @@ impl Engine {
             self.flows.as_ref(),
         );
         let members = self.members(|_flow_key| true);
-        let mut flows: Vec<_> = members.iter().collect();
-        flows.sort_by_key(|(flow_key, members)| (members.first().map(|(_, one)| one.since.latest()), **flow_key));
-        let more = flows.len().saturating_sub(MAX_REPORT_GROUPS) as u64;
-        flows.truncate(MAX_REPORT_GROUPS);
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
-        let reported = |(flow_key, members): (&FlowKey, &Members<'_>)| {
-            let pileup = self.pileup(*flow_key, members, &grouping, now)?;
-            Some(ReportedGroup { piles_up_since: growth(flow_key).and_then(Growth::active_since), pileup })
-        };
+        let mut flows: Vec<_> = members.iter().collect();
+        let all = flows.len();
+        if all > MAX_RANKED_GROUPS {
+            flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
+            flows.truncate(MAX_RANKED_GROUPS);
+        }
+        let mut ranked = Vec::new();
+        for (flow_key, members) in flows {
+            let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) else { continue };
+            let oldest = members.first().map(|(_, one)| one.since.latest());
+            let piles_up_since = growth(flow_key).and_then(Growth::active_since);
+            ranked.push(((pileup.urgency(), oldest, *flow_key), ReportedGroup { piles_up_since, pileup }));
+            // The evidence of a group can have many KB.
+            if ranked.len() >= MAX_REPORT_GROUPS * 2 {
+                keep_most_urgent(&mut ranked);
+            }
+        }
+        keep_most_urgent(&mut ranked);
         IncidentReport {
             at: now,
             watched: self.config.watching.then(|| now.since(self.began)),
@@ -132,8 +144,8 @@ impl Engine {
             totals: self.totals(),
             untracked: self.tracker.untracked(),
             unseen: self.config.unseen_sockets.clone(),
-            groups: flows.into_iter().filter_map(reported).collect(),
-            more,
+            more: all.saturating_sub(ranked.len()) as u64,
+            groups: ranked.into_iter().map(|(_, group)| group).collect(),
         }
     }
 
@@ -160,7 +172,7 @@ impl Engine {
             .collect();
         for (flow_key, pileup) in pileups {
             let Some(flows) = &mut self.flows else { return };
-            let pileup = pileup.filter(|pileup| !is_benign(pileup));
+            let pileup = pileup.filter(|pileup| !pileup.is_benign());
             let count = pileup.as_ref().map_or(0, |pileup| pileup.count);
             let reported = flows.reported(flow_key, asked, count);
             if let Some(((began, again), pileup)) = reported.zip(pileup) {
@@ -297,12 +309,13 @@ impl Engine {
     }
 }
 
-/// Whether growth is no incident: the verdict explains it without a fault of the program, and no limit is near.
-fn is_benign(pileup: &Pileup) -> bool {
-    let Verdict { class, certainty, .. } = &pileup.verdict;
-    let explained =
-        matches!(class, Class::Transient | Class::Pool | Class::HalfClose) && *certainty <= Certainty::Medium;
-    explained && pileup.forecast.as_ref().is_none_or(|forecast| forecast.left > NEAR)
+/// Group of a report with its rank: the urgency, then the oldest socket.
+type RankedGroup = ((Urgency, Option<BootTime>, FlowKey), ReportedGroup);
+
+/// Sorts groups by urgency, and drops those beyond the limit of a report.
+fn keep_most_urgent(ranked: &mut Vec<RankedGroup>) {
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.truncate(MAX_REPORT_GROUPS);
 }
 
 impl Course {
@@ -357,7 +370,7 @@ fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
         }
     }
     let mut owners: Vec<_> = counts.into_values().map(|(task, count)| (task.clone(), count)).collect();
-    owners.sort_by_key(|(task, count)| (std::cmp::Reverse(*count), task.pid));
+    owners.sort_by_key(|(task, count)| (Reverse(*count), task.pid));
     owners.truncate(MAX_OWNERS);
     scanned.then_some(owners)
 }
@@ -377,7 +390,7 @@ fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
         *counts.entry(one.socket.remote.address).or_default() += 1;
     }
     let mut remotes: Vec<_> = counts.into_iter().collect();
-    remotes.sort_by_key(|(address, count)| (std::cmp::Reverse(*count), *address));
+    remotes.sort_by_key(|(address, count)| (Reverse(*count), *address));
     remotes
 }
 

@@ -1,0 +1,49 @@
+//! `closewait status`, the default command.
+
+use super::{color, list, print};
+use crate::{
+    cli,
+    sink::{
+        Form,
+        list::ListShape,
+        status::{Screen, StatusPage, render},
+    },
+};
+use closewait_engine::snapshot::query::Query;
+
+/// Width of text that does not go to a terminal, columns.
+const DEFAULT_WIDTH: u16 = 80;
+
+/// Shows all groups, the most urgent first.
+///
+/// # Errors
+///
+/// If this kernel or these privileges do not allow a scan, or standard output cannot be written.
+pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
+    let form = args.shape.output.into();
+    let mut notes = Vec::new();
+    // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
+    let shape = ListShape { form: Form::Json, ..ListShape::default() };
+    let note = &mut |note| notes.push(note);
+    let (header, report) = list::answer_noting(&args.asked, &Query::Report, shape, note, |answer| {
+        // An agent answers with groups, never with all sockets.
+        Ok(answer.report()?)
+    })?;
+    if form == Form::Json {
+        notes.drain(..).for_each(|note| log::warn!("{note}"));
+    }
+    let screen = Screen {
+        width: list::width().unwrap_or(DEFAULT_WIDTH).into(),
+        height: list::height().map(usize::from),
+        color: color(args.shape),
+    };
+    let page = StatusPage {
+        report: &report,
+        anchor: header.anchor,
+        is_root: rustix::process::geteuid().is_root(),
+        notes: &notes,
+    };
+    let mut shown = Vec::new();
+    render(&page, form, screen, &mut shown)?;
+    print(&shown)
+}
