@@ -48,6 +48,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Replay a recording of `run --record`: the same events, byte for byte
     Replay(ReplayArgs),
+    /// Explain a verdict: its conditions, the evidence against it, similar cases, and what to do
+    Explain(ExplainArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run hook programs for an agent; the agent starts this itself
@@ -297,6 +299,17 @@ pub enum Speed {
     Max,
     /// Playback speed multiplier, above zero.
     Times(f64),
+}
+
+/// `closewait explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// Format and color.
+    #[command(flatten)]
+    pub shape: OutputArgs,
+    /// Class or rule of a verdict, such as hung or blocked; without it, list all of them
+    #[arg(value_name = "CLASS|RULE")]
+    pub name: Option<String>,
 }
 
 /// `closewait doctor`.

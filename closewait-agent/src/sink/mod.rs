@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod event;
+pub mod explain;
 pub mod json;
 pub mod kill;
 pub mod list;

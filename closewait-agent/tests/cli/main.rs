@@ -29,6 +29,8 @@ closewait list --port 70000
 closewait list --by port
 closewait list --cgroup a,
 closewait list --ouptut json
+closewait explain hnug
+closewait explain xyz
 closewait kill --max 0
 closewait replay
 closewait replay --speed fast recording
@@ -63,6 +65,7 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait kill --help"), file!["help-kill.txt"]);
     assert_data_eq!(transcript("closewait report --help"), file!["help-report.txt"]);
     assert_data_eq!(transcript("closewait replay --help"), file!["help-replay.txt"]);
+    assert_data_eq!(transcript("closewait explain --help"), file!["help-explain.txt"]);
     assert_data_eq!(transcript("closewait doctor --help"), file!["help-doctor.txt"]);
 }
 
@@ -70,6 +73,16 @@ fn help_is_as_written() {
 fn the_version_is_that_of_the_package() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(transcript("closewait --version"), format!("$ closewait --version\nclosewait {version}\n\n"));
+}
+
+#[test]
+fn explanations_are_as_written() {
+    let lines = "\
+closewait explain
+closewait explain leak
+closewait explain never-accepted
+closewait explain --output json owner_stopped";
+    assert_data_eq!(transcript(lines), file!["explain.txt"]);
 }
 
 #[test]

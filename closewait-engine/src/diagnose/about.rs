@@ -54,6 +54,7 @@ pub(super) const NONE: About = About {
 
 /// Returns every source of verdicts: the rules in their order of evaluation, then the verdicts that are not rules.
 pub fn verdict_sources() -> impl Iterator<Item = VerdictSource> {
-    let rules = RULES.iter().map(|rule| VerdictSource { about: rule.about(), counter_evidence: rule.counter_evidence() });
+    let rules =
+        RULES.iter().map(|rule| VerdictSource { about: rule.about(), counter_evidence: rule.counter_evidence() });
     rules.chain([&left::ABOUT, &growth::ABOUT, &NONE].map(|about| VerdictSource { about, counter_evidence: &[] }))
 }
