@@ -1,5 +1,6 @@
 //! Subcommands, one file each, and their exit codes.
 
+pub mod check;
 mod doctor;
 mod explain;
 mod hooks;
@@ -58,6 +59,7 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
         Command::Report(report) => with_open_files(|_| report::report(report).map(|()| 0)),
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
+        Command::Check(check) => Ok(check::check(check)),
         Command::Explain(explain) => explain::explain(explain).map(|()| 0),
         Command::Doctor(doctor) => with_open_files(|_| {
             doctor::run(
@@ -87,7 +89,8 @@ const fn needs_kernel_program(command: &Command) -> bool {
     match command {
         Command::Status(_) | Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
         Command::Report(report) => report.file.is_none(),
-        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) => false,
+        // A check has exit codes of its own for what is missing.
+        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) => false,
     }
 }
 

@@ -265,7 +265,7 @@ struct RuleObject {
     conclusion: &'static str,
     conditions: Vec<&'static str>,
     certainty: Vec<CertaintyObject>,
-    counter_evidence: Vec<EvidenceObject>,
+    counter_evidence: Vec<CounterEvidenceObject>,
     next: &'static str,
     not_to_be_confused_with: &'static [&'static str],
     seen_in: &'static [&'static str],
@@ -278,7 +278,7 @@ struct CertaintyObject {
 }
 
 #[derive(Serialize)]
-struct EvidenceObject {
+struct CounterEvidenceObject {
     name: &'static str,
     meaning: &'static str,
     source: &'static str,
@@ -319,7 +319,7 @@ fn rule_object(source: &VerdictSource) -> RuleObject {
             .collect(),
         counter_evidence: counter_evidence
             .iter()
-            .map(|kind| EvidenceObject { name: kind.name(), meaning: kind.meaning(), source: kind.source() })
+            .map(|kind| CounterEvidenceObject { name: kind.name(), meaning: kind.meaning(), source: kind.source() })
             .collect(),
         next,
         not_to_be_confused_with: not,

@@ -1,6 +1,7 @@
 //! Outputs of findings.
 
 pub mod answer;
+pub mod check;
 mod event;
 pub mod explain;
 pub mod json;
