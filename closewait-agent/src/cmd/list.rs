@@ -199,6 +199,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, inspector: impl
             Output::Query(QueryCommand::Answer { query: _ }) => break,
             // Only for an agent, which has a ring buffer and ports to watch.
             Output::Query(QueryCommand::Refresh { .. })
+            | Output::StillStuck { .. }
             | Output::Finding(_)
             | Output::RefreshLingering(_)
             | Output::Refresh(_)

@@ -79,7 +79,7 @@ impl<'c> Judgement<'c> {
 }
 
 /// Rule name of a verdict that no rule gave.
-const NO_RULE: &str = "none";
+pub const NO_RULE: &str = "none";
 
 /// Returns the verdict on a socket. Its texts are empty unless `explained` returns true for the class and the rule.
 pub fn verdict(case: &Case<'_>, explained: impl FnOnce(Class, RuleName) -> bool) -> Verdict {

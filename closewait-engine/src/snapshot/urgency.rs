@@ -106,10 +106,11 @@ impl Pileup {
 
     /// Returns the limit that is reached, and that the group contributes to.
     pub fn reached_limit(&self) -> Option<Limit> {
-        if let Some(forecast) = self.forecast.filter(|forecast| forecast.used >= forecast.most) {
+        if let Some(forecast) = self.forecast.filter(|forecast| forecast.is_reached()) {
             return Some(forecast.limit);
         }
-        let is_problem = self.grows() || !self.is_normal();
+        // An unknown cause does not make an exhausted limit normal.
+        let is_problem = self.grows() || !self.is_normal() || self.verdict.class == Class::Unknown;
         let process = self.evidence.process.as_deref().filter(|_| is_problem);
         let exhausted = process.and_then(|process| process.descriptors()).filter(|(open, limit)| open >= limit);
         if exhausted.is_some_and(|(open, _)| self.grows() || self.count >= open / EXHAUSTS_DIVISOR) {
@@ -162,8 +163,7 @@ mod tests {
     fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
         Pileup {
             group: PileupGroup { role: None, netns: None, cgroup: None, local_port: Some(80), remote: None },
-            began: BootTime(0),
-            again: false,
+            incident: None,
             count,
             owners: None,
             shape: None,
@@ -183,8 +183,10 @@ mod tests {
                 remotes: 0,
                 top_remotes: Vec::new(),
                 process: None,
+                process_at: None,
                 workload: None,
                 backlog: None,
+                backlog_at: None,
                 proxy_peer: None,
                 history: Vec::new(),
             },
@@ -198,7 +200,8 @@ mod tests {
     fn forecast(of: Pileup, left: u64) -> Pileup {
         let left = Duration::from_secs(left);
         let (limit, used, most) = (Limit::Descriptors, 900, 1024);
-        Pileup { forecast: Some(Forecast { limit, used, most, left, at_least: left, at_most: None }), ..of }
+        let read_at = BootTime(0);
+        Pileup { forecast: Some(Forecast { limit, used, most, read_at, left, at_least: left, at_most: None }), ..of }
     }
 
     fn with_descriptors(of: Pileup, open: u64) -> Pileup {
