@@ -80,7 +80,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<()> {
             }
             Shown::Finding(_) | Shown::StillStuck(..) | Shown::Start(_) | Shown::HandedOut | Shown::Unwritten => Ok(()),
         };
-        player.play(item, show).map_err(Into::into)
+        player.play(item, show)
     };
     let played = reader.by_ref().map(|item| item.map_err(Into::into)).try_for_each(&mut play).with_context(failed);
     let Some(engine) = player.engine() else {
