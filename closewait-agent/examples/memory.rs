@@ -182,6 +182,7 @@ fn leave(plan: TestLoad, number: u32, entered: BootTime, at: BootTime) -> Socket
         closer: None,
         fd_open: Some(false),
         wrote: Some(false),
+        ended: None,
     }
 }
 

@@ -1,9 +1,12 @@
 //! The command line: types only.
 
+mod check;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
+pub use self::check::CheckArgs;
 use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, snapshot::query::Peer};
 
@@ -30,7 +33,8 @@ impl Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 ok, 1 failed while running, 2 usage, 69 unsupported kernel, 77 missing privilege, 78 bad configuration.
+Exit codes: 0 ok, 1 failed while running, 2 usage, 69 unsupported kernel, 77 missing privilege, 78 bad configuration; \
+check: 0 ok, 1 warning, 2 critical, 3 unknown.
 The log goes to standard error. CLOSEWAIT_LOG=debug makes it verbose.";
 
 /// The subcommands.
@@ -48,6 +52,10 @@ pub enum Command {
     Report(ReportArgs),
     /// Replay a recording of `run --record`: the same events, byte for byte
     Replay(ReplayArgs),
+    /// Explain a verdict: its conditions, the evidence against it, similar cases, and what to do
+    Explain(ExplainArgs),
+    /// Check as a monitoring probe; with `-- CMD`, run CMD and fail if it leaves sockets in CLOSE_WAIT
+    Check(CheckArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run hook programs for an agent; the agent starts this itself
@@ -297,6 +305,17 @@ pub enum Speed {
     Max,
     /// Playback speed multiplier, above zero.
     Times(f64),
+}
+
+/// `closewait explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// Format and color.
+    #[command(flatten)]
+    pub shape: OutputArgs,
+    /// Class or rule of a verdict, such as hung or blocked; without it, list all of them
+    #[arg(value_name = "CLASS|RULE")]
+    pub name: Option<String>,
 }
 
 /// `closewait doctor`.

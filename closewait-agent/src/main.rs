@@ -1,6 +1,6 @@
 //! The `closewait` command: parse, run, exit code.
 
-use std::{io, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use clap::Parser as _;
 use closewait::{
@@ -32,7 +32,12 @@ fn main() -> ExitCode {
                 // failure.
                 let _gone: io::Result<()> = error.print();
             }
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+            // A monitoring system would take the exit code for a state.
+            if error.use_stderr() && env::args_os().nth(1).is_some_and(|command| command == "check") {
+                ExitCode::from(cmd::check::misused(&error))
+            } else {
+                ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+            }
         }
     };
     logging::flush();

@@ -121,6 +121,8 @@ offsets! {
         task_tgid,
         /// `struct task_struct`: `comm`.
         task_comm,
+        /// `struct task_struct`: `flags`, the bits `PF_*` of include/linux/sched.h.
+        task_flags,
     }
 }
 
@@ -197,7 +199,7 @@ impl Abilities {
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 47 * 4);
+const _: () = assert!(size_of::<Layout>() == 48 * 4);
 const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
 const _: () = assert!(size_of::<Abilities>() == 6 * 4 + 8);
 

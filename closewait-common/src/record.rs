@@ -75,6 +75,11 @@ pub mod flag {
     pub const WROTE_KNOWN: u32 = 1 << 18;
     /// In a record of [`super::kind::LEAVE`]: the program sent data after the entry.
     pub const WROTE: u32 = 1 << 19;
+    /// [`TASK_ENDS`] is valid.
+    pub const TASK_ENDS_KNOWN: u32 = 1 << 20;
+    /// The task of `pid` ends, and the kernel closes its descriptors (`PF_EXITING`, which `exit_signals` sets before
+    /// `exit_files`: kernel/exit.c, `do_exit`, at v5.10).
+    pub const TASK_ENDS: u32 = 1 << 21;
 }
 
 /// Event. Written by the kernel program, in the byte order of the machine.

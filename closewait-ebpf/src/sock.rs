@@ -15,7 +15,8 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{
-            bpf_get_current_comm, bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+            bpf_get_current_comm, bpf_get_current_task, bpf_get_socket_cookie, bpf_probe_read_kernel,
+            bpf_sk_storage_get, bpf_skc_to_tcp_sock,
         },
     },
 };
@@ -434,9 +435,22 @@ pub(crate) fn describe_file(socket: Option<Probed>, record: &mut Record) {
 /// Sets the current task. Call it only if that task made the change.
 #[inline(always)]
 pub(crate) fn describe_task(record: &mut Record) {
+    /// `PF_EXITING` of include/linux/sched.h, the same from v5.10 to v6.18.
+    const EXITING: u32 = 4;
     record.pid = current_pid();
     record.flags |= flag::TASK;
     current_comm(&mut record.comm);
+    if layout!(task_flags) == MISSING {
+        return;
+    }
+    // SAFETY: the helper has no arguments and cannot fail.
+    let task = unsafe { bpf_get_current_task() };
+    if let Some(flags) = Probed::new(task as *const c_void).read::<u32>(layout!(task_flags)) {
+        record.flags |= flag::TASK_ENDS_KNOWN;
+        if flags & EXITING != 0 {
+            record.flags |= flag::TASK_ENDS;
+        }
+    }
 }
 
 #[inline(always)]

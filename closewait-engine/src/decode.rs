@@ -101,7 +101,9 @@ impl Decoder {
                 let entered = (record.entered_ns != 0).then_some(BootTime(record.entered_ns));
                 let (how, fd_open) = how_left(&record);
                 let wrote = record.has(flag::WROTE_KNOWN).then(|| record.has(flag::WROTE));
-                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer: task(&record), fd_open, wrote }.into())
+                let (closer, ended) =
+                    (task(&record), record.has(flag::TASK_ENDS_KNOWN).then(|| record.has(flag::TASK_ENDS)));
+                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended }.into())
             }
             kind::PRESENT => {
                 states(record.new_state == state::CLOSE_WAIT)?;

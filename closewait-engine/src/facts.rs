@@ -46,7 +46,7 @@ impl Engine {
     fn socket_changed(&mut self, event: SocketEvent) {
         match event {
             SocketEvent::Enter { key, at, socket } => self.entered(key, at, socket),
-            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote } => {
+            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended } => {
                 self.something_happened(at);
                 self.audit.left(key, at);
                 let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
@@ -83,7 +83,7 @@ impl Engine {
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
                     let verdict = if stuck {
-                        diagnose::left(&socket, dwell, how, fd_open, (answered, sent)).map(Box::new)
+                        diagnose::left(&socket, dwell, (how, ended), fd_open, (answered, sent)).map(Box::new)
                     } else {
                         None
                     };

@@ -45,6 +45,7 @@ fn leave_of(socket: Socket, millis: u64, entered: Option<u64>) -> SocketEvent {
         closer: None,
         fd_open,
         wrote: None,
+        ended: None,
     }
 }
 
@@ -294,8 +295,8 @@ fn sockets_over_the_limit_are_counted_and_reported_and_their_dwell_times_count()
         let SocketEvent::Leave { at, entered, how, closer, fd_open, .. } = leave(2000, Some(number)) else {
             unreachable!()
         };
-        let socket = in_namespace(number);
-        engine.handle(SocketEvent::Leave { key: key(number), at, entered, socket, how, closer, fd_open, wrote: None });
+        let (key, socket, wrote, ended) = (key(number), in_namespace(number), None, None);
+        engine.handle(SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended });
     }
     assert_eq!((engine.totals().tracked, engine.view(at(2000)).untracked), (1, 2));
     engine.handle_timeout(at(60_000));

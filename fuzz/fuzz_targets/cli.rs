@@ -18,25 +18,30 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let words = bytes.split(|byte| *byte == b'\n').map(OsStr::from_bytes);
-    match Cli::try_parse_from([OsStr::new("closewait")].into_iter().chain(words)) {
-        Ok(Cli { command: Command::List(list) }) => list.filters.peer.iter().for_each(again),
-        Ok(Cli { command: Command::Kill(kill) }) => {
+    match Cli::try_parse_from([OsStr::new("closewait")].into_iter().chain(words)).map(Cli::into_command) {
+        Ok(Command::List(list)) => list.filters.peer.iter().for_each(again),
+        Ok(Command::Kill(kill)) => {
             assert!(kill.max > 0 && kill.filters.cgroup.iter().all(|name| !name.is_empty()));
         }
-        Ok(Cli { command: Command::Run(run) }) => {
+        Ok(Command::Run(run)) => {
             assert!(!run.stuck_after.is_zero() && !run.histogram_every.is_zero());
             assert!(run.ring_buffer.is_none_or(u32::is_power_of_two) && run.max_sockets != Some(0));
             assert!(run.connection_limit.iter().all(|(port, most)| *port > 0 && *most > 0));
         }
-        Ok(Cli { command: Command::Replay(replay) }) => {
+        Ok(Command::Replay(replay)) => {
             assert!(match replay.speed {
                 Speed::Max => true,
                 Speed::Times(times) => times.is_finite() && times > 0.0,
             });
         }
-        Ok(Cli { command: Command::Report(report) }) => drop(report.file),
-        Ok(Cli { command: Command::Hooks(hooks) }) => assert!(!hooks.timeout.is_zero()),
-        Ok(Cli { command: Command::Doctor(_) }) => {}
+        Ok(Command::Report(report)) => drop(report.file),
+        Ok(Command::Hooks(hooks)) => assert!(!hooks.timeout.is_zero()),
+        Ok(Command::Check(check)) => {
+            let thresholds = [check.warn, check.crit].into_iter().flatten();
+            assert!(thresholds.clone().all(|level| level.stuck != Some(0)));
+            assert!(thresholds.filter_map(|level| level.growth).all(|growth| growth.is_finite() && growth > 0.0));
+        }
+        Ok(Command::Status(_) | Command::Explain(_) | Command::Doctor(_)) => {}
         Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),
     }
     if let Ok(peer) = str::from_utf8(bytes).unwrap_or_default().parse() {

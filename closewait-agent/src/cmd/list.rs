@@ -1,6 +1,7 @@
 //! `closewait list`.
 
 use std::{
+    borrow::BorrowMut,
     cell::LazyCell,
     env,
     io::{self, BufWriter, IsTerminal as _, Write as _},
@@ -108,11 +109,36 @@ pub(super) fn answer_noting<T>(
     note: &mut dyn FnMut(String),
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    answer_needing(asked, query, shape, ScanNeeds::Anything, note, show)
+}
+
+/// Scan that a command accepts in place of an agent's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScanNeeds {
+    /// Any, as far as privileges go.
+    Anything,
+    /// Only one with kernel programs: without them, a program that is stuck can go unseen.
+    KernelPrograms,
+}
+
+/// As [`answer_noting`], but fails if a scan lacks what it `needs`.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub(super) fn answer_needing<T>(
+    asked: &cli::AgentArgs,
+    query: &Query,
+    shape: ListShape,
+    needs: ScanNeeds,
+    note: &mut dyn FnMut(String),
+    show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     if let Some(answer) = ask_agent(asked, query, shape, note)? {
         return show(answer);
     }
     // The process ends after the answer, and freeing 10,000 sockets one by one would take milliseconds before that.
-    let engine = ManuallyDrop::new(scan_once(shape.form, note));
+    let engine = ManuallyDrop::new(scan_once(shape.form, needs, note)?);
     show(AnswerCollector::new(shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 
@@ -146,27 +172,37 @@ fn ask_agent(
     }
 }
 
-/// Scans once. Notes the gaps that a text of this `form` does not contain.
-fn scan_once(form: Form, note: &mut dyn FnMut(String)) -> RecordingEngine {
-    // Before this process uses much memory itself.
-    let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
-    let loader = Loader::begin();
-    let facts = HostFacts::gather();
+/// Returns an engine for one scan of this host: with the dwell time after which a socket counts as stuck, and a limit on the
+/// sockets that it tracks.
+pub(super) fn engine_of_scan(facts: &HostFacts, stuck_after: Duration, max_tracked: u32) -> RecordingEngine {
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let config = Config {
-        stuck_after: STUCK_AFTER,
-        histogram_every: STUCK_AFTER,
+        stuck_after,
+        histogram_every: stuck_after,
         watching: false,
         max_tracked: max_tracked as usize,
         ephemeral_ports: 0..=0,
-        unseen_sockets: unseen_sockets(&facts),
+        unseen_sockets: unseen_sockets(facts),
         reads_progress: true,
         key_secret: source::key_secret(),
         ..Config::default()
     };
-    let mut engine = RecordingEngine::new(Engine::new(config, clock::now()), decoder, None);
+    RecordingEngine::new(Engine::new(config, clock::now()), decoder, None)
+}
+
+/// Scans once. Notes the gaps that a text of this `form` does not contain.
+///
+/// # Errors
+///
+/// If the scan needs kernel programs, and cannot have them.
+fn scan_once(form: Form, needs: ScanNeeds, note: &mut dyn FnMut(String)) -> anyhow::Result<RecordingEngine> {
+    // Before this process uses much memory itself.
+    let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
+    let loader = Loader::begin();
+    let facts = HostFacts::gather();
+    let mut engine = engine_of_scan(&facts, STUCK_AFTER, max_tracked);
     // The scanner needs the programs as long as it exists.
-    let (mut programs, mut scanner) = scanner(loader, &facts, note);
+    let (mut programs, mut scanner) = scanner(loader, &facts, needs, note)?;
     let blind = thread::scope(|scope| {
         // The kernel verifies one program while another one scans.
         let load = || programs.as_mut().map(KernelPrograms::proxy_peer_reader).unwrap_or_default();
@@ -184,12 +220,16 @@ fn scan_once(form: Form, note: &mut dyn FnMut(String)) -> RecordingEngine {
     blind.into_iter().chain(engine.state().blind().map(str::to_owned)).for_each(&mut *note);
     // For JSON, `list` logs it.
     unseen_sockets(&facts).filter(|_| form == Form::Text).into_iter().for_each(note);
-    engine
+    Ok(engine)
 }
 
 /// Executes the commands of an engine that prepares one answer; `inspector` is called before the first inspection.
 /// Returns the gaps of the scan of all sockets, one sentence each.
-fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, inspector: impl FnOnce() -> Inspector) -> Vec<String> {
+pub(super) fn find_out<I: BorrowMut<Inspector>>(
+    engine: &mut RecordingEngine,
+    scanner: &mut Scanner,
+    inspector: impl FnOnce() -> I,
+) -> Vec<String> {
     let (decoder, mut blind) = (engine.decoder(), Vec::new());
     let mut inspector = LazyCell::new(inspector);
     engine.handle(QueryEvent::Asked { query: QueryId(1), at: clock::now(), owner_ended: false });
@@ -205,7 +245,7 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, inspector: impl
                 engine.handle(ScanEnd::Owners);
             }
             Output::Query(QueryCommand::Inspect { query, request }) => {
-                LazyCell::force_mut(&mut inspector).inspect(&request, WINDOW, |found| engine.found(found));
+                LazyCell::force_mut(&mut inspector).borrow_mut().inspect(&request, WINDOW, |found| engine.found(found));
                 engine.handle(QueryEvent::Inspected { query });
             }
             Output::Query(QueryCommand::Answer { query: _ }) => break,
@@ -225,8 +265,17 @@ fn find_out(engine: &mut RecordingEngine, scanner: &mut Scanner, inspector: impl
     blind
 }
 
-/// Creates a scanner with kernel programs. If they fail, it uses only `sock_diag` and `/proc`.
-fn scanner(loader: Loader, facts: &HostFacts, note: &mut dyn FnMut(String)) -> (Option<KernelPrograms>, Scanner) {
+/// Creates a scanner with kernel programs. If they fail, it uses only `sock_diag` and `/proc`, if that is enough.
+///
+/// # Errors
+///
+/// If the scan needs kernel programs, and they fail.
+fn scanner(
+    loader: Loader,
+    facts: &HostFacts,
+    needs: ScanNeeds,
+    note: &mut dyn FnMut(String),
+) -> anyhow::Result<(Option<KernelPrograms>, Scanner)> {
     let plan = plan(facts, HookChoice::Auto).map_err(anyhow::Error::from);
     let loaded = plan.and_then(|plan| {
         if !plan.iterate_files {
@@ -236,15 +285,18 @@ fn scanner(loader: Loader, facts: &HostFacts, note: &mut dyn FnMut(String)) -> (
         let scanner = programs.scanner()?;
         Ok(Some((Some(programs), scanner)))
     });
-    let loaded = loaded.unwrap_or_else(|error| {
-        note(format!(
-            "the list may lack other users' processes, open descriptors of ended connections and other namespaces, as \
-             kernel programs are unavailable: {}",
-            with_hints(&error)
-        ));
-        None
-    });
-    loaded.unwrap_or_default()
+    match (loaded, needs) {
+        (Ok(loaded), _) => Ok(loaded.unwrap_or_default()),
+        (Err(error), ScanNeeds::KernelPrograms) => Err(error),
+        (Err(error), ScanNeeds::Anything) => {
+            note(format!(
+                "the list may lack other users' processes, open descriptors of ended connections and other namespaces, as \
+                 kernel programs are unavailable: {}",
+                with_hints(&error)
+            ));
+            Ok((None, Scanner::default()))
+        }
+    }
 }
 
 /// Returns the shape of the list that the command line requests.

@@ -1,6 +1,8 @@
 //! Subcommands, one file each, and their exit codes.
 
+pub mod check;
 mod doctor;
+mod explain;
 mod hooks;
 mod kill;
 mod list;
@@ -18,7 +20,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use self::kill::KillError;
+use self::{explain::ExplainError, kill::KillError};
 use crate::{
     cli::{Color, Command, OutputArgs, OutputFormat},
     hooks::HookProgramError,
@@ -57,6 +59,8 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
         Command::Report(report) => with_open_files(|_| report::report(report).map(|()| 0)),
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
+        Command::Check(check) => Ok(check::check(check)),
+        Command::Explain(explain) => explain::explain(explain).map(|()| 0),
         Command::Doctor(doctor) => with_open_files(|_| {
             doctor::run(
                 match doctor.shape.output {
@@ -85,7 +89,8 @@ const fn needs_kernel_program(command: &Command) -> bool {
     match command {
         Command::Status(_) | Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
         Command::Report(report) => report.file.is_none(),
-        Command::Replay(_) | Command::Hooks(_) => false,
+        // A check has exit codes of its own for what is missing.
+        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) => false,
     }
 }
 
@@ -102,6 +107,9 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         }
         if let Some(error) = cause.downcast_ref::<KillError>() {
             return Some(error.exit_code());
+        }
+        if cause.is::<ExplainError>() {
+            return Some(exit::USAGE);
         }
         if cause.is::<HookProgramError>() {
             return Some(exit::CONFIG);
@@ -173,7 +181,7 @@ mod tests {
         {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
-        for arguments in ["replay FILE", "report FILE", "hooks"] {
+        for arguments in ["replay FILE", "report FILE", "hooks", "explain", "explain hung"] {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
         }
     }

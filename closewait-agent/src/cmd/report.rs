@@ -14,7 +14,11 @@ use crate::{
     recording::{Item, Player, Shown},
     sink::{Numbering, answer::AnswerHeader, list::ListShape, report::render},
 };
-use closewait_engine::{model::Finding, snapshot::query::Query, time::BootTime};
+use closewait_engine::{
+    model::Finding,
+    snapshot::query::{Filter, Query},
+    time::BootTime,
+};
 
 /// Approximate limit of the bytes of incident reports from one recording.
 const MAX_REPORT_BYTES: usize = 4 << 20;
@@ -30,12 +34,17 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     if let Some(file) = &args.file {
         return of_recording(file, output);
     }
-    list::answer(&args.asked, &Query::Report, ListShape { form: output.into(), ..ListShape::default() }, |answer| {
-        let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
-        let mut shown = Vec::new();
-        render(&report, &version, output.into(), anchor, &mut shown)?;
-        print(&shown)
-    })
+    list::answer(
+        &args.asked,
+        &Query::Report(Filter::default()),
+        ListShape { form: output.into(), ..ListShape::default() },
+        |answer| {
+            let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;
+            let mut shown = Vec::new();
+            render(&report, &version, output.into(), anchor, &mut shown)?;
+            print(&shown)
+        },
+    )
 }
 
 /// Writes the incidents of a recording, then the state at its end, or before the first item that cannot be played.

@@ -9,7 +9,7 @@ use crate::{
         status::{Screen, StatusPage, render},
     },
 };
-use closewait_engine::snapshot::query::Query;
+use closewait_engine::snapshot::query::{Filter, Query};
 
 /// Width of text that does not go to a terminal, columns.
 const DEFAULT_WIDTH: u16 = 80;
@@ -25,10 +25,11 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
     // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
     let shape = ListShape { form: Form::Json, ..ListShape::default() };
     let note = &mut |note| notes.push(note);
-    let (header, report) = list::answer_noting(&args.asked, &Query::Report, shape, note, |answer| {
-        // An agent answers with groups, never with all sockets.
-        Ok(answer.report()?)
-    })?;
+    let (header, report) =
+        list::answer_noting(&args.asked, &Query::Report(Filter::default()), shape, note, |answer| {
+            // An agent answers with groups, never with all sockets.
+            Ok(answer.report()?)
+        })?;
     if form == Form::Json {
         notes.drain(..).for_each(|note| log::warn!("{note}"));
     }

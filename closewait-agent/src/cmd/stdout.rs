@@ -27,12 +27,17 @@ pub(super) enum StdoutError {
 /// place of a closed descriptor (`sanitize_standard_fds` in library/std/src/sys/pal/unix/mod.rs), and treats `EBADF`
 /// as success.
 pub(super) fn check(command: &Command) -> anyhow::Result<()> {
-    // The helper of an agent prints nothing.
-    if matches!(command, Command::Hooks(_)) {
+    // The helper of an agent prints nothing, and a check calls `check_result` itself.
+    if matches!(command, Command::Hooks(_) | Command::Check(_)) {
         return Ok(());
     }
     let destroys = matches!(command, Command::Kill(kill) if kill.yes);
     Ok(check_descriptor(io::stdout(), destroys)?)
+}
+
+/// Checks the standard output of a command that only prints a result.
+pub(super) fn check_result() -> anyhow::Result<()> {
+    Ok(check_descriptor(io::stdout(), false)?)
 }
 
 /// Checks a descriptor. Only a command that destroys is refused for a closed one: its replacement by the standard

@@ -8,6 +8,7 @@ pub mod caps;
 pub mod cgroups;
 pub mod confine;
 pub mod deadline;
+pub mod descendants;
 pub mod error_text;
 pub mod facts;
 pub mod freezer;

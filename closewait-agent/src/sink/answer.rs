@@ -75,9 +75,9 @@ fn items<'e, E>(
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (filter, content) = match query {
         Query::List { filter, content } => (filter, *content),
-        Query::Report => {
+        Query::Report(filter) => {
             take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None }))?;
-            let mut report = engine.report(now);
+            let mut report = engine.report_of(now, filter);
             let groups = std::mem::take(&mut report.groups);
             take(AnswerItem::Report(Box::new(report)))?;
             return groups.into_iter().try_for_each(|group| take(AnswerItem::Group(Box::new(group))));

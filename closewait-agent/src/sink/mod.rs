@@ -1,7 +1,9 @@
 //! Outputs of findings.
 
 pub mod answer;
+pub mod check;
 mod event;
+pub mod explain;
 pub mod json;
 pub mod kill;
 pub mod list;

@@ -35,6 +35,7 @@ struct ReportObject<'a> {
 #[derive(Serialize)]
 struct ReportedObject<'a> {
     piles_up_since: Option<String>,
+    stuck: u64,
     #[serde(flatten)]
     pileup: PileupObject<'a>,
 }
@@ -55,7 +56,8 @@ pub fn render(
     match form {
         Form::Text => to.extend_from_slice(text(report, version, &time).as_bytes()),
         Form::Json => {
-            let groups = report.groups.iter().map(|ReportedGroup { piles_up_since, pileup }| ReportedObject {
+            let groups = report.groups.iter().map(|ReportedGroup { piles_up_since, stuck, pileup }| ReportedObject {
+                stuck: *stuck,
                 piles_up_since: piles_up_since.map(time),
                 pileup: PileupObject::new(pileup, report.at, &time),
             });
@@ -100,7 +102,7 @@ fn text(report: &IncidentReport, version: &str, time: &impl Fn(BootTime) -> Stri
     if groups.is_empty() {
         line(none(*untracked, unseen.as_deref()).to_owned());
     }
-    for (number, ReportedGroup { piles_up_since, pileup: group }) in (1..).zip(groups) {
+    for (number, ReportedGroup { piles_up_since, stuck: _, pileup: group }) in (1..).zip(groups) {
         line(String::new());
         line(format!("{number}. {}", pileup::line(group, *at)));
         if let Some(since) = piles_up_since {

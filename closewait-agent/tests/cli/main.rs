@@ -29,6 +29,14 @@ closewait list --port 70000
 closewait list --by port
 closewait list --cgroup a,
 closewait list --ouptut json
+closewait check --warn 50
+closewait check --warn stuck=0
+closewait check --crit stuck=1,stuck=2
+closewait check --grace 1s
+closewait check --port 80 -- true
+closewait check true
+closewait explain hnug
+closewait explain xyz
 closewait kill --max 0
 closewait replay
 closewait replay --speed fast recording
@@ -63,6 +71,8 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait kill --help"), file!["help-kill.txt"]);
     assert_data_eq!(transcript("closewait report --help"), file!["help-report.txt"]);
     assert_data_eq!(transcript("closewait replay --help"), file!["help-replay.txt"]);
+    assert_data_eq!(transcript("closewait check --help"), file!["help-check.txt"]);
+    assert_data_eq!(transcript("closewait explain --help"), file!["help-explain.txt"]);
     assert_data_eq!(transcript("closewait doctor --help"), file!["help-doctor.txt"]);
 }
 
@@ -70,6 +80,16 @@ fn help_is_as_written() {
 fn the_version_is_that_of_the_package() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(transcript("closewait --version"), format!("$ closewait --version\nclosewait {version}\n\n"));
+}
+
+#[test]
+fn explanations_are_as_written() {
+    let lines = "\
+closewait explain
+closewait explain leak
+closewait explain never-accepted
+closewait explain --output json owner_stopped";
+    assert_data_eq!(transcript(lines), file!["explain.txt"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod bad_input;
 mod bounds;
 mod budget;
 mod busy;
+mod check;
 mod classic;
 mod confinement;
 mod contract;

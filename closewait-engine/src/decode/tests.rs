@@ -113,6 +113,18 @@ fn every_exit_cause_is_decoded() {
 }
 
 #[test]
+fn the_end_of_the_closing_task_is_read_if_it_is_known() {
+    let ended = |flags| {
+        let left = Record { kind: kind::LEAVE, old_state: 8, new_state: 9, flags, ..record() };
+        let Ok(Observation::Socket(SocketEvent::Leave { ended, .. })) = decode(&left) else { panic!("an exit") };
+        ended
+    };
+    assert_eq!(ended(flag::TASK), None);
+    assert_eq!(ended(flag::TASK | flag::TASK_ENDS_KNOWN), Some(false));
+    assert_eq!(ended(flag::TASK | flag::TASK_ENDS_KNOWN | flag::TASK_ENDS), Some(true));
+}
+
+#[test]
 fn without_offsets_only_the_states_show_the_exit_cause() {
     let left = |new_state| Record { kind: kind::LEAVE, old_state: 8, new_state, flags: 0, ..record() };
     for (new_state, expected) in [(9, ExitCause::Closed), (7, ExitCause::Unknown)] {

@@ -14,11 +14,11 @@ pub(super) const ABOUT: About = About {
     certainty: &[
         (
             Certainty::High,
-            "transient: the program shut down or reset the connection late, or wrote an answer to a peer that was already gone",
+            "transient: the program closed, shut down or reset the connection late, or wrote an answer to a peer that was already gone",
         ),
         (
             Certainty::Medium,
-            "transient: the program closed the socket late, or the kernel did as the process ended; unknown: the socket was reset, timed out or destroyed, or its listener was closed; the program did not call close()",
+            "transient: the kernel closed the socket because the process ended, or it is unknown which of the two closed it; unknown: the socket was reset, timed out or destroyed, or its listener was closed; the program did not call close()",
         ),
     ],
     says: "whether a falling number of sockets means that the program has recovered",
@@ -28,12 +28,13 @@ pub(super) const ABOUT: About = About {
     seen: &["scotte.org, HttpURLConnection (2015)"],
 };
 
-/// Returns the verdict on an exit; `None` if its cause is unknown. `answered` is whether the program wrote to a peer that was
-/// already gone, `sent` the number of bytes that it wrote since the last refresh of the socket, if known.
+/// Returns the verdict on an exit; `None` if its cause is unknown. `ended` is whether the kernel closed the socket because its
+/// program ended, if known, `answered` whether the program wrote to a peer that was already gone, `sent` the number of bytes that
+/// it wrote since the last refresh of the socket, if known.
 pub fn left(
     socket: &Socket,
     dwell: Option<Dwell>,
-    how: ExitCause,
+    (how, ended): (ExitCause, Option<bool>),
     fd_open: Option<bool>,
     (answered, sent): (bool, Option<u64>),
 ) -> Option<Verdict> {
@@ -48,6 +49,12 @@ pub fn left(
     };
     let (closed, fell) = match how {
         // The kernel closes the sockets of a process that ends.
+        ExitCause::Closed | ExitCause::Aborted if ended == Some(true) => {
+            (true, format!("its program ended{after}, and had not closed it: the kernel did"))
+        }
+        ExitCause::Closed if ended == Some(false) => {
+            (true, format!("its program was slow, not stuck: it closed the socket{after}"))
+        }
         ExitCause::Closed => (true, format!("its program was slow, or has ended: it closed the socket{after}")),
         ExitCause::Shutdown => (true, format!("its program was slow, not stuck: it shut down the sending side{after}")),
         ExitCause::Aborted => (true, format!("its program was slow, not stuck: it reset the connection{after}")),
@@ -76,7 +83,11 @@ pub fn left(
             "if that is too late, see what delayed its program; the peer was {}, which had closed first",
             socket.remote
         );
-        let certainty = if how == ExitCause::Closed { Certainty::Medium } else { Certainty::High };
+        let certainty = if ended == Some(true) || (how == ExitCause::Closed && ended.is_none()) {
+            Certainty::Medium
+        } else {
+            Certainty::High
+        };
         return verdict(Class::Transient, certainty, format!("{fell}{remains}"), next.into());
     }
     let next = match fd_open {
@@ -106,7 +117,7 @@ mod tests {
             (ExitCause::Aborted, Certainty::High),
         ];
         for (how, certainty) in causes {
-            let verdict = left(&socket(), DWELL, how, Some(false), (false, None)).unwrap();
+            let verdict = left(&socket(), DWELL, (how, None), Some(false), (false, None)).unwrap();
             assert_eq!((verdict.class, verdict.certainty), (Class::Transient, certainty));
             assert!(verdict.text.starts_with("its program was slow, "), "{}", verdict.text);
             assert!(verdict.text.ends_with("after 12s"), "{}", verdict.text);
@@ -114,18 +125,31 @@ mod tests {
     }
 
     #[test]
+    fn a_close_by_the_kernel_is_no_close_by_the_program() {
+        let verdict = |how, ended| left(&socket(), DWELL, (how, Some(ended)), Some(false), (false, None)).unwrap();
+        for how in [ExitCause::Closed, ExitCause::Aborted] {
+            let ended = verdict(how, true);
+            assert_eq!(ended.certainty, Certainty::Medium);
+            assert_eq!(ended.text, "its program ended after 12s, and had not closed it: the kernel did");
+        }
+        let closed = verdict(ExitCause::Closed, false);
+        assert_eq!(closed.certainty, Certainty::High);
+        assert_eq!(closed.text, "its program was slow, not stuck: it closed the socket after 12s");
+    }
+
+    #[test]
     fn a_socket_that_was_answered_too_late_was_slow() {
-        let verdict = left(&socket(), DWELL, ExitCause::Reset, Some(true), (true, Some(38))).unwrap();
+        let verdict = left(&socket(), DWELL, (ExitCause::Reset, None), Some(true), (true, Some(38))).unwrap();
         assert_eq!((verdict.class, verdict.certainty), (Class::Transient, Certainty::High));
         assert!(verdict.text.contains("wrote 38 bytes after 12s"), "{}", verdict.text);
-        let nothing = left(&socket(), DWELL, ExitCause::Reset, Some(true), (false, Some(0))).unwrap();
+        let nothing = left(&socket(), DWELL, (ExitCause::Reset, None), Some(true), (false, Some(0))).unwrap();
         assert_eq!(nothing.class, Class::Unknown);
     }
 
     #[test]
     fn an_exit_that_the_program_did_not_cause_is_no_recovery() {
         for how in [ExitCause::Reset, ExitCause::Timeout, ExitCause::Destroyed, ExitCause::ListenerClosed] {
-            let verdict = left(&socket(), DWELL, how, Some(true), (false, None)).unwrap();
+            let verdict = left(&socket(), DWELL, (how, None), Some(true), (false, None)).unwrap();
             assert_eq!(verdict.class, Class::Unknown);
             assert!(verdict.text.contains("did not call close()"), "{}", verdict.text);
             assert!(verdict.text.contains("descriptor is still open"), "{}", verdict.text);
@@ -134,16 +158,16 @@ mod tests {
 
     #[test]
     fn an_unknown_exit_cause_gives_no_verdict() {
-        assert_eq!(left(&socket(), DWELL, ExitCause::Unknown, None, (false, None)), None);
+        assert_eq!(left(&socket(), DWELL, (ExitCause::Unknown, None), None, (false, None)), None);
     }
 
     #[test]
     fn an_unknown_dwell_time_is_not_printed() {
-        let unknown = left(&socket(), None, ExitCause::Closed, None, (false, None)).unwrap();
+        let unknown = left(&socket(), None, (ExitCause::Closed, None), None, (false, None)).unwrap();
         assert!(unknown.text.ends_with("it closed the socket"), "{}", unknown.text);
         let bounds = Some(Dwell::Between { at_least: Duration::from_secs(12), at_most: None });
         assert!(
-            left(&socket(), bounds, ExitCause::Closed, None, (false, None))
+            left(&socket(), bounds, (ExitCause::Closed, None), None, (false, None))
                 .unwrap()
                 .text
                 .ends_with("after at least 12s")

@@ -21,7 +21,7 @@ mod testing;
 
 use self::policy::Ceiling;
 pub use self::{
-    about::About,
+    about::{About, VerdictSource, verdict_sources},
     case::{AROUND_FIN, Case, Flow, Group, ProxyPeers, Seen, Trend},
     growth::{Growing, growth},
     left::left,
@@ -32,7 +32,7 @@ use super::process::NextStep;
 
 /// Detects one cause of sockets in CLOSE_WAIT.
 pub trait Rule: Sync {
-    /// Returns the description of the rule for `docs/diagnoses.md`.
+    /// Returns the description of the rule for `docs/diagnoses.md` and `closewait explain`.
     fn about(&self) -> &'static About;
 
     /// Returns the kinds of counter-evidence that the rule checks before it blames a program. If one of them is present, the
@@ -78,9 +78,6 @@ impl<'c> Judgement<'c> {
     }
 }
 
-/// Rule name of a verdict that no rule gave.
-const NO_RULE: &str = "none";
-
 /// Returns the verdict on a socket. Its texts are empty unless `explained` returns true for the class and the rule.
 pub fn verdict(case: &Case<'_>, explained: impl FnOnce(Class, RuleName) -> bool) -> Verdict {
     let mut ceiling = Ceiling::NONE;
@@ -88,14 +85,13 @@ pub fn verdict(case: &Case<'_>, explained: impl FnOnce(Class, RuleName) -> bool)
         let judgement = ceiling.weigh(*rule, case, rule.check(case)?)?;
         Some((rule.about().name, judgement))
     });
-    let (rule, judgement) = judged.unwrap_or_else(|| (NO_RULE, unknown(case)));
+    let (rule, judgement) = judged.unwrap_or_else(|| (about::NONE.name, unknown(case)));
     judgement.verdict(rule, explained)
 }
 
 /// Returns the static copy of a rule name, as in verdicts; `None` if no rule has this name.
 pub fn rule_name(name: &str) -> Option<&'static str> {
-    let others = [NO_RULE, left::ABOUT.name, growth::ABOUT.name];
-    RULES.iter().map(|rule| rule.about().name).chain(others).find(|known| *known == name)
+    verdict_sources().map(|source| source.about.name).find(|known| *known == name)
 }
 
 fn unknown<'c>(case: &'c Case<'_>) -> Judgement<'c> {
@@ -122,10 +118,9 @@ mod tests {
 
     #[test]
     fn rule_names_are_unique() {
-        let mut names: Vec<_> = RULES.iter().map(|rule| rule.about().name).collect();
+        let mut names: Vec<_> = verdict_sources().map(|source| source.about.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), RULES.len());
-        assert!([NO_RULE, left::ABOUT.name, growth::ABOUT.name].iter().all(|name| !names.contains(name)));
+        assert_eq!(names.len(), verdict_sources().count());
     }
 }

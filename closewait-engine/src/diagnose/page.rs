@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{About, RULES, evidence::CounterEvidence, growth, left};
-use crate::model::Class;
+use super::{About, RULES, VerdictSource, evidence::CounterEvidence, verdict_sources};
+use crate::model::{Certainty, Class};
 
 const HEAD: &str = "\
 <!-- Generated from the rules in closewait-engine/src/diagnose/ by `cargo xtask docs`; change them there. -->
@@ -19,15 +19,7 @@ Wrong blame is worse than none. A rule that blames a program (`hung`, `leak`, `i
 against it. If closewait finds such evidence, the rule does not apply; if it could not read some, the certainty is at most `medium`.
 A verdict with `high` justifies waking somebody up.
 
-| `certainty` | means |
-|---|---|
-| `fact` | the kernel reports it |
-| `high` | anything else would be a surprise |
-| `medium` | more likely than not |
-| `low` | a guess |
-
-| `class` | means |
-|---|---|
+`closewait explain` prints the same texts in a terminal.
 ";
 
 const READS: &str = "
@@ -53,32 +45,7 @@ its lower bound.
 
 | evidence | meaning | source |
 |---|---|---|
-| late exits | the program ended sockets of the port or remote endpoint that it had kept for 3 s or longer: it closed them, or wrote to a peer that had closed | records of the kernel program |
-| other connections | the owner has other open connections to the port, on which it received and sent data after the onset, and sent some in the last 10 s | an iterator over the owner's files (Linux 6.1) |
-| closes | the program closed connections of the port, in any state, on which it had sent data after the onset; the last one within 10 s | a counter of the kernel program (with BTF) |
-| peers that wait | half of the peers are on this host, have closed one direction only, and still have a program that can read | `sock_diag`, in all network namespaces that could be opened |
-| backends | connections to other programs wait for an answer, at least half as many as the group has sockets | the iterator over the owner's files |
-| data to send | on most of the sockets, the peer has not acknowledged data | a refresh of each socket |
-| threads | as many threads as sockets wait with a timeout, and their number has risen with the number of sockets | `/proc/PID/task/TID/syscall` |
 ";
-
-fn meaning(class: Class) -> &'static str {
-    match class {
-        Class::Hung => "the program is stuck: it no longer serves any connection of this port, or not these",
-        Class::Leak => "the program works, but never closes this socket",
-        Class::Pool => "the connection is idle in a pool until its next use",
-        Class::NeverAccepted => "the socket waits in a listener's backlog",
-        Class::HalfClose => "the peer has closed one direction only, and the other is in use",
-        Class::Inherited => "a process that did not open the socket has a descriptor of it",
-        Class::ProxyWait => "a proxy keeps the socket until its other connection ends",
-        Class::Transient => "the socket is about to exit without intervention",
-        Class::Unknown => "the known facts do not show a cause",
-    }
-}
-
-fn abouts() -> impl Iterator<Item = &'static About> {
-    RULES.iter().map(|rule| rule.about())
-}
 
 fn classes(about: &About) -> String {
     about.class.iter().map(|class| format!("`{}`", class.name())).collect::<Vec<_>>().join(", ")
@@ -91,31 +58,36 @@ fn certainties(about: &About) -> String {
 fn page() -> String {
     let mut page = HEAD.to_owned();
     let mut put = |text: String| page.push_str(&text);
+    put("\n| `certainty` | means |\n|---|---|\n".to_owned());
+    for certainty in Certainty::ALL {
+        put(format!("| `{}` | {} |\n", certainty.name(), certainty.meaning()));
+    }
+    put("\n| `class` | means |\n|---|---|\n".to_owned());
     for class in Class::ALL {
-        put(format!("| `{}` | {} |\n", class.name(), meaning(class)));
+        put(format!("| `{}` | {} |\n", class.name(), class.meaning()));
     }
     put("\n## The rules\n\n| | rule | class | certainty | conclusion |\n|---|---|---|---|---|\n".to_owned());
-    for (number, about) in (1..).zip(abouts()) {
+    for (number, about) in (1..).zip(RULES.iter().map(|rule| rule.about())) {
         let (name, says) = (about.name, about.says);
         let (classes, certainties) = (classes(about), certainties(about));
         put(format!("| {number} | [`{name}`](#{name}) | {classes} | {certainties} | {says} |\n"));
     }
-    put("\nTwo verdicts are not rules: [`left`](#left) judges a stuck socket that has exited, and [`growth`](#growth) a growing group whose\n\
-         oldest socket no rule explains.\n"
+    put("\nThree verdicts are not rules: [`left`](#left) judges a stuck socket that has exited, [`growth`](#growth) a growing group\n\
+         whose oldest socket no rule explains, and [`none`](#none) any other socket that no rule explains.\n"
         .to_owned());
     put(READS.to_owned());
-    for rule in RULES {
-        put(section(rule.about(), rule.counter_evidence()));
+    for kind in CounterEvidence::ALL {
+        put(format!("| {} | {} | {} |\n", kind.name(), kind.meaning(), kind.source()));
     }
-    for about in [&left::ABOUT, &growth::ABOUT] {
-        put(section(about, &[]));
+    for VerdictSource { about, counter_evidence } in verdict_sources() {
+        put(section(about, counter_evidence));
     }
     page
 }
 
 fn section(about: &About, against: &[CounterEvidence]) -> String {
-    let About { name, when, class: _, certainty, says, next, not, seen } = about;
-    let conditions: Vec<&str> = when.split("; ").collect();
+    let About { name, when: _, class: _, certainty, says, next, not, seen } = about;
+    let conditions: Vec<&str> = about.conditions().collect();
     let when = match conditions.as_slice() {
         [only] => format!("**When** {only}.\n"),
         all => format!("**When** all of these are true:\n\n- {}.\n", all.join(".\n- ")),
@@ -162,7 +134,7 @@ mod tests {
 
     #[test]
     fn every_rule_is_described_in_full() {
-        for about in abouts().chain([&left::ABOUT, &growth::ABOUT]) {
+        for VerdictSource { about, .. } in verdict_sources() {
             let words = [about.when, about.says, about.next].into_iter().chain(about.not.iter().copied());
             for text in words.chain(about.certainty.iter().map(|(_, why)| *why)) {
                 assert!(!text.is_empty() && !text.ends_with('.') && !text.contains("  "), "{}: {text}", about.name);

@@ -345,7 +345,7 @@ proptest! {
     fn every_verdict_on_an_exit_is_readable(how in 0_usize..8, age in 0_u64..1_000_000, exact: bool, fd_open: Option<bool>) {
         let age = secs(age);
         let dwell = if exact { Dwell::Exact(age) } else { Dwell::Between { at_least: age, at_most: None } };
-        if let Some(verdict) = left(&Scene::server().socket, Some(dwell), HOW[how], fd_open, (false, None)) {
+        if let Some(verdict) = left(&Scene::server().socket, Some(dwell), (HOW[how], None), fd_open, (false, None)) {
             prop_assert!(readable(&verdict.text) && readable_step(&verdict.next), "{verdict:?}");
             prop_assert!(ABOUT.class.contains(&verdict.class));
             prop_assert!(ABOUT.certainty.iter().any(|(certainty, _)| *certainty == verdict.certainty));

@@ -78,6 +78,9 @@ pub enum SocketEvent {
         /// Whether the program sent data after the entry; `None` if the kernel program does not report it.
         #[serde(default)]
         wrote: Option<bool>,
+        /// Whether the kernel closed the descriptor because the closer ended; `None` if unknown.
+        #[serde(default)]
+        ended: Option<bool>,
     },
 }
 

@@ -290,6 +290,8 @@ pub struct IncidentReport {
 pub struct ReportedGroup {
     /// Start of the group's incident; `None` if the group is not an incident.
     pub piles_up_since: Option<BootTime>,
+    /// Number of sockets that count as stuck by their minimum age.
+    pub stuck: u64,
     /// Report of the group.
     pub pileup: Pileup,
 }

@@ -56,9 +56,37 @@ impl Class {
             Self::Unknown => "unknown",
         }
     }
+
+    /// Returns the meaning, one sentence without its end.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Hung => "the program is stuck: it no longer serves any connection of this port, or not these",
+            Self::Leak => "the program works, but never closes this socket",
+            Self::Pool => "the connection is idle in a pool until its next use",
+            Self::NeverAccepted => "the socket waits in a listener's backlog",
+            Self::HalfClose => "the peer has closed one direction only, and the other is in use",
+            Self::Inherited => "a process that did not open the socket has a descriptor of it",
+            Self::ProxyWait => "a proxy keeps the socket until its other connection ends",
+            Self::Transient => "the socket is about to exit without intervention",
+            Self::Unknown => "the known facts do not show a cause",
+        }
+    }
 }
 
 impl Certainty {
+    /// Every certainty, the highest first.
+    pub const ALL: [Self; 4] = [Self::Fact, Self::High, Self::Medium, Self::Low];
+
+    /// Returns the meaning, one sentence without its end.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Fact => "the kernel reports it",
+            Self::High => "anything else would be a surprise",
+            Self::Medium => "more likely than not",
+            Self::Low => "a guess",
+        }
+    }
+
     /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {

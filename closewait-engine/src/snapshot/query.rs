@@ -27,8 +27,8 @@ pub enum Query {
         #[serde(default)]
         content: ListContent,
     },
-    /// An incident report.
-    Report,
+    /// An incident report on the selected sockets.
+    Report(Filter),
 }
 
 /// Content of the answer to a list.
@@ -487,7 +487,7 @@ mod tests {
         };
         let list = |content| Query::List { filter: filter.clone(), content };
         let groups = ListContent::Groups(GroupBy::Process);
-        for query in [list(ListContent::Table), list(groups), Query::Report] {
+        for query in [list(ListContent::Table), list(groups), Query::Report(Filter::default())] {
             let line = serde_json::to_string(&query).unwrap();
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);

@@ -127,7 +127,7 @@ impl Pileup {
     }
 
     /// Whether growth is no problem: the verdict explains it without a fault of the program, and no limit is near.
-    pub(crate) fn is_benign(&self) -> bool {
+    pub fn is_benign(&self) -> bool {
         let Verdict { class, certainty, .. } = &self.verdict;
         let explained =
             matches!(class, Class::Transient | Class::Pool | Class::HalfClose) && *certainty <= Certainty::Medium;

@@ -58,7 +58,7 @@ fn socket_event() -> impl Strategy<Value = SocketEvent> {
             |((key, socket), at, entered, how, fd_open)| {
                 // The decoder refuses an exit before its entry.
                 let entered = entered.map(|entered| entered.min(at));
-                SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open, wrote: None }
+                SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open, wrote: None, ended: None }
             }
         ),
     ]
@@ -211,7 +211,7 @@ proptest! {
                     SocketEvent::Enter { key, at, socket }
                 } else {
                     let (how, fd_open) = (ExitCause::Closed, Some(true));
-                    SocketEvent::Leave { key, at, entered: None, socket, how, closer: None, fd_open, wrote: None }
+                    SocketEvent::Leave { key, at, entered: None, socket, how, closer: None, fd_open, wrote: None, ended: None }
                 });
                 engine.handle_timeout(at);
                 found.extend(outputs(&mut engine));

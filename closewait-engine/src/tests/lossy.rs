@@ -147,7 +147,17 @@ impl Kernel {
         }
         self.write(
             fate,
-            SocketEvent::Leave { key, at, entered, socket, how, closer: None, fd_open: Some(false), wrote: None },
+            SocketEvent::Leave {
+                key,
+                at,
+                entered,
+                socket,
+                how,
+                closer: None,
+                fd_open: Some(false),
+                wrote: None,
+                ended: None,
+            },
         );
     }
 

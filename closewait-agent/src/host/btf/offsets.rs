@@ -62,6 +62,7 @@ pub fn layout(btf: &Btf) -> Layout {
         tcp_probes_out: tcp("inet_conn.icsk_probes_out"),
         task_tgid: at("task_struct", "tgid"),
         task_comm: at("task_struct", "comm"),
+        task_flags: at("task_struct", "flags"),
     }
 }
 

@@ -232,7 +232,10 @@ fn an_agent_and_a_scan_show_the_same_in_every_shape() {
 fn a_report_arrives_as_it_was_made() {
     let engine = engine(&[80, 81]);
     let (mut asked, anchor) = (AnswerCollector::default(), TimeAnchor::booted_at(UNIX_EPOCH));
-    answer(&engine, &Query::Report, NOW, anchor, |frame| asked.frame(frame).map_err(io::Error::other)).unwrap();
+    answer(&engine, &Query::Report(Filter::default()), NOW, anchor, |frame| {
+        asked.frame(frame).map_err(io::Error::other)
+    })
+    .unwrap();
     let (header, report) = asked.report().unwrap();
     assert_eq!((header.at, header.version.as_str()), (NOW, env!("CARGO_PKG_VERSION")));
     assert_eq!(report, engine.report(NOW));

@@ -75,7 +75,10 @@ pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8
 }
 
 impl<'a> StatusGroupObject<'a> {
-    fn new(ReportedGroup { piles_up_since, pileup }: &'a ReportedGroup, time: &impl Fn(BootTime) -> String) -> Self {
+    fn new(
+        ReportedGroup { piles_up_since, stuck: _, pileup }: &'a ReportedGroup,
+        time: &impl Fn(BootTime) -> String,
+    ) -> Self {
         let Pileup { group, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let service = pileup.service();
         let process = evidence.process.as_deref();

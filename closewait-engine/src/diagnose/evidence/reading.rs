@@ -43,6 +43,58 @@ impl EvidenceReading {
 }
 
 impl CounterEvidence {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 7] = [
+        Self::LateExits,
+        Self::OtherConnections,
+        Self::Closes,
+        Self::PeersWait,
+        Self::BackendsWait,
+        Self::Sending,
+        Self::Threads,
+    ];
+
+    /// Returns the meaning, one sentence without its end.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::LateExits => {
+                "the program ended sockets of the port or remote endpoint that it had kept for 3 s or longer: it closed them, or \
+                 wrote to a peer that had closed"
+            }
+            Self::OtherConnections => {
+                "the owner has other open connections to the port, on which it received and sent data after the onset, and sent \
+                 some in the last 10 s"
+            }
+            Self::Closes => {
+                "the program closed connections of the port, in any state, on which it had sent data after the onset; the last one \
+                 within 10 s"
+            }
+            Self::PeersWait => {
+                "half of the peers are on this host, have closed one direction only, and still have a program that can read"
+            }
+            Self::BackendsWait => {
+                "connections to other programs wait for an answer, at least half as many as the group has sockets"
+            }
+            Self::Sending => "on most of the sockets, the peer has not acknowledged data",
+            Self::Threads => {
+                "as many threads as sockets wait with a timeout, and their number has risen with the number of sockets"
+            }
+        }
+    }
+
+    /// Returns the kernel interface that the agent reads the evidence from.
+    pub const fn source(self) -> &'static str {
+        match self {
+            Self::LateExits => "records of the kernel program",
+            Self::OtherConnections => "an iterator over the owner's files (Linux 6.1)",
+            Self::Closes => "a counter of the kernel program (with BTF)",
+            Self::PeersWait => "`sock_diag`, in all network namespaces that could be opened",
+            Self::BackendsWait => "the iterator over the owner's files",
+            Self::Sending => "a refresh of each socket",
+            Self::Threads => "`/proc/PID/task/TID/syscall`",
+        }
+    }
+
     /// Returns the name in `docs/diagnoses.md`.
     pub const fn name(self) -> &'static str {
         match self {

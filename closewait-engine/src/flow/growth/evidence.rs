@@ -18,7 +18,9 @@ use crate::{
         Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Output, Pileup,
         PileupEnd, ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
     },
+    snapshot::query::{EVERYTHING, Filter},
     snapshot::urgency::Urgency,
+    snapshot::view::RowFacts,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
@@ -109,6 +111,12 @@ impl Engine {
 
     /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first.
     pub fn report(&self, now: BootTime) -> IncidentReport {
+        self.report_of(now, &EVERYTHING)
+    }
+
+    /// Returns a report of the sockets in CLOSE_WAIT at `now` that match `filter`, in groups, the most urgent first. Growth and
+    /// forecasts are those of the whole port or remote endpoint.
+    pub fn report_of(&self, now: BootTime, filter: &Filter) -> IncidentReport {
         let grouping = Grouping::new(
             now,
             self.config.stuck_after,
@@ -117,7 +125,13 @@ impl Engine {
             &self.group_keys,
             self.flows.as_ref(),
         );
-        let members = self.members(|_flow_key| true);
+        let mut members = self.members(|_flow_key| true);
+        if !filter.is_empty() {
+            members.retain(|_flow_key, members| {
+                members.retain(|(_, one)| filter.matches_facts(&self.facts(one, &grouping, now), now));
+                !members.is_empty()
+            });
+        }
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
         let mut flows: Vec<_> = members.iter().collect();
         let all = flows.len();
@@ -125,12 +139,19 @@ impl Engine {
             flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
             flows.truncate(MAX_RANKED_GROUPS);
         }
-        let mut ranked = Vec::new();
+        let (mut ranked, mut others) = (Vec::new(), 0);
         for (flow_key, members) in flows {
             let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) else { continue };
+            if !filter.matches_verdict(pileup.verdict.class) {
+                others += 1;
+                continue;
+            }
+            // The oldest sockets come first.
+            let is_stuck = |one: &TrackedSocket| one.since.dwell(now).at_least() >= self.config.stuck_after;
+            let stuck = members.partition_point(|(_, one)| is_stuck(one)) as u64;
             let oldest = members.first().map(|(_, one)| one.since.latest());
             let piles_up_since = growth(flow_key).and_then(Growth::active_since);
-            ranked.push(((pileup.urgency(), oldest, *flow_key), ReportedGroup { piles_up_since, pileup }));
+            ranked.push(((pileup.urgency(), oldest, *flow_key), ReportedGroup { piles_up_since, stuck, pileup }));
             // The evidence of a group can have many KB.
             if ranked.len() >= MAX_REPORT_GROUPS * 2 {
                 keep_most_urgent(&mut ranked);
@@ -144,8 +165,21 @@ impl Engine {
             totals: self.totals(),
             untracked: self.tracker.untracked(),
             unseen: self.config.unseen_sockets.clone(),
-            more: all.saturating_sub(ranked.len()) as u64,
+            more: all.saturating_sub(ranked.len() + others) as u64,
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
+        }
+    }
+
+    /// Returns the facts about a socket that filters compare.
+    fn facts<'a>(&'a self, one: &'a TrackedSocket, grouping: &Grouping<'a>, now: BootTime) -> RowFacts<'a> {
+        let owners = one.owners.as_deref();
+        RowFacts {
+            socket: &one.socket,
+            dwell: Some(one.since.dwell(now)),
+            gone: None,
+            owners,
+            listener: grouping.origins(&one.socket).listener,
+            workload: self.host_context.workload(&one.socket, owners),
         }
     }
 

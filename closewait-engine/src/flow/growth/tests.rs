@@ -12,6 +12,7 @@ use crate::{
         Class, Counters, Endpoint, ExitCause, Finding, InspectionEnd, InspectionFact, Limit, Observation, Output,
         Pileup, PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
     },
+    snapshot::query::Filter,
     testing::{owner, process, socket_on_port},
 };
 
@@ -73,6 +74,7 @@ fn play(lives: &[Life], end: u64) -> Reports {
             closer: None,
             fd_open,
             wrote: None,
+            ended: None,
         };
         records.insert((life.leaves, number, true), leave);
     }
@@ -372,4 +374,33 @@ proptest! {
         prop_assert!(seconds * 1000.0 < onset as f64 + 80_000.0, "{seconds}");
         prop_assert_eq!(reports.ends.len(), 0);
     }
+}
+
+#[test]
+fn a_report_with_a_filter_counts_the_matching_sockets_and_which_are_stuck() {
+    let mut engine = Engine::new(Config { stuck_after: STUCK_AFTER, ..Config::default() }, BootTime(MILLI));
+    let second = |seconds: u64| BootTime(seconds * 1000 * MILLI);
+    for (number, (port, entered)) in (1..).zip([(80, 1), (80, 1), (80, 50), (81, 50)]) {
+        let socket = Socket { role: Some(Role::Server), ..socket_on_port(port) };
+        engine.handle(SocketEvent::Enter { key: SocketKey((1 << 63) + number), at: second(entered), socket });
+    }
+    let report = |filter: Filter| {
+        let report = engine.report_of(second(70), &filter);
+        let groups: Vec<_> = report
+            .groups
+            .iter()
+            .map(|group| (group.pileup.group.local_port, group.pileup.count, group.stuck))
+            .collect();
+        assert_eq!(report.more, 0);
+        groups
+    };
+    let ports = |ports: &[u16]| Filter { ports: ports.to_vec(), ..Filter::default() };
+    let mut all = report(Filter::default());
+    all.sort_unstable();
+    assert_eq!(all, [(Some(80), 3, 2), (Some(81), 1, 0)]);
+    assert_eq!(report(ports(&[80])), [(Some(80), 3, 2)]);
+    assert_eq!(report(ports(&[9])), []);
+    assert_eq!(report(Filter { older_than: Some(STUCK_AFTER), ..Filter::default() }), [(Some(80), 2, 2)]);
+    assert_eq!(report(Filter { verdicts: vec![Class::Pool], ..Filter::default() }), []);
+    assert_eq!(engine.report(second(70)).groups.len(), 2);
 }

@@ -168,6 +168,7 @@ fn a_socket_that_exits_or_enters_during_an_audit_is_no_phantom() {
                 closer: None,
                 fd_open: Some(false),
                 wrote: None,
+                ended: None,
             }
             .into(),
         ];

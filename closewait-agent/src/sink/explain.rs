@@ -1,0 +1,387 @@
+//! Text and JSON of `closewait explain`. The texts are those of the rules, as in docs/diagnoses.md.
+
+use std::{fmt::Write as _, io};
+
+use serde::Serialize;
+use textwrap::{Options, WordSplitter};
+
+use super::{Form, json, schema::SCHEMA_VERSION};
+use closewait_engine::{
+    diagnose::{About, VerdictSource, evidence::CounterEvidence, verdict_sources},
+    model::{Certainty, Class},
+};
+
+/// Minimum width of text, columns: below it, indented text would have no space.
+const MIN_WIDTH: usize = 30;
+/// Width of the column of names, columns.
+const NAME_WIDTH: usize = 18;
+/// SGR code of a heading.
+const BOLD: &str = "1";
+
+/// Classes and rules to explain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    classes: Vec<Class>,
+    rules: Vec<VerdictSource>,
+    /// Whether this is the list of all names, one entry each.
+    is_list: bool,
+}
+
+impl Topics {
+    /// Returns every class and rule, as a list.
+    pub fn all() -> Self {
+        Self { classes: Class::ALL.to_vec(), rules: verdict_sources().collect(), is_list: true }
+    }
+
+    /// Returns the class, the rule, or both that have this name; `None` if there is neither. Upper case and `-` for `_`
+    /// make no difference.
+    pub fn named(name: &str) -> Option<Self> {
+        let name = Self::normal(name);
+        let classes: Vec<_> = Class::ALL.into_iter().filter(|class| class.name() == name).collect();
+        let rules: Vec<_> = verdict_sources().filter(|source| source.about.name == name).collect();
+        (!classes.is_empty() || !rules.is_empty()).then_some(Self { classes, rules, is_list: false })
+    }
+
+    /// Returns the names of all classes and rules. A name that is both occurs twice.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Class::ALL.into_iter().map(Class::name).chain(verdict_sources().map(|source| source.about.name))
+    }
+
+    /// Returns a name as classes and rules are written.
+    pub fn normal(name: &str) -> String {
+        name.to_lowercase().replace('-', "_")
+    }
+}
+
+/// Returns the sources that can give a class, in their order of evaluation.
+fn sources_of(class: Class) -> impl Iterator<Item = VerdictSource> {
+    verdict_sources().filter(move |source| source.about.class.contains(&class))
+}
+
+/// Explains topics as text of this `width` in columns, or as JSON objects, one per line.
+///
+/// # Errors
+///
+/// If a value cannot be written as JSON.
+pub fn render(topics: &Topics, form: Form, width: usize, color: bool) -> io::Result<Vec<u8>> {
+    match form {
+        Form::Json => objects(topics),
+        Form::Text => {
+            let mut page = Page { text: String::new(), width: width.max(MIN_WIDTH), color };
+            if topics.is_list {
+                page.list(topics)
+            } else {
+                page.topics(topics)
+            }
+            Ok(page.text.into_bytes())
+        }
+    }
+}
+
+/// Text for people.
+struct Page {
+    text: String,
+    width: usize,
+    color: bool,
+}
+
+impl Page {
+    fn list(&mut self, topics: &Topics) {
+        self.heading("Classes");
+        for class in &topics.classes {
+            self.named(class.name(), class.meaning());
+        }
+        self.blank();
+        self.heading("Rules, in their order of evaluation, and other sources of verdicts");
+        for VerdictSource { about, .. } in &topics.rules {
+            self.named(about.name, about.says);
+        }
+        self.blank();
+        self.heading("Certainty");
+        for certainty in Certainty::ALL {
+            self.named(certainty.name(), certainty.meaning());
+        }
+        self.blank();
+        self.paragraph("", "Conditions, evidence, similar cases and the next step of one of them:");
+        self.text.push_str("  closewait explain NAME\n");
+    }
+
+    fn topics(&mut self, topics: &Topics) {
+        for class in &topics.classes {
+            self.class(*class);
+        }
+        for source in &topics.rules {
+            if !self.text.is_empty() {
+                self.blank();
+            }
+            self.rule(source);
+        }
+    }
+
+    fn class(&mut self, class: Class) {
+        self.heading(&format!("{} (class)", class.name()));
+        self.paragraph("  ", &sentence(class.meaning()));
+        let sources: Vec<_> = sources_of(class).collect();
+        self.part("Rules that give it, in their order of evaluation, with the next step");
+        for VerdictSource { about, .. } in &sources {
+            self.named(about.name, about.says);
+            self.paragraph(&" ".repeat(NAME_WIDTH + 2), &format!("next: {}", about.next));
+        }
+        let kinds = CounterEvidence::ALL.into_iter();
+        let kinds: Vec<_> =
+            kinds.filter(|kind| sources.iter().any(|source| source.counter_evidence.contains(kind))).collect();
+        self.counter_evidence(&kinds);
+        // A rule that can give several classes may mean another one.
+        let mut others = Vec::new();
+        for about in sources.iter().map(|source| source.about).filter(|about| matches!(about.class, [_])) {
+            for other in about.not.iter().filter(|other| !others.contains(*other)).collect::<Vec<_>>() {
+                others.push(*other);
+            }
+        }
+        self.others(&others);
+        // The rule of the same name follows.
+        let example = sources.iter().map(|source| source.about.name).find(|name| *name != class.name());
+        if let Some(example) = example {
+            self.blank();
+            self.paragraph("", "Conditions and certainty of a rule:");
+            let _infallible: std::fmt::Result = writeln!(self.text, "  closewait explain {example}");
+        }
+    }
+
+    fn rule(&mut self, source: &VerdictSource) {
+        let VerdictSource { about, counter_evidence } = source;
+        let About { name, when: _, class, certainty, says, next, not, seen } = about;
+        let classes: Vec<&str> = class.iter().map(|class| class.name()).collect();
+        self.heading(&format!("{name} (rule of {})", classes.join(", ")));
+        self.paragraph("  ", &sentence(says));
+        let conditions: Vec<&str> = about.conditions().collect();
+        match conditions.as_slice() {
+            [only] => {
+                self.part("Applies when");
+                self.paragraph("  ", only);
+            }
+            all => {
+                self.part("Applies when all of these are true");
+                self.items(all);
+            }
+        }
+        self.part("Certainty");
+        for (certainty, condition) in *certainty {
+            self.named(certainty.name(), condition);
+        }
+        self.counter_evidence(counter_evidence);
+        self.part("Next step");
+        self.paragraph("  ", next);
+        self.others(not);
+        if !seen.is_empty() {
+            self.part("Seen in");
+            self.paragraph("  ", &seen.join(", "));
+        }
+    }
+
+    fn counter_evidence(&mut self, kinds: &[CounterEvidence]) {
+        if kinds.is_empty() {
+            return;
+        }
+        self.part("Evidence against it: if present, the rule does not apply; if it cannot be read, the certainty is at most medium");
+        for kind in kinds {
+            self.named(kind.name(), &format!("{}; source: {}", kind.meaning(), kind.source()));
+        }
+    }
+
+    fn others(&mut self, others: &[&str]) {
+        if !others.is_empty() {
+            self.part("Not to be confused with");
+            self.items(others);
+        }
+    }
+
+    fn heading(&mut self, heading: &str) {
+        for line in textwrap::wrap(heading, self.options("", "")) {
+            let line = if self.color { format!("\x1b[{BOLD}m{line}\x1b[0m") } else { line.into_owned() };
+            self.text.push_str(&line);
+            self.text.push('\n');
+        }
+    }
+
+    /// Begins a part of an explanation.
+    fn part(&mut self, heading: &str) {
+        self.blank();
+        self.heading(heading);
+    }
+
+    fn items(&mut self, items: &[&str]) {
+        for item in items {
+            self.wrapped(item, "  - ", "    ");
+        }
+    }
+
+    /// Adds a name, and its meaning in a column beside it.
+    fn named(&mut self, name: &str, meaning: &str) {
+        self.wrapped(meaning, &format!("  {name:<NAME_WIDTH$}"), &" ".repeat(NAME_WIDTH + 2));
+    }
+
+    fn paragraph(&mut self, indent: &str, text: &str) {
+        self.wrapped(text, indent, indent);
+    }
+
+    fn wrapped(&mut self, text: &str, first: &str, other: &str) {
+        self.text.push_str(&textwrap::fill(text, self.options(first, other)));
+        self.text.push('\n');
+    }
+
+    /// Words are not split at their hyphens: `--stuck-after` stays in one piece.
+    fn options<'a>(&self, first: &'a str, other: &'a str) -> Options<'a> {
+        Options::new(self.width)
+            .initial_indent(first)
+            .subsequent_indent(other)
+            .word_splitter(WordSplitter::NoHyphenation)
+            .break_words(false)
+    }
+
+    fn blank(&mut self) {
+        self.text.push('\n');
+    }
+}
+
+/// Returns a text as a sentence.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(characters).chain(['.']).collect()
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum TopicObject {
+    Class { name: &'static str, meaning: &'static str, rules: Vec<&'static str> },
+    Rule(RuleObject),
+}
+
+#[derive(Serialize)]
+struct RuleObject {
+    name: &'static str,
+    classes: Vec<&'static str>,
+    conclusion: &'static str,
+    conditions: Vec<&'static str>,
+    certainty: Vec<CertaintyObject>,
+    counter_evidence: Vec<CounterEvidenceObject>,
+    next: &'static str,
+    not_to_be_confused_with: &'static [&'static str],
+    seen_in: &'static [&'static str],
+}
+
+#[derive(Serialize)]
+struct CertaintyObject {
+    certainty: &'static str,
+    condition: &'static str,
+}
+
+#[derive(Serialize)]
+struct CounterEvidenceObject {
+    name: &'static str,
+    meaning: &'static str,
+    source: &'static str,
+}
+
+#[derive(Serialize)]
+struct TopicLine {
+    schema_version: u32,
+    #[serde(flatten)]
+    topic: TopicObject,
+}
+
+fn objects(topics: &Topics) -> io::Result<Vec<u8>> {
+    let classes = topics.classes.iter().map(|class| TopicObject::Class {
+        name: class.name(),
+        meaning: class.meaning(),
+        rules: sources_of(*class).map(|source| source.about.name).collect(),
+    });
+    let rules = topics.rules.iter().map(|source| TopicObject::Rule(rule_object(source)));
+    let mut lines = Vec::new();
+    classes
+        .chain(rules)
+        .try_for_each(|topic| json::write_line(&TopicLine { schema_version: SCHEMA_VERSION, topic }, &mut lines))?;
+    Ok(lines)
+}
+
+fn rule_object(source: &VerdictSource) -> RuleObject {
+    let VerdictSource { about, counter_evidence } = source;
+    let About { name, when: _, class, certainty, says, next, not, seen } = about;
+    let certainty = certainty.iter();
+    RuleObject {
+        name,
+        classes: class.iter().map(|class| class.name()).collect(),
+        conclusion: says,
+        conditions: about.conditions().collect(),
+        certainty: certainty
+            .map(|(certainty, condition)| CertaintyObject { certainty: certainty.name(), condition })
+            .collect(),
+        counter_evidence: counter_evidence
+            .iter()
+            .map(|kind| CounterEvidenceObject { name: kind.name(), meaning: kind.meaning(), source: kind.source() })
+            .collect(),
+        next,
+        not_to_be_confused_with: not,
+        seen_in: seen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(name: &str, width: usize) -> String {
+        let topics = Topics::named(name).expect("a topic");
+        String::from_utf8(render(&topics, Form::Text, width, false).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_name_in_a_verdict_has_an_explanation_that_fits_the_width() {
+        for name in Topics::names() {
+            for width in [80, 120, 200] {
+                let text = text(name, width);
+                let longest = text.lines().map(str::len).max().unwrap();
+                assert!(longest <= width && text.contains(name), "{width}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_has_its_conditions_evidence_similar_cases_and_next_step() {
+        let text = text("blocked", 80).split_whitespace().collect::<Vec<_>>().join(" ");
+        let source = verdict_sources().find(|source| source.about.name == "blocked").unwrap();
+        let About { when, says, next, not, .. } = source.about;
+        for part in when.split("; ").chain([*next]).chain(not.iter().copied()) {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        assert!(text.contains(&sentence(says)) && text.contains("blocked (rule of hung)"), "{text}");
+        for kind in source.counter_evidence {
+            assert!(text.contains(kind.meaning()), "{} is missing in {text}", kind.name());
+        }
+    }
+
+    #[test]
+    fn a_name_of_a_class_and_of_a_rule_explains_both() {
+        let text = text("Half-Close", 80);
+        assert!(text.contains("half_close (class)") && text.contains("half_close (rule of half_close)"), "{text}");
+        assert_eq!(Topics::named("nothing"), None);
+    }
+
+    #[test]
+    fn every_class_has_a_source() {
+        assert!(Class::ALL.into_iter().all(|class| sources_of(class).next().is_some()));
+    }
+
+    #[test]
+    fn json_has_one_object_per_class_and_rule() {
+        let lines = String::from_utf8(render(&Topics::all(), Form::Json, 80, false).unwrap()).unwrap();
+        let objects: Vec<serde_json::Value> =
+            lines.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        assert_eq!(objects.len(), Topics::names().count());
+        assert_eq!((&objects[0]["kind"], &objects[0]["name"]), (&"class".into(), &"hung".into()));
+        let blocked = objects.iter().find(|object| object["name"] == "blocked").unwrap();
+        assert_eq!((&blocked["kind"], &blocked["classes"]), (&"rule".into(), &serde_json::json!(["hung"])));
+        assert_eq!(blocked["counter_evidence"].as_array().unwrap().len(), 7);
+    }
+}
