@@ -1,0 +1,672 @@
+//! State of the view, and its changes: pure, so that the same events give the same state.
+
+mod position;
+#[cfg(test)]
+pub(super) mod tests;
+mod trend;
+
+use std::time::Duration;
+
+pub use self::position::parse as parse_position;
+use self::trend::{SessionCounts, growth_text};
+use crate::{
+    clock::TimeAnchor,
+    sink::status::{
+        RowTrend,
+        live::{class_label, group_name},
+    },
+};
+use closewait_engine::{
+    model::{IncidentReport, Pileup, PileupGroup, ReportedGroup},
+    snapshot::query::{Filter, Peer},
+    text::is_harmful,
+    time::BootTime,
+};
+
+/// Maximum length of a filter or a time that a user types, characters.
+const MAX_INPUT: usize = 60;
+/// Step of the arrow keys in a recording, and of each tick while it plays.
+const STEP: Duration = Duration::from_secs(1);
+/// Step of the brackets in a recording.
+const LONG_STEP: Duration = Duration::from_secs(60);
+/// Number of rows that a page key moves.
+const PAGE: usize = 10;
+
+/// Settings of the view.
+#[derive(Clone, Debug, Default)]
+pub struct TopSettings {
+    /// Whether the user is root.
+    pub is_root: bool,
+    /// Options that a command needs to query the same agent, with a blank before each: ` --alone`.
+    pub agent_options: String,
+}
+
+/// Origin of the groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// A running agent.
+    Agent,
+    /// Scans of this process, at least this time apart.
+    Scans(Duration),
+    /// A recording.
+    Recording {
+        /// Name of the file.
+        name: String,
+        /// First time of the recording.
+        begin: BootTime,
+        /// Last time of the recording.
+        end: BootTime,
+    },
+}
+
+/// All groups at one time.
+#[derive(Clone, Debug)]
+pub struct TopSnapshot {
+    /// All groups.
+    pub report: IncidentReport,
+    /// Relation of the kernel's clock and the wall clock.
+    pub anchor: TimeAnchor,
+    /// Origin of the groups.
+    pub source: SourceState,
+    /// Sentences about missing sockets, owners or agents.
+    pub notes: Vec<String>,
+}
+
+/// Key of the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopKey {
+    /// A character.
+    Char(char),
+    /// A character with the control key.
+    Control(char),
+    /// Enter.
+    Enter,
+    /// Escape.
+    Escape,
+    /// Backspace.
+    Backspace,
+    /// Arrow up.
+    Up,
+    /// Arrow down.
+    Down,
+    /// Arrow left.
+    Left,
+    /// Arrow right.
+    Right,
+    /// Page up.
+    PageUp,
+    /// Page down.
+    PageDown,
+    /// Home.
+    Home,
+    /// End.
+    End,
+}
+
+/// Event that changes the state.
+#[derive(Clone, Debug)]
+pub enum TopEvent {
+    /// The user pressed a key.
+    Key(TopKey),
+    /// A second has passed.
+    Tick,
+    /// The screen has another size.
+    Resized,
+    /// The source has all groups at another time.
+    Snapshot(Box<TopSnapshot>),
+    /// The source has the sockets that a filter matches.
+    Sockets {
+        /// Filter of the request.
+        filter: Filter,
+        /// Lines of text.
+        lines: Vec<String>,
+    },
+    /// The source has the plan of a destruction.
+    Plan {
+        /// Filter of the request.
+        filter: Filter,
+        /// Lines of text.
+        lines: Vec<String>,
+        /// Number of sockets to destroy.
+        count: usize,
+    },
+    /// The source could not answer.
+    Failed(String),
+}
+
+/// Request to the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopRequest {
+    /// All groups now.
+    Refresh,
+    /// The sockets that a filter matches.
+    Sockets(Filter),
+    /// The plan to destroy the sockets that a filter matches.
+    Plan(Filter),
+    /// All groups at a time of the recording.
+    Seek(BootTime),
+}
+
+/// Action that an event asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopEffect {
+    /// End.
+    Quit,
+    /// Stop this process until the shell continues it.
+    Suspend,
+    /// Draw every cell again.
+    Redraw,
+    /// Ask the source.
+    Ask(TopRequest),
+    /// Copy text to the clipboard of the terminal.
+    Copy(String),
+    /// Destroy the sockets that a filter matches, if there are at most this number.
+    Kill(Filter, u32),
+}
+
+/// Order of the groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum GroupOrder {
+    /// The most urgent first.
+    #[default]
+    Urgency,
+    /// The largest first.
+    Sockets,
+    /// The fastest growing first.
+    Growth,
+    /// The oldest socket first.
+    Age,
+    /// By name of the owner.
+    Name,
+}
+
+impl GroupOrder {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Urgency => "urgency",
+            Self::Sockets => "sockets",
+            Self::Growth => "growth",
+            Self::Age => "age",
+            Self::Name => "name",
+        }
+    }
+
+    fn next(self) -> Self {
+        match self {
+            Self::Urgency => Self::Sockets,
+            Self::Sockets => Self::Growth,
+            Self::Growth => Self::Age,
+            Self::Age => Self::Name,
+            Self::Name => Self::Urgency,
+        }
+    }
+}
+
+/// Content of the screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TopPage {
+    /// Groups, and details of the selected one.
+    Groups,
+    /// Keys.
+    Help {
+        /// First shown line.
+        offset: usize,
+    },
+    /// Text from the source.
+    Text(SocketText),
+}
+
+/// Sockets of a group, or the plan to destroy them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SocketText {
+    /// Filter that selects the sockets.
+    pub(super) filter: Filter,
+    /// Name of the group.
+    pub(super) title: String,
+    /// Lines; `None` until the source has answered.
+    pub(super) lines: Option<Vec<String>>,
+    /// First shown line.
+    pub(super) offset: usize,
+    /// Number of sockets to destroy; `None` for a list of sockets, and until the source has answered.
+    pub(super) planned: Option<usize>,
+    /// Whether it is a plan.
+    pub(super) is_plan: bool,
+}
+
+/// Line that the user types into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InputLine {
+    pub(super) purpose: InputPurpose,
+    pub(super) text: String,
+}
+
+/// Use of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InputPurpose {
+    Filter,
+    Time,
+    /// Number of sockets to destroy, as a confirmation.
+    Count,
+}
+
+/// State of the view.
+#[derive(Clone, Debug, Default)]
+pub struct TopModel {
+    pub(super) settings: TopSettings,
+    pub(super) shown: Option<TopSnapshot>,
+    /// Newest snapshot while the view is paused.
+    newest: Option<TopSnapshot>,
+    counts: SessionCounts,
+    /// Selected group: a key, because rows move.
+    selected: Option<PileupGroup>,
+    /// Row of the selected group in the last snapshot that had it.
+    row: usize,
+    pub(super) filter: String,
+    pub(super) order: GroupOrder,
+    pub(super) is_paused: bool,
+    pub(super) is_playing: bool,
+    /// Whether the source has not answered the last jump in the recording.
+    is_seeking: bool,
+    pub(super) page: TopPage,
+    pub(super) input: Option<InputLine>,
+    /// Result of the last key.
+    pub(super) message: Option<String>,
+    /// Error of the source since its last answer.
+    pub(super) error: Option<String>,
+}
+
+impl Default for TopPage {
+    fn default() -> Self {
+        Self::Groups
+    }
+}
+
+impl TopModel {
+    /// Creates the state before the first snapshot.
+    pub fn new(settings: TopSettings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// Handles an event. Returns the action that it asks for.
+    pub fn handle(&mut self, event: TopEvent) -> Option<TopEffect> {
+        match event {
+            TopEvent::Key(key) => return self.key(key),
+            TopEvent::Tick => return self.tick(),
+            TopEvent::Resized => return self.refresh_text().or(Some(TopEffect::Redraw)),
+            TopEvent::Snapshot(snapshot) => self.take(*snapshot),
+            TopEvent::Sockets { filter, lines } => self.fill(&filter, false, lines, None),
+            TopEvent::Plan { filter, lines, count } => self.fill(&filter, true, lines, Some(count)),
+            TopEvent::Failed(error) => {
+                self.is_seeking = false;
+                self.is_playing = false;
+                if let TopPage::Text(text) = &mut self.page {
+                    text.lines.get_or_insert_default();
+                }
+                self.error = Some(error);
+            }
+        }
+        None
+    }
+
+    /// Returns the groups that match the filter, in order.
+    pub(super) fn groups(&self) -> Vec<&ReportedGroup> {
+        let Some(TopSnapshot { report, .. }) = &self.shown else { return Vec::new() };
+        let wanted = self.filter.to_lowercase();
+        let matches = |pileup: &Pileup| {
+            wanted.is_empty()
+                || format!("{} {}", class_label(pileup), group_name(pileup)).to_lowercase().contains(&wanted)
+        };
+        let mut groups: Vec<_> = report.groups.iter().filter(|group| matches(&group.pileup)).collect();
+        // The report has the most urgent first, and the sort keeps that order among equals.
+        match self.order {
+            GroupOrder::Urgency => {}
+            GroupOrder::Sockets => groups.sort_by_key(|group| std::cmp::Reverse(group.pileup.count)),
+            GroupOrder::Growth => {
+                let growth = |group: &ReportedGroup| self.growth(&group.pileup).unwrap_or(f64::NEG_INFINITY);
+                groups.sort_by(|one, other| growth(other).total_cmp(&growth(one)));
+            }
+            GroupOrder::Age => groups.sort_by_key(|group| group.pileup.onset.first_stuck),
+            GroupOrder::Name => groups.sort_by_key(|group| group_name(&group.pileup)),
+        }
+        groups
+    }
+
+    /// Returns the position of the selected group among [`TopModel::groups`].
+    pub(super) fn position(&self) -> Option<usize> {
+        let selected = self.selected.as_ref()?;
+        self.groups().iter().position(|group| group.pileup.group == *selected)
+    }
+
+    /// Returns the selected group.
+    pub(super) fn selected(&self) -> Option<&Pileup> {
+        let position = self.position()?;
+        self.groups().get(position).map(|group| &group.pileup)
+    }
+
+    /// Returns the graph and growth of a group.
+    pub(super) fn trend(&self, pileup: &Pileup, width: usize) -> RowTrend {
+        let at = self.shown.as_ref().map_or(BootTime::default(), |shown| shown.report.at);
+        let growth = if pileup.slope.is_none() { self.growth(pileup).map(growth_text) } else { None };
+        RowTrend { graph: self.counts.graph(pileup, at, width), growth }
+    }
+
+    /// Returns the growth of a group: that of the agent, or else that of the session.
+    fn growth(&self, pileup: &Pileup) -> Option<f64> {
+        pileup.slope.map(|slope| slope.per_second).or_else(|| self.counts.growth(&pileup.group))
+    }
+
+    /// Whether the groups come from a recording.
+    pub(super) fn recording(&self) -> Option<(BootTime, BootTime)> {
+        match self.shown.as_ref()?.source {
+            SourceState::Recording { begin, end, .. } => Some((begin, end)),
+            SourceState::Agent | SourceState::Scans(_) => None,
+        }
+    }
+
+    fn take(&mut self, snapshot: TopSnapshot) {
+        (self.error, self.is_seeking) = (None, false);
+        // In a recording, a screen depends only on the time.
+        if matches!(snapshot.source, SourceState::Recording { .. }) {
+            self.counts = SessionCounts::default();
+        } else {
+            self.counts.add(&snapshot.report);
+        }
+        if self.is_paused {
+            self.newest = Some(snapshot);
+            return;
+        }
+        self.shown = Some(snapshot);
+        let (before, selected) = (self.selected.clone(), self.selected_name());
+        if before.is_some() && selected.is_none() && self.filter.is_empty() {
+            self.message = Some("the selected group has ended; another one is selected".to_owned());
+        }
+        self.settle();
+    }
+
+    fn selected_name(&self) -> Option<String> {
+        self.selected().map(group_name)
+    }
+
+    /// Keeps the selection on its group. If that is gone, selects the group that is now in its row.
+    fn settle(&mut self) {
+        if let Some(position) = self.position() {
+            self.row = position;
+            return;
+        }
+        let groups = self.groups();
+        let row = self.row.min(groups.len().saturating_sub(1));
+        let selected = groups.get(row).map(|group| group.pileup.group.clone());
+        (self.row, self.selected) = (row, selected);
+    }
+
+    /// Selects the group in a row.
+    fn select(&mut self, row: usize) {
+        let groups = self.groups();
+        let row = row.min(groups.len().saturating_sub(1));
+        let selected = groups.get(row).map(|group| group.pileup.group.clone());
+        (self.row, self.selected) = (row, selected);
+    }
+
+    fn tick(&mut self) -> Option<TopEffect> {
+        let (_, end) = self.recording().filter(|_| self.is_playing && !self.is_seeking)?;
+        let at = self.shown.as_ref()?.report.at;
+        if at >= end {
+            self.is_playing = false;
+            return None;
+        }
+        Some(self.seek(at + STEP))
+    }
+
+    /// Asks for another time of the recording.
+    fn seek(&mut self, to: BootTime) -> TopEffect {
+        let (begin, end) = self.recording().unwrap_or_default();
+        self.is_seeking = true;
+        TopEffect::Ask(TopRequest::Seek(to.clamp(begin, end.max(begin))))
+    }
+
+    /// Moves in the recording by a step.
+    fn step(&mut self, step: Duration, is_back: bool) -> Option<TopEffect> {
+        self.recording()?;
+        let at = self.shown.as_ref()?.report.at;
+        self.is_playing = false;
+        Some(self.seek(if is_back { BootTime(at.0.saturating_sub(closewait_engine::time::nanos(step))) } else { at + step }))
+    }
+
+    fn key(&mut self, key: TopKey) -> Option<TopEffect> {
+        self.message = None;
+        match key {
+            TopKey::Control('c') => return Some(TopEffect::Quit),
+            TopKey::Control('z') => return Some(TopEffect::Suspend),
+            TopKey::Control('l') => return Some(TopEffect::Redraw),
+            _ => {}
+        }
+        if self.input.is_some() {
+            return self.type_key(key);
+        }
+        match &mut self.page {
+            TopPage::Groups => self.groups_key(key),
+            TopPage::Help { offset } => {
+                if matches!(key, TopKey::Char('q' | '?') | TopKey::Escape) {
+                    self.page = TopPage::Groups;
+                } else {
+                    scroll(offset, key);
+                }
+                None
+            }
+            TopPage::Text(_) => self.text_key(key),
+        }
+    }
+
+    fn groups_key(&mut self, key: TopKey) -> Option<TopEffect> {
+        match key {
+            TopKey::Char('q') => return Some(TopEffect::Quit),
+            TopKey::Char('?') => self.page = TopPage::Help { offset: 0 },
+            TopKey::Up | TopKey::Char('k') => self.select(self.row.saturating_sub(1)),
+            TopKey::Down | TopKey::Char('j') => self.select(self.row + 1),
+            TopKey::PageUp => self.select(self.row.saturating_sub(PAGE)),
+            TopKey::PageDown => self.select(self.row + PAGE),
+            TopKey::Home | TopKey::Char('g') => self.select(0),
+            TopKey::End | TopKey::Char('G') => self.select(usize::MAX),
+            TopKey::Char('/') => {
+                self.input = Some(InputLine { purpose: InputPurpose::Filter, text: self.filter.clone() });
+            }
+            TopKey::Escape => {
+                self.filter.clear();
+                self.settle();
+            }
+            TopKey::Char('s') => {
+                self.order = self.order.next();
+                self.settle();
+                self.message = Some(format!("sorted by {}", self.order.name()));
+            }
+            TopKey::Char('p' | ' ') if self.recording().is_some() => return self.play(),
+            TopKey::Char('p' | ' ') => self.pause(),
+            TopKey::Left => return self.step(STEP, true),
+            TopKey::Right => return self.step(STEP, false),
+            TopKey::Char('[') => return self.step(LONG_STEP, true),
+            TopKey::Char(']') => return self.step(LONG_STEP, false),
+            TopKey::Char('t') if self.recording().is_some() => {
+                self.input = Some(InputLine { purpose: InputPurpose::Time, text: String::new() });
+            }
+            TopKey::Char('t') => {
+                self.message = Some("only a recording has other times: closewait top --replay FILE".to_owned());
+            }
+            TopKey::Char('r') => return Some(TopEffect::Ask(TopRequest::Refresh)),
+            TopKey::Char('y') => {
+                let command = self.selected()?.command().into_owned();
+                self.message = Some(format!("sent to the clipboard: {command}"));
+                return Some(TopEffect::Copy(command));
+            }
+            TopKey::Enter => return self.open(false),
+            TopKey::Char('K') if self.recording().is_some() => {
+                self.message = Some("the sockets of a recording cannot be destroyed".to_owned());
+            }
+            TopKey::Char('K') => return self.open(true),
+            TopKey::Char(_) | TopKey::Control(_) | TopKey::Backspace => {}
+        }
+        None
+    }
+
+    /// Freezes the screen, or shows the newest snapshot.
+    fn pause(&mut self) {
+        self.is_paused = !self.is_paused;
+        if let Some(newest) = self.newest.take().filter(|_| !self.is_paused) {
+            self.shown = Some(newest);
+            self.settle();
+        }
+    }
+
+    /// Starts or stops the recording. From its end, it plays again.
+    fn play(&mut self) -> Option<TopEffect> {
+        let ((begin, end), at) = (self.recording()?, self.shown.as_ref()?.report.at);
+        self.is_playing = !self.is_playing;
+        (self.is_playing && at >= end).then(|| self.seek(begin))
+    }
+
+    /// Opens the sockets of the selected group, or the plan to destroy them.
+    fn open(&mut self, is_plan: bool) -> Option<TopEffect> {
+        let pileup = self.selected()?;
+        let older_than = self.shown.as_ref().filter(|_| is_plan).map(|shown| shown.report.stuck_after);
+        let (filter, title) = (filter_of(pileup, older_than), group_name(pileup));
+        let is_wide = filter.pids.is_empty() && filter.ports.is_empty() && filter.peers.is_empty();
+        if is_plan && is_wide {
+            self.message = Some("no filter selects only this group".to_owned());
+            return None;
+        }
+        let text = SocketText { filter, title, lines: None, offset: 0, planned: None, is_plan };
+        self.page = TopPage::Text(text);
+        self.refresh_text()
+    }
+
+    /// Asks for the text of the page again.
+    fn refresh_text(&self) -> Option<TopEffect> {
+        let TopPage::Text(SocketText { filter, is_plan, .. }) = &self.page else { return None };
+        let filter = filter.clone();
+        Some(TopEffect::Ask(if *is_plan { TopRequest::Plan(filter) } else { TopRequest::Sockets(filter) }))
+    }
+
+    /// Shows the answer to the request of the current page; the answer to an earlier one is dropped.
+    fn fill(&mut self, of: &Filter, of_plan: bool, answered: Vec<String>, count: Option<usize>) {
+        if let TopPage::Text(SocketText { filter, lines, planned, is_plan, .. }) = &mut self.page
+            && filter == of
+            && *is_plan == of_plan
+        {
+            (*lines, *planned) = (Some(answered), count);
+            self.error = None;
+            // The number that the user types has to be that of the shown plan.
+            self.input = count.filter(|count| *count > 0).map(|_| InputLine { purpose: InputPurpose::Count, text: String::new() });
+        }
+    }
+
+    fn text_key(&mut self, key: TopKey) -> Option<TopEffect> {
+        let TopPage::Text(text) = &mut self.page else { return None };
+        match key {
+            TopKey::Char('q') | TopKey::Escape => self.page = TopPage::Groups,
+            TopKey::Char('r') => return self.refresh_text(),
+            TopKey::Char('y') if text.is_plan => {
+                let command = kill_command(&text.filter, &self.settings.agent_options);
+                self.message = Some(format!("sent to the clipboard: {command}"));
+                return Some(TopEffect::Copy(command));
+            }
+            other => {
+                scroll(&mut text.offset, other);
+                text.offset = text.offset.min(text.lines.as_ref().map_or(0, |lines| lines.len().saturating_sub(1)));
+            }
+        }
+        None
+    }
+
+    fn type_key(&mut self, key: TopKey) -> Option<TopEffect> {
+        let InputLine { purpose, text } = self.input.as_mut()?;
+        let purpose = *purpose;
+        match key {
+            TopKey::Char('y') if purpose == InputPurpose::Count => return self.text_key(key),
+            TopKey::Char(character) if !is_harmful(character) && text.chars().count() < MAX_INPUT => text.push(character),
+            TopKey::Backspace => {
+                text.pop();
+            }
+            TopKey::Escape => {
+                self.input = None;
+                match purpose {
+                    InputPurpose::Filter => self.filter.clear(),
+                    InputPurpose::Count => self.page = TopPage::Groups,
+                    InputPurpose::Time => {}
+                }
+            }
+            TopKey::Enter => return self.enter(purpose),
+            other if purpose == InputPurpose::Count => return self.text_key(other),
+            _ => {}
+        }
+        if let Some(InputLine { purpose: InputPurpose::Filter, text }) = &self.input {
+            self.filter.clone_from(text);
+        }
+        self.settle();
+        None
+    }
+
+    /// Uses the typed text.
+    fn enter(&mut self, purpose: InputPurpose) -> Option<TopEffect> {
+        let typed = self.input.take()?.text;
+        match purpose {
+            InputPurpose::Filter => None,
+            InputPurpose::Time => {
+                let ((begin, _), anchor) = (self.recording()?, self.shown.as_ref()?.anchor);
+                match parse_position(&typed, begin, anchor) {
+                    Ok(to) => Some(self.seek(to)),
+                    Err(why) => {
+                        self.message = Some(why);
+                        None
+                    }
+                }
+            }
+            InputPurpose::Count => {
+                let TopPage::Text(SocketText { filter, planned: Some(planned), .. }) = &self.page else { return None };
+                let (filter, planned) = (filter.clone(), *planned);
+                self.page = TopPage::Groups;
+                match u32::try_from(planned) {
+                    Ok(count) if typed.trim() == planned.to_string() => Some(TopEffect::Kill(filter, count)),
+                    Ok(_) | Err(_) => {
+                        self.message = Some(format!("nothing changed: {planned} was not typed"));
+                        None
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Moves the first shown line.
+fn scroll(offset: &mut usize, key: TopKey) {
+    *offset = match key {
+        TopKey::Up | TopKey::Char('k') => offset.saturating_sub(1),
+        TopKey::Down | TopKey::Char('j') => offset.saturating_add(1),
+        TopKey::PageUp => offset.saturating_sub(PAGE),
+        TopKey::PageDown | TopKey::Char(' ') => offset.saturating_add(PAGE),
+        TopKey::Home | TopKey::Char('g') => 0,
+        TopKey::End | TopKey::Char('G') => usize::MAX,
+        _ => *offset,
+    };
+}
+
+/// Returns a filter that matches the sockets of a group: those of its first owner, on its port or with its remote endpoint.
+fn filter_of(pileup: &Pileup, older_than: Option<Duration>) -> Filter {
+    let peer = pileup.group.remote.and_then(|remote| remote.to_string().parse::<Peer>().ok());
+    Filter {
+        pids: pileup.service().owner.map(|(_, pid)| pid).into_iter().collect(),
+        ports: pileup.group.local_port.into_iter().collect(),
+        peers: peer.into_iter().collect(),
+        older_than,
+        ..Filter::default()
+    }
+}
+
+/// Returns the command that shows the plan of a destruction; `agent_options` are those for the same agent.
+pub fn kill_command(filter: &Filter, agent_options: &str) -> String {
+    let mut command = "closewait kill".to_owned();
+    command.extend(filter.pids.iter().map(|pid| format!(" --pid {pid}")));
+    command.extend(filter.ports.iter().map(|port| format!(" --port {port}")));
+    command.extend(filter.peers.iter().map(|peer| format!(" --peer {peer}")));
+    command.extend(filter.older_than.map(|age| format!(" --older-than {}", humantime::format_duration(age).to_string().replace(' ', ""))));
+    command.push_str(agent_options);
+    command
+}
