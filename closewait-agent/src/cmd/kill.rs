@@ -143,9 +143,12 @@ impl KillError {
 /// If there is no filter, if this kernel or these privileges do not allow it, if there are more than `--max`, or if standard
 /// output cannot be written.
 pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
-    planned(args, |filter, plan, targets| {
-        if args.yes { act(args, filter, plan, targets) } else { only_plan(args, plan, targets.len()) }
-    })
+    planned(
+        args,
+        |filter, plan, targets| {
+            if args.yes { act(args, filter, plan, targets) } else { only_plan(args, plan, targets.len()) }
+        },
+    )
 }
 
 /// Returns the text of a plan, in lines of at most `width` columns, and the number of sockets to destroy. Changes nothing.

@@ -184,9 +184,18 @@ mod tests {
             let cli = Cli::try_parse_from(arguments.split(' ')).expect("a command line");
             needs_kernel_program(&cli.into_command())
         };
-        for arguments in
-            ["--alone", "status", "run", "run --unpin", "list", "list --alone", "kill --port 80", "report", "doctor", "top"]
-        {
+        for arguments in [
+            "--alone",
+            "status",
+            "run",
+            "run --unpin",
+            "list",
+            "list --alone",
+            "kill --port 80",
+            "report",
+            "doctor",
+            "top",
+        ] {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
         for arguments in ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung"] {

@@ -36,21 +36,29 @@ const MAX_LINES: usize = 10_000;
 /// If the recording cannot be read, the terminal fails, or, without a terminal, there is neither an agent nor the privilege for
 /// a scan.
 pub(super) fn top(args: &cli::TopArgs) -> anyhow::Result<()> {
-    let settings = TopSettings {
-        is_root: rustix::process::geteuid().is_root(),
-        agent_options: agent_options(&args.asked),
-    };
+    let settings =
+        TopSettings { is_root: rustix::process::geteuid().is_root(), agent_options: agent_options(&args.asked) };
     let (model, theme) = (TopModel::new(settings), TopTheme { color: is_colored(args.color) });
     let has_terminal = io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
     let asked = args.asked.clone();
     match args.replay.clone() {
-        Some(file) if args.once || !has_terminal => once(model, theme, Playback::open(&file, args.at.as_deref())?.snapshot()?),
+        Some(file) if args.once || !has_terminal => {
+            once(model, theme, Playback::open(&file, args.at.as_deref())?.snapshot()?)
+        }
         None if args.once || !has_terminal => once(model, theme, Live::new(asked).snapshot()?),
         Some(file) => {
             let at = args.at.clone();
             drive(model, theme, move || Playback::open(&file, at.as_deref()), &mut KillHands(asked))
         }
-        None => drive(model, theme, { let asked = asked.clone(); move || Ok(Live::new(asked)) }, &mut KillHands(asked)),
+        None => drive(
+            model,
+            theme,
+            {
+                let asked = asked.clone();
+                move || Ok(Live::new(asked))
+            },
+            &mut KillHands(asked),
+        ),
     }
 }
 
@@ -118,8 +126,7 @@ impl Hands for KillHands {
 /// Returns the arguments of `closewait kill`: for a dry run, or to destroy at most a number of sockets.
 fn kill_args(filter: &Filter, asked: &cli::AgentArgs, max: Option<u32>) -> cli::KillArgs {
     let Filter { pids, ports, peers, cgroups, older_than, verdicts } = filter.clone();
-    let filters =
-        cli::Filters { pid: pids, port: ports, peer: peers, cgroup: cgroups, older_than, verdict: verdicts };
+    let filters = cli::Filters { pid: pids, port: ports, peer: peers, cgroup: cgroups, older_than, verdict: verdicts };
     cli::KillArgs {
         shape: OutputArgs { output: OutputFormat::Text, color: Color::Auto },
         filters,

@@ -5,7 +5,7 @@ mod json;
 pub mod live;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt::Write as _, io};
 

@@ -288,7 +288,9 @@ impl Driver<'_> {
         self.hands.kill(filter, count);
         log::set_max_level(LevelFilter::Off);
         let mut stdout = io::stdout();
-        write!(stdout, "\npress a key to return").and_then(|()| stdout.flush()).context("writing to the terminal failed")?;
+        write!(stdout, "\npress a key to return")
+            .and_then(|()| stdout.flush())
+            .context("writing to the terminal failed")?;
         enable_raw_mode().context("setting up the terminal failed")?;
         while !self.flags.end.load(Ordering::Relaxed) {
             if event::poll(POLL_INTERVAL).context("reading the terminal failed")?

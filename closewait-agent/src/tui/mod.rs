@@ -17,8 +17,8 @@ pub use self::{
     ansi::text_of,
     driver::{Hands, TopSource, drive},
     model::{
-        SourceState, TopEffect, TopEvent, TopKey, TopModel, TopRequest, TopSettings, TopSnapshot,
-        kill_command, parse_position,
+        SourceState, TopEffect, TopEvent, TopKey, TopModel, TopRequest, TopSettings, TopSnapshot, kill_command,
+        parse_position,
     },
     view::{TopTheme, draw},
 };

@@ -429,7 +429,11 @@ impl TopModel {
         self.recording()?;
         let at = self.shown.as_ref()?.report.at;
         self.is_playing = false;
-        Some(self.seek(if is_back { BootTime(at.0.saturating_sub(closewait_engine::time::nanos(step))) } else { at + step }))
+        Some(self.seek(if is_back {
+            BootTime(at.0.saturating_sub(closewait_engine::time::nanos(step)))
+        } else {
+            at + step
+        }))
     }
 
     fn key(&mut self, key: TopKey) -> Option<TopEffect> {
@@ -554,7 +558,9 @@ impl TopModel {
             (*lines, *planned) = (Some(answered), count);
             self.error = None;
             // The number that the user types has to be that of the shown plan.
-            self.input = count.filter(|count| *count > 0).map(|_| InputLine { purpose: InputPurpose::Count, text: String::new() });
+            self.input = count
+                .filter(|count| *count > 0)
+                .map(|_| InputLine { purpose: InputPurpose::Count, text: String::new() });
         }
     }
 
@@ -581,7 +587,9 @@ impl TopModel {
         let purpose = *purpose;
         match key {
             TopKey::Char('y') if purpose == InputPurpose::Count => return self.text_key(key),
-            TopKey::Char(character) if !is_harmful(character) && text.chars().count() < MAX_INPUT => text.push(character),
+            TopKey::Char(character) if !is_harmful(character) && text.chars().count() < MAX_INPUT => {
+                text.push(character)
+            }
             TopKey::Backspace => {
                 text.pop();
             }
@@ -666,7 +674,11 @@ pub fn kill_command(filter: &Filter, agent_options: &str) -> String {
     command.extend(filter.pids.iter().map(|pid| format!(" --pid {pid}")));
     command.extend(filter.ports.iter().map(|port| format!(" --port {port}")));
     command.extend(filter.peers.iter().map(|peer| format!(" --peer {peer}")));
-    command.extend(filter.older_than.map(|age| format!(" --older-than {}", humantime::format_duration(age).to_string().replace(' ', ""))));
+    command.extend(
+        filter
+            .older_than
+            .map(|age| format!(" --older-than {}", humantime::format_duration(age).to_string().replace(' ', ""))),
+    );
     command.push_str(agent_options);
     command
 }

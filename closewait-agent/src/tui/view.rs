@@ -227,10 +227,15 @@ fn table_rows(model: &TopModel, theme: TopTheme, groups: &[&ReportedGroup], heig
     let trends: Vec<_> = pileups.iter().map(|pileup| model.trend(pileup, graph)).collect();
     let table = group_table(&pileups, &trends, &shown.report, width);
     let (heading, lines) = table.split_first().map_or(("", &[][..]), |(heading, lines)| (heading.as_str(), lines));
-    rows.text(&format!(" {heading}"), DIM);
+    // A table has a minimum width. Half a column would be misread.
+    let shown_width = match heading.get(..width) {
+        Some(shown) if !heading[width..].starts_with(' ') => shown.rfind("  ").map_or(width, |end| end + 1),
+        Some(_) | None => width,
+    };
+    rows.text(&format!(" {}", heading.get(..shown_width).unwrap_or(heading)), DIM);
     for (at, (line, pileup)) in lines.iter().zip(&pileups).enumerate().skip(first).take(visible) {
         let is_selected = selected == Some(at);
-        let line = group_line(line, pileup, theme, is_selected);
+        let line = group_line(&fitted(line, shown_width), pileup, theme, is_selected);
         rows.push(line);
     }
 }
@@ -284,18 +289,19 @@ fn footer(model: &TopModel) -> Vec<Line<'static>> {
     vec![Line::styled(format!("{filter}{keys}"), DIM)]
 }
 
+/// Returns the beginning of a line that fits `width` columns.
+fn fitted(line: &str, width: usize) -> String {
+    let mut kept = line.to_owned();
+    while columns(&kept) > width {
+        kept.pop();
+    }
+    kept
+}
+
 /// Returns the beginning of a text that fits `width` columns, with an ellipsis if something is missing.
 fn cut(text: &str, width: usize) -> String {
     if columns(text) <= width {
         return text.to_owned();
     }
-    let mut kept = String::new();
-    for character in text.chars() {
-        kept.push(character);
-        if columns(&kept) + 1 > width {
-            kept.pop();
-            break;
-        }
-    }
-    if width > 0 { kept + "…" } else { kept }
+    if width > 0 { fitted(text, width - 1) + "…" } else { String::new() }
 }

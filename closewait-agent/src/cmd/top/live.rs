@@ -12,11 +12,7 @@ use crate::{
     },
     host::error_text::in_one_line,
     recording::RecordingEngine,
-    sink::{
-        Form,
-        answer::AnswerCollector,
-        list::ListShape,
-    },
+    sink::{Form, answer::AnswerCollector, list::ListShape},
     tui::{SourceState, TopEvent, TopRequest, TopSnapshot, TopSource},
 };
 use closewait_engine::snapshot::query::{Filter, Query};

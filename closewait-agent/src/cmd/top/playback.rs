@@ -58,7 +58,10 @@ impl Playback {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    notes.push(format!("the recording is played only until here: {}", in_one_line(anyhow::Error::from(error))));
+                    notes.push(format!(
+                        "the recording is played only until here: {}",
+                        in_one_line(anyhow::Error::from(error))
+                    ));
                     break;
                 }
             }

@@ -87,7 +87,8 @@ pub(super) fn growth_text(per_second: f64) -> String {
 /// Returns the graph of counts at even intervals; empty for fewer than two counts. A level count is a line in the middle.
 fn graph(points: &[Point], width: usize) -> String {
     let [(begin, _), .., (end, _)] = points else { return String::new() };
-    let (highest, lowest) = (points.iter().map(|(_, count)| *count).max(), points.iter().map(|(_, count)| *count).min());
+    let (highest, lowest) =
+        (points.iter().map(|(_, count)| *count).max(), points.iter().map(|(_, count)| *count).min());
     let highest = highest.unwrap_or_default();
     let span = end.0.saturating_sub(begin.0);
     let level = |column: usize| {
