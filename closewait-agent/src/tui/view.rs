@@ -25,6 +25,8 @@ use closewait_engine::{
 const MIN_HEIGHT_FOR_DETAILS: u16 = 14;
 /// Minimum height of a screen with a line for errors and notes of its own, rows.
 const MIN_HEIGHT_FOR_NOTES: u16 = 12;
+/// Minimum height of a screen on which the number of groups can take two lines, rows.
+const MIN_HEIGHT_FOR_WRAPPED: u16 = 20;
 /// Maximum number of rows of a command.
 const MAX_COMMAND_ROWS: usize = 4;
 /// First line without privileges, and the command that has them.
@@ -63,7 +65,7 @@ const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 pub fn draw(model: &TopModel, theme: TopTheme, area: Rect, cells: &mut Buffer) {
     let mut rows = Rows { area, next: 0, cells };
     header(model, theme, &mut rows);
-    let footer = footer(model);
+    let footer = footer(model, rows.width());
     let body = area.height.saturating_sub(rows.next).saturating_sub(footer.len() as u16);
     match &model.page {
         TopPage::Groups => groups(model, theme, body, &mut rows),
@@ -133,7 +135,12 @@ fn header(model: &TopModel, theme: TopTheme, rows: &mut Rows<'_>) {
     let note = note(model, shown);
     let has_room = rows.area.height >= MIN_HEIGHT_FOR_NOTES;
     if has_room || note.is_none() {
-        rows.text(&cut(&summary(&shown.report), rows.width()), Style::new());
+        let summary = summary(&shown.report);
+        if rows.area.height >= MIN_HEIGHT_FOR_WRAPPED {
+            wrapped(&summary, rows.width()).iter().take(2).for_each(|line| rows.text(line, Style::new()));
+        } else {
+            rows.text(&cut(&summary, rows.width()), Style::new());
+        }
     }
     if let Some((note, is_error)) = note {
         let style = if is_error { theme.severity(Severity::Error) } else { BOLD };
@@ -218,8 +225,7 @@ fn table_rows(model: &TopModel, theme: TopTheme, groups: &[&ReportedGroup], heig
     // The mark of the selection takes a column.
     let width = rows.width().saturating_sub(1);
     let graph = match width {
-        ..70 => 8,
-        70..110 => 12,
+        ..110 => 8,
         110..150 => 20,
         _ => 40,
     };
@@ -228,8 +234,8 @@ fn table_rows(model: &TopModel, theme: TopTheme, groups: &[&ReportedGroup], heig
     let table = group_table(&pileups, &trends, &shown.report, width);
     let (heading, lines) = table.split_first().map_or(("", &[][..]), |(heading, lines)| (heading.as_str(), lines));
     // A table has a minimum width. Half a column would be misread.
-    let shown_width = match heading.get(..width) {
-        Some(shown) if !heading[width..].starts_with(' ') => shown.rfind("  ").map_or(width, |end| end + 1),
+    let shown_width = match heading.split_at_checked(width) {
+        Some((shown, rest)) if !rest.is_empty() && !rest.starts_with(' ') => shown.rfind("  ").unwrap_or(width),
         Some(_) | None => width,
     };
     rows.text(&format!(" {}", heading.get(..shown_width).unwrap_or(heading)), DIM);
@@ -261,7 +267,7 @@ fn group_line(line: &str, pileup: &Pileup, theme: TopTheme, is_selected: bool) -
 }
 
 /// Returns the last lines: what the user types, the result of the last key, or the keys.
-fn footer(model: &TopModel) -> Vec<Line<'static>> {
+fn footer(model: &TopModel, width: usize) -> Vec<Line<'static>> {
     if let Some(InputLine { purpose, text }) = &model.input {
         let prompt = match (purpose, &model.page) {
             (InputPurpose::Filter, _) => "filter by class, owner or port (Enter, Esc: none): ".to_owned(),
@@ -278,15 +284,28 @@ fn footer(model: &TopModel) -> Vec<Line<'static>> {
     if let Some(message) = &model.message {
         return vec![Line::styled(message.clone(), BOLD)];
     }
-    let keys = match (&model.page, model.recording().is_some()) {
-        (TopPage::Groups, false) => "? help  q quit  ⏎ sockets  / filter  s sort  p pause  y copy  K kill plan",
-        (TopPage::Groups, true) => "? help  q quit  space play  ←→ step  t time  ⏎ sockets  / filter  s sort",
-        (TopPage::Help { .. }, _) => "Esc back  ↑↓ scroll",
-        (TopPage::Text(text), _) if text.is_plan => "Esc back  ↑↓ scroll  r again  y copy the command",
-        (TopPage::Text(_), _) => "Esc back  ↑↓ scroll  r again",
+    let keys: &[&str] = match (&model.page, model.recording().is_some()) {
+        (TopPage::Groups, false) => {
+            &["? help", "q quit", "⏎ sockets", "/ filter", "s sort", "p pause", "y copy", "K kill plan", "↑↓ group"]
+        }
+        (TopPage::Groups, true) => {
+            &["? help", "q quit", "space play", "←→ step", "t time", "⏎ sockets", "/ filter", "s sort", "y copy"]
+        }
+        (TopPage::Help { .. }, _) => &["Esc back", "↑↓ scroll"],
+        (TopPage::Text(text), _) if text.is_plan => &["Esc back", "↑↓ scroll", "r again", "y copy the command"],
+        (TopPage::Text(_), _) => &["Esc back", "↑↓ scroll", "r again"],
     };
-    let filter = if model.filter.is_empty() { String::new() } else { format!("filter: {}  ", model.filter) };
-    vec![Line::styled(format!("{filter}{keys}"), DIM)]
+    let filter = (!model.filter.is_empty()).then(|| format!("filter: {}", model.filter));
+    let mut line = String::new();
+    for part in filter.as_deref().into_iter().chain(keys.iter().copied()) {
+        let gap = if line.is_empty() { "" } else { "  " };
+        if columns(&line) + gap.len() + columns(part) > width {
+            break;
+        }
+        line.push_str(gap);
+        line.push_str(part);
+    }
+    vec![Line::styled(line, DIM)]
 }
 
 /// Returns the beginning of a line that fits `width` columns.

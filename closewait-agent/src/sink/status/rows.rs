@@ -16,16 +16,29 @@ use closewait_engine::{
 };
 
 /// Order in which columns give way on a narrow screen. Letters of the owner come last, except those of extreme names.
-const CONCESSIONS: [Concession; 11] = [
+const CONCESSIONS: [Concession; 10] = [
     Concession::Shrink("WHO", 48),
     Concession::Drop("LIMIT"),
     Concession::Drop("OLDEST"),
     Concession::Shrink("PORT", 14),
-    Concession::Drop("TREND"),
     Concession::Drop("GROWS"),
     Concession::Shrink("WHO", 30),
     Concession::Drop("FULL IN"),
     Concession::Shrink("PORT", 8),
+    Concession::Shrink("WHO", 12),
+    Concession::Drop("PORT"),
+];
+/// Order in which columns give way beside graphs.
+const LIVE_CONCESSIONS: [Concession; 11] = [
+    Concession::Shrink("WHO", 48),
+    Concession::Drop("LIMIT"),
+    Concession::Drop("OLDEST"),
+    Concession::Shrink("PORT", 14),
+    Concession::Shrink("PORT", 8),
+    Concession::Drop("TREND"),
+    Concession::Drop("GROWS"),
+    Concession::Shrink("WHO", 30),
+    Concession::Drop("FULL IN"),
     Concession::Shrink("WHO", 12),
     Concession::Drop("PORT"),
 ];
@@ -88,7 +101,8 @@ pub(super) fn write(
     }
     let columns = [class, owner, ports, sockets, graph, grows, oldest, limit, full_in];
     let columns: Vec<Column> = columns.into_iter().filter(|column| !column.is_blank()).collect();
-    table::write(&columns, Some(screen.width), &CONCESSIONS, to)
+    let concessions: &[Concession] = if trends.is_empty() { &CONCESSIONS } else { &LIVE_CONCESSIONS };
+    table::write(&columns, Some(screen.width), concessions, to)
 }
 
 /// Returns the name of the owner, and the number of other owners.

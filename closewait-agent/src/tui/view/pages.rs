@@ -16,7 +16,7 @@ const KEYS: [(&str, &str); 20] = [
     ("s", "sort by urgency, sockets, growth, age, name"),
     ("p  space", "pause the screen, or play a recording"),
     ("y", "copy the command to the terminal's clipboard (OSC 52)"),
-    ("K", "show the plan of closewait kill; it acts when you type the number"),
+    ("K", "plan of closewait kill; acts when you type the number"),
     ("r", "ask again now"),
     ("← →", "in a recording: one second back, forward"),
     ("[ ]", "in a recording: one minute back, forward"),
@@ -25,9 +25,9 @@ const KEYS: [(&str, &str); 20] = [
     ("Ctrl-Z", "stop; fg continues"),
     ("q  Ctrl-C", "end"),
     ("", ""),
-    ("GROWS", "sockets a second; without an agent, measured since this view began"),
+    ("GROWS", "sockets per second; without an agent, those of this session"),
     ("TREND", "number of sockets over the session"),
-    ("LIMIT, FULL IN", "open descriptors (or backlog) of the limit, time until it is reached"),
+    ("LIMIT, FULL IN", "descriptors (or backlog) in use, time to exhaustion"),
 ];
 
 /// Draws the keys on `height` rows.

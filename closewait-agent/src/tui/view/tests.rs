@@ -200,5 +200,5 @@ fn the_first_answer_and_errors_are_awaited_on_the_screen() {
     assert_eq!(screen(&model, (40, 5)).lines().nth(1), Some("no privilege"));
     let mut model = agent_model();
     let _no_effect = model.handle(TopEvent::Failed("the agent at /run/x does not answer\nhint: restart it".to_owned()));
-    assert_eq!(screen(&model, (80, 24)).lines().nth(2), Some("the agent at /run/x does not answer; hint: restart it"));
+    assert_eq!(screen(&model, (80, 24)).lines().nth(3), Some("the agent at /run/x does not answer; hint: restart it"));
 }
