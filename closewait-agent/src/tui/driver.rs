@@ -1,6 +1,7 @@
 //! Terminal, signals, and the thread of the source.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write as _},
     panic,
     sync::{
@@ -20,7 +21,7 @@ use crossterm::{
     terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
 };
 use log::LevelFilter;
-use ratatui::{Terminal, backend::CrosstermBackend};
+use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
 use signal_hook::{
     consts::{SIGCONT, SIGINT, SIGTERM, SIGTSTP},
     flag, low_level,
@@ -96,20 +97,29 @@ pub fn drive<S: TopSource>(
 
 /// Answers requests, and refreshes on its own, until the other end has gone.
 fn serve(mut source: impl TopSource, asked: &Receiver<Asked>, events: &Sender<anyhow::Result<TopEvent>>) {
-    let mut next = (TopRequest::Refresh, 0);
+    let mut waiting = VecDeque::from([(TopRequest::Refresh, 0)]);
     loop {
-        if events.send(Ok(source.answer(next.0, next.1))).is_err() {
+        waiting.extend(asked.try_iter());
+        let Some((request, width)) = waiting.pop_front() else {
+            let received = match source.interval() {
+                Some(interval) => asked.recv_timeout(interval),
+                None => asked.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
+            };
+            match received {
+                Ok(next) => waiting.push_back(next),
+                Err(RecvTimeoutError::Timeout) => waiting.push_back((TopRequest::Refresh, 0)),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            continue;
+        };
+        // A key that is held down asks for more times than a long recording can be played to.
+        let is_seek = |request: &TopRequest| matches!(request, TopRequest::Seek(_));
+        if is_seek(&request) && waiting.front().is_some_and(|(next, _)| is_seek(next)) {
+            continue;
+        }
+        if events.send(Ok(source.answer(request, width))).is_err() {
             return;
         }
-        let received = match source.interval() {
-            Some(interval) => asked.recv_timeout(interval),
-            None => asked.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
-        };
-        next = match received {
-            Ok(asked) => asked,
-            Err(RecvTimeoutError::Timeout) => (TopRequest::Refresh, 0),
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
     }
 }
 
@@ -154,7 +164,13 @@ impl FullScreen {
     /// Sets the terminal up again, and draws all of it.
     fn enable_again(&mut self) -> io::Result<()> {
         enable()?;
-        self.terminal.clear()
+        self.draw_all_again()
+    }
+
+    /// Clears the screen. `Terminal::clear` would ask the terminal for its cursor, and wait for the answer.
+    fn draw_all_again(&mut self) -> io::Result<()> {
+        let size = self.terminal.size()?;
+        self.terminal.resize(Rect::new(0, 0, size.width, size.height))
     }
 }
 
@@ -252,7 +268,7 @@ impl Driver<'_> {
             None => {}
             Some(TopEffect::Quit) => return Ok(true),
             Some(TopEffect::Suspend) => self.suspend()?,
-            Some(TopEffect::Redraw) => self.screen.terminal.clear().context("writing to the terminal failed")?,
+            Some(TopEffect::Redraw) => self.screen.draw_all_again().context("writing to the terminal failed")?,
             Some(TopEffect::Ask(request)) => self.ask(request),
             Some(TopEffect::Copy(text)) => {
                 let mut stdout = io::stdout();

@@ -265,8 +265,8 @@ pub struct TopModel {
     pub(super) order: GroupOrder,
     pub(super) is_paused: bool,
     pub(super) is_playing: bool,
-    /// Whether the source has not answered the last jump in the recording.
-    is_seeking: bool,
+    /// Time of the recording that the source has not answered with yet.
+    awaited: Option<BootTime>,
     pub(super) page: TopPage,
     pub(super) input: Option<InputLine>,
     /// Result of the last key.
@@ -297,7 +297,7 @@ impl TopModel {
             TopEvent::Sockets { filter, lines } => self.fill(&filter, false, lines, None),
             TopEvent::Plan { filter, lines, count } => self.fill(&filter, true, lines, Some(count)),
             TopEvent::Failed(error) => {
-                self.is_seeking = false;
+                self.awaited = None;
                 self.is_playing = false;
                 if let TopPage::Text(text) = &mut self.page {
                     text.lines.get_or_insert_default();
@@ -364,7 +364,8 @@ impl TopModel {
     }
 
     fn take(&mut self, snapshot: TopSnapshot) {
-        (self.error, self.is_seeking) = (None, false);
+        self.error = None;
+        self.awaited = self.awaited.filter(|awaited| *awaited != snapshot.report.at);
         // In a recording, a screen depends only on the time.
         if matches!(snapshot.source, SourceState::Recording { .. }) {
             self.counts = SessionCounts::default();
@@ -408,7 +409,7 @@ impl TopModel {
     }
 
     fn tick(&mut self) -> Option<TopEffect> {
-        let (_, end) = self.recording().filter(|_| self.is_playing && !self.is_seeking)?;
+        let (_, end) = self.recording().filter(|_| self.is_playing && self.awaited.is_none())?;
         let at = self.shown.as_ref()?.report.at;
         if at >= end {
             self.is_playing = false;
@@ -420,14 +421,16 @@ impl TopModel {
     /// Asks for another time of the recording.
     fn seek(&mut self, to: BootTime) -> TopEffect {
         let (begin, end) = self.recording().unwrap_or_default();
-        self.is_seeking = true;
-        TopEffect::Ask(TopRequest::Seek(to.clamp(begin, end.max(begin))))
+        let to = to.clamp(begin, end.max(begin));
+        self.awaited = Some(to);
+        TopEffect::Ask(TopRequest::Seek(to))
     }
 
     /// Moves in the recording by a step.
     fn step(&mut self, step: Duration, is_back: bool) -> Option<TopEffect> {
         self.recording()?;
-        let at = self.shown.as_ref()?.report.at;
+        // Keys can be faster than the source.
+        let at = self.awaited.or_else(|| self.shown.as_ref().map(|shown| shown.report.at))?;
         self.is_playing = false;
         Some(self.seek(if is_back {
             BootTime(at.0.saturating_sub(closewait_engine::time::nanos(step)))

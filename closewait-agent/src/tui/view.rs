@@ -4,6 +4,8 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
@@ -19,6 +21,7 @@ use closewait_engine::{
     model::{Pileup, ReportedGroup},
     snapshot::urgency::Severity,
     text::duration,
+    time::BootTime,
 };
 
 /// Minimum height of a screen with details of the selected group, rows.
@@ -159,7 +162,11 @@ fn source(shown: &TopSnapshot) -> String {
             format!("no agent: a scan every {}; growth is that of this session", duration(*interval))
         }
         SourceState::Recording { name, begin, end } => {
-            format!("{} of {}  {name}", duration(shown.report.at.since(*begin)), duration(end.since(*begin)))
+            let since = |at: BootTime| match at.since(*begin) {
+                Duration::ZERO => "0s".to_owned(),
+                since => duration(since),
+            };
+            format!("{} of {}  {name}", since(shown.report.at), since(*end))
         }
     }
 }

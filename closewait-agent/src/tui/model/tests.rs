@@ -222,17 +222,27 @@ fn a_recording_plays_steps_and_jumps() {
     let (begin, end) = (BootTime(990_000_000_000), BootTime(1_001_000_000_000));
     let source = SourceState::Recording { name: "x".to_owned(), begin, end };
     let mut model = TopModel::default();
-    // The scene is at 1000 s.
-    let arrived = |model: &mut TopModel| model.handle(snapshot(vec![hung(3, 80)], source.clone()));
-    arrived(&mut model);
+    let arrived = |model: &mut TopModel, seconds: u64| {
+        let TopEvent::Snapshot(mut snapshot) = snapshot(vec![hung(3, 80)], source.clone()) else {
+            panic!("another event")
+        };
+        snapshot.report.at = BootTime(seconds * 1_000_000_000);
+        model.handle(TopEvent::Snapshot(snapshot))
+    };
+    arrived(&mut model, 1000);
     let seek = |seconds: u64| Some(TopEffect::Ask(TopRequest::Seek(BootTime(seconds * 1_000_000_000))));
     assert_eq!(model.handle(TopEvent::Tick), None, "it does not play by itself");
     press(&mut model, " ");
     assert_eq!(model.handle(TopEvent::Tick), seek(1001));
     assert_eq!(model.handle(TopEvent::Tick), None, "one jump at a time");
-    arrived(&mut model);
-    assert_eq!(model.handle(TopEvent::Key(TopKey::Left)), seek(999));
-    assert_eq!(model.handle(TopEvent::Key(TopKey::Right)), seek(1001));
+    arrived(&mut model, 1001);
+    assert_eq!((model.handle(TopEvent::Tick), model.is_playing), (None, false), "it stops at the end");
+    assert_eq!(press(&mut model, " "), seek(990), "and begins again");
+    arrived(&mut model, 990);
+    assert_eq!(model.handle(TopEvent::Key(TopKey::Right)), seek(991));
+    assert_eq!(model.handle(TopEvent::Key(TopKey::Right)), seek(992), "before the answer");
+    assert_eq!(model.handle(TopEvent::Key(TopKey::Left)), seek(991));
+    arrived(&mut model, 991);
     assert_eq!((press(&mut model, "["), press(&mut model, "]")), (seek(990), seek(1001)), "within the recording");
     assert_eq!(press(&mut model, "t5s\n"), seek(995));
     assert_eq!(press(&mut model, "t00:16:35\n"), seek(995), "of the day that began at boot");

@@ -1,6 +1,6 @@
 //! Screens of some sizes. `SNAPSHOTS=overwrite cargo test -p closewait-agent --lib tui` writes them again.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use ratatui::{Terminal, backend::TestBackend};
 use snapbox::{assert_data_eq, file};
@@ -14,10 +14,7 @@ use crate::{
         model::{TopEvent, TopKey, TopSettings},
     },
 };
-use closewait_engine::{
-    model::{Certainty, Class, IncidentReport, Moment},
-    time::BootTime,
-};
+use closewait_engine::model::{Certainty, Class, IncidentReport, Moment};
 
 const SIZES: [(u16, u16); 4] = [(40, 10), (80, 24), (120, 40), (200, 50)];
 const PLAIN: TopTheme = TopTheme { color: false };
