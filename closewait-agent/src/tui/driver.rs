@@ -32,12 +32,14 @@ use super::{
     view::{TopTheme, draw},
 };
 use crate::clock;
-use closewait_engine::snapshot::query::Filter;
+use closewait_engine::{snapshot::query::Filter, time::BootTime};
 
 /// Maximum time until a signal or an answer is noticed.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two ticks of the model.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time until a destruction selects its sockets, at most: in this time, a group grows.
+const SELECTION_MARGIN: Duration = Duration::from_secs(1);
 /// Exit code after a second signal while the terminal blocks: that of SIGTERM in a shell.
 const FORCED_EXIT: i32 = 143;
 
@@ -274,7 +276,7 @@ impl Driver<'_> {
                 let mut stdout = io::stdout();
                 execute!(stdout, CopyToClipboard::to_clipboard_from(text)).context("writing to the terminal failed")?;
             }
-            Some(TopEffect::Kill(filter, count)) => self.kill(&filter, count)?,
+            Some(TopEffect::Kill { filter, count, at }) => self.kill(filter, count, at)?,
         }
         Ok(false)
     }
@@ -298,8 +300,11 @@ impl Driver<'_> {
     }
 
     /// Destroys sockets on the normal screen, and waits until the user has read the result.
-    fn kill(&mut self, filter: &Filter, count: u32) -> anyhow::Result<()> {
+    fn kill(&mut self, filter: Filter, count: u32, planned: BootTime) -> anyhow::Result<()> {
         leave();
+        // Sockets that were too young for the plan stay too young. Otherwise a growing group would always exceed the count.
+        let since = clock::now().since(planned) + SELECTION_MARGIN;
+        let filter = &Filter { older_than: filter.older_than.map(|age| age + since), ..filter };
         log::set_max_level(self.levels);
         self.hands.kill(filter, count);
         log::set_max_level(LevelFilter::Off);

@@ -129,6 +129,8 @@ pub enum TopEvent {
         lines: Vec<String>,
         /// Number of sockets to destroy.
         count: usize,
+        /// Time of the request: no later than the time at which the plan selects sockets.
+        at: BootTime,
     },
     /// The source could not answer.
     Failed(String),
@@ -160,8 +162,15 @@ pub enum TopEffect {
     Ask(TopRequest),
     /// Copy text to the clipboard of the terminal.
     Copy(String),
-    /// Destroy the sockets that a filter matches, if there are at most this number.
-    Kill(Filter, u32),
+    /// Destroy the sockets that a filter matches.
+    Kill {
+        /// Filter of the plan.
+        filter: Filter,
+        /// Maximum number of sockets.
+        count: u32,
+        /// Time of the request for the plan: younger sockets were not in it.
+        at: BootTime,
+    },
 }
 
 /// Order of the groups.
@@ -227,8 +236,9 @@ pub(super) struct SocketText {
     pub(super) lines: Option<Vec<String>>,
     /// First shown line.
     pub(super) offset: usize,
-    /// Number of sockets to destroy; `None` for a list of sockets, and until the source has answered.
-    pub(super) planned: Option<usize>,
+    /// Number of sockets to destroy, and the time of the request; `None` for a list of sockets, and until the source has
+    /// answered.
+    pub(super) planned: Option<(usize, BootTime)>,
     /// Whether it is a plan.
     pub(super) is_plan: bool,
 }
@@ -295,7 +305,7 @@ impl TopModel {
             TopEvent::Resized => return self.refresh_text().or(Some(TopEffect::Redraw)),
             TopEvent::Snapshot(snapshot) => self.take(*snapshot),
             TopEvent::Sockets { filter, lines } => self.fill(&filter, false, lines, None),
-            TopEvent::Plan { filter, lines, count } => self.fill(&filter, true, lines, Some(count)),
+            TopEvent::Plan { filter, lines, count, at } => self.fill(&filter, true, lines, Some((count, at))),
             TopEvent::Failed(error) => {
                 self.awaited = None;
                 self.is_playing = false;
@@ -553,16 +563,16 @@ impl TopModel {
     }
 
     /// Shows the answer to the request of the current page; the answer to an earlier one is dropped.
-    fn fill(&mut self, of: &Filter, of_plan: bool, answered: Vec<String>, count: Option<usize>) {
+    fn fill(&mut self, of: &Filter, of_plan: bool, answered: Vec<String>, plan: Option<(usize, BootTime)>) {
         if let TopPage::Text(SocketText { filter, lines, planned, is_plan, .. }) = &mut self.page
             && filter == of
             && *is_plan == of_plan
         {
-            (*lines, *planned) = (Some(answered), count);
+            (*lines, *planned) = (Some(answered), plan);
             self.error = None;
             // The number that the user types has to be that of the shown plan.
-            self.input = count
-                .filter(|count| *count > 0)
+            self.input = plan
+                .filter(|(count, _)| *count > 0)
                 .map(|_| InputLine { purpose: InputPurpose::Count, text: String::new() });
         }
     }
@@ -631,11 +641,13 @@ impl TopModel {
                 }
             }
             InputPurpose::Count => {
-                let TopPage::Text(SocketText { filter, planned: Some(planned), .. }) = &self.page else { return None };
-                let (filter, planned) = (filter.clone(), *planned);
+                let TopPage::Text(SocketText { filter, planned: Some((planned, at)), .. }) = &self.page else {
+                    return None;
+                };
+                let (filter, planned, at) = (filter.clone(), *planned, *at);
                 self.page = TopPage::Groups;
                 match u32::try_from(planned) {
-                    Ok(count) if typed.trim() == planned.to_string() => Some(TopEffect::Kill(filter, count)),
+                    Ok(count) if typed.trim() == planned.to_string() => Some(TopEffect::Kill { filter, count, at }),
                     Ok(_) | Err(_) => {
                         self.message = Some(format!("nothing changed: {planned} was not typed"));
                         None

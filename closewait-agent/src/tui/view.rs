@@ -280,7 +280,8 @@ fn footer(model: &TopModel, width: usize) -> Vec<Line<'static>> {
             (InputPurpose::Filter, _) => "filter by class, owner or port (Enter, Esc: none): ".to_owned(),
             (InputPurpose::Time, _) => "time since the start (1m30s) or of the day, UTC (22:45:20): ".to_owned(),
             (InputPurpose::Count, TopPage::Text(text)) => {
-                format!("type {} and Enter to destroy them, Esc to change nothing: ", text.planned.unwrap_or_default())
+                let planned = text.planned.map_or(0, |(count, _)| count);
+                format!("type {planned} and Enter to destroy them, Esc to change nothing: ")
             }
             (InputPurpose::Count, TopPage::Groups | TopPage::Help { .. }) => String::new(),
         };

@@ -82,8 +82,15 @@ impl TopSource for Live {
             TopRequest::Sockets(filter) => {
                 self.sockets(&filter, width).map(|lines| TopEvent::Sockets { filter, lines })
             }
-            TopRequest::Plan(filter) => dry_run(&kill_args(&filter, &self.asked, None), width)
-                .map(|(text, count)| TopEvent::Plan { filter, lines: text_lines(&text), count }),
+            TopRequest::Plan(filter) => {
+                let at = clock::now();
+                dry_run(&kill_args(&filter, &self.asked, None), width).map(|(text, count)| TopEvent::Plan {
+                    filter,
+                    lines: text_lines(&text),
+                    count,
+                    at,
+                })
+            }
             TopRequest::Seek(_) => Err(anyhow::anyhow!("only a recording has other times")),
         };
         answer.unwrap_or_else(|error| TopEvent::Failed(in_one_line(error)))

@@ -159,7 +159,7 @@ fn sockets_are_those_of_the_selected_group() {
 /// Opens the plan of the selected group with this number of sockets.
 fn planned(model: &mut TopModel, count: usize) -> Filter {
     let Some(TopEffect::Ask(TopRequest::Plan(filter))) = press(model, "K") else { panic!("no request") };
-    model.handle(TopEvent::Plan { filter: filter.clone(), lines: vec!["plan".to_owned()], count });
+    model.handle(TopEvent::Plan { filter: filter.clone(), lines: vec!["plan".to_owned()], count, at: BootTime(7) });
     filter
 }
 
@@ -177,7 +177,7 @@ fn only_the_number_of_the_plan_destroys() {
     assert_eq!(press(&mut model, "12"), None);
     // The rows of other groups move meanwhile.
     update(&mut model, &[(30, 8080), (99, 1)]);
-    assert_eq!(press(&mut model, "\n"), Some(TopEffect::Kill(filter, 12)));
+    assert_eq!(press(&mut model, "\n"), Some(TopEffect::Kill { filter, count: 12, at: BootTime(7) }));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_new_plan_needs_its_own_number() {
     let mut model = model(&[(30, 8080)]);
     let filter = planned(&mut model, 12);
     press(&mut model, "12");
-    model.handle(TopEvent::Plan { filter, lines: Vec::new(), count: 13 });
+    model.handle(TopEvent::Plan { filter, lines: Vec::new(), count: 13, at: BootTime(8) });
     assert_eq!(press(&mut model, "\n"), None);
     planned(&mut model, 0);
     assert_eq!((press(&mut model, "0\n"), model.input), (None, None), "an empty plan has no number");

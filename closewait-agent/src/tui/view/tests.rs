@@ -103,7 +103,7 @@ fn sockets_help_and_a_plan() {
         TopPage::Text(text) => text.filter.clone(),
         TopPage::Groups | TopPage::Help { .. } => panic!("another page"),
     };
-    let _no_effect = model.handle(TopEvent::Plan { filter, lines, count: 37 });
+    let _no_effect = model.handle(TopEvent::Plan { filter, lines, count: 37, at: BootTime(1) });
     press(&mut model, TopKey::Char('3'));
     let plan = screen(&model, (80, 24));
     press(&mut model, TopKey::Escape);
