@@ -265,16 +265,26 @@ impl<S: RecordSource> Runtime<S> {
                     if let Finding::Histogram { at, scope: Scope::All, .. } = &finding {
                         self.source.keep_reported(*at, self.engine.state().counters())?;
                     }
-                    let event = self.numbering.finding(&finding, anchor);
+                    let shown = self.sink.shows(&finding);
+                    let numbering = &mut self.numbering;
+                    let event =
+                        if shown { numbering.finding(&finding, anchor) } else { numbering.hidden(&finding, anchor) };
                     if let Some(hooks) = &mut self.hooks {
                         hooks.finding(&finding, &event, clock::now());
                     }
-                    let before = piece.bytes.len();
-                    self.sink.event(&event, &mut piece.bytes).context("writing a finding failed")?;
-                    piece.lines += u64::from(piece.bytes.len() > before);
+                    if shown {
+                        let before = piece.bytes.len();
+                        self.sink.event(&event, &mut piece.bytes).context("writing a finding failed")?;
+                        piece.lines += u64::from(piece.bytes.len() > before);
+                    }
                     if piece.bytes.len() >= PIECE_BYTES {
                         self.hand_over(&mut piece);
                     }
+                }
+                Output::StillStuck { at, counts } => {
+                    let before = piece.bytes.len();
+                    self.sink.still_stuck(at, counts, anchor, &mut piece.bytes);
+                    piece.lines += u64::from(piece.bytes.len() > before);
                 }
                 Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, AfterRefresh::Nothing),
                 Output::Refresh(keys) => {

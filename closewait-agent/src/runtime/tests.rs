@@ -252,7 +252,7 @@ fn run(
             hooks: None,
             peak: Peak::default(),
             numbering: Numbering::default(),
-            sink: Box::new(Json),
+            sink: Box::new(Json::default()),
             writer: Writer::new(writer, 1 << 20).unwrap(),
         };
         let (stop, stopped) = oneshot::channel();
