@@ -10,7 +10,7 @@ use std::{
 
 use ratatui::{buffer::Buffer, layout::Rect};
 
-use self::{live::Live, playback::Playback};
+use self::{live::Live, playback::RecordingView};
 use super::{is_colored, kill, list, print};
 use crate::{
     cli::{self, Color, OutputArgs, OutputFormat},
@@ -43,12 +43,12 @@ pub(super) fn top(args: &cli::TopArgs) -> anyhow::Result<()> {
     let asked = args.asked.clone();
     match args.replay.clone() {
         Some(file) if args.once || !has_terminal => {
-            once(model, theme, Playback::open(&file, args.at.as_deref())?.snapshot()?)
+            once(model, theme, RecordingView::open(&file, args.at.as_deref())?.snapshot()?)
         }
         None if args.once || !has_terminal => once(model, theme, Live::new(asked).snapshot()?),
         Some(file) => {
             let at = args.at.clone();
-            drive(model, theme, move || Playback::open(&file, at.as_deref()), &mut KillHands(asked))
+            drive(model, theme, move || RecordingView::open(&file, at.as_deref()), &mut KillHands(asked))
         }
         None => drive(
             model,

@@ -28,7 +28,8 @@ use signal_hook::{
 };
 
 use super::{
-    model::{TopEffect, TopEvent, TopKey, TopModel, TopRequest},
+    messages::{TopEffect, TopEvent, TopKey, TopRequest},
+    model::TopModel,
     view::{TopTheme, draw},
 };
 use crate::clock;

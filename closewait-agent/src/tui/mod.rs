@@ -10,15 +10,14 @@
 
 mod ansi;
 mod driver;
+mod messages;
 mod model;
 mod view;
 
 pub use self::{
     ansi::text_of,
     driver::{Hands, TopSource, drive},
-    model::{
-        SourceState, TopEffect, TopEvent, TopKey, TopModel, TopRequest, TopSettings, TopSnapshot, kill_command,
-        parse_position,
-    },
+    messages::{SourceState, TopEffect, TopEvent, TopKey, TopRequest, TopSettings, TopSnapshot},
+    model::{TopModel, kill_command, parse_position},
     view::{TopTheme, draw},
 };

@@ -1,5 +1,6 @@
 //! State of the view, and its changes: pure, so that the same events give the same state.
 
+mod page;
 mod position;
 #[cfg(test)]
 pub(super) mod tests;
@@ -7,18 +8,20 @@ mod trend;
 
 use std::time::Duration;
 
-pub use self::position::parse as parse_position;
-use self::trend::{SessionCounts, growth_text};
-use crate::{
-    clock::TimeAnchor,
-    sink::status::{
-        RowTrend,
-        live::{class_label, group_name},
-    },
+pub(super) use self::page::{InputLine, InputPurpose, SocketText, TopPage};
+pub use self::{page::kill_command, position::parse as parse_position};
+use self::{
+    page::{GroupOrder, PAGE, filter_of, scroll},
+    trend::{SessionCounts, growth_text},
+};
+use super::messages::{SourceState, TopEffect, TopEvent, TopKey, TopRequest, TopSettings, TopSnapshot};
+use crate::sink::status::{
+    RowTrend,
+    live::{class_label, group_name},
 };
 use closewait_engine::{
-    model::{IncidentReport, Pileup, PileupGroup, ReportedGroup},
-    snapshot::query::{Filter, Peer},
+    model::{Pileup, PileupGroup, ReportedGroup},
+    snapshot::query::Filter,
     text::is_harmful,
     time::BootTime,
 };
@@ -29,235 +32,6 @@ const MAX_INPUT: usize = 60;
 const STEP: Duration = Duration::from_secs(1);
 /// Step of the brackets in a recording.
 const LONG_STEP: Duration = Duration::from_secs(60);
-/// Number of rows that a page key moves.
-const PAGE: usize = 10;
-
-/// Settings of the view.
-#[derive(Clone, Debug, Default)]
-pub struct TopSettings {
-    /// Whether the user is root.
-    pub is_root: bool,
-    /// Options that a command needs to query the same agent, with a blank before each: ` --alone`.
-    pub agent_options: String,
-}
-
-/// Origin of the groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceState {
-    /// A running agent.
-    Agent,
-    /// Scans of this process, at least this time apart.
-    Scans(Duration),
-    /// A recording.
-    Recording {
-        /// Name of the file.
-        name: String,
-        /// First time of the recording.
-        begin: BootTime,
-        /// Last time of the recording.
-        end: BootTime,
-    },
-}
-
-/// All groups at one time.
-#[derive(Clone, Debug)]
-pub struct TopSnapshot {
-    /// All groups.
-    pub report: IncidentReport,
-    /// Relation of the kernel's clock and the wall clock.
-    pub anchor: TimeAnchor,
-    /// Origin of the groups.
-    pub source: SourceState,
-    /// Sentences about missing sockets, owners or agents.
-    pub notes: Vec<String>,
-}
-
-/// Key of the user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TopKey {
-    /// A character.
-    Char(char),
-    /// A character with the control key.
-    Control(char),
-    /// Enter.
-    Enter,
-    /// Escape.
-    Escape,
-    /// Backspace.
-    Backspace,
-    /// Arrow up.
-    Up,
-    /// Arrow down.
-    Down,
-    /// Arrow left.
-    Left,
-    /// Arrow right.
-    Right,
-    /// Page up.
-    PageUp,
-    /// Page down.
-    PageDown,
-    /// Home.
-    Home,
-    /// End.
-    End,
-}
-
-/// Event that changes the state.
-#[derive(Clone, Debug)]
-pub enum TopEvent {
-    /// The user pressed a key.
-    Key(TopKey),
-    /// A second has passed.
-    Tick,
-    /// The screen has another size.
-    Resized,
-    /// The source has all groups at another time.
-    Snapshot(Box<TopSnapshot>),
-    /// The source has the sockets that a filter matches.
-    Sockets {
-        /// Filter of the request.
-        filter: Filter,
-        /// Lines of text.
-        lines: Vec<String>,
-    },
-    /// The source has the plan of a destruction.
-    Plan {
-        /// Filter of the request.
-        filter: Filter,
-        /// Lines of text.
-        lines: Vec<String>,
-        /// Number of sockets to destroy.
-        count: usize,
-        /// Time of the request: no later than the time at which the plan selects sockets.
-        at: BootTime,
-    },
-    /// The source could not answer.
-    Failed(String),
-}
-
-/// Request to the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TopRequest {
-    /// All groups now.
-    Refresh,
-    /// The sockets that a filter matches.
-    Sockets(Filter),
-    /// The plan to destroy the sockets that a filter matches.
-    Plan(Filter),
-    /// All groups at a time of the recording.
-    Seek(BootTime),
-}
-
-/// Action that an event asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TopEffect {
-    /// End.
-    Quit,
-    /// Stop this process until the shell continues it.
-    Suspend,
-    /// Draw every cell again.
-    Redraw,
-    /// Ask the source.
-    Ask(TopRequest),
-    /// Copy text to the clipboard of the terminal.
-    Copy(String),
-    /// Destroy the sockets that a filter matches.
-    Kill {
-        /// Filter of the plan.
-        filter: Filter,
-        /// Maximum number of sockets.
-        count: u32,
-        /// Time of the request for the plan: younger sockets were not in it.
-        at: BootTime,
-    },
-}
-
-/// Order of the groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum GroupOrder {
-    /// The most urgent first.
-    #[default]
-    Urgency,
-    /// The largest first.
-    Sockets,
-    /// The fastest growing first.
-    Growth,
-    /// The oldest socket first.
-    Age,
-    /// By name of the owner.
-    Name,
-}
-
-impl GroupOrder {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Urgency => "urgency",
-            Self::Sockets => "sockets",
-            Self::Growth => "growth",
-            Self::Age => "age",
-            Self::Name => "name",
-        }
-    }
-
-    fn next(self) -> Self {
-        match self {
-            Self::Urgency => Self::Sockets,
-            Self::Sockets => Self::Growth,
-            Self::Growth => Self::Age,
-            Self::Age => Self::Name,
-            Self::Name => Self::Urgency,
-        }
-    }
-}
-
-/// Content of the screen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum TopPage {
-    /// Groups, and details of the selected one.
-    Groups,
-    /// Keys.
-    Help {
-        /// First shown line.
-        offset: usize,
-    },
-    /// Text from the source.
-    Text(SocketText),
-}
-
-/// Sockets of a group, or the plan to destroy them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SocketText {
-    /// Filter that selects the sockets.
-    pub(super) filter: Filter,
-    /// Name of the group.
-    pub(super) title: String,
-    /// Lines; `None` until the source has answered.
-    pub(super) lines: Option<Vec<String>>,
-    /// First shown line.
-    pub(super) offset: usize,
-    /// Number of sockets to destroy, and the time of the request; `None` for a list of sockets, and until the source has
-    /// answered.
-    pub(super) planned: Option<(usize, BootTime)>,
-    /// Whether it is a plan.
-    pub(super) is_plan: bool,
-}
-
-/// Line that the user types into.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct InputLine {
-    pub(super) purpose: InputPurpose,
-    pub(super) text: String,
-}
-
-/// Use of an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InputPurpose {
-    Filter,
-    Time,
-    /// Number of sockets to destroy, as a confirmation.
-    Count,
-}
 
 /// State of the view.
 #[derive(Clone, Debug, Default)]
@@ -283,12 +57,6 @@ pub struct TopModel {
     pub(super) message: Option<String>,
     /// Error of the source since its last answer.
     pub(super) error: Option<String>,
-}
-
-impl Default for TopPage {
-    fn default() -> Self {
-        Self::Groups
-    }
 }
 
 impl TopModel {
@@ -656,44 +424,4 @@ impl TopModel {
             }
         }
     }
-}
-
-/// Moves the first shown line.
-fn scroll(offset: &mut usize, key: TopKey) {
-    *offset = match key {
-        TopKey::Up | TopKey::Char('k') => offset.saturating_sub(1),
-        TopKey::Down | TopKey::Char('j') => offset.saturating_add(1),
-        TopKey::PageUp => offset.saturating_sub(PAGE),
-        TopKey::PageDown | TopKey::Char(' ') => offset.saturating_add(PAGE),
-        TopKey::Home | TopKey::Char('g') => 0,
-        TopKey::End | TopKey::Char('G') => usize::MAX,
-        _ => *offset,
-    };
-}
-
-/// Returns a filter that matches the sockets of a group: those of its first owner, on its port or with its remote endpoint.
-fn filter_of(pileup: &Pileup, older_than: Option<Duration>) -> Filter {
-    let peer = pileup.group.remote.and_then(|remote| remote.to_string().parse::<Peer>().ok());
-    Filter {
-        pids: pileup.service().owner.map(|(_, pid)| pid).into_iter().collect(),
-        ports: pileup.group.local_port.into_iter().collect(),
-        peers: peer.into_iter().collect(),
-        older_than,
-        ..Filter::default()
-    }
-}
-
-/// Returns the command that shows the plan of a destruction; `agent_options` are those for the same agent.
-pub fn kill_command(filter: &Filter, agent_options: &str) -> String {
-    let mut command = "closewait kill".to_owned();
-    command.extend(filter.pids.iter().map(|pid| format!(" --pid {pid}")));
-    command.extend(filter.ports.iter().map(|port| format!(" --port {port}")));
-    command.extend(filter.peers.iter().map(|peer| format!(" --peer {peer}")));
-    command.extend(
-        filter
-            .older_than
-            .map(|age| format!(" --older-than {}", humantime::format_duration(age).to_string().replace(' ', ""))),
-    );
-    command.push_str(agent_options);
-    command
 }

@@ -13,7 +13,10 @@ use ratatui::{
     text::{Line, Span},
 };
 
-use super::model::{InputLine, InputPurpose, SourceState, TopModel, TopPage, TopSnapshot};
+use super::{
+    messages::{SourceState, TopSnapshot},
+    model::{InputLine, InputPurpose, TopModel, TopPage},
+};
 use crate::sink::status::live::{
     GroupDetails, class_label, columns, group_table, needs_no_action, summary, time_of_day, wrapped,
 };

@@ -26,7 +26,7 @@ use closewait_engine::{
 
 /// Recording, played up to a time. A jump back plays it again from the start: the engine has no way back, and a state at any
 /// other time would take memory for each.
-pub(super) struct Playback {
+pub(super) struct RecordingView {
     path: PathBuf,
     reader: Reader<Box<dyn io::Read>>,
     player: Player,
@@ -41,7 +41,7 @@ pub(super) struct Playback {
     notes: Vec<String>,
 }
 
-impl Playback {
+impl RecordingView {
     /// Opens a recording at a time that the user wrote; without one, at its end.
     pub(super) fn open(path: &Path, at: Option<&str>) -> anyhow::Result<Self> {
         let mut reader = open(path)?;
@@ -120,7 +120,7 @@ impl Playback {
     }
 }
 
-impl TopSource for Playback {
+impl TopSource for RecordingView {
     fn interval(&self) -> Option<Duration> {
         None
     }

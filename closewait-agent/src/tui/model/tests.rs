@@ -1,7 +1,11 @@
-use super::*;
-use crate::sink::status::tests::{group, report as sorted_report};
-use closewait_engine::model::{Certainty, Class};
 use std::time::UNIX_EPOCH;
+
+use super::*;
+use crate::{
+    clock::TimeAnchor,
+    sink::status::tests::{group, report as sorted_report},
+};
+use closewait_engine::model::{Certainty, Class, IncidentReport};
 
 /// Returns a group of an own process that hangs.
 pub(in crate::tui) fn hung(count: u64, port: u16) -> Pileup {

@@ -18,12 +18,12 @@ const MIN_GROWTH_SPAN: Duration = Duration::from_secs(5);
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// Number of sockets at one time.
-type Point = (BootTime, u64);
+type CountPoint = (BootTime, u64);
 
 /// Counts of all groups of the last report, since the session began.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SessionCounts {
-    groups: Vec<(PileupGroup, VecDeque<Point>)>,
+    groups: Vec<(PileupGroup, VecDeque<CountPoint>)>,
 }
 
 impl SessionCounts {
@@ -48,18 +48,18 @@ impl SessionCounts {
         }
     }
 
-    fn points(&self, group: &PileupGroup) -> impl Iterator<Item = Point> + '_ {
+    fn points(&self, group: &PileupGroup) -> impl Iterator<Item = CountPoint> + '_ {
         let found = self.groups.iter().find(|(of, _)| of == group);
         found.into_iter().flat_map(|(_, points)| points.iter().copied())
     }
 
     /// Returns a graph of the counts of a group until `at`, at most `width` characters.
     pub(super) fn graph(&self, pileup: &Pileup, at: BootTime, width: usize) -> String {
-        let session: Vec<Point> = self.points(&pileup.group).filter(|(of, _)| *of < at).collect();
+        let session: Vec<CountPoint> = self.points(&pileup.group).filter(|(of, _)| *of < at).collect();
         let first = session.first().map_or(at, |(first, _)| *first);
         // The agent has counts from before the session.
         let history = pileup.evidence.history.iter().map(|moment| (moment.at, moment.count));
-        let mut points: Vec<Point> = history.filter(|(of, _)| *of < first).collect();
+        let mut points: Vec<CountPoint> = history.filter(|(of, _)| *of < first).collect();
         points.extend(session);
         points.push((at, pileup.count));
         graph(&points, width)
@@ -67,7 +67,7 @@ impl SessionCounts {
 
     /// Returns the growth of a group per second over the last minute; `None` if it was counted for less than 5 s.
     pub(super) fn growth(&self, group: &PileupGroup) -> Option<f64> {
-        let points: Vec<Point> = self.points(group).collect();
+        let points: Vec<CountPoint> = self.points(group).collect();
         let (at, count) = points.last()?;
         let (since, before) = points.iter().find(|(of, _)| at.since(*of) <= GROWTH_SPAN)?;
         let span = at.since(*since);
@@ -85,7 +85,7 @@ pub(super) fn growth_text(per_second: f64) -> String {
 }
 
 /// Returns the graph of counts at even intervals; empty for fewer than two counts. A level count is a line in the middle.
-fn graph(points: &[Point], width: usize) -> String {
+fn graph(points: &[CountPoint], width: usize) -> String {
     let [(begin, _), .., (end, _)] = points else { return String::new() };
     let (highest, lowest) =
         (points.iter().map(|(_, count)| *count).max(), points.iter().map(|(_, count)| *count).min());
@@ -104,7 +104,7 @@ fn graph(points: &[Point], width: usize) -> String {
 mod tests {
     use super::*;
 
-    fn points(counts: &[u64]) -> Vec<Point> {
+    fn points(counts: &[u64]) -> Vec<CountPoint> {
         counts.iter().zip(1..).map(|(count, second)| (BootTime(second * 1_000_000_000), *count)).collect()
     }
 
@@ -125,7 +125,7 @@ mod tests {
             report.groups[0].pileup.count = second;
             counts.add(&report);
         }
-        let kept: Vec<Point> = counts.points(&report.groups[0].pileup.group).collect();
+        let kept: Vec<CountPoint> = counts.points(&report.groups[0].pileup.group).collect();
         assert!(kept.len() <= MAX_POINTS, "{}", kept.len());
         assert_eq!((kept[0].1, kept[kept.len() - 1].1), (1, 1000));
         assert_eq!(counts.growth(&report.groups[0].pileup.group), Some(1.0));

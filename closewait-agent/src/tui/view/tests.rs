@@ -11,7 +11,7 @@ use crate::{
     sink::status::tests::{group, report, scene},
     tui::{
         ansi::text_of,
-        model::{TopEvent, TopKey, TopSettings},
+        messages::{TopEvent, TopKey, TopSettings},
     },
 };
 use closewait_engine::model::{Certainty, Class, IncidentReport, Moment};
