@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -16,11 +16,11 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
+use tests_support::clock::poll_until;
 use vt100::{Parser, Screen};
 
 /// Maximum time until the screen has an expected content: far more than it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 fn recording(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/recordings/{name}.recording"))
@@ -65,16 +65,8 @@ impl OnTerminal {
 
     /// Waits until the screen meets a condition.
     fn wait(&self, what: &str, condition: impl Fn(&Screen) -> bool) {
-        let began = Instant::now();
-        loop {
-            let parser = self.parser.lock().expect("the parser");
-            if condition(parser.screen()) {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "{what}:\n{}", parser.screen().contents());
-            drop(parser);
-            thread::sleep(POLL_INTERVAL);
-        }
+        let met = poll_until(PATIENCE, || condition(self.parser.lock().expect("the parser").screen()));
+        assert!(met, "{what}:\n{}", self.parser.lock().expect("the parser").screen().contents());
     }
 
     fn wait_for(&self, text: &str) {
@@ -102,23 +94,17 @@ impl OnTerminal {
     }
 
     fn wait_until_stopped(&self) {
-        let began = Instant::now();
-        while self.state() != 'T' {
-            assert!(began.elapsed() < PATIENCE, "it is not stopped");
-            thread::sleep(POLL_INTERVAL);
-        }
+        assert!(poll_until(PATIENCE, || self.state() == 'T'), "it is not stopped");
     }
 
     /// Waits for the end, and checks that it restored the terminal.
     fn end(&mut self) -> ExitStatus {
-        let began = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("the child") {
-                break status;
-            }
-            assert!(began.elapsed() < PATIENCE, "it does not end");
-            thread::sleep(POLL_INTERVAL);
-        };
+        let mut status = None;
+        poll_until(PATIENCE, || {
+            status = self.child.try_wait().expect("the child");
+            status.is_some()
+        });
+        let status = status.expect("an end");
         self.wait("the normal screen", |screen| !screen.alternate_screen() && !screen.hide_cursor());
         assert!(self.is_restored());
         status

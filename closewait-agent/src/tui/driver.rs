@@ -247,7 +247,10 @@ impl Driver<'_> {
                 let event = match event::read().context("reading the terminal failed")? {
                     event::Event::Key(key) => key_of(key).map(TopEvent::Key),
                     event::Event::Resize(..) => Some(TopEvent::Resized),
-                    _ => None,
+                    event::Event::FocusGained
+                    | event::Event::FocusLost
+                    | event::Event::Mouse(_)
+                    | event::Event::Paste(_) => None,
                 };
                 is_changed = true;
                 if let Some(event) = event
@@ -328,6 +331,7 @@ impl Driver<'_> {
 }
 
 /// Converts a key; `None` for a release, or one that has no meaning here.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most keys have no meaning here")]
 fn key_of(key: event::KeyEvent) -> Option<TopKey> {
     use event::KeyCode;
     if key.kind == event::KeyEventKind::Release {

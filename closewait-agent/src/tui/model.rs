@@ -219,11 +219,13 @@ impl TopModel {
 
     fn key(&mut self, key: TopKey) -> Option<TopEffect> {
         self.message = None;
-        match key {
-            TopKey::Control('c') => return Some(TopEffect::Quit),
-            TopKey::Control('z') => return Some(TopEffect::Suspend),
-            TopKey::Control('l') => return Some(TopEffect::Redraw),
-            _ => {}
+        if let TopKey::Control(character) = key {
+            return match character {
+                'c' => Some(TopEffect::Quit),
+                'z' => Some(TopEffect::Suspend),
+                'l' => Some(TopEffect::Redraw),
+                _ => None,
+            };
         }
         if self.input.is_some() {
             return self.type_key(key);
@@ -319,24 +321,25 @@ impl TopModel {
             return None;
         }
         let text = SocketText { filter, title, lines: None, offset: 0, planned: None, is_plan };
-        self.page = TopPage::Text(text);
+        self.page = TopPage::Text(Box::new(text));
         self.refresh_text()
     }
 
     /// Asks for the text of the page again.
     fn refresh_text(&self) -> Option<TopEffect> {
-        let TopPage::Text(SocketText { filter, is_plan, .. }) = &self.page else { return None };
+        let TopPage::Text(text) = &self.page else { return None };
+        let SocketText { filter, is_plan, .. } = text.as_ref();
         let filter = filter.clone();
         Some(TopEffect::Ask(if *is_plan { TopRequest::Plan(filter) } else { TopRequest::Sockets(filter) }))
     }
 
     /// Shows the answer to the request of the current page; the answer to an earlier one is dropped.
     fn fill(&mut self, of: &Filter, of_plan: bool, answered: Vec<String>, plan: Option<(usize, BootTime)>) {
-        if let TopPage::Text(SocketText { filter, lines, planned, is_plan, .. }) = &mut self.page
-            && filter == of
-            && *is_plan == of_plan
+        if let TopPage::Text(text) = &mut self.page
+            && text.filter == *of
+            && text.is_plan == of_plan
         {
-            (*lines, *planned) = (Some(answered), plan);
+            (text.lines, text.planned) = (Some(answered), plan);
             self.error = None;
             // The number that the user types has to be that of the shown plan.
             self.input = plan
@@ -345,6 +348,7 @@ impl TopModel {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most keys have no meaning here")]
     fn text_key(&mut self, key: TopKey) -> Option<TopEffect> {
         let TopPage::Text(text) = &mut self.page else { return None };
         match key {
@@ -363,6 +367,7 @@ impl TopModel {
         None
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most keys have no meaning here")]
     fn type_key(&mut self, key: TopKey) -> Option<TopEffect> {
         let InputLine { purpose, text } = self.input.as_mut()?;
         let purpose = *purpose;
@@ -409,10 +414,8 @@ impl TopModel {
                 }
             }
             InputPurpose::Count => {
-                let TopPage::Text(SocketText { filter, planned: Some((planned, at)), .. }) = &self.page else {
-                    return None;
-                };
-                let (filter, planned, at) = (filter.clone(), *planned, *at);
+                let TopPage::Text(text) = &self.page else { return None };
+                let (filter, (planned, at)) = (text.filter.clone(), text.planned?);
                 self.page = TopPage::Groups;
                 match u32::try_from(planned) {
                     Ok(count) if typed.trim() == planned.to_string() => Some(TopEffect::Kill { filter, count, at }),

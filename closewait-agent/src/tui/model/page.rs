@@ -51,9 +51,10 @@ impl GroupOrder {
 }
 
 /// Content of the screen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::tui) enum TopPage {
     /// Groups, and details of the selected one.
+    #[default]
     Groups,
     /// Keys.
     Help {
@@ -61,7 +62,7 @@ pub(in crate::tui) enum TopPage {
         offset: usize,
     },
     /// Text from the source.
-    Text(SocketText),
+    Text(Box<SocketText>),
 }
 
 /// Sockets of a group, or the plan to destroy them.
@@ -98,13 +99,8 @@ pub(in crate::tui) enum InputPurpose {
     Count,
 }
 
-impl Default for TopPage {
-    fn default() -> Self {
-        Self::Groups
-    }
-}
-
 /// Moves the first shown line.
+#[expect(clippy::wildcard_enum_match_arm, reason = "other keys do not scroll")]
 pub(in crate::tui) fn scroll(offset: &mut usize, key: TopKey) {
     *offset = match key {
         TopKey::Up | TopKey::Char('k') => offset.saturating_sub(1),
