@@ -44,6 +44,9 @@ const SELECTION_MARGIN: Duration = Duration::from_secs(1);
 /// Exit code after a second signal while the terminal blocks: that of SIGTERM in a shell.
 const FORCED_EXIT: i32 = 143;
 
+/// Whether the terminal is in raw mode, on the alternate screen.
+static IS_FULL: AtomicBool = AtomicBool::new(false);
+
 /// Origin of snapshots, on a thread of its own.
 pub trait TopSource {
     /// Returns the time until the next refresh; `None` if the groups change only on request.
@@ -184,14 +187,18 @@ impl Drop for FullScreen {
 }
 
 fn enable() -> io::Result<()> {
+    IS_FULL.store(true, Ordering::Relaxed);
     enable_raw_mode()?;
     execute!(io::stdout(), EnterAlternateScreen, cursor::Hide)
 }
 
-/// Restores the terminal. A terminal that has gone needs no restoring.
+/// Restores the terminal, once: a second time would move the cursor back over what was printed since. A terminal that has gone
+/// needs no restoring.
 fn leave() {
-    let _gone: io::Result<()> = execute!(io::stdout(), LeaveAlternateScreen, cursor::Show);
-    let _gone: io::Result<()> = disable_raw_mode();
+    if IS_FULL.swap(false, Ordering::Relaxed) {
+        let _gone: io::Result<()> = execute!(io::stdout(), LeaveAlternateScreen, cursor::Show);
+        let _gone: io::Result<()> = disable_raw_mode();
+    }
 }
 
 /// Loop between terminal, model and source.
@@ -313,19 +320,24 @@ impl Driver<'_> {
         self.hands.kill(filter, count);
         log::set_max_level(LevelFilter::Off);
         let mut stdout = io::stdout();
-        write!(stdout, "\npress a key to return")
-            .and_then(|()| stdout.flush())
-            .context("writing to the terminal failed")?;
+        let prompted = write!(stdout, "\npress a key to return").and_then(|()| stdout.flush());
+        prompted.context("writing to the terminal failed")?;
         enable_raw_mode().context("setting up the terminal failed")?;
+        let waited = self.wait_for_key();
+        disable_raw_mode().context("setting up the terminal failed")?;
+        waited.context("reading the terminal failed")?;
+        self.flags.continued.store(true, Ordering::Relaxed);
+        self.ask(TopRequest::Refresh);
+        Ok(())
+    }
+
+    /// Waits for a key or the end.
+    fn wait_for_key(&self) -> io::Result<()> {
         while !self.flags.end.load(Ordering::Relaxed) {
-            if event::poll(POLL_INTERVAL).context("reading the terminal failed")?
-                && matches!(event::read().context("reading the terminal failed")?, event::Event::Key(_))
-            {
+            if event::poll(POLL_INTERVAL)? && matches!(event::read()?, event::Event::Key(_)) {
                 break;
             }
         }
-        self.flags.continued.store(true, Ordering::Relaxed);
-        self.ask(TopRequest::Refresh);
         Ok(())
     }
 }
