@@ -169,6 +169,8 @@ impl FullScreen {
 
     /// Sets the terminal up again, and draws all of it.
     fn enable_again(&mut self) -> io::Result<()> {
+        // Whoever continued this process may have changed the modes, and crossterm sets only those that it does not know as set.
+        disable_raw_mode()?;
         enable()?;
         self.draw_all_again()
     }
