@@ -47,6 +47,8 @@ pub enum Command {
     /// Run the agent: write incidents and stuck sockets to standard output and dwell time histograms to the log, until SIGINT or
     /// SIGTERM
     Run(RunArgs),
+    /// Show all groups live on a full screen, or move through a recording
+    Top(TopArgs),
     /// List current CLOSE_WAIT sockets, oldest first
     List(ListArgs),
     /// Destroy matching sockets (dry run unless --yes)
@@ -148,6 +150,26 @@ pub struct StatusArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
+    /// Agent to query.
+    #[command(flatten)]
+    pub asked: AgentArgs,
+}
+
+/// `closewait top`.
+#[derive(Clone, Debug, Args)]
+pub struct TopArgs {
+    /// Color; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+    /// Print the screen once as text; also the default if standard output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Move through a recording of `run --record`: space plays, arrow keys step, t goes to a time
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["alone", "socket"])]
+    pub replay: Option<PathBuf>,
+    /// Time in the recording: since its start (1m30s), or of the day in UTC (22:45:20) [default: its end]
+    #[arg(long, value_name = "TIME", requires = "replay")]
+    pub at: Option<String>,
     /// Agent to query.
     #[command(flatten)]
     pub asked: AgentArgs,

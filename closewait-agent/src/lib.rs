@@ -24,6 +24,7 @@
 //! | [`limits`] | limits of the environment that would end the process | |
 //! | [`signals`] | signals that are blocked or ignored when a process starts | |
 //! | [`memory`] | release of memory after a peak | |
+//! | [`tui`] | the full-screen view of `closewait top`: state, screen and terminal | agents, scans and recordings |
 //! | `beside` | two threads for one job: one reads, the other stores or prints | |
 //! | [`cmd`], [`cli`] | subcommands, one file each; the options | |
 //!
@@ -45,3 +46,4 @@ pub mod runtime;
 pub mod signals;
 pub mod sink;
 pub mod source;
+pub mod tui;

@@ -41,6 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(thresholds.clone().all(|level| level.stuck != Some(0)));
             assert!(thresholds.filter_map(|level| level.growth).all(|growth| growth.is_finite() && growth > 0.0));
         }
+        Ok(Command::Top(top)) => assert!(top.at.is_none() || top.replay.is_some()),
         Ok(Command::Status(_) | Command::Explain(_) | Command::Doctor(_)) => {}
         Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),
     }

@@ -143,6 +143,32 @@ impl KillError {
 /// If there is no filter, if this kernel or these privileges do not allow it, if there are more than `--max`, or if standard
 /// output cannot be written.
 pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
+    planned(
+        args,
+        |filter, plan, targets| {
+            if args.yes { act(args, filter, plan, targets) } else { only_plan(args, plan, targets.len()) }
+        },
+    )
+}
+
+/// Returns the text of a plan, in lines of at most `width` columns, and the number of sockets to destroy. Changes nothing.
+///
+/// # Errors
+///
+/// As [`kill`].
+pub(super) fn dry_run(args: &cli::KillArgs, width: u16) -> anyhow::Result<(String, usize)> {
+    planned(args, |_filter, plan, targets| {
+        let (style, mut text) = (Style { width: Some(width), wide: false, color: false }, Vec::new());
+        kill::plan(clock::now(), &plan.selected, &plan.plans, style, &mut text);
+        Ok((String::from_utf8_lossy(&text).into_owned(), targets.len()))
+    })
+}
+
+/// Makes a plan, and hands the filter, the plan and the sockets to destroy to `take`.
+fn planned<T>(
+    args: &cli::KillArgs,
+    take: impl FnOnce(&Filter, &KillPlan<'_>, &[Target]) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let filter = filter(&args.filters);
     if filter.fits_everything() {
         return Err(KillError::NoFilter.into());
@@ -157,8 +183,7 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
         let selected: Vec<Selected> = listing.rows().map(|row| Selected::new(&row, listing.header.at)).collect();
         let plans = destroy::plan(&selected, &filter, clock::now);
         let targets: Vec<Target> = plans.iter().flatten().cloned().collect();
-        let plan = KillPlan { listing: &listing, selected, plans };
-        if args.yes { act(args, &filter, &plan, &targets) } else { only_plan(args, &plan, targets.len()) }
+        take(&filter, &KillPlan { listing: &listing, selected, plans }, &targets)
     })
 }
 

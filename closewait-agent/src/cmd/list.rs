@@ -143,7 +143,7 @@ pub(super) fn answer_needing<T>(
 }
 
 /// Queries a running agent, if there is one: it has exact dwell times, and sockets that entered and exited before.
-fn ask_agent(
+pub(super) fn ask_agent(
     args: &cli::AgentArgs,
     query: &Query,
     shape: ListShape,
@@ -195,7 +195,7 @@ pub(super) fn engine_of_scan(facts: &HostFacts, stuck_after: Duration, max_track
 /// # Errors
 ///
 /// If the scan needs kernel programs, and cannot have them.
-fn scan_once(form: Form, needs: ScanNeeds, note: &mut dyn FnMut(String)) -> anyhow::Result<RecordingEngine> {
+pub(super) fn scan_once(form: Form, needs: ScanNeeds, note: &mut dyn FnMut(String)) -> anyhow::Result<RecordingEngine> {
     // Before this process uses much memory itself.
     let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();

@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod status;
 mod stdout;
+mod top;
 
 use std::{
     env,
@@ -57,6 +58,7 @@ pub fn run(command: &Command) -> ExitCode {
     }
     let result = stdout::check(command).and_then(|()| match command {
         Command::Status(args) => with_open_files(|_| status::status(args).map(|()| 0)),
+        Command::Top(top) => with_open_files(|_| top::top(top).map(|()| 0)),
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
@@ -93,6 +95,7 @@ const fn needs_kernel_program(command: &Command) -> bool {
     match command {
         Command::Status(_) | Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
         Command::Report(report) => report.file.is_none(),
+        Command::Top(top) => top.replay.is_none(),
         // A check has exit codes of its own for what is missing.
         Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) => false,
     }
@@ -155,7 +158,12 @@ impl From<OutputFormat> for Form {
 
 /// Whether to color text.
 fn color(shape: OutputArgs) -> bool {
-    match shape.color {
+    is_colored(shape.color)
+}
+
+/// Whether this choice means color on standard output.
+fn is_colored(choice: Color) -> bool {
+    match choice {
         Color::Always => true,
         Color::Never => false,
         Color::Auto => {
@@ -182,12 +190,21 @@ mod tests {
             let cli = Cli::try_parse_from(arguments.split(' ')).expect("a command line");
             needs_kernel_program(&cli.into_command())
         };
-        for arguments in
-            ["--alone", "status", "run", "run --unpin", "list", "list --alone", "kill --port 80", "report", "doctor"]
-        {
+        for arguments in [
+            "--alone",
+            "status",
+            "run",
+            "run --unpin",
+            "list",
+            "list --alone",
+            "kill --port 80",
+            "report",
+            "doctor",
+            "top",
+        ] {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
-        for arguments in ["replay FILE", "report FILE", "hooks", "explain", "explain hung"] {
+        for arguments in ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung"] {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
         }
     }

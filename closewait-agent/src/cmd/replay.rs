@@ -95,20 +95,27 @@ fn play(
 
 /// Logs the way the recording ends.
 pub(super) fn report_end(end: Option<RecordingEnd>, file: &Path) {
+    if let Some(text) = end.and_then(|end| end_text(end, file)) {
+        log::warn!("{text}");
+    }
+}
+
+/// Describes an end that is not that of the agent.
+pub(super) fn end_text(end: RecordingEnd, file: &Path) -> Option<String> {
     let file = file.display();
     match end {
-        None | Some(RecordingEnd::Stopped) => {}
-        Some(RecordingEnd::Full) => {
-            log::warn!("{file} was full here; the agent continued without recording (run --record-max)")
+        RecordingEnd::Stopped => None,
+        RecordingEnd::Full => {
+            Some(format!("{file} was full here; the agent continued without recording (run --record-max)"))
         }
-        Some(RecordingEnd::Unwritten) => log::warn!(
+        RecordingEnd::Unwritten => Some(format!(
             "{file} ends here, more could not be written: a disk was full, or took too long; the agent continued without recording"
-        ),
-        Some(RecordingEnd::Unfinished) => {
-            log::warn!("{file} has no end: the agent was killed, could not write it, or still runs")
+        )),
+        RecordingEnd::Unfinished => {
+            Some(format!("{file} has no end: the agent was killed, could not write it, or still runs"))
         }
-        Some(RecordingEnd::Cut { at, skipped }) => {
-            log::warn!("{file} is cut at byte {at}: the last {skipped} bytes are no whole frame and were skipped");
+        RecordingEnd::Cut { at, skipped } => {
+            Some(format!("{file} is cut at byte {at}: the last {skipped} bytes are no whole frame and were skipped"))
         }
     }
 }

@@ -2,13 +2,15 @@
 
 mod blocks;
 mod json;
+pub mod live;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt::Write as _, io};
 
 use self::blocks::Block;
+pub use self::rows::RowTrend;
 use super::{
     Form,
     list::{missing, none},
@@ -192,7 +194,7 @@ fn body(page: &StatusPage<'_>, shown: &[&Pileup], room: Option<usize>, lines: &m
     lines.push("", None);
     let (kept, others) = shown.split_at(rows);
     let mut table = Vec::new();
-    rows::write(kept, page.report, screen, &mut table)?;
+    rows::write(kept, &[], page.report, screen, &mut table)?;
     for (line, group) in String::from_utf8_lossy(&table).lines().zip(std::iter::once(None).chain(kept.iter().map(Some)))
     {
         let dim = group.is_some_and(|pileup| is_calm(pileup)).then_some("2");

@@ -7,7 +7,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 /// Number of spaces between columns.
 const GAP: usize = 2;
 /// Minimum width of a screen that a table is fitted to, columns.
-const MIN_WIDTH: usize = 50;
+const MIN_WIDTH: usize = 38;
 const SPACES: &[u8] = &[b' '; 128];
 /// Size at which complete lines are written, bytes.
 const WRITE: usize = 64 * 1024;
@@ -378,7 +378,8 @@ mod tests {
         // Five less of A were not enough, and without B they are not needed.
         assert_eq!(fitted(82), [Some(40), None, Some(40)]);
         assert_eq!(fitted(60), [Some(35), None, Some(23)]);
-        assert_eq!(fitted(1), [Some(35), None, Some(MIN_WIDTH - 37)]);
+        assert_eq!(fitted(1), [Some(35), None, Some(10)]);
+        assert_eq!(fitted(1), fitted(MIN_WIDTH));
     }
 
     #[test]

@@ -14,6 +14,10 @@ const WRONG: &str = "\
 closewait watch
 closewait --alone list
 closewait status --port 80
+closewait top --at 5s
+closewait top --alone --replay recording
+closewait top --replay /nowhere/recording
+closewait top --replay Cargo.toml
 closewait run extra
 closewait run --stuck-after soon
 closewait run --stuck-after 0s
@@ -66,6 +70,7 @@ fn transcript(lines: &str) -> String {
 fn help_is_as_written() {
     assert_data_eq!(transcript("closewait --help"), file!["help.txt"]);
     assert_data_eq!(transcript("closewait status --help"), file!["help-status.txt"]);
+    assert_data_eq!(transcript("closewait top --help"), file!["help-top.txt"]);
     assert_data_eq!(transcript("closewait run --help"), file!["help-run.txt"]);
     assert_data_eq!(transcript("closewait list --help"), file!["help-list.txt"]);
     assert_data_eq!(transcript("closewait kill --help"), file!["help-kill.txt"]);

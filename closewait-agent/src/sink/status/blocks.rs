@@ -37,7 +37,7 @@ impl Block {
         evidence.extend(text(&format!("next: {}", verdict.next.text)));
         let command = format!("{COMMAND_INDENT}{}", pileup.command());
         Self {
-            title: wrap(&title(number, pileup, page), width, INDENT),
+            title: wrap(&format!("{number}  {}", title(pileup, page)), width, INDENT),
             evidence,
             command_rows: rows_of(&command, width),
             command,
@@ -106,12 +106,12 @@ pub(super) fn fit(blocks: &[Block], room: Option<usize>) -> Vec<Option<usize>> {
 }
 
 /// Returns the title: class, owner, port, beginning, last close and limit.
-fn title(number: usize, pileup: &Pileup, page: &StatusPage<'_>) -> String {
+pub(super) fn title(pileup: &Pileup, page: &StatusPage<'_>) -> String {
     let (report, onset) = (page.report, &pileup.onset);
     let name = pileup.service().name();
     let process = pileup.service().process().filter(|process| Some(process) != name.as_ref());
     let process = process.map(|process| format!(" ({process})")).unwrap_or_default();
-    let mut title = format!("{number}  {}  {}{process} {}", label(pileup), rows::who(pileup), port(&pileup.group));
+    let mut title = format!("{}  {}{process} {}", label(pileup), rows::who(pileup), port(&pileup.group));
     let since = report.at.since(onset.first_stuck);
     let time = schema::time(page.anchor.wall(onset.first_stuck));
     let (day, clock) = (time.get(..10).unwrap_or_default(), time.get(11..19).unwrap_or_default());

@@ -28,16 +28,40 @@ const CONCESSIONS: [Concession; 10] = [
     Concession::Shrink("WHO", 12),
     Concession::Drop("PORT"),
 ];
+/// Order in which columns give way beside graphs.
+const LIVE_CONCESSIONS: [Concession; 11] = [
+    Concession::Shrink("WHO", 48),
+    Concession::Drop("LIMIT"),
+    Concession::Drop("OLDEST"),
+    Concession::Shrink("PORT", 14),
+    Concession::Shrink("PORT", 8),
+    Concession::Drop("TREND"),
+    Concession::Drop("GROWS"),
+    Concession::Shrink("WHO", 30),
+    Concession::Drop("FULL IN"),
+    Concession::Shrink("WHO", 12),
+    Concession::Drop("PORT"),
+];
 /// Color of a limit that is reached.
 const FULL: &str = "1;37;41";
 
-/// Writes the table, with its heading.
+/// Course of a group's count that a live view adds to its row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowTrend {
+    /// Graph of the counts, one character each.
+    pub graph: String,
+    /// Growth that the view has measured itself; `None` to show that of the agent.
+    pub growth: Option<String>,
+}
+
+/// Writes the table, with its heading. Rows without a trend have no graph.
 ///
 /// # Errors
 ///
 /// If `to` fails.
 pub(super) fn write(
     pileups: &[&Pileup],
+    trends: &[RowTrend],
     report: &IncidentReport,
     screen: Screen,
     to: &mut impl io::Write,
@@ -47,8 +71,10 @@ pub(super) fn write(
         (column("", Align::Left), column("WHO", Align::Left), column("PORT", Align::Left));
     let (mut sockets, mut grows, mut oldest) =
         (column("SOCKETS", Align::Right), column("GROWS", Align::Right), column("OLDEST", Align::Right));
+    let mut graph = column("TREND", Align::Left);
     let (mut limit, mut full_in) = (column("LIMIT", Align::Right), column("FULL IN", Align::Right));
-    for pileup in pileups {
+    for (at, pileup) in pileups.iter().enumerate() {
+        let trend = trends.get(at);
         // A line of a calm group is dim as a whole.
         let colored = screen.color && !is_calm(pileup);
         class.text().push_str(&label(pileup));
@@ -60,7 +86,10 @@ pub(super) fn write(
         ports.end_keeping(text.rfind(':').map_or(0, |colon| text.len() - colon), 0);
         sockets.text().push_str(&pileup.count.to_string());
         sockets.end();
-        grows.text().push_str(&growth(pileup));
+        graph.text().push_str(trend.map_or("", |trend| &trend.graph));
+        graph.end();
+        let measured = trend.and_then(|trend| trend.growth.clone());
+        grows.text().push_str(&measured.unwrap_or_else(|| growth(pileup)));
         grows.end();
         oldest.text().push_str(&age(pileup, report));
         oldest.end();
@@ -70,9 +99,10 @@ pub(super) fn write(
         full_in.text().push_str(&text);
         full_in.end_in(if colored { color } else { None });
     }
-    let columns = [class, owner, ports, sockets, grows, oldest, limit, full_in];
+    let columns = [class, owner, ports, sockets, graph, grows, oldest, limit, full_in];
     let columns: Vec<Column> = columns.into_iter().filter(|column| !column.is_blank()).collect();
-    table::write(&columns, Some(screen.width), &CONCESSIONS, to)
+    let concessions: &[Concession] = if trends.is_empty() { &CONCESSIONS } else { &LIVE_CONCESSIONS };
+    table::write(&columns, Some(screen.width), concessions, to)
 }
 
 /// Returns the name of the owner, and the number of other owners.

@@ -26,7 +26,13 @@ fn seconds_ago(seconds: u64) -> BootTime {
 }
 
 /// Returns a group of a process without growth.
-fn group(class: Class, certainty: Certainty, count: u64, port: u16, (comm, pid, script): (&str, u32, &str)) -> Pileup {
+pub(crate) fn group(
+    class: Class,
+    certainty: Certainty,
+    count: u64,
+    port: u16,
+    (comm, pid, script): (&str, u32, &str),
+) -> Pileup {
     let mut group = pileup(class, certainty, count);
     group.group.local_port = Some(port);
     group.owners = Some(vec![(owner(comm, pid, 3).task, u32::try_from(count).unwrap())]);
@@ -63,7 +69,7 @@ fn because(mut group: Pileup, text: &str, command: Option<&str>) -> Pileup {
 }
 
 /// Returns the groups of a host with two hangs, a leak, a pool and an upload.
-fn scene() -> Vec<Pileup> {
+pub(crate) fn scene() -> Vec<Pileup> {
     let why = "since the oldest of 3002 sockets entered 6m3s ago, python3[12782] has served no other connection of port \
                25010, while 3010 arrived; 8 of 9 threads wait without a timeout, and most of the sockets were never read";
     let orders = group(Class::Hung, Certainty::Medium, 3002, 25_010, ("python3", 12_782, "orders.py"));
@@ -82,7 +88,7 @@ fn scene() -> Vec<Pileup> {
     vec![shop, orders, leak, guess, young, pool, upload]
 }
 
-fn report(mut pileups: Vec<Pileup>) -> IncidentReport {
+pub(crate) fn report(mut pileups: Vec<Pileup>) -> IncidentReport {
     pileups.sort_by_key(Pileup::urgency);
     let tracked = pileups.iter().map(|pileup| pileup.count).sum();
     IncidentReport {

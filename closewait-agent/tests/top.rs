@@ -1,0 +1,225 @@
+//! `closewait top` on a pseudo-terminal, and without one. The screens themselves have tests beside the view.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read as _, Write as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
+};
+use tests_support::clock::poll_until;
+use vt100::{Parser, Screen};
+
+/// Maximum time until the screen has an expected content: far more than it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn recording(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/recordings/{name}.recording"))
+}
+
+/// Program on a terminal, which is not its controlling one: signals come only from the test.
+struct OnTerminal {
+    child: Child,
+    master: File,
+    /// The other end, to read its modes.
+    slave: OwnedFd,
+    parser: Arc<Mutex<Parser>>,
+}
+
+impl OnTerminal {
+    fn start(arguments: &[&str], file: &Path, (columns, rows): (u16, u16)) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        grantpt(&master).expect("grantpt");
+        unlockpt(&master).expect("unlockpt");
+        let path = ptsname(&master, Vec::new()).expect("ptsname");
+        let open = || {
+            let path = path.to_str().expect("a path");
+            OpenOptions::new().read(true).write(true).open(path).expect("the terminal")
+        };
+        let slave = OwnedFd::from(open());
+        resize(&slave, columns, rows);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        command.arg("top").args(arguments).arg("--replay").arg(file);
+        command.env("TERM", "xterm").env_remove("NO_COLOR").env_remove("COLUMNS").env_remove("LINES");
+        let child = command.stdin(open()).stdout(open()).stderr(open()).spawn().expect("closewait");
+        let parser = Arc::new(Mutex::new(Parser::new(rows, columns, 0)));
+        let (to, mut from) = (Arc::clone(&parser), File::from(master.try_clone().expect("a descriptor")));
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // The end of the test closes the other end.
+            while let Ok(read @ 1..) = from.read(&mut bytes) {
+                to.lock().expect("the parser").process(&bytes[..read]);
+            }
+        });
+        Self { child, master: File::from(master), slave, parser }
+    }
+
+    /// Waits until the screen meets a condition.
+    fn wait(&self, what: &str, condition: impl Fn(&Screen) -> bool) {
+        let met = poll_until(PATIENCE, || condition(self.parser.lock().expect("the parser").screen()));
+        assert!(met, "{what}:\n{}", self.parser.lock().expect("the parser").screen().contents());
+    }
+
+    fn wait_for(&self, text: &str) {
+        self.wait(text, |screen| screen.contents().contains(text));
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).expect("keys");
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("a signal");
+    }
+
+    /// Whether the terminal is as a shell leaves it: echo and lines.
+    fn is_restored(&self) -> bool {
+        let modes = tcgetattr(&self.slave).expect("modes").local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    fn state(&self) -> char {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("stat");
+        stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).expect("a state")
+    }
+
+    fn wait_until_stopped(&self) {
+        assert!(poll_until(PATIENCE, || self.state() == 'T'), "it is not stopped");
+    }
+
+    /// Waits for the end, and checks that it restored the terminal.
+    fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        poll_until(PATIENCE, || {
+            status = self.child.try_wait().expect("the child");
+            status.is_some()
+        });
+        let status = status.expect("an end");
+        self.wait("the normal screen", |screen| !screen.alternate_screen() && !screen.hide_cursor());
+        assert!(self.is_restored());
+        status
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        let _ended: std::io::Result<()> = self.child.kill();
+        let _reaped: std::io::Result<ExitStatus> = self.child.wait();
+    }
+}
+
+fn resize(slave: &OwnedFd, columns: u16, rows: u16) {
+    tcsetwinsize(slave, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
+}
+
+fn first_row(screen: &Screen) -> String {
+    screen.rows(0, screen.size().1).next().unwrap_or_default()
+}
+
+#[test]
+fn a_terminal_shows_groups_and_is_restored() {
+    let mut top = OnTerminal::start(&[], &recording("tomcat-pinned"), (100, 30));
+    top.wait("the first row", |screen| first_row(screen).starts_with("closewait top  "));
+    top.wait("the full screen", |screen| screen.alternate_screen() && screen.hide_cursor());
+    top.wait_for("▶");
+    assert!(!top.is_restored(), "keys come one by one");
+    top.press("?");
+    top.wait_for("the selection stays on it when rows move");
+    top.press("\x1b");
+    top.wait("groups", |screen| screen.contents().contains("▶"));
+    top.press("\r");
+    top.wait_for("sockets of java");
+    top.press("q");
+    top.wait_for("WHO");
+    top.press("q");
+    assert_eq!(top.end().code(), Some(0));
+}
+
+#[test]
+fn a_recording_is_moved_through_with_keys() {
+    let mut top = OnTerminal::start(&["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
+    top.wait("the start", |screen| first_row(screen).starts_with("closewait top  0s of "));
+    top.press("t3s\r");
+    top.wait("the time", |screen| first_row(screen).starts_with("closewait top  3s of "));
+    top.press("\x1b[C");
+    top.wait("a step", |screen| first_row(screen).starts_with("closewait top  4s of "));
+    top.press("\x1b[D\x1b[D");
+    top.wait("steps back", |screen| first_row(screen).starts_with("closewait top  2s of "));
+    top.press(" ");
+    top.wait("it plays", |screen| first_row(screen).contains("playing"));
+    top.wait("a second later", |screen| first_row(screen).starts_with("closewait top  3s of "));
+    top.signal(Signal::INT);
+    assert_eq!(top.end().code(), Some(0));
+}
+
+#[test]
+fn it_stops_continues_and_fits_another_size() {
+    let mut top = OnTerminal::start(&[], &recording("tomcat-pinned"), (100, 30));
+    top.wait_for("▶");
+    top.signal(Signal::TSTP);
+    top.wait_until_stopped();
+    top.wait("the normal screen", |screen| !screen.alternate_screen());
+    assert!(top.is_restored(), "the shell has the terminal");
+    top.signal(Signal::CONT);
+    top.wait("the full screen again", |screen| screen.alternate_screen() && screen.contents().contains("▶"));
+    top.parser.lock().expect("the parser").screen_mut().set_size(10, 40);
+    resize(&top.slave, 40, 10);
+    top.signal(Signal::WINCH);
+    top.wait("the small screen", |screen| {
+        let last = screen.rows(0, 40).last().unwrap_or_default();
+        last.starts_with("? help") && screen.contents().contains("▶")
+    });
+    top.signal(Signal::TERM);
+    assert_eq!(top.end().code(), Some(0));
+}
+
+#[test]
+fn a_broken_recording_leaves_a_readable_terminal() {
+    let mut top = OnTerminal::start(&[], Path::new("/nowhere/recording"), (100, 30));
+    assert_eq!(top.end().code(), Some(1));
+    top.wait_for("opening /nowhere/recording failed");
+}
+
+/// Returns the screen that `top --once` prints.
+fn once(arguments: &[&str], file: &Path) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+    command.arg("top").args(arguments).arg("--replay").arg(file).stdin(Stdio::null());
+    let output = command.env("COLUMNS", "100").env("LINES", "30").output().expect("closewait");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn the_same_recording_gives_the_same_screen() {
+    let folder = recording("x");
+    let mut count = 0;
+    for entry in fs::read_dir(folder.parent().expect("a folder")).expect("recordings") {
+        let path = entry.expect("a file").path();
+        if path.extension().is_none_or(|extension| extension != "recording") {
+            continue;
+        }
+        count += 1;
+        let screen = once(&[], &path);
+        assert_eq!(screen, once(&["--once"], &path), "{}", path.display());
+        assert!(screen.starts_with("closewait top  "), "{screen}");
+    }
+    assert!(count > 10, "there are recordings");
+}
+
+#[test]
+fn colors_are_printed_only_if_wanted() {
+    let file = recording("tomcat-pinned");
+    assert!(!once(&[], &file).contains('\x1b'));
+    assert!(once(&["--color", "always"], &file).contains("\x1b["));
+}
