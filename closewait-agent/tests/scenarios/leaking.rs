@@ -113,7 +113,7 @@ const NO_HEARTBEATS: Scenario = Scenario {
         situation: "the thread that sends heartbeats has died; subscribers come and leave",
         count: 12..=40,
         expected: &["leak"],
-        certainties: LIKELY,
+        certainties: CAREFUL,
         ..Part::DEFAULT
     }],
 };

@@ -30,13 +30,13 @@ impl Rule for Inherited {
             certainty: &[
                 (
                     Certainty::High,
-                    "the opener is known and has no descriptor, and the owner has another name; or another program is the listener, and most of the \
-                     sockets were answered",
+                    "the opener is known and has no descriptor, and the owner has another name; or another program is the listener, and the \
+                     request was answered",
                 ),
                 (
                     Certainty::Medium,
                     "the owner has the opener's name (a daemon that went to the background), or the connection is older than the \
-                     owner and most of the sockets were answered",
+                     owner and the request was answered",
                 ),
                 (
                     Certainty::Low,
@@ -230,7 +230,7 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
     });
     let from = text::names(&others).filter(|_| foreign)?;
     // A program that gets a connection to serve it has not answered yet.
-    let answered = case.group.is_most(case.group.answered);
+    let answered = case.socket.replied() == Some(true);
     Some((
         if answered { Certainty::High } else { Certainty::Low },
         format!(
@@ -265,7 +265,7 @@ fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, S
     if !foreign && older < 2 {
         return None;
     }
-    let answered = case.group.is_most(case.group.answered);
+    let answered = case.socket.replied() == Some(true);
     Some((
         if answered { Certainty::Medium } else { Certainty::Low },
         format!(
