@@ -3,5 +3,6 @@
 pub mod groups;
 pub mod hints;
 pub mod query;
+pub mod summary;
 pub mod urgency;
 pub mod view;

@@ -40,6 +40,8 @@ pub enum ListContent {
     Sockets,
     /// Facts about each socket that tables show, and the hints below a table. Such an answer has a third of the size.
     Table,
+    /// All facts about each socket, and the hints below a table: for columns that most tables do not have.
+    WideTable,
     /// Groups of sockets, and the hints below a table.
     Groups(GroupBy),
 }
@@ -118,8 +120,9 @@ impl Filter {
 
     /// Whether a row matches.
     ///
-    /// A cgroup that begins with a slash is a path, and matches everything below, too. Any other value is part of a path or of
-    /// the name of a unit or a pod, or the beginning of a container's id; `namespace/name` is a pod.
+    /// A cgroup that begins with a slash is a path, and matches everything below, too. `id:N` is a cgroup without a known path, by
+    /// its id. Any other value is part of a path or of the name of a unit or a pod, or the beginning of a container's id;
+    /// `namespace/name` is a pod.
     pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
         self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
     }
@@ -133,7 +136,10 @@ impl Filter {
             && (ports.is_empty() || ports.iter().any(any_port))
             && (peers.is_empty() || peers.iter().any(|peer| peer.matches(socket.remote)))
             && (cgroups.is_empty()
-                || workload.is_some_and(|workload| cgroups.iter().any(|text| is_in_cgroup(workload, text))))
+                || cgroups.iter().any(|text| match workload {
+                    Some(workload) => is_in_cgroup(workload, text),
+                    None => cgroup_id(text).is_some_and(|id| socket.cgroup == Some(id)),
+                }))
             && older_than.is_none_or(|age| since_entry(facts, now).is_some_and(|since| since >= age))
     }
 
@@ -179,6 +185,11 @@ fn since_entry(facts: &RowFacts<'_>, now: BootTime) -> Option<Duration> {
         None => stayed,
         Some(gone) => Some(stayed.unwrap_or_default().saturating_add(now.since(gone.at))),
     }
+}
+
+/// Parses `id:N`.
+fn cgroup_id(text: &str) -> Option<u64> {
+    text.strip_prefix("id:")?.parse().ok()
 }
 
 fn is_in_cgroup(workload: &Workload, text: &str) -> bool {
@@ -451,6 +462,12 @@ mod tests {
             let filter = Filter { cgroups: vec![text.to_owned()], ..Filter::default() };
             assert_eq!(fits(&filter, &row), is, "{text}");
         }
+        let rooted = Socket { cgroup: Some(1), ..socket.clone() };
+        let by_id = Filter { cgroups: vec!["id:1".to_owned()], ..Filter::default() };
+        let without_path = Row { workload: None, ..Row { socket: &rooted, ..row.clone() } };
+        assert!(fits(&by_id, &without_path) && !fits(&by_id, &row));
+        let other = Filter { cgroups: vec!["id:12".to_owned()], ..Filter::default() };
+        assert!(!fits(&other, &without_path));
         let any = Filter { cgroups: vec!["/".to_owned()], ..Filter::default() };
         assert!(!fits(&any, &Row { workload: None, ..row }), "an unknown cgroup does not match");
     }

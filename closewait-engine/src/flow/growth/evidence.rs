@@ -16,10 +16,10 @@ use crate::{
     flow::port_watch::OldestOfPorts,
     model::{
         Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Output, Pileup,
-        PileupEnd, ReadState, ReportedGroup, Shape, Slope, SocketKey, Task,
+        PileupEnd, ReadState, ReportedGroup, Shape, Slope, Socket, SocketKey, Task,
     },
     snapshot::query::{EVERYTHING, Filter},
-    snapshot::urgency::Urgency,
+    snapshot::urgency::{Urgency, UrgencyCounts},
     snapshot::view::RowFacts,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -97,8 +97,7 @@ impl Engine {
     fn members(&self, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
         let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
         for (key, tracked) in self.tracker.iter() {
-            let flow_key = self.group_keys.flow(&tracked.socket);
-            let flow_key = self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key));
+            let flow_key = self.flow_of(&tracked.socket);
             if wanted(flow_key) {
                 members.entry(flow_key).or_default().push((key, tracked));
             }
@@ -168,6 +167,36 @@ impl Engine {
             more: all.saturating_sub(ranked.len() + others) as u64,
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
         }
+    }
+
+    /// Returns the flow that a socket is counted in.
+    pub(crate) fn flow_of(&self, socket: &Socket) -> FlowKey {
+        let flow_key = self.group_keys.flow(socket);
+        self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
+    }
+
+    /// Returns the number of these groups by their urgency at `now`.
+    pub(crate) fn urgencies(&self, now: BootTime, flows: &BTreeSet<FlowKey>) -> UrgencyCounts {
+        let mut counts = UrgencyCounts::default();
+        if flows.is_empty() {
+            return counts;
+        }
+        let grouping = Grouping::new(
+            now,
+            self.config.stuck_after,
+            &self.tracker,
+            &self.host_context,
+            &self.group_keys,
+            self.flows.as_ref(),
+        );
+        let members = self.members(|flow_key| flows.contains(&flow_key));
+        for (flow_key, members) in members.iter().take(MAX_RANKED_GROUPS) {
+            if let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) {
+                counts.add(pileup.urgency());
+            }
+        }
+        counts.others = members.len().saturating_sub(MAX_RANKED_GROUPS) as u64;
+        counts
     }
 
     /// Returns the facts about a socket that filters compare.
