@@ -20,7 +20,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use self::{explain::ExplainError, kill::KillError};
+use self::{explain::ExplainError, kill::KillError, list::ListError};
 use crate::{
     cli::{Color, Command, OutputArgs, OutputFormat},
     hooks::HookProgramError,
@@ -108,7 +108,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if let Some(error) = cause.downcast_ref::<KillError>() {
             return Some(error.exit_code());
         }
-        if cause.is::<ExplainError>() {
+        if cause.is::<ExplainError>() || cause.is::<ListError>() {
             return Some(exit::USAGE);
         }
         if cause.is::<HookProgramError>() {

@@ -2,8 +2,10 @@
 
 pub mod answer;
 pub mod check;
+mod command;
 mod event;
 pub mod explain;
+mod headline;
 pub mod json;
 pub mod kill;
 pub mod list;

@@ -108,7 +108,8 @@ impl<'a> ListedGroupBuilder<'a> {
 
     /// Returns the groups by size, then by age, in descending order. `processes` are the inspected owners, by pid.
     pub fn finish(self, processes: &BTreeMap<u32, Process>) -> Vec<ListedGroup> {
-        let mut groups: Vec<_> = self.tallies.into_iter().map(|((_path, key), tally)| tally.group(processes, key)).collect();
+        let mut groups: Vec<_> =
+            self.tallies.into_iter().map(|((_path, key), tally)| tally.group(processes, key)).collect();
         groups.sort_by_key(|group| Reverse((group.count, group.oldest, group.gone)));
         groups
     }

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Engine, flow::group_key::FlowKey, snapshot::urgency::UrgencyCounts, snapshot::view::Row, time::BootTime,
-};
+use crate::{Engine, flow::group_key::FlowKey, snapshot::urgency::UrgencyCounts, snapshot::view::Row, time::BootTime};
 
 /// Number of listed sockets, and of the groups that they belong to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

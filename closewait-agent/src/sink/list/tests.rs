@@ -110,16 +110,29 @@ struct ListRequest {
     width: Option<u16>,
     wide: bool,
     color: bool,
+    order: RowOrder,
+    columns: Vec<&'static str>,
+    height: Option<usize>,
+    socket: Option<&'static str>,
 }
 
 /// Returns the client's output for an agent's answer.
 fn shown(view: &View<'_>, query: &ListRequest) -> String {
-    let ListRequest { filter, by, form, width, wide, color } = query;
+    let ListRequest { filter, by, form, width, wide, color, order, columns, height, socket } = query;
     let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
-    let shape = ListShape { form: *form, by: *by, style: Style { width: *width, wide: *wide, color: *color } };
-    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), shape);
+    let style = Style { width: *width, wide: *wide, color: *color };
+    let shape = ListShape {
+        form: *form,
+        by: *by,
+        style,
+        order: *order,
+        columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+        height: *height,
+        socket: socket.map(PathBuf::from),
+    };
+    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), &shape);
     let mut to = Vec::new();
-    render(listing, shape, &mut to).unwrap();
+    render(listing, &shape, &mut to).unwrap();
     String::from_utf8(to).unwrap()
 }
 
@@ -127,9 +140,9 @@ fn at_width(width: u16) -> ListRequest {
     ListRequest { width: Some(width), ..ListRequest::default() }
 }
 
-/// Returns the table without the hints.
+/// Returns the table without the first line and the hints.
 fn table(text: &str) -> &str {
-    text.split("\n\n").next().unwrap()
+    text.split("\n\n").nth(1).unwrap()
 }
 
 #[test]
@@ -191,7 +204,7 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
     let socket = socket();
     let processes = BTreeMap::new();
     let view = View { now: NOW, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
-    let header = |query: &ListRequest| shown(&view, query).lines().next().unwrap().to_owned();
+    let header = |query: &ListRequest| table(&shown(&view, query)).lines().next().unwrap().to_owned();
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
     assert_eq!(words(header(&ListRequest::default())), plain);
@@ -236,7 +249,7 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
         let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
         let text =
             shown(&View { now: NOW, untracked: 0, unseen: None, rows, processes: &processes }, &ListRequest::default());
-        text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
+        table(&text).lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
     };
     assert_eq!(age(720_001, Some(720_009)), "12m");
     assert_eq!(age(720_999, Some(721_000)), "≥12m ≤12m1s");

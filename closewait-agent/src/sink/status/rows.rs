@@ -31,7 +31,10 @@ const CONCESSIONS: [Concession; 10] = [
 /// Color of a limit that is reached.
 const FULL: &str = "1;37;41";
 
-/// Writes the table, with its heading.
+/// Headings of all columns but the first, which has none.
+pub(in crate::sink) const HEADINGS: [&str; 7] = ["WHO", "PORT", "SOCKETS", "GROWS", "OLDEST", "LIMIT", "FULL IN"];
+
+/// Writes the table, with its heading. If `chosen` is not empty, it has the headings of the columns behind the first.
 ///
 /// # Errors
 ///
@@ -40,6 +43,7 @@ pub(super) fn write(
     pileups: &[&Pileup],
     report: &IncidentReport,
     screen: Screen,
+    chosen: &[String],
     to: &mut impl io::Write,
 ) -> io::Result<()> {
     let column = |name, align| Column::new(name, align, pileups.len());
@@ -70,9 +74,16 @@ pub(super) fn write(
         full_in.text().push_str(&text);
         full_in.end_in(if colored { color } else { None });
     }
-    let columns = [class, owner, ports, sockets, grows, oldest, limit, full_in];
-    let columns: Vec<Column> = columns.into_iter().filter(|column| !column.is_blank()).collect();
-    table::write(&columns, Some(screen.width), &CONCESSIONS, to)
+    let columns = [class, owner, ports, sockets, grows, oldest, limit, full_in].into_iter();
+    let is_chosen = !chosen.is_empty();
+    let columns: Vec<Column> = columns.filter(|column| is_chosen || !column.is_blank()).collect();
+    let columns = if is_chosen {
+        let chosen: Vec<String> = std::iter::once(String::new()).chain(chosen.iter().cloned()).collect();
+        table::choose(columns, &chosen)
+    } else {
+        columns
+    };
+    table::write(&columns, Some(screen.width), &table::sparing(&CONCESSIONS, is_chosen), to)
 }
 
 /// Returns the name of the owner, and the number of other owners.
