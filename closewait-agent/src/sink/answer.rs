@@ -126,7 +126,8 @@ fn list<'e, E>(
             for row in rows {
                 hints.add(&row);
                 summary.add(&row);
-                shared.row(row, None, take)?;
+                // No column shows a process.
+                shared.row(Row { process: None, ..row }, None, take)?;
             }
         }
         ListContent::Groups(by) => {

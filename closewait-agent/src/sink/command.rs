@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn only_commands_of_closewait_get_the_socket_once() {
-        let with = |command, path: &str| with_socket(command, Some(Path::new(path))).into_owned();
+        let with = |command: &str, path: &str| with_socket(command, Some(Path::new(path))).into_owned();
         assert_eq!(with("closewait list --port 80", "/tmp/a.sock"), "closewait list --port 80 --socket /tmp/a.sock");
         assert_eq!(with("closewait list", "it's here"), r"closewait list --socket 'it'\''s here'");
         assert_eq!(with("jcmd 7 Thread.print", "/tmp/a.sock"), "jcmd 7 Thread.print");

@@ -29,6 +29,13 @@ closewait list --port 70000
 closewait list --by port
 closewait list --cgroup a,
 closewait list --ouptut json
+closewait list --sort size
+closewait list --by process --sort recv-q
+closewait list --columns age,colour
+closewait list --by group --columns age
+closewait list --output json --columns age
+closewait list --watch 0
+closewait report --port 80 recording
 closewait check --warn 50
 closewait check --warn stuck=0
 closewait check --crit stuck=1,stuck=2

@@ -148,6 +148,17 @@ fn groups_come_without_the_sockets_and_are_those_of_the_rows() {
 }
 
 #[test]
+fn a_table_with_details_gets_all_facts_and_hints() {
+    with_full_view(|view| {
+        let shape = ListShape { columns: vec!["rule".to_owned(), "inode".to_owned()], ..ListShape::default() };
+        assert_eq!(shape.content(), ListContent::WideTable);
+        let listing = sent(view, None, &shape);
+        assert_eq!(listing.table.map(|table| table.len()), Some(view.rows.len()));
+        assert_eq!(listing.hints, sent(view, None, &ListShape::default()).hints);
+    });
+}
+
+#[test]
 fn what_rows_have_in_common_is_sent_once_before_the_first_of_them() {
     let bytes = with_full_view(|view| encoded(view, None, ListContent::Sockets));
     let mut kinds = Vec::new();
@@ -210,12 +221,12 @@ fn an_agent_and_a_scan_show_the_same_in_every_shape() {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             let shape = ListShape { form, by, ..ListShape::default() };
             let query = Query::List { filter: Filter::default(), content: shape.content() };
-            let mut asked = AnswerCollector::new(shape);
+            let mut asked = AnswerCollector::new(&shape);
             answer(&engine, &query, NOW, anchor, |frame| asked.frame(frame).map_err(io::Error::other)).unwrap();
-            let alone = AnswerCollector::new(shape).scanned(&engine, &query, NOW, anchor).unwrap();
+            let alone = AnswerCollector::new(&shape).scanned(&engine, &query, NOW, anchor).unwrap();
             let shown = |answer: AnswerCollector<'_>| {
                 let mut shown = Vec::new();
-                render(answer.listing().unwrap(), shape, &mut shown).unwrap();
+                render(answer.listing().unwrap(), &shape, &mut shown).unwrap();
                 String::from_utf8(shown).unwrap()
             };
             let (asked, alone) = (shown(asked), shown(alone));
@@ -312,7 +323,7 @@ proptest! {
         for form in [Form::Text, Form::Json] {
             for by in [None, Some(GroupBy::Process), Some(GroupBy::Cgroup)] {
                 let shape = ListShape { form, by, ..Default::default() };
-                render(sent(&view, None, shape), shape, &mut shown).unwrap();
+                render(sent(&view, None, &shape), &shape, &mut shown).unwrap();
             }
         }
         let shown = String::from_utf8(shown).unwrap();
@@ -327,10 +338,10 @@ proptest! {
             bytes[at] = with;
             for form in [Form::Text, Form::Json] {
                 let shape = ListShape { form, ..Default::default() };
-                let mut collector = AnswerCollector::new(shape);
+                let mut collector = AnswerCollector::new(&shape);
                 if collector.frame(&bytes).is_ok() && let Ok(listing) = collector.listing() {
                     let mut shown = Vec::new();
-                    render(listing, shape, &mut shown).unwrap();
+                    render(listing, &shape, &mut shown).unwrap();
                     prop_assert!(String::from_utf8(shown).is_ok());
                 }
             }

@@ -163,11 +163,15 @@ fn fit(
     let Some(room) = room.filter(|room| rows + all > *room) else {
         return (rows, paragraph(blocks.concat()));
     };
+    // The first cause, with its command, comes first.
+    let first = hints.iter().position(|hint| matches!(hint, Hint::Cause { .. })).unwrap_or(0);
+    let (hints, mut blocks) = (in_front(hints, first), blocks);
+    blocks.get_mut(..=first).into_iter().for_each(|before| before.rotate_right(1));
     // Causes get at least half of the room, and what the table leaves.
     let room_of_hints = (room / 2).max(room.saturating_sub(rows));
     // One empty line before them, and one that counts the causes without a hint.
     let (mut used, mut shown, mut more) = (2, Vec::new(), OmittedCauses::default());
-    for (hint, block) in hints.iter().zip(blocks) {
+    for (hint, block) in hints.into_iter().zip(blocks) {
         let is_first = shown.is_empty() && used + block.len() + MIN_ROWS < room;
         if !matches!(hint, Hint::More { .. }) && (is_first || used + block.len() <= room_of_hints) {
             used += block.len();
@@ -183,6 +187,13 @@ fn fit(
     let room_of_rows = room.saturating_sub(hints.len()).max(MIN_ROWS);
     // One line counts the rows that do not fit.
     (if rows <= room_of_rows { rows } else { room_of_rows - 1 }, hints)
+}
+
+/// Returns the hints, with this one in front of the others.
+fn in_front(hints: &[Hint], first: usize) -> Vec<&Hint> {
+    let mut hints: Vec<&Hint> = hints.iter().collect();
+    hints.get_mut(..=first).into_iter().for_each(|before| before.rotate_right(1));
+    hints
 }
 
 /// Returns the line on rows that do not fit.
