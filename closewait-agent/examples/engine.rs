@@ -86,7 +86,8 @@ fn due(engine: &mut Engine, now: BootTime) -> u32 {
                 let counters = Box::new(Counters { dwell: vec![0; BUCKETS], ..Counters::default() });
                 engine.handle(Observation::Counters { at: now, counters });
             }
-            Output::RefreshLingering(_)
+            Output::StillStuck { .. }
+            | Output::RefreshLingering(_)
             | Output::Refresh(_)
             | Output::ScanOwners { .. }
             | Output::Query(_)

@@ -1,6 +1,7 @@
 //! The command line: types only.
 
 mod check;
+mod hooks;
 mod list;
 
 use std::{path::PathBuf, time::Duration};
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 
 pub use self::{
     check::CheckArgs,
+    hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
@@ -46,7 +48,8 @@ The log goes to standard error. CLOSEWAIT_LOG=debug makes it verbose.";
 pub enum Command {
     /// Show all groups of CLOSE_WAIT sockets on one screen, the worst first, with causes and next steps (the default)
     Status(StatusArgs),
-    /// Run the agent: write stuck sockets to standard output and dwell time histograms to the log, until SIGINT or SIGTERM
+    /// Run the agent: write incidents and stuck sockets to standard output and dwell time histograms to the log, until SIGINT or
+    /// SIGTERM
     Run(RunArgs),
     /// List current CLOSE_WAIT sockets, oldest first
     List(ListArgs),
@@ -87,9 +90,9 @@ pub struct RunArgs {
     /// Dwell time after which a socket is stuck and reported; it is reported again at every doubling
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub stuck_after: Duration,
-    /// Sockets to report: those that get stuck, or all that enter and leave CLOSE_WAIT
-    #[arg(long, value_enum, default_value_t = EventsArg::Stuck, value_name = "WHICH")]
-    pub events: EventsArg,
+    /// Events to show [default: incidents; stuck with --output json]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub events: Option<EventsArg>,
     /// Interval between dwell time histograms
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub histogram_every: Duration,
@@ -141,37 +144,6 @@ pub struct RunArgs {
     /// Maximum size of the recording in bytes, or with K, M or G: the recording ends there, the agent continues
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = record_max)]
     pub record_max: u64,
-}
-
-/// Options of `run` for hooks: docs/hooks.md.
-#[derive(Clone, Debug, Args)]
-pub struct OnFindings {
-    /// Program to run when sockets get stuck, with the facts in its environment: a path without arguments
-    #[arg(long, value_name = "CMD")]
-    pub on_stuck: Option<PathBuf>,
-    /// Program to run when an incident opens
-    #[arg(long, value_name = "CMD")]
-    pub on_pileup: Option<PathBuf>,
-    /// Time limit of a hook
-    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = positive_duration)]
-    pub hook_timeout: Duration,
-    /// Minimum interval between hooks for the same process and port
-    #[arg(long, value_name = "DUR", default_value = "60s", value_parser = duration)]
-    pub hook_every: Duration,
-}
-
-/// `closewait hooks`.
-#[derive(Clone, Debug, Args)]
-pub struct HooksArgs {
-    /// Program for stuck sockets
-    #[arg(long, value_name = "CMD")]
-    pub on_stuck: Option<PathBuf>,
-    /// Program for incidents
-    #[arg(long, value_name = "CMD")]
-    pub on_pileup: Option<PathBuf>,
-    /// Time limit of a hook
-    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = positive_duration)]
-    pub timeout: Duration,
 }
 
 /// `closewait status`.
@@ -281,6 +253,9 @@ pub struct ReplayArgs {
     /// Recording of `closewait run --record`
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Events to show [default: incidents; stuck with --output json]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub events: Option<EventsArg>,
     /// Playback speed multiplier; max: as fast as possible
     #[arg(long, value_name = "N", default_value = "max", value_parser = speed)]
     pub speed: Speed,
@@ -337,10 +312,22 @@ pub enum Color {
 /// `--events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EventsArg {
-    /// Sockets that get stuck.
+    /// Incidents; in text also the first stuck sockets of a group.
+    Incidents,
+    /// Incidents, and each socket that gets stuck.
     Stuck,
-    /// All sockets.
+    /// Incidents, and all sockets.
     All,
+}
+
+impl EventsArg {
+    /// Returns the default for a format: people get incidents, programs each stuck socket.
+    pub const fn default_for(output: OutputFormat) -> Self {
+        match output {
+            OutputFormat::Text => Self::Incidents,
+            OutputFormat::Json => Self::Stuck,
+        }
+    }
 }
 
 /// `--hook`.

@@ -22,6 +22,7 @@ use rustix::event::PollFlags;
 
 use crate::{
     host::confine,
+    host::journal,
     host::poll::poll,
     sink::{Backlog, Settings, Writer, write_fully},
 };
@@ -53,10 +54,15 @@ pub fn init() -> Option<String> {
     for (target, level) in &targets {
         builder.filter_module(target, *level);
     }
+    let journal = journal::reads(io::stderr());
     let logger = builder
-        .format(|to, record| {
+        .format(move |to, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(to, "closewait: {level}: {}", harmless_lines(&record.args().to_string()))
+            let text = format!("closewait: {level}: {}", harmless_lines(&record.args().to_string()));
+            if !journal {
+                return writeln!(to, "{text}");
+            }
+            text.lines().try_for_each(|line| writeln!(to, "<{}>{line}", journal::priority(record.level())))
         })
         .target(env_logger::Target::Pipe(Box::new(ToLines)))
         .try_init();

@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -131,6 +132,25 @@ fn a_cut_tail_is_skipped_with_a_word_and_damage_before_it_is_an_error() {
     let (code, lines, log) = replay(&damaged.0, &["--output", "json"]);
     assert_eq!((code, lines.as_str()), (Some(1), ""), "{log}");
     assert!(log.contains("damaged at byte 22"), "{log}");
+}
+
+#[test]
+fn lines_of_the_log_have_a_priority_where_the_journal_reads_them() {
+    let recording = recordings().into_iter().find(|path| path.ends_with("nginx.recording")).expect("that of nginx");
+    let bytes = fs::read(&recording).expect("a recording");
+    let cut = Scratch::new("journal", &bytes[..bytes.len() - 20]);
+    for (offset, begin) in [(0, "<4>closewait: warn: "), (1, WARNS)] {
+        let log = Scratch::new("journal-log", b"");
+        let file = fs::File::create(&log.0).expect("a file");
+        let stream = file.metadata().expect("its inode");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        // With another inode, the variable is that of a parent whose output was the journal.
+        command.env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino() + offset));
+        command.arg("replay").arg(&cut.0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        assert!(command.status().expect("closewait").success());
+        let log = fs::read_to_string(&log.0).expect("the log");
+        assert!(!log.is_empty() && log.lines().all(|line| line.starts_with(begin)), "{log}");
+    }
 }
 
 #[test]

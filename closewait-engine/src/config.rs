@@ -4,7 +4,10 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{model::KeySecret, text::harmless_field};
+use super::{
+    model::{Host, KeySecret},
+    text::harmless_field,
+};
 
 /// Selection of the sockets that get `enter` and `leave` findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +47,9 @@ pub struct Config {
     /// sockets.
     #[serde(default)]
     pub reads_progress: bool,
+    /// Host and boot of the agent, which are part of the identity of an incident.
+    #[serde(default)]
+    pub host: Host,
     /// Secret for the keys that are computed from the endpoints of connections.
     #[serde(default)]
     pub key_secret: KeySecret,
@@ -68,6 +74,7 @@ impl Default for Config {
             connection_limits: Vec::new(),
             unseen_sockets: None,
             reads_progress: false,
+            host: Host::default(),
             key_secret: KeySecret::default(),
         }
     }

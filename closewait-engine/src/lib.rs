@@ -111,6 +111,8 @@ pub struct Engine {
     losses_at_scan: Losses,
     /// Largest number of facts about owners and listeners that one inspection dropped.
     dropped: u64,
+    /// Time of the next reminder of stuck sockets; `None` while none is stuck.
+    still_stuck: Option<BootTime>,
     stopping: bool,
 }
 
@@ -153,6 +155,7 @@ impl Engine {
             inspected_owners_at: None,
             losses_at_scan: Losses::default(),
             dropped: 0,
+            still_stuck: None,
             stopping: false,
             config,
         }

@@ -3,15 +3,18 @@
 mod dwell;
 mod exit;
 mod finding;
+mod incident;
 mod observation;
 mod pileup;
 mod socket;
+mod summary;
 mod verdict;
 
 pub use self::{
     dwell::{Dwell, Since},
     exit::{Exit, ExitCause},
     finding::{Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope, Totals},
+    incident::{Host, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, StuckCounts},
     observation::{
         InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, QueryEvent, RefreshEnd, RefreshFact, ScanEnd,
         ScanFact, SocketEvent, WatchedPort,
@@ -24,5 +27,6 @@ pub use self::{
         Connection, Endpoint, KeySecret, Listener, Opener, Owner, Protocol, ProxyPeer, ReadState, Role, Socket,
         SocketKey, SocketLocation, Task, Timer, TimerKind,
     },
+    summary::MAX_SUMMARY_CHARS,
     verdict::{Certainty, Class, RuleName, Verdict},
 };

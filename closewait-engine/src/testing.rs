@@ -72,8 +72,7 @@ pub fn verdict(class: Class, certainty: Certainty) -> Verdict {
 pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
     Pileup {
         group: PileupGroup { role: None, netns: None, cgroup: None, local_port: Some(80), remote: None },
-        began: BootTime(0),
-        again: false,
+        incident: None,
         count,
         owners: None,
         shape: None,
@@ -93,8 +92,10 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
             remotes: 0,
             top_remotes: Vec::new(),
             process: None,
+            process_at: None,
             workload: None,
             backlog: None,
+            backlog_at: None,
             proxy_peer: None,
             history: Vec::new(),
         },

@@ -88,6 +88,7 @@ fn words(engine: &mut Engine) -> Vec<String> {
             }
             Output::Finding(Finding::Pileup { pileup, .. }) => format!("pileup {}", pileup.count),
             Output::Finding(Finding::PileupEnd { end, .. }) => format!("pileup ends {:?}", end.how),
+            Output::StillStuck { counts, .. } => format!("still stuck {}", counts.sockets),
             Output::Finding(Finding::Health { .. }) => "health".to_owned(),
             Output::Finding(Finding::Stop { .. }) => "stop".to_owned(),
         })

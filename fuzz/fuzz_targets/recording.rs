@@ -23,7 +23,7 @@ fn lines(bytes: &[u8]) -> Vec<u8> {
             let event = match shown {
                 Shown::Start(start) => numbering.start(start, anchor),
                 Shown::Finding(finding) => numbering.finding(finding, anchor),
-                Shown::HandedOut | Shown::Unwritten => return Ok(()),
+                Shown::StillStuck(..) | Shown::HandedOut | Shown::Unwritten => return Ok(()),
             };
             lines.extend_from_slice(event.json()?);
             Ok(())

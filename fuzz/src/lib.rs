@@ -1,4 +1,4 @@
-//! Engine as the agent drives it, with both sinks behind it, for the fuzz targets of records and recordings.
+//! Engine as the agent drives it, with all sinks behind it, for the fuzz targets of records and recordings.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use closewait::{
         answer::{AnswerCollector, answer},
         json::Json,
         list::{self, ListShape, Style},
-        text::Text,
+        text::{FoldedText, Text, TextStyle},
     },
 };
 
@@ -28,7 +28,8 @@ pub struct Play {
     pub engine: Engine,
     numbering: Numbering,
     text: Text,
-    /// Lines of both sinks.
+    folded: FoldedText,
+    /// Lines of all sinks.
     pub lines: Vec<u8>,
 }
 
@@ -41,14 +42,16 @@ impl Play {
             reads_progress: true,
             ..Config::default()
         };
-        Self { engine: Engine::new(config, began), numbering: Numbering::default(), text: Text::new(false), lines: Vec::new() }
+        let style = TextStyle::dated(false);
+        let (text, folded) = (Text::new(style.clone()), FoldedText::new(style));
+        Self { engine: Engine::new(config, began), numbering: Numbering::default(), text, folded, lines: Vec::new() }
     }
 
     /// Shows the event `start`, and checks it.
     pub fn start(&mut self, start: &Start) {
         let mut line = Vec::new();
         let event = self.numbering.start(start, anchor());
-        Json.event(&event, &mut line).expect("a start is written as JSON");
+        Json::default().event(&event, &mut line).expect("a start is written as JSON");
         let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
         self.text.event(&event, &mut line).expect("a start is written as text");
         harmless(&line);
@@ -65,12 +68,21 @@ impl Play {
     /// Takes all outputs of the engine, and checks every line.
     pub fn drain(&mut self) {
         while let Some(output) = self.engine.poll_output() {
-            let Output::Finding(finding) = output else { continue };
             let mut line = Vec::new();
+            if let Output::StillStuck { at, counts } = output {
+                self.folded.still_stuck(at, counts, anchor(), &mut line);
+                harmless(&line);
+                self.lines.extend(line);
+                continue;
+            }
+            let Output::Finding(finding) = output else { continue };
             let event = self.numbering.finding(&finding, anchor());
-            Json.event(&event, &mut line).expect("a finding is written as JSON");
+            Json::default().event(&event, &mut line).expect("a finding is written as JSON");
             let _json: serde_json::Value = serde_json::from_slice(&line).expect("what is written is JSON");
             self.text.event(&event, &mut line).expect("a finding is written as text");
+            if self.folded.shows(&finding) {
+                self.folded.event(&event, &mut line).expect("a finding is written as text");
+            }
             harmless(&line);
             self.lines.extend(line);
         }

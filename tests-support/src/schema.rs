@@ -23,7 +23,8 @@ enum Type {
     Maybe(&'static Type),
 }
 
-const EVENT: &[(&str, Type)] = &[("schema_version", Whole), ("seq", Whole), ("event", Text), ("time", Text)];
+const EVENT: &[(&str, Type)] =
+    &[("schema_version", Whole), ("seq", Whole), ("host", Maybe(&Text)), ("event", Text), ("time", Text)];
 const START: &[(&str, Type)] = &[
     ("version", Text),
     ("kernel", Text),
@@ -61,6 +62,7 @@ const STUCK: &[(&str, Type)] = &[
     ("owners", Maybe(&List)),
     ("verdict", Object(VERDICT)),
     ("process", Maybe(&Object(PROCESS))),
+    ("incident", Maybe(&Text)),
 ];
 const LEAVE: &[(&str, Type)] = &[
     ("socket", Object(SOCKET)),
@@ -72,6 +74,13 @@ const LEAVE: &[(&str, Type)] = &[
     ("stuck", Flag),
 ];
 const PILEUP: &[(&str, Type)] = &[
+    ("id", Text),
+    ("state", Text),
+    ("severity", Text),
+    ("service", Maybe(&Text)),
+    ("summary", Text),
+    ("command", Maybe(&Text)),
+    ("runbook", Text),
     ("group", Object(GROUP)),
     ("began", Text),
     ("again", Flag),
@@ -90,6 +99,19 @@ const PILEUP: &[(&str, Type)] = &[
     ("evidence", Object(EVIDENCE)),
 ];
 const PILEUP_END: &[(&str, Type)] = &[
+    ("id", Text),
+    ("state", Text),
+    ("severity", Text),
+    ("service", Maybe(&Text)),
+    ("summary", Text),
+    ("command", Maybe(&Text)),
+    ("runbook", Maybe(&Text)),
+    ("slope_per_second", Maybe(&Number)),
+    ("onset", Object(ENDED_ONSET)),
+    ("exhaustion", Maybe(&Object(EXHAUSTION))),
+    ("verdict", Maybe(&Object(VERDICT))),
+    ("evidence", Maybe(&Object(EVIDENCE))),
+    ("last_verdict", Maybe(&Object(LAST_VERDICT))),
     ("group", Object(GROUP)),
     ("began", Text),
     ("lasted_seconds", Number),
@@ -106,10 +128,13 @@ const GROUP: &[(&str, Type)] = &[
 ];
 const ONSET: &[(&str, Type)] =
     &[("first_stuck", Text), ("last_closed", Maybe(&Text)), ("unaccepted_since", Maybe(&Text))];
+const ENDED_ONSET: &[(&str, Type)] = &[("first_stuck", Text)];
+const LAST_VERDICT: &[(&str, Type)] = &[("time", Text), ("class", Text), ("rule", Text), ("certainty", Text)];
 const EXHAUSTION: &[(&str, Type)] = &[
     ("limit", Text),
     ("used", Whole),
     ("most", Whole),
+    ("time", Text),
     ("at_least_seconds", Number),
     ("at_most_seconds", Maybe(&Number)),
 ];
@@ -122,12 +147,14 @@ const EVIDENCE: &[(&str, Type)] = &[
     ("remotes", Whole),
     ("top_remotes", List),
     ("process", Maybe(&Object(PROCESS))),
+    ("process_time", Maybe(&Text)),
     ("threads", Maybe(&List)),
     ("container", Maybe(&Text)),
     ("unit", Maybe(&Text)),
     ("pod", Maybe(&Object(POD))),
     ("backlog", Maybe(&Whole)),
     ("backlog_max", Maybe(&Whole)),
+    ("backlog_time", Maybe(&Text)),
     ("waits_for", Maybe(&Object(END))),
     ("history", List),
 ];
@@ -291,10 +318,14 @@ pub fn check_event(event: &Value) {
         }
         "pileup" => {
             members(event, PILEUP, event);
+            incident(event, &["opened", "updated", "exhausted"]);
+            assert_eq!(event["again"], event["state"] != "opened", "{event}");
+            assert_eq!(event["command"], event["verdict"]["command"], "{event}");
             one_of(&event["shape"], &["transient", "plateau", "linear", "accelerating", "recovering"], event);
         }
         "pileup_end" => {
             members(event, PILEUP_END, event);
+            incident(event, &["resolved"]);
             one_of(&event["how"], &["drained", "level"], event);
         }
         "histogram" => histogram(event),
@@ -303,6 +334,16 @@ pub fn check_event(event: &Value) {
         // Events may be added.
         _other => {}
     }
+}
+
+/// Checks the identity of an incident, and its summary.
+fn incident(event: &Value, states: &[&str]) {
+    let id = event["id"].as_str().expect("checked above");
+    assert!(id.len() == 16 && id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{event}");
+    one_of(&event["state"], states, event);
+    one_of(&event["severity"], &["critical", "error", "warning", "info"], event);
+    let summary = event["summary"].as_str().expect("checked above");
+    assert!(summary.chars().count() <= 120 && !summary.chars().any(char::is_control), "{event}");
 }
 
 /// Checks an object of `list`.

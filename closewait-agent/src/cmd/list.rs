@@ -246,6 +246,7 @@ pub(super) fn find_out<I: BorrowMut<Inspector>>(
             Output::Query(QueryCommand::Answer { query: _ }) => break,
             // Only for an agent, which has a ring buffer and ports to watch.
             Output::Query(QueryCommand::Refresh { .. })
+            | Output::StillStuck { .. }
             | Output::Finding(_)
             | Output::RefreshLingering(_)
             | Output::Refresh(_)

@@ -22,10 +22,14 @@ use anyhow::Context as _;
 
 use self::{explain::ExplainError, kill::KillError, list::ListError};
 use crate::{
-    cli::{Color, Command, OutputArgs, OutputFormat},
+    cli::{Color, Command, EventsArg, OutputArgs, OutputFormat},
     hooks::HookProgramError,
     host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
-    sink::{Form, Sink, json::Json, text::Text},
+    sink::{
+        Form, Sink,
+        json::Json,
+        text::{FoldedText, Text, TextStyle},
+    },
     source::{pins::PinsError, program},
 };
 
@@ -125,10 +129,12 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
 }
 
 /// Returns the sink of the findings.
-fn sink(output: OutputFormat, color: bool) -> Box<dyn Sink> {
-    match output {
-        OutputFormat::Text => Box::new(Text::new(color)),
-        OutputFormat::Json => Box::new(Json),
+fn sink(shape: OutputArgs, events: EventsArg, style: TextStyle) -> Box<dyn Sink> {
+    let incidents_only = events == EventsArg::Incidents;
+    match shape.output {
+        OutputFormat::Text if incidents_only => Box::new(FoldedText::new(style)),
+        OutputFormat::Text => Box::new(Text::new(style)),
+        OutputFormat::Json => Box::new(Json { incidents_only }),
     }
 }
 

@@ -10,10 +10,13 @@ use anyhow::Context as _;
 
 use super::{color, sink};
 use crate::{
-    cli::{self, Speed},
+    cli::{self, EventsArg, Speed},
     clock::{self, TimeAnchor},
     recording::{self, Item, Player, Reader, RecordingEnd, Shown},
-    sink::{Numbering, Sink, text::histogram_line},
+    sink::{
+        Numbering, Sink,
+        text::{TextStyle, histogram_line},
+    },
 };
 use closewait_engine::time::BootTime;
 
@@ -28,7 +31,9 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let shown = args.file.display();
     let reader = open(&args.file)?;
-    let mut lines = ReplayedLines::new(sink(args.shape.output, color(args.shape)), io::stdout().lock());
+    let events = args.events.unwrap_or(EventsArg::default_for(args.shape.output));
+    let sink = sink(args.shape, events, TextStyle::dated(color(args.shape)));
+    let mut lines = ReplayedLines::new(sink, io::stdout().lock());
     let played = play(reader, args.speed, &mut lines);
     // Shows what was played before a failure, too.
     lines.end().context("writing standard output failed")?;
@@ -57,7 +62,10 @@ fn play(
     for item in &mut reader {
         let item = item?;
         match &item {
-            Item::Began { at, .. } => pace.began = Some((*at, clock::now())),
+            Item::Began { at, config } => {
+                pace.began = Some((*at, clock::now()));
+                lines.numbering = Numbering::of_host(&config.host);
+            }
             Item::Time(now) => {
                 if let Some(due) = pace.due(*now) {
                     lines.flush().context("writing standard output failed")?;
@@ -145,11 +153,14 @@ impl<W: Write> ReplayedLines<W> {
                 if let Some((level, line)) = histogram_line(finding) {
                     log::log!(level, "{line}");
                 }
-                self.sink.event(&self.numbering.finding(finding, anchor), &mut self.waiting)?;
+                if self.sink.shows(finding) {
+                    self.sink.event(&self.numbering.finding(finding, anchor), &mut self.waiting)?;
+                }
                 if self.waiting.len() > MAX_WAITING_BYTES {
                     return self.end();
                 }
             }
+            Shown::StillStuck(at, counts) => self.sink.still_stuck(at, counts, anchor, &mut self.waiting),
             Shown::HandedOut => {
                 self.flush()?;
                 self.handed_out = std::mem::take(&mut self.waiting);

@@ -7,12 +7,18 @@ use anyhow::Context as _;
 use super::{
     list, print,
     replay::{NO_EVENT, open, report_end},
-    sink,
 };
 use crate::{
     cli::{self, OutputFormat},
     recording::{Item, Player, Shown},
-    sink::{Numbering, answer::AnswerHeader, list::ListShape, report::render},
+    sink::{
+        Numbering, Sink,
+        answer::AnswerHeader,
+        json::Json,
+        list::ListShape,
+        report::render,
+        text::{Text, TextStyle},
+    },
 };
 use closewait_engine::{model::Finding, snapshot::query::Query, time::BootTime};
 
@@ -43,6 +49,14 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     )
 }
 
+/// Returns the sink of the incidents of a recording.
+fn events_sink(output: OutputFormat) -> Box<dyn Sink> {
+    match output {
+        OutputFormat::Text => Box::new(Text::new(TextStyle::dated(false))),
+        OutputFormat::Json => Box::new(Json::default()),
+    }
+}
+
 /// Writes the incidents of a recording, then the state at its end, or before the first item that cannot be played.
 ///
 /// # Errors
@@ -52,7 +66,7 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<()> {
     let failed = || format!("playing {} failed", path.display());
     let mut reader = open(path)?;
     let (mut player, mut last) = (Player::default(), BootTime::default());
-    let (mut numbering, mut sink) = (Numbering::default(), sink(output, false));
+    let (mut numbering, mut sink) = (Numbering::default(), events_sink(output));
     // Resolved incidents are part of the report too.
     let mut answer = Vec::new();
     let mut play = |item: anyhow::Result<Item<'_>>| -> anyhow::Result<()> {
@@ -60,13 +74,16 @@ fn of_recording(path: &Path, output: OutputFormat) -> anyhow::Result<()> {
         if let Item::Time(now) | Item::Began { at: now, .. } = &item {
             last = last.max(*now);
         }
+        if let Item::Began { config, .. } = &item {
+            numbering = Numbering::of_host(&config.host);
+        }
         let show = |shown: Shown<'_>, anchor| match shown {
             Shown::Finding(finding @ (Finding::Pileup { .. } | Finding::PileupEnd { .. }))
                 if answer.len() < MAX_REPORT_BYTES =>
             {
                 sink.event(&numbering.finding(finding, anchor), &mut answer)
             }
-            Shown::Finding(_) | Shown::Start(_) | Shown::HandedOut | Shown::Unwritten => Ok(()),
+            Shown::Finding(_) | Shown::StillStuck(..) | Shown::Start(_) | Shown::HandedOut | Shown::Unwritten => Ok(()),
         };
         player.play(item, show)
     };

@@ -5,10 +5,10 @@ use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
 
-use super::{color, sink};
+use super::{color, list, sink};
 use crate::{
     cli, clock,
-    control::{self, Control},
+    control::{self, Control, EventLog},
     hooks::{self, Helper},
     host::{
         caps::Capability,
@@ -23,7 +23,7 @@ use crate::{
     memory::{self, Peak},
     recording::{Recorder, RecordingEngine},
     runtime::{Pending, Runtime, Signals},
-    sink::{Numbering, Start, Writer},
+    sink::{Numbering, Start, Writer, text::TextStyle},
     source::{
         self,
         inspector::Inspector,
@@ -78,8 +78,9 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let loader = Loader::begin();
     let facts = HostFacts::gather();
     let plan = plan(&facts, args.hook.into())?;
-    let healthy_below = match args.events {
-        cli::EventsArg::Stuck => args.stuck_after,
+    let events = args.events.unwrap_or(cli::EventsArg::default_for(args.shape.output));
+    let healthy_below = match events {
+        cli::EventsArg::Incidents | cli::EventsArg::Stuck => args.stuck_after,
         cli::EventsArg::All => Duration::ZERO,
     };
     let asked =
@@ -102,8 +103,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         .context("opening the log of the kernel program failed\nhint: run without --kernel-log")?;
     let config = Config {
         stuck_after: args.stuck_after,
-        events: match args.events {
-            cli::EventsArg::Stuck => closewait_engine::Events::Stuck,
+        events: match events {
+            cli::EventsArg::Incidents | cli::EventsArg::Stuck => closewait_engine::Events::Stuck,
             cli::EventsArg::All => closewait_engine::Events::All,
         },
         max_tracked: limits.max_tracked as usize,
@@ -114,6 +115,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         connection_limits: args.connection_limit.clone(),
         unseen_sockets: unseen_sockets(&facts),
         reads_progress: true,
+        host: facts.host.clone(),
         key_secret: source::key_secret(),
     };
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
@@ -172,7 +174,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         // The messages may contain names that other users chose.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
-    let (numbering, sink) = (Numbering::default(), sink(args.shape.output, color(args.shape)));
+    let (numbering, sink) =
+        (Numbering::of_host(&facts.host), sink(args.shape, events, TextStyle::live(color(args.shape), list::width())));
     let writer =
         Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed\nhint: check the limit on processes (ulimit -u, TasksMax=)")?;
     let hooks = helper.map(Helper::connect).transpose().context(
@@ -181,7 +184,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let source = KernelSource { programs, ring, capacity: ring_buffer_bytes as usize / SIZE };
     let (pending, peak) = (Pending::default(), Peak::default());
-    Runtime { source, kernel_log, engine, workers, pending, control, hooks, peak, numbering, sink, writer }
+    let events = EventLog::new(control::MAX_EVENT_BYTES.min(limits.lines));
+    Runtime { source, kernel_log, engine, workers, pending, control, events, hooks, peak, numbering, sink, writer }
         .run(&start, signals.any(), end)
         .await
 }
@@ -230,9 +234,14 @@ fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Cont
 
 /// Returns the hooks of the command line. Checks the programs before anything is loaded.
 fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
-    let cli::OnFindings { on_stuck, on_pileup, hook_timeout: timeout, hook_every: every } = args;
+    let cli::OnFindings { on_stuck, on_pileup, on_stuck_class, min_certainty, hook_timeout, hook_every } = args;
     let programs = hooks::HookPrograms::find(on_stuck.as_deref(), on_pileup.as_deref());
-    Ok(hooks::HookConfig { programs: programs.context("a hook cannot be used")?, timeout: *timeout, every: *every })
+    Ok(hooks::HookConfig {
+        programs: programs.context("a hook cannot be used")?,
+        timeout: *hook_timeout,
+        every: *hook_every,
+        filter: hooks::HookFilter { stuck_classes: on_stuck_class.clone(), min_certainty: (*min_certainty).into() },
+    })
 }
 
 /// Drops the privileges that only the start needed. Returns the failures, one sentence each.

@@ -408,7 +408,7 @@ fn an_agent_of_another_version_is_named_with_what_to_do() {
 #[test]
 fn a_client_of_another_version_gets_the_version_of_the_agent() {
     with_agent("client", 1 << 20, |path| {
-        for question in ["{\"form\":\"json\"}", "{\"protocol\":9000,\"query\":{\"new\":1}}"] {
+        for question in ["{\"form\":\"json\"}", "{\"protocol\":4000000000,\"query\":{\"new\":1}}"] {
             let mut stream = UnixStream::connect(path).unwrap();
             stream.write_all(format!("{question}\n").as_bytes()).unwrap();
             let mut answer = String::new();

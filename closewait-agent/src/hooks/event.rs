@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::TimeAnchor;
 use closewait_engine::{
-    model::{Finding, Owner, PileupGroup, Role, Shape, Socket, Task, Verdict},
+    model::{Certainty, Class, Finding, IncidentState, Owner, PileupGroup, Role, Shape, Socket, Task, Verdict},
     process::Process,
+    snapshot::urgency::Severity,
     workload::Workload,
 };
 
@@ -20,7 +21,7 @@ const MAX_REQUEST_BYTES: usize = 4 << 20;
 pub enum HookEventKind {
     /// A socket got stuck.
     Stuck,
-    /// A group grows without closing.
+    /// An incident opens, changes or ends.
     Pileup,
 }
 
@@ -116,19 +117,12 @@ pub(super) fn group(finding: &Finding) -> Option<HookGroup> {
             };
             Some(HookGroup { kind: HookEventKind::Stuck, who })
         }
-        Finding::Pileup { pileup, .. } => {
-            let PileupGroup { role: _, netns, cgroup, local_port, remote } = pileup.group;
-            let mut who = match (local_port, remote) {
-                (Some(port), _) => format!("port {port}"),
-                (None, Some(remote)) => format!("to {remote}"),
-                (None, None) => "others".to_owned(),
-            };
-            who.extend(netns.map(|netns| format!(" in netns {netns}")));
-            who.extend(cgroup.map(|cgroup| format!(" in cgroup {cgroup}")));
-            Some(HookGroup { kind: HookEventKind::Pileup, who })
-        }
-        Finding::PileupEnd { .. }
-        | Finding::Enter { .. }
+        Finding::Pileup { pileup, .. } => Some(incident_group(
+            &pileup.group,
+            pileup.incident.map_or(IncidentState::Opened, |incident| incident.state),
+        )),
+        Finding::PileupEnd { end, .. } => Some(incident_group(&end.group, IncidentState::Resolved)),
+        Finding::Enter { .. }
         | Finding::Leave { .. }
         | Finding::Histogram { .. }
         | Finding::Health { .. }
@@ -136,11 +130,55 @@ pub(super) fn group(finding: &Finding) -> Option<HookGroup> {
     }
 }
 
+fn incident_group(group: &PileupGroup, state: IncidentState) -> HookGroup {
+    let PileupGroup { role: _, netns, cgroup, local_port, remote } = *group;
+    let mut who = match (local_port, remote) {
+        (Some(port), _) => format!("port {port}"),
+        (None, Some(remote)) => format!("to {remote}"),
+        (None, None) => "others".to_owned(),
+    };
+    who.extend(netns.map(|netns| format!(" in netns {netns}")));
+    who.extend(cgroup.map(|cgroup| format!(" in cgroup {cgroup}")));
+    // A report shortly before must not suppress these: they come once.
+    if matches!(state, IncidentState::Exhausted | IncidentState::Resolved) {
+        who.push_str(", ");
+        who.push_str(state.name());
+    }
+    HookGroup { kind: HookEventKind::Pileup, who }
+}
+
+/// Selection of the events that run a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookFilter {
+    /// Classes of stuck sockets that run a hook.
+    pub stuck_classes: Vec<Class>,
+    /// Lowest certainty of a verdict that runs a hook.
+    pub min_certainty: Certainty,
+}
+
+impl HookFilter {
+    /// Whether a finding may run a hook. The end of an incident always may: the hook may have reported its begin.
+    pub(super) fn passes(&self, finding: &Finding) -> bool {
+        // The most certain one is the least.
+        let is_certain = |verdict: &Verdict| verdict.certainty <= self.min_certainty;
+        match finding {
+            Finding::Stuck { verdict, .. } => self.stuck_classes.contains(&verdict.class) && is_certain(verdict),
+            Finding::Pileup { pileup, .. } => is_certain(&pileup.verdict),
+            Finding::PileupEnd { .. }
+            | Finding::Enter { .. }
+            | Finding::Leave { .. }
+            | Finding::Histogram { .. }
+            | Finding::Health { .. }
+            | Finding::Stop { .. } => true,
+        }
+    }
+}
+
 /// Returns the environment of the program for a finding; empty if the finding starts no hook.
 pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
     let mut facts = HookEnvironment::default();
     match finding {
-        Finding::Stuck { at, socket, dwell, owners, verdict, workload, process } => {
+        Finding::Stuck { at, socket, dwell, owners, verdict, workload, process, group: _, incident } => {
             let process = process.as_deref();
             facts.add("CLOSEWAIT_TIME", Some(humantime::format_rfc3339_nanos(anchor.wall(*at))));
             facts.add("CLOSEWAIT_FD", owners.as_ref().and_then(|owners| owners.first()).map(|owner| owner.fd));
@@ -148,6 +186,7 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
             add_socket(&mut facts, socket);
             add_workload(&mut facts, workload.as_deref().or_else(|| process?.workload.as_deref()));
             facts.add("CLOSEWAIT_DWELL_SECONDS", Some(dwell.at_least().as_secs_f64()));
+            facts.add("CLOSEWAIT_INCIDENT", *incident);
             add_verdict(&mut facts, verdict);
         }
         Finding::Pileup { at, pileup } => {
@@ -167,10 +206,26 @@ pub(super) fn facts(finding: &Finding, anchor: TimeAnchor) -> HookEnvironment {
             facts.add("CLOSEWAIT_REMOTE", pileup.group.remote);
             facts.add("CLOSEWAIT_NETNS", pileup.group.netns);
             add_workload(&mut facts, pileup.evidence.workload.as_deref());
+            facts.add("CLOSEWAIT_INCIDENT", pileup.incident.map(|incident| incident.id));
+            facts.add("CLOSEWAIT_STATE", pileup.incident.map(|incident| incident.state.name()));
+            facts.add("CLOSEWAIT_SEVERITY", Some(pileup.severity().name()));
+            facts.add("CLOSEWAIT_SERVICE", pileup.service().label());
+            facts.add("CLOSEWAIT_SUMMARY", Some(pileup.summary()));
             add_verdict(&mut facts, &pileup.verdict);
         }
-        Finding::PileupEnd { .. }
-        | Finding::Enter { .. }
+        Finding::PileupEnd { at, end } => {
+            facts.add("CLOSEWAIT_TIME", Some(humantime::format_rfc3339_nanos(anchor.wall(*at))));
+            facts.add("CLOSEWAIT_COUNT", Some(end.count));
+            facts.add("CLOSEWAIT_LOCAL_PORT", end.group.local_port);
+            facts.add("CLOSEWAIT_REMOTE", end.group.remote);
+            facts.add("CLOSEWAIT_NETNS", end.group.netns);
+            facts.add("CLOSEWAIT_INCIDENT", Some(end.id));
+            facts.add("CLOSEWAIT_STATE", Some(IncidentState::Resolved.name()));
+            facts.add("CLOSEWAIT_SEVERITY", Some(Severity::Info.name()));
+            facts.add("CLOSEWAIT_SERVICE", end.service.as_deref());
+            facts.add("CLOSEWAIT_SUMMARY", Some(end.summary(*at)));
+        }
+        Finding::Enter { .. }
         | Finding::Leave { .. }
         | Finding::Histogram { .. }
         | Finding::Health { .. }
@@ -216,6 +271,8 @@ fn add_workload(facts: &mut HookEnvironment, workload: Option<&Workload>) {
 }
 
 fn add_verdict(facts: &mut HookEnvironment, verdict: &Verdict) {
+    facts.add("CLOSEWAIT_CLASS", Some(verdict.class.name()));
+    // The name of the same fact in earlier versions.
     facts.add("CLOSEWAIT_VERDICT", Some(verdict.class.name()));
     facts.add("CLOSEWAIT_RULE", Some(verdict.rule));
     facts.add("CLOSEWAIT_CERTAINTY", Some(verdict.certainty.name()));
@@ -227,7 +284,7 @@ mod tests {
 
     use super::*;
     use closewait_engine::{
-        model::{Certainty, Class, Dwell},
+        model::Dwell,
         testing::{owner, process, socket, verdict},
         text::Comm,
         time::BootTime,
@@ -244,6 +301,8 @@ mod tests {
             verdict: Box::new(verdict(Class::Hung, Certainty::High)),
             workload: None,
             process: process.map(Box::new),
+            group: Box::new(PileupGroup { role: None, netns: None, cgroup: None, local_port: Some(80), remote: None }),
+            incident: None,
         }
     }
 
@@ -261,6 +320,7 @@ mod tests {
             ("CLOSEWAIT_FD", "5"),
             ("CLOSEWAIT_COMM", "nginx"),
             ("CLOSEWAIT_DWELL_SECONDS", "60.5"),
+            ("CLOSEWAIT_CLASS", "hung"),
             ("CLOSEWAIT_VERDICT", "hung"),
             ("CLOSEWAIT_CERTAINTY", "high"),
         ] {
@@ -320,6 +380,37 @@ mod tests {
         let long = HookEvent { group, facts: HookEnvironment::default(), json: "x".repeat(MAX_REQUEST_BYTES) };
         assert_eq!(long.frame().unwrap(), None);
         assert!(HookEvent::length([0xff; 4]).is_err());
+    }
+
+    #[test]
+    fn a_filter_selects_by_class_and_by_certainty() {
+        let stuck = |class, certainty| {
+            let Finding::Stuck { at, socket, dwell, owners, workload, process, group, incident, .. } =
+                stuck(None, None)
+            else {
+                unreachable!("a stuck socket");
+            };
+            let verdict = Box::new(verdict(class, certainty));
+            Finding::Stuck { at, socket, dwell, owners, verdict, workload, process, group, incident }
+        };
+        let filter = HookFilter { stuck_classes: vec![Class::Hung, Class::Leak], min_certainty: Certainty::Medium };
+        for (class, certainty, passes) in [
+            (Class::Hung, Certainty::Fact, true),
+            (Class::Leak, Certainty::Medium, true),
+            (Class::Leak, Certainty::Low, false),
+            (Class::Pool, Certainty::Fact, false),
+        ] {
+            assert_eq!(filter.passes(&stuck(class, certainty)), passes, "{class:?} {certainty:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_incident_is_not_held_back_by_its_last_report() {
+        let port = PileupGroup { role: None, netns: Some(7), cgroup: None, local_port: Some(80), remote: None };
+        let keys = [IncidentState::Opened, IncidentState::Updated, IncidentState::Exhausted, IncidentState::Resolved]
+            .map(|state| incident_group(&port, state).who);
+        assert_eq!(keys[0], keys[1]);
+        assert_eq!(keys[1..].iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{keys:?}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use anyhow::Context as _;
 
 use self::limits::{Skipped, StartLimiter};
 pub use self::{
-    event::{HookEnvironment, HookEvent, HookEventKind, HookGroup},
+    event::{HookEnvironment, HookEvent, HookEventKind, HookFilter, HookGroup},
     helper::serve,
     program::{HookProgramError, HookPrograms},
 };
@@ -51,6 +51,8 @@ pub struct HookConfig {
     pub timeout: Duration,
     /// Minimum interval between two starts of a group.
     pub every: Duration,
+    /// Selection of the events that run a program.
+    pub filter: HookFilter,
 }
 
 /// Helper that has started, without a connection yet.
@@ -104,6 +106,7 @@ impl Helper {
             limits: StartLimiter::new(config.every, now),
             skipped: Skipped::new(config.every, now),
             programs: config.programs,
+            filter: config.filter,
         })
     }
 }
@@ -116,13 +119,15 @@ pub struct Hooks {
     limits: StartLimiter,
     skipped: Skipped,
     programs: HookPrograms,
+    filter: HookFilter,
 }
 
 impl Hooks {
     /// Requests a program if `finding`, which became this event, starts a hook. The program gets the same line as the
     /// event stream.
     pub fn finding(&mut self, finding: &Finding, event: &NumberedEvent<'_>, now: BootTime) {
-        let group = event::group(finding).filter(|group| self.programs.of(group.kind).is_some());
+        let runs = |group: &HookGroup| self.programs.of(group.kind).is_some() && self.filter.passes(finding);
+        let group = event::group(finding).filter(runs);
         match group.map(|group| self.limits.start(&group, now).map(|()| group)) {
             None => {}
             Some(Err(skip)) => self.skipped.skip(skip),

@@ -18,10 +18,13 @@ use super::{
     caps::Capabilities,
     tracefs::{self, TracefsError},
 };
+use closewait_engine::{model::Host, text::harmless};
 
 /// Facts about this host, gathered before anything is loaded.
 #[derive(Debug)]
 pub struct HostFacts {
+    /// Name of the host, and its boot.
+    pub host: Host,
     /// Kernel release, as in `uname -r`.
     pub release: Option<String>,
     /// The first two numbers of the release.
@@ -92,7 +95,8 @@ pub struct Tracefs {
 impl HostFacts {
     /// Gathers the facts. Loads nothing, changes nothing, and takes some milliseconds.
     pub fn gather() -> Self {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|text| text.trim().to_owned());
+        let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+        let release = read("/proc/sys/kernel/osrelease");
         let version = release.as_deref().and_then(parse_version);
         // The bytes of the types, some 6 MB, are freed with `btf`.
         let types = Btf::read(Path::new(btf::VMLINUX)).map(|btf| Types::of(&btf));
@@ -100,7 +104,13 @@ impl HostFacts {
             Ok(types) => Some(types.ring_buffer),
             Err(_) => probe_ring_buffer().or_else(|| version.map(|version| version >= (5, 8))),
         };
+        let harmless = |text: String| harmless(text.as_bytes());
+        let host = Host {
+            name: read("/proc/sys/kernel/hostname").filter(|name| !name.is_empty()).map(harmless),
+            boot: read("/proc/sys/kernel/random/boot_id").map(harmless),
+        };
         Self {
+            host,
             release,
             version,
             types,

@@ -13,6 +13,7 @@ pub mod error_text;
 pub mod facts;
 pub mod freezer;
 pub mod in_time;
+pub mod journal;
 pub mod limits;
 pub mod memory_limit;
 pub mod mountinfo;

@@ -163,7 +163,7 @@ impl RecordingEngine {
                 recording.polled = 0;
                 return recording.item(&Item::Drained);
             };
-            if matches!(output, Output::Finding(_)) {
+            if matches!(output, Output::Finding(_) | Output::StillStuck { .. }) {
                 recording.shows()?;
             }
             recording.polled += 1;

@@ -6,7 +6,8 @@ use super::Item;
 use crate::{clock::TimeAnchor, sink::Start};
 use closewait_engine::{
     Engine,
-    model::{Finding, Output},
+    model::{Finding, Output, StuckCounts},
+    time::BootTime,
 };
 
 /// Output of an agent, or its fate.
@@ -16,6 +17,8 @@ pub enum Shown<'a> {
     Start(&'a Start),
     /// Another event.
     Finding(&'a Finding),
+    /// A reminder of stuck sockets.
+    StillStuck(BootTime, StuckCounts),
     /// All output since the last time was handed to the writer of lines.
     HandedOut,
     /// The lines that were handed out last were dropped.
@@ -108,11 +111,24 @@ impl Player {
     }
 }
 
-/// Shows a finding. The agent executed all other output, and the results follow as items.
+/// Shows a finding or a reminder. The agent executed all other output, and the results follow as items.
 fn show_output(
     output: &Output,
     anchor: TimeAnchor,
     show: &mut impl FnMut(Shown<'_>, TimeAnchor) -> io::Result<()>,
 ) -> io::Result<()> {
-    if let Output::Finding(finding) = output { show(Shown::Finding(finding), anchor) } else { Ok(()) }
+    match output {
+        Output::Finding(finding) => show(Shown::Finding(finding), anchor),
+        Output::StillStuck { at, counts } => show(Shown::StillStuck(*at, *counts), anchor),
+        Output::RefreshLingering(_)
+        | Output::Refresh(_)
+        | Output::ScanOwners { .. }
+        | Output::InspectOwners(_)
+        | Output::Audit { .. }
+        | Output::RefreshSuspects(_)
+        | Output::Query(_)
+        | Output::WatchPorts(_)
+        | Output::Forget(_)
+        | Output::ReadCounters => Ok(()),
+    }
 }

@@ -83,7 +83,7 @@ impl Agent {
         let (start, anchor) = (start(), agent.anchor());
         agent.engine.anchored(anchor);
         agent.engine.started(&start);
-        Json.event(&agent.numbering.start(&start, anchor), &mut agent.piece).unwrap();
+        Json::default().event(&agent.numbering.start(&start, anchor), &mut agent.piece).unwrap();
         agent.hand_out(true, BEGAN);
         agent
     }
@@ -112,7 +112,7 @@ impl Agent {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
-                    Json.event(&self.numbering.finding(&finding, anchor), &mut self.piece).unwrap();
+                    Json::default().event(&self.numbering.finding(&finding, anchor), &mut self.piece).unwrap();
                 }
                 Output::Refresh(_) => self.engine.handle(RefreshEnd::Inspection { at: now }),
                 Output::ScanOwners { .. } => {
@@ -131,7 +131,11 @@ impl Agent {
                 Output::RefreshSuspects(_) => {
                     self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
                 }
-                Output::RefreshLingering(_) | Output::Forget(_) | Output::WatchPorts(_) | Output::Query(_) => {}
+                Output::StillStuck { .. }
+                | Output::RefreshLingering(_)
+                | Output::Forget(_)
+                | Output::WatchPorts(_)
+                | Output::Query(_) => {}
             }
         }
         self.hand_out(read, now);
@@ -172,8 +176,9 @@ pub(super) fn played(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Option<RecordingE
     let mut reader = Reader::new(bytes)?;
     for item in &mut reader {
         player.play(item?, |shown, anchor| match shown {
-            Shown::Start(start) => Json.event(&numbering.start(start, anchor), &mut waiting),
-            Shown::Finding(finding) => Json.event(&numbering.finding(finding, anchor), &mut waiting),
+            Shown::Start(start) => Json::default().event(&numbering.start(start, anchor), &mut waiting),
+            Shown::Finding(finding) => Json::default().event(&numbering.finding(finding, anchor), &mut waiting),
+            Shown::StillStuck(..) => Ok(()),
             Shown::HandedOut => {
                 lines.append(&mut handed_out);
                 handed_out = std::mem::take(&mut waiting);
@@ -408,6 +413,6 @@ fn any_time_that_an_anchor_can_be_has_a_text() {
         let anchor = TimeAnchor::from(booted);
         assert_eq!(u64::from(anchor), booted);
         let finding = Finding::Stop { at: BootTime(u64::MAX), totals: Default::default() };
-        Json.event(&Numbering::default().finding(&finding, anchor), &mut Vec::new()).unwrap();
+        Json::default().event(&Numbering::default().finding(&finding, anchor), &mut Vec::new()).unwrap();
     }
 }

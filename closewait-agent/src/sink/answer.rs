@@ -78,6 +78,11 @@ fn items<'e, E>(
 ) -> Result<(), E> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (filter, content) = match query {
+        // Events do not come from the engine's state.
+        Query::Tail { .. } => {
+            let header = AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None };
+            return take(AnswerItem::Header(header));
+        }
         Query::List { filter, content } => (filter, *content),
         Query::Report(filter) => {
             take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None }))?;

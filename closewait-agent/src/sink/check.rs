@@ -362,7 +362,7 @@ impl<'a> ProbeObject<'a> {
 fn probed(group: &ReportedGroup) -> ProbedGroupObject<'_> {
     let ReportedGroup { stuck, pileup, .. } = group;
     ProbedGroupObject {
-        service: pileup.service().name(),
+        service: pileup.service().label(),
         place: pileup.group.to_string(),
         severity: pileup.severity().name(),
         count: pileup.count,

@@ -1,10 +1,10 @@
 //! Events: numbered once, and written as JSON once, for the stream and for hooks alike.
 
-use std::{cell::OnceCell, io};
+use std::{cell::OnceCell, io, rc::Rc};
 
 use super::{Start, json};
 use crate::clock::TimeAnchor;
-use closewait_engine::model::Finding;
+use closewait_engine::model::{Finding, Host};
 
 /// Content of an event.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,8 @@ pub struct NumberedEvent<'a> {
     pub content: EventContent<'a>,
     /// Relation of the kernel's clock and the wall clock.
     pub anchor: TimeAnchor,
+    /// Name of the agent's host; `None` if unknown.
+    pub host: Option<Rc<str>>,
     json: OnceCell<Vec<u8>>,
 }
 
@@ -42,13 +44,19 @@ impl NumberedEvent<'_> {
     }
 }
 
-/// Numbering of events.
+/// Numbering of events, which also names their host.
 #[derive(Debug, Default)]
 pub struct Numbering {
     next: u64,
+    host: Option<Rc<str>>,
 }
 
 impl Numbering {
+    /// Returns the numbering of the events of a host.
+    pub fn of_host(host: &Host) -> Self {
+        Self { next: 0, host: host.name.as_deref().map(Rc::from) }
+    }
+
     /// Numbers the start of an agent.
     pub fn start<'a>(&mut self, start: &'a Start, anchor: TimeAnchor) -> NumberedEvent<'a> {
         self.event(EventContent::Start(start), anchor)
@@ -59,10 +67,17 @@ impl Numbering {
         self.event(EventContent::Finding(finding), anchor)
     }
 
+    /// Returns a finding that only hooks get, with the number of the next event: the numbers of the stream have no gap.
+    pub fn hidden<'a>(&mut self, finding: &'a Finding, anchor: TimeAnchor) -> NumberedEvent<'a> {
+        let event = self.finding(finding, anchor);
+        self.next = event.seq;
+        event
+    }
+
     fn event<'a>(&mut self, content: EventContent<'a>, anchor: TimeAnchor) -> NumberedEvent<'a> {
         let seq = self.next;
         self.next += 1;
-        NumberedEvent { seq, content, anchor, json: OnceCell::new() }
+        NumberedEvent { seq, content, anchor, host: self.host.clone(), json: OnceCell::new() }
     }
 }
 
@@ -71,7 +86,11 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::sink::{Sink as _, json::Json, text::Text};
+    use crate::sink::{
+        Sink as _,
+        json::Json,
+        text::{Text, TextStyle},
+    };
     use closewait_engine::{testing::socket, time::BootTime};
 
     #[test]
@@ -81,15 +100,33 @@ mod tests {
         for seq in 0..3 {
             let event = numbering.finding(&finding, anchor);
             let mut text = Vec::new();
-            Text::new(false).event(&event, &mut text).unwrap();
+            Text::new(TextStyle::dated(false)).event(&event, &mut text).unwrap();
             assert!(event.json.get().is_none(), "text needs no JSON");
             let (first, mut written) = (event.json().unwrap(), Vec::new());
-            Json.event(&event, &mut written).unwrap();
+            Json::default().event(&event, &mut written).unwrap();
             assert!(std::ptr::eq(first, event.json().unwrap()), "the same bytes");
             assert_eq!(first, written);
             let value: serde_json::Value = serde_json::from_slice(first).unwrap();
             assert_eq!((value["seq"].as_u64(), event.seq), (Some(seq), seq));
             assert!(first.ends_with(b"}\n"));
         }
+    }
+    #[test]
+    fn an_event_that_only_hooks_get_leaves_no_gap_in_the_stream() {
+        let (host, anchor) = (Host { name: Some("web-1".to_owned()), boot: None }, TimeAnchor::booted_at(UNIX_EPOCH));
+        let mut numbering = Numbering::of_host(&host);
+        let finding = Finding::Enter { at: BootTime(1), socket: socket() };
+        let seqs = [
+            numbering.finding(&finding, anchor).seq,
+            numbering.hidden(&finding, anchor).seq,
+            numbering.hidden(&finding, anchor).seq,
+            numbering.finding(&finding, anchor).seq,
+        ];
+        assert_eq!(seqs, [0, 1, 1, 1]);
+        let event = numbering.finding(&finding, anchor);
+        let value: serde_json::Value = serde_json::from_slice(event.json().unwrap()).unwrap();
+        assert_eq!((&value["seq"], &value["host"]), (&2.into(), &"web-1".into()));
+        let quiet = Json { incidents_only: true };
+        assert!(!quiet.shows(&finding) && Json::default().shows(&finding));
     }
 }

@@ -15,10 +15,21 @@ use crate::clock::TimeAnchor;
 use closewait_engine::{model::Finding, snapshot::groups::ListedGroup, snapshot::query::GroupBy, time::BootTime};
 
 /// Sink for the JSON event stream.
-#[derive(Clone, Copy, Debug)]
-pub struct Json;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Json {
+    /// Whether the stream has no events of single sockets and no histograms.
+    pub incidents_only: bool,
+}
 
 impl Sink for Json {
+    fn shows(&self, finding: &Finding) -> bool {
+        let is_of_sockets = matches!(
+            finding,
+            Finding::Enter { .. } | Finding::Stuck { .. } | Finding::Leave { .. } | Finding::Histogram { .. }
+        );
+        !(self.incidents_only && is_of_sockets)
+    }
+
     fn event(&mut self, event: &NumberedEvent<'_>, to: &mut Vec<u8>) -> io::Result<()> {
         to.extend_from_slice(event.json()?);
         Ok(())
@@ -27,13 +38,14 @@ impl Sink for Json {
 
 /// Returns the line of an event.
 pub(super) fn event(event: &NumberedEvent<'_>) -> io::Result<Vec<u8>> {
-    let NumberedEvent { seq, content, anchor, .. } = event;
+    let NumberedEvent { seq, content, anchor, host, .. } = event;
     let mut line = Vec::new();
     let content = match content {
         EventContent::Start(start) => start_members(start, *anchor),
         EventContent::Finding(finding) => finding_members(finding, *anchor),
     };
-    write_line(&EventLine { schema_version: SCHEMA_VERSION, seq: *seq, event: content }, &mut line)?;
+    let host = host.as_deref();
+    write_line(&EventLine { schema_version: SCHEMA_VERSION, seq: *seq, host, event: content }, &mut line)?;
     Ok(line)
 }
 
@@ -54,13 +66,14 @@ fn finding_members(finding: &Finding, anchor: TimeAnchor) -> Event<'_> {
     let time = |at: &BootTime| schema::time(anchor.wall(*at));
     match finding {
         Finding::Enter { at, socket } => Event::Enter { time: time(at), socket: SocketObject::new(socket, *at, None) },
-        Finding::Stuck { at, socket, dwell, owners, verdict, workload, process } => Event::Stuck {
+        Finding::Stuck { at, socket, dwell, owners, verdict, workload, process, group: _, incident } => Event::Stuck {
             time: time(at),
             socket: SocketObject::new(socket, *at, workload.as_deref()),
             dwell: Some(*dwell).into(),
             owners: owners.as_ref().map(|owners| owners.iter().map(Into::into).collect()),
             verdict: (&**verdict).into(),
             process: process.as_deref().map(Into::into),
+            incident: incident.map(|incident| incident.to_string()),
         },
         Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict } => Event::Leave {
             time: time(at),

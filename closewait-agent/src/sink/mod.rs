@@ -22,7 +22,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::event::{EventContent, NumberedEvent, Numbering};
 pub use self::writer::{Backlog, Mark, Settings, Writer, write_fully};
-use closewait_engine::{text::harmless_field, time::BootTime};
+use crate::clock::TimeAnchor;
+use closewait_engine::{
+    model::{Finding, StuckCounts},
+    text::harmless_field,
+    time::BootTime,
+};
 
 /// Start of the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,4 +77,12 @@ pub trait Sink {
     ///
     /// If a value cannot be written in this format.
     fn event(&mut self, event: &NumberedEvent<'_>, to: &mut Vec<u8>) -> io::Result<()>;
+
+    /// Whether the stream contains a finding.
+    fn shows(&self, finding: &Finding) -> bool;
+
+    /// Writes a reminder of stuck sockets, if this format has any.
+    fn still_stuck(&mut self, at: BootTime, counts: StuckCounts, anchor: TimeAnchor, to: &mut Vec<u8>) {
+        let _unused = (at, counts, anchor, to);
+    }
 }

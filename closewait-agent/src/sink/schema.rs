@@ -251,6 +251,8 @@ pub(super) enum Event<'a> {
         owners: Option<Vec<OwnerObject<'a>>>,
         verdict: VerdictObject<'a>,
         process: Option<ProcessObject<'a>>,
+        /// Identifier of the open incident; `null` if there is none.
+        incident: Option<String>,
     },
     Leave {
         time: String,
@@ -272,7 +274,7 @@ pub(super) enum Event<'a> {
     PileupEnd {
         time: String,
         #[serde(flatten)]
-        end: PileupEndObject,
+        end: PileupEndObject<'a>,
     },
     Histogram {
         time: String,
@@ -299,6 +301,7 @@ pub(super) enum Event<'a> {
 pub(super) struct EventLine<'a> {
     pub(super) schema_version: u32,
     pub(super) seq: u64,
+    pub(super) host: Option<&'a str>,
     #[serde(flatten)]
     pub(super) event: Event<'a>,
 }

@@ -1,13 +1,13 @@
 //! Human-readable text of events.
 
+mod fold;
 pub(super) mod pileup;
+mod style;
 
 use std::{fmt::Write as _, io};
 
-use super::{
-    EventContent, NumberedEvent, Sink, Start,
-    schema::{how, time},
-};
+use self::style::{Priority, sgr};
+use super::{EventContent, NumberedEvent, Sink, Start, schema::how};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
@@ -16,32 +16,30 @@ use closewait_engine::{
     time::BootTime,
 };
 
+pub use self::{fold::FoldedText, style::TextStyle};
+
 /// Sink with one line per finding. Histograms go to the log, see [`histogram_line`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Text {
-    color: bool,
+    style: TextStyle,
 }
 
 impl Text {
-    /// Creates the sink. `color` says that the reader is a terminal with color.
-    pub fn new(color: bool) -> Self {
-        Self { color }
+    /// Creates the sink.
+    pub fn new(style: TextStyle) -> Self {
+        Self { style }
     }
 
-    fn paint(self, sgr: &str, word: &str) -> String {
-        if self.color { format!("\x1b[{sgr}m{word:<6}\x1b[0m") } else { format!("{word:<6}") }
+    fn paint(&self, sgr: &str, word: &str) -> String {
+        self.style.paint(sgr, word, 6)
     }
-}
-
-/// SGR codes.
-mod sgr {
-    pub(super) const BOLD_RED: &str = "1;31";
-    pub(super) const GREEN: &str = "32";
-    pub(super) const YELLOW: &str = "33";
-    pub(super) const DIM: &str = "2";
 }
 
 impl Sink for Text {
+    fn shows(&self, _finding: &Finding) -> bool {
+        true
+    }
+
     fn event(&mut self, event: &NumberedEvent<'_>, to: &mut Vec<u8>) -> io::Result<()> {
         match event.content {
             EventContent::Start(start) => self.start(start, event.anchor, to),
@@ -52,31 +50,35 @@ impl Sink for Text {
 }
 
 impl Text {
-    fn start(self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) {
+    fn push(&self, to: &mut Vec<u8>, priority: Priority, (anchor, at): (TimeAnchor, BootTime), line: &str) {
+        self.style.push(to, priority, &format!("{}{line}", self.style.time(anchor, at)));
+    }
+
+    fn start(&self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) {
         let Start { version, hook, stuck_after, .. } = start;
         let kernel = start.kernel.as_deref().unwrap_or("of an unknown release");
         let word = self.paint(sgr::DIM, "start");
         let stuck_after = duration(*stuck_after);
-        push(
+        self.push(
             to,
-            anchor,
-            start.at,
+            Priority::Info,
+            (anchor, start.at),
             &format!("{word} closewait {version} on Linux {kernel}, {hook}; stuck after {stuck_after}"),
         );
     }
 
-    fn finding(self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) {
+    fn finding(&self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) {
         match finding {
             Finding::Enter { at, socket } => {
                 let word = self.paint(sgr::DIM, "enter");
-                push(to, anchor, *at, &format!("{word} {}", ends(socket)));
+                self.push(to, Priority::Info, (anchor, *at), &format!("{word} {}", ends(socket)));
             }
-            Finding::Stuck { at, socket, dwell: stuck, owners, verdict, workload: _, process: _ } => {
+            Finding::Stuck { at, socket, dwell: stuck, owners, verdict, .. } => {
                 let word = self.paint(sgr::BOLD_RED, "stuck");
                 let (owners, facts) = (owner_list(owners.as_deref()), facts(socket));
                 let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
                 let line = format!("{word} {} for {}; {verdict}{owners}{facts}", ends(socket), dwell(*stuck));
-                push(to, anchor, *at, &line);
+                self.push(to, Priority::Warning, (anchor, *at), &line);
             }
             Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, stuck: _, verdict: _ } => {
                 let word = self.paint(sgr::GREEN, "left");
@@ -88,23 +90,25 @@ impl Text {
                 if *fd_open == Some(true) {
                     line.push_str("; its descriptor is still open");
                 }
-                push(to, anchor, *at, &line);
+                self.push(to, Priority::Info, (anchor, *at), &line);
             }
             Finding::Pileup { at, pileup } => {
                 let word = self.paint(sgr::BOLD_RED, "PILEUP");
-                push(to, anchor, *at, &format!("{word} {}", pileup::line(pileup, *at)));
+                let mut lines = format!("{word} {}", pileup::line(pileup, *at));
                 for line in pileup::evidence(pileup, *at) {
-                    to.extend_from_slice(format!("    {line}\n").as_bytes());
+                    lines.push_str("\n    ");
+                    lines.push_str(&line);
                 }
+                self.push(to, pileup.severity().into(), (anchor, *at), &lines);
             }
             Finding::PileupEnd { at, end } => {
                 let word = self.paint(sgr::GREEN, "PILEUP ends");
-                push(to, anchor, *at, &format!("{word} {}", pileup::end(end, *at)));
+                self.push(to, Priority::Info, (anchor, *at), &format!("{word} {}", pileup::end(end, *at)));
             }
             Finding::Histogram { .. } => {}
             Finding::Health { at, totals } => {
                 let word = self.paint(sgr::YELLOW, "health");
-                push(to, anchor, *at, &format!("{word} {}", losses(*totals)));
+                self.push(to, Priority::Warning, (anchor, *at), &format!("{word} {}", losses(*totals)));
             }
             Finding::Stop { at, totals } => {
                 let word = self.paint(sgr::DIM, "stop");
@@ -113,7 +117,7 @@ impl Text {
                     "{word} {entered} entered, {left} left, {tracked} still in CLOSE_WAIT; {}",
                     losses(*totals)
                 );
-                push(to, anchor, *at, &line);
+                self.push(to, Priority::Info, (anchor, *at), &line);
             }
         }
     }
@@ -225,13 +229,6 @@ fn losses(totals: Totals) -> String {
     ];
     let lost: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     if lost.is_empty() { "nothing lost".to_owned() } else { lost.join(", ") }
-}
-
-fn push(to: &mut Vec<u8>, anchor: TimeAnchor, at: BootTime, line: &str) {
-    // Milliseconds are precise enough for people.
-    let time = time(anchor.wall(at));
-    let time = time.get(..23).unwrap_or(&time);
-    to.extend_from_slice(format!("{time}Z {line}\n").as_bytes());
 }
 
 #[cfg(test)]

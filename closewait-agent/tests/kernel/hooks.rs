@@ -24,6 +24,9 @@ use crate::{
     socket::check,
 };
 
+/// All classes.
+const ANY_CLASS: &str = "hung,leak,pool,never_accepted,half_close,inherited,proxy_wait,transient,unknown";
+
 #[test]
 fn a_program_gets_the_facts_and_the_event_once_for_a_group() {
     let ns = Namespace::new();
@@ -63,6 +66,7 @@ fn a_program_gets_the_facts_and_the_event_once_for_a_group() {
         ("INODE", event["socket"]["inode"].to_string()),
         ("ROLE", "server".to_owned()),
         ("DWELL_SECONDS", event["dwell_seconds"].to_string()),
+        ("CLASS", text(&event["verdict"]["class"])),
         ("VERDICT", text(&event["verdict"]["class"])),
         ("RULE", text(&event["verdict"]["rule"])),
         ("CERTAINTY", text(&event["verdict"]["certainty"])),
@@ -75,6 +79,31 @@ fn a_program_gets_the_facts_and_the_event_once_for_a_group() {
     let ended = agent.stop();
     assert!(ended.stderr.contains("has ended after"), "{}", ended.stderr);
     assert!(ended.stderr.contains("hooks not run: "), "what was left out is counted: {}", ended.stderr);
+}
+
+#[test]
+fn a_hook_runs_only_for_the_wanted_classes_and_certainties() {
+    let ns = Namespace::new();
+    let hook = Hook::new("filter", &ns, "touch $dir/done");
+    let run = |arguments: &[&str]| {
+        let program = hook.program();
+        let mut command = run_command(&["--stuck-after", "300ms", "--on-stuck", &program]);
+        command.args(arguments).arg("--socket").arg(hook.folder.join("agent.sock"));
+        let mut agent = Agent::spawn(&mut command);
+        let (pair, _fin) = ns.waiting(V4);
+        let event = agent.wait_for_socket("stuck", &pair.id);
+        let ran = poll_until(Duration::from_secs(1) * slowness(), || hook.folder.join("done").exists());
+        agent.stop().totals();
+        let _result = fs::remove_file(hook.folder.join("done"));
+        (event["verdict"].clone(), ran)
+    };
+    let (verdict, _ran) = run(&[]);
+    let (class, certainty) = (verdict["class"].as_str().expect("text"), verdict["certainty"].as_str().expect("text"));
+    let (again, ran) = run(&["--on-stuck-class", class, "--min-certainty", certainty]);
+    assert!(ran && (&again["class"], &again["certainty"]) == (&class.into(), &certainty.into()), "{verdict} {again}");
+    assert!(!run(&["--on-stuck-class", if class == "pool" { "leak" } else { "pool" }]).1, "another class: {verdict}");
+    assert_ne!(certainty, "fact", "{verdict}");
+    assert!(!run(&["--on-stuck-class", class, "--min-certainty", "fact"]).1, "not certain enough: {verdict}");
 }
 
 #[test]
@@ -309,7 +338,9 @@ impl Hook {
 
     fn command(&self) -> Command {
         let program = self.program();
-        let mut command = run_command(&["--stuck-after", "300ms", "--on-stuck", &program]);
+        // Sockets of these tests are too young for a verdict that runs a hook by default.
+        let mut command =
+            run_command(&["--stuck-after", "300ms", "--on-stuck", &program, "--on-stuck-class", ANY_CLASS]);
         command.env("CLOSEWAIT_CONTAINER", "none");
         let socket = self.folder.join("agent.sock");
         command.arg("--socket").arg(socket);

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{self, Command},
@@ -12,7 +12,7 @@ use std::{
 
 use aya::maps::{Array, Map, MapData};
 use closewait_common::{kept::Kept, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     agent::{Agent, Ended, closewait, finish},
@@ -20,6 +20,7 @@ use crate::{
     confinement::LASTING,
     leaving::check_dwell,
     net::{Id, Namespace, V4},
+    schema,
     setup::{self, NOBODY, PublicBinary},
 };
 
@@ -142,6 +143,51 @@ fn after_a_kill_ages_are_exact_and_what_happened_meanwhile_is_reported_once() {
     assert!(before >= 1 && after >= 4, "{before} and {after}");
     // The host may have sockets that are older than the program.
     assert_eq!(before + after, count("left") - count("left_unseen"), "{totals}");
+}
+
+/// Connects clients that leave their sockets stuck, until the agent opens an incident on this port. Returns its event.
+fn grow_until_incident(agent: &mut Agent, ns: &Namespace, listener: &TcpListener, kept: &mut Vec<TcpStream>) -> Value {
+    let address = listener.local_addr().expect("the listener's address");
+    let is_ours = |event: &Value| event["event"] == "pileup" && event["group"]["local_port"] == address.port();
+    for _ in 0..300 {
+        drop(ns.connect(address));
+        kept.push(listener.accept().expect("accept").0);
+        agent.watch(Duration::from_millis(50));
+        if let Some(event) = agent.events.iter().find(|event| is_ours(event)) {
+            return event.clone();
+        }
+    }
+    panic!("no incident in {:?}", agent.events.last());
+}
+
+#[test]
+fn an_incident_keeps_its_identity_over_a_restart() {
+    let pins = Pins::new("incident");
+    let ns = Namespace::new();
+    let listener = ns.listen(V4);
+    let mut kept = Vec::new();
+    let mut first = pins.start(&["--stuck-after", "1s"]);
+    let before = grow_until_incident(&mut first, &ns, &listener, &mut kept);
+    kill(first);
+    let mut second = pins.start(&["--stuck-after", "1s"]);
+    assert_eq!(pinned(&second), "adopted");
+    let after = grow_until_incident(&mut second, &ns, &listener, &mut kept);
+    assert_eq!((&before["state"], &after["state"]), (&"opened".into(), &"opened".into()));
+    assert_eq!(before["id"], after["id"], "{before} {after}");
+    // The anchors of the two agents differ by the time between two readings of the clocks.
+    let onset = |event: &Value| schema::wall_seconds(&json!({ "time": event["onset"]["first_stuck"] }));
+    assert!((onset(&before) - onset(&after)).abs() < 0.01, "{before} {after}");
+    // Events of its sockets have the identity too.
+    let is_of_incident = |event: &Value| event["event"] == "stuck" && event["incident"] == after["id"];
+    second.wait_for("`stuck` of the incident", is_of_incident);
+    drop(kept);
+    let end = second.wait_for("`pileup_end`", |event| event["event"] == "pileup_end" && event["id"] == after["id"]);
+    assert_eq!(end["state"], "resolved", "{end}");
+    second.stop().totals();
+    let mut other = Vec::new();
+    let mut third = pins.start(&["--stuck-after", "1s"]);
+    let later = grow_until_incident(&mut third, &ns, &listener, &mut other);
+    assert_ne!(later["id"], after["id"], "a later incident of the same port is another one");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use crate::{
         evidence::{LATE, LateExits},
     },
     flow::group_key::FlowKey,
-    flow::growth::{Aged, EndedIncident, Growth, Habit, Point},
-    model::{Dwell, Since},
+    flow::growth::{Aged, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
+    model::{Dwell, IncidentState, IncidentStatus, Since, StuckCounts},
     time::{BootTime, nanos},
     track::hashing::KeyedState,
 };
@@ -277,12 +277,37 @@ impl Flows {
         self.flows.get(&key)?.growth.as_deref()
     }
 
-    /// Records a report of the flow's incident at `at` with `count` sockets; 0 ends the suspicion. Returns the time of the
-    /// incident's first report, and whether that was an earlier one.
-    pub(crate) fn reported(&mut self, key: FlowKey, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
-        let reported = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()?.reported(at, count));
+    /// Records an inspection of the flow's growth; see [`Growth::inspected`].
+    pub(crate) fn inspected(&mut self, key: FlowKey, at: BootTime, seen: Option<&Inspected>) -> Option<IncidentStatus> {
+        let growth = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut());
+        let incident = growth.and_then(|growth| growth.inspected(at, seen));
         self.suspects = self.any_suspect();
-        reported
+        incident
+    }
+
+    /// Keeps the parts of a report that the end of the incident repeats.
+    pub(crate) fn reported(&mut self, key: FlowKey, last: LastReport) {
+        if let Some(growth) = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()) {
+            growth.reported(last);
+        }
+    }
+
+    /// Returns the open incident of a flow; `None` if there is none.
+    pub(crate) fn incident(&self, key: FlowKey) -> Option<IncidentStatus> {
+        self.growth(key)?.incident()
+    }
+
+    /// Returns the numbers of stuck sockets and open incidents as of the last count.
+    pub(crate) fn stuck_counts(&self) -> StuckCounts {
+        let mut counts = StuckCounts::default();
+        for stats in self.flows.values() {
+            let (stuck, incident) = (stats.latest.stuck.present, stats.growth.as_deref().and_then(Growth::incident));
+            counts.groups += u32::from(stuck > 0 || incident.is_some());
+            counts.incidents += u32::from(incident.is_some());
+            counts.exhausted += u32::from(incident.is_some_and(|one| one.state == IncidentState::Exhausted));
+            counts.sockets += stuck;
+        }
+        counts
     }
 
     fn any_suspect(&self) -> bool {

@@ -245,7 +245,7 @@ impl Engine {
         let InspectionStep::Reporting { asked, at, worked } = self.inspection else { return };
         self.report_stuck(asked, asked, asked);
         if self.tracker.next_due().is_none_or(|due| due > asked) {
-            self.report_pileups(asked);
+            self.report_pileups(at);
             self.inspected(at, worked);
         }
     }
@@ -283,13 +283,17 @@ impl Engine {
                 let (socket, owners) = (&tracked.socket, tracked.owners.as_deref());
                 let workload = self.host_context.workload(socket, owners).cloned().map(Box::new);
                 let process = grouping.process(socket, owners).cloned().map(Box::new);
-                Some((*key, Box::new(grouping.verdict(*key, tracked)), workload, process))
+                let flow_key = self.group_keys.flow(socket);
+                let flow_key = flows.map_or(flow_key, |flows| flows.counted_as(flow_key));
+                let incident = flows.and_then(|flows| flows.incident(flow_key)).map(|incident| incident.id);
+                let of = (Box::new(flow_key.group()), incident);
+                Some((*key, Box::new(grouping.verdict(*key, tracked)), workload, process, of))
             })
             .collect();
-        for (key, verdict, workload, process) in judged {
+        for (key, verdict, workload, process, (group, incident)) in judged {
             let Some((tracked, dwell)) = self.tracker.report(key, at) else { continue };
             let (socket, owners) = (tracked.socket.clone(), tracked.owners.clone());
-            let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process };
+            let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process, group, incident };
             self.outputs.push_back(Output::Finding(finding));
         }
         self.tracker.remember(forgotten);

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dwell, Endpoint, ExitCause, Owner, Pileup, PileupEnd, Socket, SocketKey, Task, Verdict, WatchedPort};
+use super::{
+    Dwell, Endpoint, ExitCause, IncidentId, Owner, Pileup, PileupEnd, PileupGroup, Socket, SocketKey, StuckCounts,
+    Task, Verdict, WatchedPort,
+};
 use crate::{histogram::Summary, process::Process, time::BootTime, workload::Workload};
 
 /// Counters of the kernel program over all CPUs, since it was loaded.
@@ -136,6 +139,10 @@ pub enum Finding {
         workload: Option<Box<Workload>>,
         /// First owner of the socket, or of its listener if no program has accepted the socket, as of its last inspection.
         process: Option<Box<Process>>,
+        /// Port or remote endpoint whose incident the socket belongs to.
+        group: Box<PileupGroup>,
+        /// Open incident of the group; `None` if there is none.
+        incident: Option<IncidentId>,
     },
     /// A socket exited CLOSE_WAIT.
     Leave {
@@ -156,7 +163,7 @@ pub enum Finding {
         /// Diagnosis of the exit of a stuck socket.
         verdict: Option<Box<Verdict>>,
     },
-    /// A group grows without closes, or has doubled since the last report.
+    /// An incident opens, doubles, nears a limit, or reaches one.
     Pileup {
         /// Time of the report.
         at: BootTime,
@@ -238,6 +245,13 @@ pub struct PeerQuestion {
 pub enum Output {
     /// Show a finding.
     Finding(Finding),
+    /// A minute has passed in which sockets were stuck or an incident was open: remind people of them. This is no event.
+    StillStuck {
+        /// Time of the counts.
+        at: BootTime,
+        /// Numbers of stuck sockets and open incidents.
+        counts: StuckCounts,
+    },
     /// Check whether a program still has a descriptor of these sockets, whose connections have ended, and report each such socket
     /// as [`super::RefreshFact::Lingering`]. An [`Output::Refresh`] follows.
     RefreshLingering(Vec<SocketKey>),

@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dwell, Endpoint, Owner, ProxyPeer, ReadState, Role, Task, Totals, Verdict};
+use super::{
+    Dwell, Endpoint, IncidentId, IncidentStatus, LastDiagnosis, Owner, ProxyPeer, ReadState, Role, Task, Totals,
+    Verdict,
+};
 use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
 
 /// Change of a count per second.
@@ -45,7 +48,7 @@ impl Shape {
 }
 
 /// Common properties of an incident's sockets: their port or remote endpoint, role, namespace and cgroup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PileupGroup {
     /// Side of the connection that the sockets are on.
     pub role: Option<Role>,
@@ -82,6 +85,9 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// All limits.
+    pub const ALL: [Self; 3] = [Self::Descriptors, Self::Backlog, Self::Connections];
+
     /// Returns the name in events.
     pub const fn name(self) -> &'static str {
         match self {
@@ -101,12 +107,21 @@ pub struct Forecast {
     pub used: u64,
     /// Maximum amount.
     pub most: u64,
-    /// Time to exhaustion at the measured growth.
+    /// Time of the last reading, at which `used` was read.
+    pub read_at: BootTime,
+    /// Time to exhaustion at the measured growth; zero if the limit is reached.
     pub left: Duration,
     /// Time to exhaustion at the fastest growth that the counts allow.
     pub at_least: Duration,
     /// Time to exhaustion at the slowest growth that the counts allow; `None` if the counts also allow no growth.
     pub at_most: Option<Duration>,
+}
+
+impl Forecast {
+    /// Whether the limit was reached at the last reading.
+    pub const fn is_reached(&self) -> bool {
+        self.used >= self.most
+    }
 }
 
 /// Times at which a problem began.
@@ -141,10 +156,14 @@ pub struct Evidence {
     pub top_remotes: Vec<(std::net::IpAddr, u32)>,
     /// Owner of most of the sockets that entered since the onset.
     pub process: Option<Box<Process>>,
+    /// Time of the last inspection of `process`.
+    pub process_at: Option<BootTime>,
     /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
     /// Length and limit of the listener's backlog.
     pub backlog: Option<(u32, u32)>,
+    /// Time at which `backlog` was read.
+    pub backlog_at: Option<BootTime>,
     /// Other side of the oldest socket's proxied connection.
     pub proxy_peer: Option<ProxyPeer>,
     /// Counts of the group before the report, oldest first.
@@ -184,10 +203,8 @@ pub struct Moment {
 pub struct Pileup {
     /// Port or remote endpoint of the incident.
     pub group: PileupGroup,
-    /// Time of the incident's first report.
-    pub began: BootTime,
-    /// Whether the incident was reported before; its number of sockets has doubled since.
-    pub again: bool,
+    /// Identity and state of the group's incident; `None` without an open incident.
+    pub incident: Option<IncidentStatus>,
     /// Number of sockets in CLOSE_WAIT.
     pub count: u64,
     /// Owners of the sockets that entered since the onset, with the number of sockets of each; `None` if no scan for
@@ -251,10 +268,18 @@ impl Recovery {
 /// Report of the end of an incident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PileupEnd {
+    /// Identifier of the incident.
+    pub id: IncidentId,
     /// Port or remote endpoint of the incident.
     pub group: PileupGroup,
+    /// Name of the service that owned most of the sockets at the last report; `None` if unknown.
+    pub service: Option<String>,
     /// Time of the incident's first report.
     pub began: BootTime,
+    /// Beginning of the problem: the entry of its oldest socket.
+    pub onset: BootTime,
+    /// Diagnosis at the last report; `None` without a report.
+    pub last: Option<LastDiagnosis>,
     /// Number of sockets in CLOSE_WAIT.
     pub count: u64,
     /// Highest number of sockets during the incident.

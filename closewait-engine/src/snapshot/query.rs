@@ -29,6 +29,13 @@ pub enum Query {
     },
     /// An incident report on the selected sockets.
     Report(Filter),
+    /// The stream of events, until the agent ends. The engine has no part in it.
+    Tail {
+        /// Time for which past events come first; `None` for new events only.
+        since: Option<Duration>,
+        /// Whether events are text for people instead of JSON.
+        text: bool,
+    },
 }
 
 /// Content of the answer to a list.
@@ -504,7 +511,8 @@ mod tests {
         };
         let list = |content| Query::List { filter: filter.clone(), content };
         let groups = ListContent::Groups(GroupBy::Process);
-        for query in [list(ListContent::Table), list(groups), Query::Report(Filter::default())] {
+        let tail = Query::Tail { since: Some(Duration::from_millis(1500)), text: true };
+        for query in [list(ListContent::Table), list(groups), Query::Report(Filter::default()), tail] {
             let line = serde_json::to_string(&query).unwrap();
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);

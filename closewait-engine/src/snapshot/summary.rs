@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, flow::group_key::FlowKey, snapshot::urgency::UrgencyCounts, snapshot::view::Row, time::BootTime};
+use crate::{
+    Engine, diagnose::grouping::Grouping, flow::group_key::FlowKey, flow::growth::evidence::MAX_RANKED_GROUPS,
+    snapshot::urgency::UrgencyCounts, snapshot::view::Row, time::BootTime,
+};
 
 /// Number of listed sockets, and of the groups that they belong to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,30 @@ impl Engine {
     /// Begins the summary of a list at `now`.
     pub fn summarize(&self, now: BootTime) -> ListSummaryBuilder<'_> {
         ListSummaryBuilder { engine: self, now, flows: BTreeSet::new(), sockets: 0, gone: 0 }
+    }
+
+    /// Returns the number of these groups by their urgency at `now`.
+    fn urgencies(&self, now: BootTime, flows: &BTreeSet<FlowKey>) -> UrgencyCounts {
+        let mut counts = UrgencyCounts::default();
+        if flows.is_empty() {
+            return counts;
+        }
+        let grouping = Grouping::new(
+            now,
+            self.config.stuck_after,
+            &self.tracker,
+            &self.host_context,
+            &self.group_keys,
+            self.flows.as_ref(),
+        );
+        let members = self.members(now, |flow_key| flows.contains(&flow_key));
+        for (flow_key, members) in members.iter().take(MAX_RANKED_GROUPS) {
+            if let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) {
+                counts.add(pileup.urgency());
+            }
+        }
+        counts.others = members.len().saturating_sub(MAX_RANKED_GROUPS) as u64;
+        counts
     }
 }
 

@@ -147,10 +147,11 @@ impl Pileup {
 
     /// Returns the limit that is reached, and that the group contributes to.
     pub fn reached_limit(&self) -> Option<Limit> {
-        if let Some(forecast) = self.forecast.filter(|forecast| forecast.used >= forecast.most) {
+        if let Some(forecast) = self.forecast.filter(|forecast| forecast.is_reached()) {
             return Some(forecast.limit);
         }
-        let is_problem = self.grows() || !self.is_normal();
+        // An unknown cause does not make an exhausted limit normal.
+        let is_problem = self.grows() || !self.is_normal() || self.verdict.class == Class::Unknown;
         let process = self.evidence.process.as_deref().filter(|_| is_problem);
         let exhausted = process.and_then(|process| process.descriptors()).filter(|(open, limit)| open >= limit);
         if exhausted.is_some_and(|(open, _)| self.grows() || self.count >= open / EXHAUSTS_DIVISOR) {
@@ -211,6 +212,7 @@ mod tests {
     use crate::{
         model::{Evidence, Forecast, Slope},
         testing::{pileup, process},
+        time::BootTime,
     };
 
     fn growing(of: Pileup, per_second: f64) -> Pileup {
@@ -220,7 +222,8 @@ mod tests {
     fn forecast(of: Pileup, left: u64) -> Pileup {
         let left = Duration::from_secs(left);
         let (limit, used, most) = (Limit::Descriptors, 900, 1024);
-        Pileup { forecast: Some(Forecast { limit, used, most, left, at_least: left, at_most: None }), ..of }
+        let read_at = BootTime(0);
+        Pileup { forecast: Some(Forecast { limit, used, most, read_at, left, at_least: left, at_most: None }), ..of }
     }
 
     fn with_descriptors(of: Pileup, open: u64) -> Pileup {

@@ -349,7 +349,7 @@ impl World {
                         }
                     }
                 }
-                Output::RefreshLingering(_) | Output::Finding(_) | Output::Query(_) => {}
+                Output::RefreshLingering(_) | Output::StillStuck { .. } | Output::Finding(_) | Output::Query(_) => {}
             }
         }
     }

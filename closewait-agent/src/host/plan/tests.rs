@@ -13,6 +13,7 @@ use crate::host::{
 /// Returns a host where everything works.
 pub(crate) fn capable_host() -> HostFacts {
     HostFacts {
+        host: closewait_engine::model::Host::default(),
         release: Some("6.18.0".to_owned()),
         version: Some((6, 18)),
         types: Ok(Types {

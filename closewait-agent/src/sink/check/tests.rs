@@ -20,8 +20,10 @@ fn group(class: Class, certainty: Certainty, count: u64, stuck: u64) -> Reported
         remotes: 0,
         top_remotes: Vec::new(),
         process: None,
+        process_at: None,
         workload: None,
         backlog: None,
+        backlog_at: None,
         proxy_peer: None,
         history: Vec::new(),
     };
@@ -33,8 +35,7 @@ fn group(class: Class, certainty: Certainty, count: u64, stuck: u64) -> Reported
             local_port: Some(8080),
             remote: None,
         },
-        began: BootTime(0),
-        again: false,
+        incident: None,
         count,
         owners: Some(vec![(owner, 1)]),
         shape: None,
@@ -55,6 +56,7 @@ fn growing(mut of: ReportedGroup, per_second: f64, left: Option<u64>) -> Reporte
     of.pileup.shape = Some(Shape::Linear);
     of.pileup.slope = Some(Slope { per_second, error: 0.0 });
     of.pileup.forecast = left.map(Duration::from_secs).map(|left| Forecast {
+        read_at: BootTime(0),
         limit: Limit::Descriptors,
         used: 900,
         most: 1024,
@@ -206,7 +208,7 @@ fn json_has_the_numbers_and_null_for_unknown_ones() {
     assert_eq!(object["growth_per_second"], serde_json::Value::Null);
     assert_eq!((&object["warning"]["stuck"], &object["critical"]), (&5.into(), &serde_json::Value::Null));
     let group = &object["groups"][0];
-    assert_eq!((&group["service"], &group["severity"]), (&"shop[7]".into(), &"error".into()));
+    assert_eq!((&group["service"], &group["severity"]), (&"shop".into(), &"error".into()));
     json.clear();
     Probe::unknown("why").render(Form::Json, &mut json).unwrap();
     let object: serde_json::Value = serde_json::from_slice(&json).unwrap();

@@ -7,8 +7,12 @@ use serde::Serialize;
 use super::{DwellMembers, EndpointObject, OwnerObject, ProcessObject, VerdictObject, seconds};
 use crate::sink::schema::socket::{PodObject, read_state, workload_members};
 use closewait_engine::{
-    model::{Evidence, Forecast, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role, Shape, Task},
+    model::{
+        Evidence, Forecast, IncidentState, LastDiagnosis, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState,
+        Role, Shape, Task,
+    },
     process::ThreadGroup,
+    snapshot::urgency::Severity,
     time::BootTime,
 };
 
@@ -17,10 +21,16 @@ const MAX_THREAD_GROUPS: usize = 5;
 
 #[derive(Serialize)]
 pub(in crate::sink) struct PileupObject<'a> {
+    /// Identifier of the incident; `null` for a group without one.
+    id: Option<String>,
+    state: Option<&'static str>,
+    severity: &'static str,
+    service: Option<String>,
+    summary: String,
     group: GroupMembers,
-    /// Time of its first report.
-    began: String,
-    /// Whether it was reported before, and has doubled since.
+    /// Time of the incident's first report.
+    began: Option<String>,
+    /// Whether the incident was reported before.
     again: bool,
     count: u64,
     owners: Option<Vec<OwnerCountObject<'a>>>,
@@ -35,16 +45,47 @@ pub(in crate::sink) struct PileupObject<'a> {
     exhaustion: Option<ForecastObject>,
     verdict: VerdictObject<'a>,
     evidence: EvidenceObject<'a>,
+    /// Command of the verdict alone.
+    command: Option<&'a str>,
+    runbook: String,
 }
 
+/// End of an incident. Members of the report that are unknown at the end are `null`.
 #[derive(Serialize)]
-pub(in crate::sink) struct PileupEndObject {
+pub(in crate::sink) struct PileupEndObject<'a> {
+    id: String,
+    state: &'static str,
+    severity: &'static str,
+    service: Option<&'a str>,
+    summary: String,
     group: GroupMembers,
     began: String,
     lasted_seconds: f64,
     how: &'static str,
     count: u64,
     most: u64,
+    slope_per_second: Option<f64>,
+    onset: EndedOnsetObject,
+    exhaustion: Option<ForecastObject>,
+    verdict: Option<VerdictObject<'a>>,
+    evidence: Option<EvidenceObject<'a>>,
+    command: Option<&'a str>,
+    runbook: Option<String>,
+    /// Diagnosis at the last report, with the time of that report.
+    last_verdict: Option<LastVerdictObject>,
+}
+
+#[derive(Serialize)]
+struct EndedOnsetObject {
+    first_stuck: String,
+}
+
+#[derive(Serialize)]
+struct LastVerdictObject {
+    time: String,
+    class: &'static str,
+    rule: &'static str,
+    certainty: &'static str,
 }
 
 #[derive(Serialize)]
@@ -75,6 +116,8 @@ pub(in crate::sink) struct ForecastObject {
     limit: &'static str,
     used: u64,
     most: u64,
+    /// Time at which `used` was read.
+    time: String,
     at_least_seconds: f64,
     at_most_seconds: Option<f64>,
 }
@@ -89,12 +132,16 @@ struct EvidenceObject<'a> {
     remotes: u32,
     top_remotes: Vec<RemoteObject>,
     process: Option<ProcessObject<'a>>,
+    /// Time at which `process` and `threads` were read.
+    process_time: Option<String>,
     threads: Option<Vec<ThreadsObject>>,
     container: Option<&'a str>,
     unit: Option<&'a str>,
     pod: Option<PodObject<'a>>,
     backlog: Option<u32>,
     backlog_max: Option<u32>,
+    /// Time at which `backlog` was read.
+    backlog_time: Option<String>,
     waits_for: Option<EndpointObject>,
     history: Vec<MomentObject>,
 }
@@ -139,17 +186,21 @@ struct MomentObject {
 impl<'a> PileupObject<'a> {
     /// Creates the object at `at`; `time` writes other moments.
     pub(in crate::sink) fn new(pileup: &'a Pileup, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
-        let Pileup { group, began, again, count, owners, shape, slope, onset, forecast, verdict, evidence, .. } =
-            pileup;
+        let Pileup { group, incident, count, owners, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let owner = |(task, count): &'a (Task, u32)| OwnerCountObject {
             pid: task.pid,
             comm: task.comm.as_str(),
             count: *count,
         };
         Self {
+            id: incident.map(|incident| incident.id.to_string()),
+            state: incident.map(|incident| incident.state.name()),
+            severity: pileup.severity().name(),
+            service: pileup.service().label(),
+            summary: pileup.summary(),
             group: group.into(),
-            began: time(*began),
-            again: *again,
+            began: incident.map(|incident| time(incident.began)),
+            again: incident.is_some_and(|incident| incident.state != IncidentState::Opened),
             count: *count,
             owners: owners.as_ref().map(|owners| owners.iter().map(owner).collect()),
             shape: shape.map(Shape::name),
@@ -164,24 +215,51 @@ impl<'a> PileupObject<'a> {
                 unaccepted_since: onset.unaccepted_since.map(time),
             },
             exhaustion_seconds: forecast.map(|forecast| seconds(forecast.left)),
-            exhaustion: forecast.map(Into::into),
+            exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
-            evidence: EvidenceObject::new(evidence, at),
+            evidence: EvidenceObject::new(evidence, at, time),
+            command: verdict.next.command.as_deref(),
+            runbook: runbook(verdict.rule),
         }
     }
 }
 
-impl PileupEndObject {
+/// Returns the address of the page about a rule.
+fn runbook(rule: &str) -> String {
+    // The headings of the generated page are the names of the rules.
+    format!("{}/blob/main/docs/diagnoses.md#{rule}", env!("CARGO_PKG_REPOSITORY"))
+}
+
+impl<'a> PileupEndObject<'a> {
     /// Creates the object at `at`; `time` writes other moments.
-    pub(in crate::sink) fn new(end: &PileupEnd, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
-        let PileupEnd { group, began, count, most, how } = end;
+    pub(in crate::sink) fn new(end: &'a PileupEnd, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
+        let PileupEnd { id, group, service, began, onset, last, count, most, how } = end;
+        let last_verdict = |last: &LastDiagnosis| LastVerdictObject {
+            time: time(last.at),
+            class: last.class.name(),
+            rule: last.rule,
+            certainty: last.certainty.name(),
+        };
         Self {
+            id: id.to_string(),
+            state: IncidentState::Resolved.name(),
+            severity: Severity::Info.name(),
+            service: service.as_deref(),
+            summary: end.summary(at),
             group: group.into(),
             began: time(*began),
             lasted_seconds: seconds(at.since(*began)),
             how: how.name(),
             count: *count,
             most: *most,
+            slope_per_second: None,
+            onset: EndedOnsetObject { first_stuck: time(*onset) },
+            exhaustion: None,
+            verdict: None,
+            evidence: None,
+            command: None,
+            runbook: last.as_ref().map(|last| runbook(last.rule)),
+            last_verdict: last.as_ref().map(last_verdict),
         }
     }
 }
@@ -193,13 +271,14 @@ impl From<&PileupGroup> for GroupMembers {
     }
 }
 
-impl From<Forecast> for ForecastObject {
-    fn from(forecast: Forecast) -> Self {
-        let Forecast { limit, used, most, left: _, at_least, at_most } = forecast;
+impl ForecastObject {
+    pub(in crate::sink) fn new(forecast: &Forecast, time: &impl Fn(BootTime) -> String) -> Self {
+        let Forecast { limit, used, most, read_at, left: _, at_least, at_most } = *forecast;
         Self {
             limit: limit.name(),
             used,
             most,
+            time: time(read_at),
             at_least_seconds: seconds(at_least),
             at_most_seconds: at_most.map(seconds),
         }
@@ -207,7 +286,7 @@ impl From<Forecast> for ForecastObject {
 }
 
 impl<'a> EvidenceObject<'a> {
-    fn new(evidence: &'a Evidence, at: BootTime) -> Self {
+    fn new(evidence: &'a Evidence, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
         let process = evidence.process.as_deref();
         let threads = process.map(|process| {
             let threads = |group: &ThreadGroup| ThreadsObject { count: group.count, place: group.place() };
@@ -227,12 +306,14 @@ impl<'a> EvidenceObject<'a> {
                 .map(|(address, count)| RemoteObject { address: *address, count: *count })
                 .collect(),
             process: process.map(Into::into),
+            process_time: evidence.process_at.map(time),
             threads,
             container,
             unit,
             pod,
             backlog: evidence.backlog.map(|(backlog, _)| backlog),
             backlog_max: evidence.backlog.map(|(_, most)| most),
+            backlog_time: evidence.backlog_at.map(time),
             waits_for: evidence.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
             history: evidence.history.iter().map(|moment| MomentObject::new(moment, at)).collect(),
         }

@@ -133,7 +133,7 @@ impl<'a> StatusGroupObject<'a> {
             backlog_max: evidence.backlog.map(|(_, most)| most),
             limit_reached: pileup.reached_limit().map(|limit| limit.name()),
             exhaustion_seconds: forecast.map(|forecast| schema::seconds(forecast.left)),
-            exhaustion: forecast.map(Into::into),
+            exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
             command: pileup.command(),
         }

@@ -44,7 +44,15 @@ fn growing(group: Pileup, per_second: f64, left: u64) -> Pileup {
     let slope = Some(Slope { per_second, error: 0.0 });
     let (used, most) = group.evidence.process.as_ref().and_then(|process| process.descriptors()).unwrap_or_default();
     let left = Duration::from_secs(left);
-    let forecast = Some(Forecast { limit: Limit::Descriptors, used, most, left, at_least: left, at_most: None });
+    let forecast = Some(Forecast {
+        limit: Limit::Descriptors,
+        used,
+        most,
+        read_at: BootTime(0),
+        left,
+        at_least: left,
+        at_most: None,
+    });
     Pileup { shape: Some(Shape::Linear), slope, forecast, ..group }
 }
 

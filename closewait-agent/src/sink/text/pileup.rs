@@ -46,7 +46,7 @@ pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
 }
 
 fn ending(forecast: &Forecast) -> String {
-    let Forecast { limit, used, most, left, at_least, at_most } = forecast;
+    let Forecast { limit, used, most, read_at: _, left, at_least, at_most } = forecast;
     let what = match limit {
         Limit::Descriptors => "descriptors exhausted",
         Limit::Backlog => "backlog exhausted",
@@ -57,11 +57,16 @@ fn ending(forecast: &Forecast) -> String {
     format!("{what} in {left} ({range}{used} of {most} used)")
 }
 
+/// Formats a command for a line of its own, from which it can be copied.
+pub(in crate::sink) fn command(command: &str) -> String {
+    format!("    {command}")
+}
+
 /// Formats the evidence, one line each.
 pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
     let Pileup { owners, verdict, evidence, onset, .. } = pileup;
     let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next.text)];
-    lines.extend(verdict.next.command.as_ref().map(|command| format!("    {command}")));
+    lines.extend(verdict.next.command.as_deref().map(command));
     if let Some(owners) = owners.as_deref().filter(|owners| owners.len() > 1) {
         let each: Vec<_> = owners.iter().map(|(task, count)| format!("{}[{}] {count}", task.comm, task.pid)).collect();
         lines.push(format!("owners: {}", each.join(", ")));
@@ -114,7 +119,7 @@ pub(in crate::sink) fn history(pileup: &Pileup, at: BootTime) -> String {
 
 /// Formats the end of an incident.
 pub(in crate::sink) fn end(end: &PileupEnd, at: BootTime) -> String {
-    let PileupEnd { group, began, count, most, how } = end;
+    let PileupEnd { group, began, count, most, how, .. } = end;
     format!("{group}, {count} of {most} are left; it lasted {}, {}", duration(at.since(*began)), how.name())
 }
 

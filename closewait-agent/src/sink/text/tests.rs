@@ -3,7 +3,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::*;
 use closewait_engine::{
     histogram::Histogram,
-    model::{Certainty, Class, Task, Verdict},
+    model::{Certainty, Class, PileupGroup, Task, Verdict},
     process::NextStep,
     testing::socket,
     text::{Comm, rate},
@@ -11,7 +11,7 @@ use closewait_engine::{
 
 fn lines(color: bool, finding: &Finding) -> String {
     let mut to = Vec::new();
-    Text::new(color).finding(finding, TimeAnchor::booted_at(UNIX_EPOCH), &mut to);
+    Text::new(TextStyle::dated(color)).finding(finding, TimeAnchor::booted_at(UNIX_EPOCH), &mut to);
     String::from_utf8(to).unwrap()
 }
 
@@ -65,6 +65,8 @@ fn color_is_only_where_it_is_asked_for() {
         verdict: Box::new(verdict),
         workload: None,
         process: None,
+        group: Box::new(PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None }),
+        incident: None,
     };
     assert!(!lines(false, &stuck).contains('\x1b'));
     assert!(lines(true, &stuck).contains("\x1b[1;31mstuck"));

@@ -7,19 +7,20 @@ use std::{
     time::Duration,
 };
 
-use super::{Course, Growth};
+use super::{Course, Inspected, LEVEL_PERIOD, LastReport};
 use crate::{
     Engine,
     diagnose::grouping::Grouping,
     diagnose::{self, Growing},
+    flow::flows::Flows,
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        Certainty, Class, Evidence, Finding, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Output, Pileup,
-        PileupEnd, ReadState, ReportedGroup, Shape, Slope, Socket, SocketKey, Task,
+        Certainty, Class, Evidence, Finding, Forecast, IncidentId, IncidentReport, LastDiagnosis, Limit, Moment,
+        Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ReportedGroup, Shape, Slope, Socket, SocketKey, Task,
     },
     snapshot::query::{EVERYTHING, Filter},
-    snapshot::urgency::{Urgency, UrgencyCounts},
+    snapshot::urgency::Urgency,
     snapshot::view::RowFacts,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -30,7 +31,7 @@ const MAX_REPORTED_AT_ONCE: usize = 32;
 /// Maximum number of groups of an [`IncidentReport`].
 const MAX_REPORT_GROUPS: usize = 64;
 /// Maximum number of groups that are judged for an [`IncidentReport`]: those that grow, then those with the most sockets.
-const MAX_RANKED_GROUPS: usize = 1024;
+pub(crate) const MAX_RANKED_GROUPS: usize = 1024;
 /// Maximum number of a group's oldest sockets in a report.
 const MAX_OLDEST: usize = 5;
 /// Maximum number of a suspected group's sockets that are refreshed before the report.
@@ -39,6 +40,9 @@ const MAX_REFRESHED: usize = 32;
 const MAX_TOP_REMOTES: usize = 3;
 /// Maximum number of reported owners; those with the most sockets come first.
 const MAX_OWNERS: usize = 8;
+
+/// Interval of reminders of sockets that are still stuck.
+const STILL_STUCK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limit with its used amount at the last reading.
 #[derive(Clone, Copy)]
@@ -51,14 +55,26 @@ struct Used {
     at: BootTime,
 }
 
+impl Used {
+    /// Returns the forecast for a limit that is reached.
+    fn reached(self) -> Forecast {
+        let Self { limit, used, most, share: _, at } = self;
+        let now = Duration::ZERO;
+        Forecast { limit, used, most, read_at: at, left: now, at_least: now, at_most: Some(now) }
+    }
+}
+
 /// Sockets of a flow, oldest first.
-type Members<'a> = Vec<(SocketKey, &'a TrackedSocket)>;
+pub(crate) type Members<'a> = Vec<(SocketKey, &'a TrackedSocket)>;
 
 impl Engine {
     /// Counts the sockets at `now`, and reports the incidents that have ended.
     pub(crate) fn count(&mut self, now: BootTime) {
         let Some(flows) = &mut self.flows else { return };
-        let watches = self.config.reads_progress && self.config.named && flows.is_count_due(now);
+        if !flows.is_count_due(now) {
+            return;
+        }
+        let watches = self.config.reads_progress && self.config.named;
         let mut oldest = OldestOfPorts::default();
         let sockets = self.tracker.iter().map(|(key, one)| {
             let flow_key = self.group_keys.flow(&one.socket);
@@ -73,9 +89,29 @@ impl Engine {
             self.outputs.push_back(Output::WatchPorts(ports));
         }
         for (flow_key, ended) in ended {
-            let super::EndedIncident { began, count, most, how } = ended;
-            let end = Box::new(PileupEnd { group: flow_key.group(), began, count, most, how });
+            let super::EndedIncident { id, began, onset, last, count, most, how } = ended;
+            let last = last.map(|last| *last);
+            let (service, last) =
+                last.map_or((None, None), |LastReport { service, diagnosis }| (service, Some(diagnosis)));
+            let group = flow_key.group();
+            let end = Box::new(PileupEnd { id, group, service, began, onset, last, count, most, how });
             self.find(Finding::PileupEnd { at: now, end });
+        }
+        self.count_stuck(now);
+    }
+
+    /// Reminds once a minute of sockets that are still stuck.
+    fn count_stuck(&mut self, now: BootTime) {
+        let counts = self.flows.as_ref().map(Flows::stuck_counts).unwrap_or_default();
+        match self.still_stuck {
+            _ if counts.groups == 0 => self.still_stuck = None,
+            Some(due) if now < due => {}
+            due => {
+                self.still_stuck = Some(now + STILL_STUCK_INTERVAL);
+                if due.is_some() {
+                    self.outputs.push_back(Output::StillStuck { at: now, counts });
+                }
+            }
         }
     }
 
@@ -90,13 +126,14 @@ impl Engine {
         if suspects.is_empty() {
             return Vec::new();
         }
-        let members = self.members(|flow_key| suspects.contains(&flow_key));
+        let members = self.members(BootTime(u64::MAX), |flow_key| suspects.contains(&flow_key));
         members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(|(key, _)| key)).collect()
     }
 
-    fn members(&self, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
+    /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
+    pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
         let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
-        for (key, tracked) in self.tracker.iter() {
+        for (key, tracked) in self.tracker.iter().filter(|(_, one)| one.since.latest() <= at) {
             let flow_key = self.flow_of(&tracked.socket);
             if wanted(flow_key) {
                 members.entry(flow_key).or_default().push((key, tracked));
@@ -124,7 +161,7 @@ impl Engine {
             &self.group_keys,
             self.flows.as_ref(),
         );
-        let mut members = self.members(|_flow_key| true);
+        let mut members = self.members(now, |_flow_key| true);
         if !filter.is_empty() {
             members.retain(|_flow_key, members| {
                 members.retain(|(_, one)| filter.matches_facts(&self.facts(one, &grouping, now), now));
@@ -149,7 +186,7 @@ impl Engine {
             let is_stuck = |one: &TrackedSocket| one.since.dwell(now).at_least() >= self.config.stuck_after;
             let stuck = members.partition_point(|(_, one)| is_stuck(one)) as u64;
             let oldest = members.first().map(|(_, one)| one.since.latest());
-            let piles_up_since = growth(flow_key).and_then(Growth::active_since);
+            let piles_up_since = pileup.incident.map(|incident| incident.began);
             ranked.push(((pileup.urgency(), oldest, *flow_key), ReportedGroup { piles_up_since, stuck, pileup }));
             // The evidence of a group can have many KB.
             if ranked.len() >= MAX_REPORT_GROUPS * 2 {
@@ -175,30 +212,6 @@ impl Engine {
         self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
     }
 
-    /// Returns the number of these groups by their urgency at `now`.
-    pub(crate) fn urgencies(&self, now: BootTime, flows: &BTreeSet<FlowKey>) -> UrgencyCounts {
-        let mut counts = UrgencyCounts::default();
-        if flows.is_empty() {
-            return counts;
-        }
-        let grouping = Grouping::new(
-            now,
-            self.config.stuck_after,
-            &self.tracker,
-            &self.host_context,
-            &self.group_keys,
-            self.flows.as_ref(),
-        );
-        let members = self.members(|flow_key| flows.contains(&flow_key));
-        for (flow_key, members) in members.iter().take(MAX_RANKED_GROUPS) {
-            if let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) {
-                counts.add(pileup.urgency());
-            }
-        }
-        counts.others = members.len().saturating_sub(MAX_RANKED_GROUPS) as u64;
-        counts
-    }
-
     /// Returns the facts about a socket that filters compare.
     fn facts<'a>(&'a self, one: &'a TrackedSocket, grouping: &Grouping<'a>, now: BootTime) -> RowFacts<'a> {
         let owners = one.owners.as_deref();
@@ -212,36 +225,48 @@ impl Engine {
         }
     }
 
-    /// Reports the incidents of suspected flows, as of `asked`.
-    pub(crate) fn report_pileups(&mut self, asked: BootTime) {
+    /// Reports the incidents of suspected flows, as of `at`, the end of their inspection: everything in a report is a fact of that
+    /// moment, or has a time of its own.
+    pub(crate) fn report_pileups(&mut self, at: BootTime) {
         let suspects = self.suspects();
         if suspects.is_empty() {
             return;
         }
         let grouping = Grouping::new(
-            asked,
+            at,
             self.config.stuck_after,
             &self.tracker,
             &self.host_context,
             &self.group_keys,
             self.flows.as_ref(),
         );
-        let members = self.members(|flow_key| suspects.contains(&flow_key));
+        let members = self.members(at, |flow_key| suspects.contains(&flow_key));
         let pileups: Vec<_> = suspects
             .iter()
             .map(|flow_key| {
-                (*flow_key, members.get(flow_key).and_then(|members| self.pileup(*flow_key, members, &grouping, asked)))
+                let pileup = members.get(flow_key).and_then(|members| {
+                    let pileup = self.pileup(*flow_key, members, &grouping, at)?;
+                    let id = IncidentId::new(&self.config.host, &pileup.group, first_without_pause(members)?);
+                    Some((id, pileup))
+                });
+                (*flow_key, pileup)
             })
             .collect();
         for (flow_key, pileup) in pileups {
             let Some(flows) = &mut self.flows else { return };
-            let pileup = pileup.filter(|pileup| !pileup.is_benign());
-            let count = pileup.as_ref().map_or(0, |pileup| pileup.count);
-            let reported = flows.reported(flow_key, asked, count);
-            if let Some(((began, again), pileup)) = reported.zip(pileup) {
-                let pileup = Box::new(Pileup { began, again, ..pileup });
-                self.find(Finding::Pileup { at: asked, pileup });
-            }
+            let pileup = pileup.filter(|(_, pileup)| !pileup.is_benign());
+            let seen = pileup.as_ref().map(|(id, Pileup { count, onset, forecast, .. })| Inspected {
+                id: *id,
+                count: *count,
+                onset: onset.first_stuck,
+                forecast: *forecast,
+            });
+            let pileup = pileup.map(|(_, pileup)| pileup);
+            let Some((incident, pileup)) = flows.inspected(flow_key, at, seen.as_ref()).zip(pileup) else { continue };
+            let diagnosis = LastDiagnosis::new(at, &pileup.verdict);
+            flows.reported(flow_key, LastReport { service: pileup.service().label(), diagnosis });
+            let pileup = Box::new(Pileup { incident: Some(incident), ..pileup });
+            self.find(Finding::Pileup { at, pileup });
         }
     }
 
@@ -256,7 +281,7 @@ impl Engine {
         limits.filter(|(of, _)| *of == port).map(|(_, most)| u64::from(*most)).min()
     }
 
-    fn pileup(
+    pub(crate) fn pileup(
         &self,
         flow_key: FlowKey,
         members: &Members<'_>,
@@ -296,27 +321,35 @@ impl Engine {
         };
         let (reads, remotes) = (reads(members), remotes(members));
         let waits = unaccepted * 2 > members.len();
+        let process_at = process.and_then(|process| self.host_context.inspected_at(process.pid));
+        let backlog_at = listener.map(|seen| seen.at);
         let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
-        let used = match (process, backlog) {
-            // The backlog holds one more than the limit (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
-            (_, Some((used, most))) if waits => Some(Used {
-                limit: Limit::Backlog,
-                used: used.into(),
-                most: u64::from(most) + 1,
-                share: 1.0,
-                at: listener?.at,
-            }),
-            (Some(process), _) if !waits => process.descriptors().map(|(used, most)| {
-                let at = self.host_context.inspected_at(process.pid).unwrap_or(now);
-                Used { limit: Limit::Descriptors, used, most, share: f64::from(own) / grown.len() as f64, at }
-            }),
-            _ => None,
-        };
+        // The owners of sockets that entered after the scan are not known yet.
+        let scanned = grown.iter().filter(|(_, one)| one.owners.is_some()).count();
+        // The backlog holds one more than the limit (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+        let waiting = backlog.zip(backlog_at).map(|((used, most), at)| Used {
+            limit: Limit::Backlog,
+            used: used.into(),
+            most: u64::from(most) + 1,
+            share: 1.0,
+            at,
+        });
+        let open = process.and_then(|process| process.descriptors()).map(|(used, most)| Used {
+            limit: Limit::Descriptors,
+            used,
+            most,
+            share: f64::from(own) / scanned.max(1) as f64,
+            at: process_at.unwrap_or(now),
+        });
         let count = members.len() as u64;
-        let limits = self.connection_limit(flow_key);
-        let limits = limits.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
-        let forecasts = used.into_iter().chain(limits).filter_map(|used| course?.forecast(used, now));
-        let forecast = forecasts.min_by_key(|forecast| forecast.left);
+        let connections = self.connection_limit(flow_key);
+        let connections =
+            connections.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
+        // Only accepted sockets use descriptors of the process.
+        let growing = [if waits { waiting } else { open }, connections].into_iter().flatten();
+        let forecasts = growing.filter_map(|used| course?.forecast(used, now));
+        let forecast = connections.filter(|used| used.used >= used.most).map(Used::reached);
+        let forecast = forecast.or_else(|| forecasts.min_by_key(|forecast| forecast.left));
         let (judged, proxy_peer) = grouping.judge(key, oldest, origins, |_, _| true);
         let undecided = matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
         let grows = course.filter(|course| undecided && matches!(course.shape, Shape::Linear | Shape::Accelerating));
@@ -348,15 +381,16 @@ impl Engine {
             remotes: number(remotes.len()),
             top_remotes: remotes.into_iter().take(MAX_TOP_REMOTES).collect(),
             process: process.cloned().map(Box::new),
+            process_at,
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
+            backlog_at,
             proxy_peer: proxy_peer.cloned(),
             history: moments.collect(),
         };
-        Some(Pileup {
+        let pileup = Pileup {
             group,
-            began: now,
-            again: false,
+            incident: flows.and_then(|flows| flows.incident(flow_key)),
             count,
             owners,
             shape: course.map(|course| course.shape),
@@ -368,7 +402,13 @@ impl Engine {
             forecast,
             verdict,
             evidence,
-        })
+        };
+        let reached = match pileup.reached_limit() {
+            Some(Limit::Descriptors) => open.map(Used::reached),
+            Some(Limit::Backlog) => waiting.map(Used::reached),
+            Some(Limit::Connections) | None => None,
+        };
+        Some(Pileup { forecast: reached.or(pileup.forecast), ..pileup })
     }
 }
 
@@ -394,14 +434,16 @@ impl Course {
         let Used { limit, used, most, share, at } = of;
         let rest = most.saturating_sub(used) as f64;
         let left = |per_second: f64| {
-            // The amount has grown since its reading.
-            let seconds = rest / (per_second * share) - now.since(at).as_secs_f64();
+            // The amount has grown since its reading, which may also be a little later than the report.
+            let since = now.since(at).as_secs_f64() - at.since(now).as_secs_f64();
+            let seconds = rest / (per_second * share) - since;
             Duration::try_from_secs_f64(seconds.max(0.0)).ok()
         };
         Some(Forecast {
             limit,
             used,
             most,
+            read_at: at,
             left: left(per_second)?,
             at_least: left(per_second + error)?,
             at_most: Some(per_second - error).filter(|slow| *slow > 0.0).and_then(left),
@@ -416,6 +458,14 @@ fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest
     let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
     let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }
+}
+
+/// Returns the entry of the first socket after the last pause of [`LEVEL_PERIOD`] without an entry. It depends on nothing but the
+/// present sockets, so an agent that has just started finds the same entry as the previous one.
+fn first_without_pause(members: &Members<'_>) -> Option<BootTime> {
+    let entries: Vec<BootTime> = members.iter().map(|(_, one)| one.since.latest()).collect();
+    let pause = entries.windows(2).rposition(|pair| pair[1].since(pair[0]) >= LEVEL_PERIOD);
+    entries.get(pause.map_or(0, |pause| pause + 1)).copied()
 }
 
 /// Returns the owners of the sockets with the number of sockets of each, in descending order; `None` if no scan for owners was
@@ -466,3 +516,6 @@ fn shown(one: &TrackedSocket, now: BootTime) -> Oldest {
         owners: one.owners.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! in a row, by far more than the number of exits. Windows last from seconds, for a hang, to a quarter of an hour, for a leak of
 //! one socket per minute.
 
-mod evidence;
+pub(crate) mod evidence;
 mod series;
 
 use std::time::Duration;
@@ -13,7 +13,8 @@ use std::time::Duration;
 pub(crate) use self::series::{Aged, Point};
 use self::series::{Series, slope};
 use crate::{
-    model::{Recovery, Shape, Slope},
+    model::{Forecast, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, Limit, Recovery, Shape, Slope},
+    snapshot::urgency::NEAR_LIMIT,
     time::BootTime,
 };
 
@@ -31,6 +32,10 @@ const SIGMAS: f64 = 4.0;
 const LOW_WINDOWS: u8 = 3;
 /// Time without growth after which an incident is level.
 const LEVEL_PERIOD: Duration = Duration::from_secs(600);
+/// Shortest interval between two inspections of an incident for its limits.
+const MIN_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest interval between two inspections of an incident for its limits, as long as that of scans for owners.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum relative error of a slope that a forecast may use.
 const FITS: f64 = 0.25;
 /// Minimum slope of the second half, as a multiple of the first half's, at which growth accelerates.
@@ -69,26 +74,123 @@ impl Habit {
     }
 }
 
+/// Limits, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct LimitSet(u8);
+
+impl LimitSet {
+    fn insert(&mut self, limit: Limit) {
+        self.0 |= 1 << limit as u8;
+    }
+
+    fn contains(self, limit: Limit) -> bool {
+        self.0 & (1 << limit as u8) != 0
+    }
+}
+
 /// Reported incident.
 #[derive(Clone, Copy, Debug)]
 struct Active {
+    id: IncidentId,
     began: BootTime,
+    /// Entry of the oldest socket at the first report.
+    onset: BootTime,
     /// Highest number of mature sockets.
     most: u64,
     /// Time of the first window with `most` mature sockets.
     most_at: BootTime,
     /// Highest number of sockets.
     most_present: u64,
-    /// Number of sockets at the last report.
+    /// Number of sockets at the first report, or at the last report of a doubling.
     reported: u64,
+    /// Limits that were reported as near.
+    near: LimitSet,
+    /// Limits that were reported as reached.
+    reached: LimitSet,
+    /// Whether a limit was reached at the last inspection.
+    exhausted: bool,
+    /// Time of the next inspection for the limits.
+    next_check: BootTime,
     /// Number of consecutive windows with few mature sockets.
     low: u8,
+}
+
+impl Active {
+    /// Returns an incident that begins at `at`.
+    fn open(at: BootTime, mature: u64, seen: &Inspected) -> Self {
+        let Inspected { id, count, onset, forecast } = *seen;
+        let mut near = LimitSet::default();
+        // A limit that is reached already gets a report of its own, after the next inspection.
+        if let Some(forecast) = forecast.filter(|forecast| forecast.left <= NEAR_LIMIT) {
+            near.insert(forecast.limit);
+        }
+        let mut active = Self {
+            id,
+            began: at,
+            onset,
+            most: mature,
+            most_at: at,
+            most_present: count,
+            reported: count,
+            near,
+            reached: LimitSet::default(),
+            exhausted: false,
+            next_check: at,
+            low: 0,
+        };
+        active.schedule_check(at, forecast);
+        active
+    }
+
+    /// Updates the incident after an inspection at `at`. Returns its state if that has to be reported.
+    fn inspected(&mut self, at: BootTime, seen: &Inspected) -> Option<IncidentState> {
+        let Inspected { count, forecast, .. } = *seen;
+        self.schedule_check(at, forecast);
+        self.exhausted = forecast.is_some_and(|forecast| forecast.is_reached());
+        let doubled = count >= self.reported.saturating_mul(2);
+        if doubled {
+            self.reported = count;
+        }
+        let is_news = |set: &mut LimitSet, limit: Limit| {
+            let is_new = !set.contains(limit);
+            set.insert(limit);
+            is_new
+        };
+        let limit = forecast.is_some_and(|Forecast { limit, left, .. }| match (self.exhausted, left <= NEAR_LIMIT) {
+            (true, _) => is_news(&mut self.reached, limit),
+            (false, true) => is_news(&mut self.near, limit),
+            (false, false) => false,
+        });
+        let state = if self.exhausted { IncidentState::Exhausted } else { IncidentState::Updated };
+        (doubled || limit).then_some(state)
+    }
+
+    /// Sets the time of the next inspection: when the limit will be near, or reached.
+    fn schedule_check(&mut self, at: BootTime, forecast: Option<Forecast>) {
+        let until = forecast.filter(|forecast| !forecast.is_reached() || !self.reached.contains(forecast.limit));
+        let until = until.map(|Forecast { left, .. }| if left > NEAR_LIMIT { left - NEAR_LIMIT } else { left });
+        let until = until.unwrap_or(MAX_CHECK_INTERVAL);
+        self.next_check = at + until.clamp(MIN_CHECK_INTERVAL, MAX_CHECK_INTERVAL);
+    }
+}
+
+/// Facts about an incident from one inspection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inspected {
+    /// Identifier of an incident that begins now.
+    pub(crate) id: IncidentId,
+    /// Number of sockets.
+    pub(crate) count: u64,
+    /// Entry of the oldest socket of the growth.
+    pub(crate) onset: BootTime,
+    /// Forecast for the limit that is exhausted first.
+    pub(crate) forecast: Option<Forecast>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum GrowthState {
     Quiet,
-    /// Growth that the next inspection confirms and reports; for the second time if there is an incident.
+    /// Growth, or an incident, that the next inspection confirms and reports.
     Suspected(Option<Active>),
     Active(Active),
     /// Ended incident, with the number of mature sockets that remained.
@@ -96,12 +198,23 @@ enum GrowthState {
 }
 
 /// Incident that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndedIncident {
+    pub(crate) id: IncidentId,
     pub(crate) began: BootTime,
+    pub(crate) onset: BootTime,
+    /// Last report, if there was one.
+    pub(crate) last: Option<Box<LastReport>>,
     pub(crate) count: u64,
     pub(crate) most: u64,
     pub(crate) how: Recovery,
+}
+
+/// Parts of an incident's last report that its end repeats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LastReport {
+    pub(crate) service: Option<String>,
+    pub(crate) diagnosis: LastDiagnosis,
 }
 
 /// Counts of a flow that has mature sockets, and the state of its incident.
@@ -113,6 +226,7 @@ pub(crate) struct Growth {
     age: Duration,
     /// Whether `age` is less than `stuck_after`.
     early: bool,
+    last: Option<Box<LastReport>>,
 }
 
 /// Course of a flow's count.
@@ -133,7 +247,7 @@ impl Growth {
         if let Some(before) = before {
             series.push(before, window);
         }
-        Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false }
+        Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false, last: None }
     }
 
     /// Returns the minimum age of mature sockets that an incident has fixed; `None` without an incident.
@@ -175,26 +289,39 @@ impl Growth {
         active.most_present = active.most_present.max(point.present);
         active.low = if point.mature.present <= active.most / 4 { active.low + 1 } else { 0 };
         let (count, most) = (point.present, active.most_present);
-        let ended = |how| Some(EndedIncident { began: active.began, count, most, how });
-        if active.low >= LOW_WINDOWS {
-            self.state = GrowthState::Quiet;
-            return ended(Recovery::Drained);
-        }
-        if point.at.since(active.most_at) >= LEVEL_PERIOD {
-            self.state = GrowthState::Level(point.mature.present);
-            return ended(Recovery::Level);
+        let how = if active.low >= LOW_WINDOWS {
+            Some(Recovery::Drained)
+        } else {
+            // A count at its limit cannot grow, and that is no recovery.
+            let is_level = point.at.since(active.most_at) >= LEVEL_PERIOD && !active.exhausted;
+            is_level.then_some(Recovery::Level)
+        };
+        if let Some(how) = how {
+            self.state = match how {
+                Recovery::Drained => GrowthState::Quiet,
+                Recovery::Level => GrowthState::Level(point.mature.present),
+            };
+            let (Active { id, began, onset, .. }, last) = (active, self.last.take());
+            return Some(EndedIncident { id, began, onset, last, count, most, how });
         }
         let doubled = point.present >= active.reported.saturating_mul(2);
-        self.state = if doubled { GrowthState::Suspected(Some(active)) } else { GrowthState::Active(active) };
+        let is_due = doubled || point.at >= active.next_check;
+        self.state = if is_due { GrowthState::Suspected(Some(active)) } else { GrowthState::Active(active) };
         None
     }
 
-    /// Returns the start of the incident; `None` if there is none.
-    pub(crate) fn active_since(&self) -> Option<BootTime> {
+    fn active(&self) -> Option<Active> {
         match self.state {
-            GrowthState::Active(active) | GrowthState::Suspected(Some(active)) => Some(active.began),
+            GrowthState::Active(active) | GrowthState::Suspected(Some(active)) => Some(active),
             GrowthState::Quiet | GrowthState::Suspected(None) | GrowthState::Level(_) => None,
         }
+    }
+
+    /// Returns the incident as of its last inspection; `None` if there is none.
+    pub(crate) fn incident(&self) -> Option<IncidentStatus> {
+        let Active { id, began, exhausted, .. } = self.active()?;
+        let state = if exhausted { IncidentState::Exhausted } else { IncidentState::Updated };
+        Some(IncidentStatus { id, state, began })
     }
 
     /// Returns the counts, oldest first.
@@ -212,29 +339,34 @@ impl Growth {
         matches!(self.state, GrowthState::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
     }
 
-    /// Records a report of the incident at `at` with `count` sockets. A `count` of 0 means that there was no report; growth is
-    /// suspected again if it continues. Returns the time of the first report, and whether that was an earlier one.
-    pub(crate) fn reported(&mut self, at: BootTime, count: u64) -> Option<(BootTime, bool)> {
-        if count == 0 {
-            self.state = match self.state {
-                GrowthState::Suspected(Some(active)) => GrowthState::Active(active),
-                GrowthState::Suspected(None) | GrowthState::Quiet | GrowthState::Active(_) | GrowthState::Level(_) => {
-                    GrowthState::Quiet
+    /// Records an inspection of suspected growth at `at`. Without `seen`, there is nothing to report; growth is suspected again if
+    /// it continues. Returns the incident if it has to be reported.
+    pub(crate) fn inspected(&mut self, at: BootTime, seen: Option<&Inspected>) -> Option<IncidentStatus> {
+        let before = self.active();
+        let Some(seen) = seen else {
+            self.state = match before {
+                Some(active) => {
+                    GrowthState::Active(Active { next_check: active.next_check.max(at + MIN_CHECK_INTERVAL), ..active })
                 }
+                None => GrowthState::Quiet,
             };
             return None;
-        }
-        let mature = self.series.newest().map_or(0, |newest| newest.mature.present);
-        let before = match self.state {
-            GrowthState::Suspected(before) => before,
-            GrowthState::Quiet | GrowthState::Active(_) | GrowthState::Level(_) => None,
         };
-        let active = before.map_or(
-            Active { began: at, most: mature, most_at: at, most_present: count, reported: count, low: 0 },
-            |before| Active { reported: count, ..before },
-        );
+        let mature = self.series.newest().map_or(0, |newest| newest.mature.present);
+        let (active, state) = match before {
+            None => (Active::open(at, mature, seen), Some(IncidentState::Opened)),
+            Some(mut active) => {
+                let state = active.inspected(at, seen);
+                (active, state)
+            }
+        };
         self.state = GrowthState::Active(active);
-        Some((active.began, before.is_some()))
+        state.map(|state| IncidentStatus { id: active.id, state, began: active.began })
+    }
+
+    /// Keeps the parts of a report that the end of the incident repeats.
+    pub(crate) fn reported(&mut self, last: LastReport) {
+        self.last = Some(Box::new(last));
     }
 
     /// Returns the course of the count. `onset` is the entry of the oldest remaining socket.

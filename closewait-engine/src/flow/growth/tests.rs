@@ -9,8 +9,8 @@ use super::*;
 use crate::{
     Config, Engine,
     model::{
-        Class, Counters, Endpoint, ExitCause, Finding, InspectionEnd, InspectionFact, Limit, Observation, Output,
-        Pileup, PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
+        Class, Counters, Endpoint, ExitCause, Finding, IncidentState, InspectionEnd, InspectionFact, Limit,
+        Observation, Output, Pileup, PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
     },
     snapshot::query::Filter,
     testing::{owner, process, socket_on_port},
@@ -41,10 +41,14 @@ impl Reports {
 
     /// Returns the first report of the only incident, with its time in seconds.
     fn only(&self) -> (f64, &Pileup) {
-        let first: Vec<_> = self.pileups.iter().filter(|(_, pileup)| !pileup.again).collect();
+        let first: Vec<_> = self.pileups.iter().filter(|(_, pileup)| state(pileup) == IncidentState::Opened).collect();
         assert_eq!(first.len(), 1, "{first:?}");
         (first[0].0 as f64 / 1000.0, &first[0].1)
     }
+}
+
+fn state(pileup: &Pileup) -> IncidentState {
+    pileup.incident.unwrap().state
 }
 
 /// Plays a history to `end` milliseconds.
@@ -120,7 +124,8 @@ fn play(lives: &[Life], end: u64) -> Reports {
                 }
                 Output::Audit { .. } => engine.handle(ScanEnd::Audit { began: at, at, complete: false, cost: None }),
                 Output::RefreshSuspects(_) => engine.handle(RefreshEnd::Suspects { at, complete: false }),
-                Output::Finding(_)
+                Output::StillStuck { .. }
+                | Output::Finding(_)
                 | Output::RefreshLingering(_)
                 | Output::Forget(_)
                 | Output::WatchPorts(_)
@@ -196,11 +201,81 @@ fn an_incident_ends_once_and_is_reported_again_only_when_it_has_doubled() {
     lives.extend(steady(80, 91_000, 200_000, 50, 30));
     let reports = play(&lives, 200_000);
     reports.only();
-    let again: Vec<_> = reports.pileups.iter().map(|(_, pileup)| pileup.count).collect();
-    assert!(again.windows(2).all(|pair| pair[1] >= 2 * pair[0]), "{again:?}");
+    let again: Vec<_> = reports.pileups.iter().map(|(_, pileup)| (state(pileup), pileup.count)).collect();
+    let doubled: Vec<_> = again.iter().filter(|(state, _)| *state != IncidentState::Exhausted).collect();
+    assert!(doubled.len() > 1 && doubled.windows(2).all(|pair| pair[1].1 >= 2 * pair[0].1), "{again:?}");
     assert_eq!(reports.ends.len(), 1, "{:?}", reports.ends);
     let (at, end) = &reports.ends[0];
     assert!((90_000..110_000).contains(at) && end.how == Recovery::Drained && end.most >= 1150, "{at} {end:?}");
+}
+
+#[test]
+fn an_incident_is_reported_when_a_limit_is_near_and_when_it_is_reached() {
+    // One socket in two seconds: 400 connections are the limit of port 443.
+    let leak: Vec<_> = (0..900_u64).map(|number| towards(9, number * 2000, NEVER)).collect();
+    let reports = play(&leak, 1_700_000);
+    let of = |wanted: IncidentState| {
+        reports.pileups.iter().filter(move |(_, pileup)| state(pileup) == wanted).collect::<Vec<_>>()
+    };
+    let forecast = |pileup: &Pileup| pileup.forecast.unwrap();
+    assert!(forecast(&of(IncidentState::Opened)[0].1).left > NEAR_LIMIT);
+    let near = of(IncidentState::Updated);
+    let near: Vec<_> = near.iter().filter(|(_, one)| forecast(one).left <= NEAR_LIMIT).collect();
+    // 150 sockets before the limit; the count doubles shortly after.
+    assert!((495_000..515_000).contains(&near[0].0) && forecast(&near[0].1).left >= NEAR_LIMIT * 9 / 10, "{near:?}");
+    let reached = of(IncidentState::Exhausted);
+    assert!(forecast(&reached[0].1).is_reached() && forecast(&reached[0].1).left.is_zero(), "{reached:?}");
+    assert!((798_000..806_000).contains(&reached[0].0), "{reached:?}");
+    // Later reports are doublings, which are exhausted as well.
+    assert!(reached.len() <= 3 && reached[1..].iter().all(|(_, pileup)| pileup.count > 420), "{reached:?}");
+    let ids: std::collections::BTreeSet<_> = reports.pileups.iter().map(|(_, one)| one.incident.unwrap().id).collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert!(reports.pileups.iter().all(|(_, one)| one.summary().chars().count() <= crate::model::MAX_SUMMARY_CHARS));
+}
+
+#[test]
+fn the_end_has_the_identity_and_the_last_diagnosis_of_its_incident() {
+    let mut lives = hang(60_000);
+    for life in &mut lives {
+        life.leaves = life.leaves.min(60_000);
+    }
+    let reports = play(&lives, 90_000);
+    let ((told, first), (at, end)) = (reports.pileups.last().unwrap(), &reports.ends[0]);
+    assert_eq!((end.id, end.began), (first.incident.unwrap().id, first.incident.unwrap().began));
+    assert_eq!((end.service.clone(), end.onset), (first.service().label(), first.onset.first_stuck));
+    let last = end.last.as_ref().unwrap();
+    assert_eq!((last.class, last.rule), (first.verdict.class, first.verdict.rule));
+    assert!(last.at.0 / MILLI - 1_000_000 <= *told && told < at, "{last:?}");
+    assert!(end.summary(BootTime((1_000_000 + at) * MILLI)).starts_with("resolved: server[7] :80, drained after "));
+}
+
+#[test]
+fn an_agent_that_starts_later_gives_the_same_identity() {
+    // One of ten requests hangs, and takes one of eight workers with it; the others are answered until the last worker hangs. An
+    // hour before, one socket was left behind.
+    let hours = 3_600_000;
+    let slow_end = (0..80_u64).map(|number| {
+        let enters = hours + number * 50;
+        on_port(80, enters, if number % 10 == 0 { NEVER } else { enters + 30 })
+    });
+    let healthy = steady(80, hours - 60_000, hours, 50, 30);
+    let mut lives = [healthy, slow_end.collect(), steady(80, hours + 4_000, hours + 120_000, 50, NEVER)].concat();
+    lives.insert(0, on_port(80, 0, NEVER));
+    let (_at, before) = play(&lives, hours + 40_000).pileups.remove(0);
+    // The later agent knows only the present sockets.
+    lives.retain(|life| life.leaves >= NEVER);
+    let (_at, after) = play(&lives, hours + 120_000).pileups.remove(0);
+    assert_eq!(before.incident.unwrap().id, after.incident.unwrap().id);
+    assert_ne!(before.onset.first_stuck, after.onset.first_stuck, "only one of them has seen the last close");
+}
+
+#[test]
+fn a_count_at_its_limit_is_not_over() {
+    // 1,004 sockets and 20 other descriptors are all that the process can open, and they stay for 20 minutes.
+    let lives: Vec<_> = hang(200_000).into_iter().filter(|life| life.leaves < NEVER || life.enters < 80_200).collect();
+    let reports = play(&lives, 1_300_000);
+    assert_eq!(state(&reports.pileups.last().unwrap().1), IncidentState::Exhausted);
+    assert_eq!(reports.ends, []);
 }
 
 #[test]
@@ -330,7 +405,7 @@ fn flows_over_the_limit_are_reported_as_one() {
         lives.extend((0..5).chain(9_995..10_000).map(|group| towards(group, 10_000 + step * 500 + group % 7)));
     }
     let reports = play(&lives, 150_000);
-    let first: Vec<_> = reports.pileups.iter().filter(|(_, pileup)| !pileup.again).collect();
+    let first: Vec<_> = reports.pileups.iter().filter(|(_, pileup)| state(pileup) == IncidentState::Opened).collect();
     assert_eq!(first.iter().filter(|(_, pileup)| pileup.group.remote.is_some()).count(), 5);
     assert_eq!(first.len(), 6, "five flows, and all others together");
 }
