@@ -3,6 +3,7 @@
 mod check;
 mod hooks;
 mod list;
+mod tail;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,6 +13,7 @@ pub use self::{
     check::CheckArgs,
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
+    tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, snapshot::query::Peer};
@@ -53,6 +55,8 @@ pub enum Command {
     Run(RunArgs),
     /// List current CLOSE_WAIT sockets, oldest first
     List(ListArgs),
+    /// Follow the events of a running agent, until it ends or SIGINT
+    Tail(TailArgs),
     /// Destroy matching sockets (dry run unless --yes)
     Kill(KillArgs),
     /// Write an incident report from an agent, a recording or a one-off scan

@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod status;
 mod stdout;
+mod tail;
 
 use std::{
     env,
@@ -59,6 +60,7 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Status(args) => with_open_files(|_| status::status(args).map(|()| 0)),
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
+        Command::Tail(tail) => tail::tail(tail).map(|()| 0),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
         Command::Report(report) => with_open_files(|_| report::report(report).map(|()| 0)),
@@ -94,7 +96,7 @@ const fn needs_kernel_program(command: &Command) -> bool {
         Command::Status(_) | Command::Run(_) | Command::List(_) | Command::Kill(_) | Command::Doctor(_) => true,
         Command::Report(report) => report.file.is_none(),
         // A check has exit codes of its own for what is missing.
-        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) => false,
+        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) | Command::Tail(_) => false,
     }
 }
 

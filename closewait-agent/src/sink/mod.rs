@@ -12,6 +12,7 @@ pub mod list;
 pub mod report;
 mod schema;
 pub mod status;
+pub mod stream;
 mod table;
 pub mod text;
 mod writer;

@@ -45,6 +45,8 @@ closewait check true
 closewait explain hnug
 closewait explain xyz
 closewait kill --max 0
+closewait tail --since soon
+closewait tail --socket /nowhere/agent.sock
 closewait replay
 closewait replay --speed fast recording
 closewait replay /nowhere/recording
@@ -75,6 +77,7 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait status --help"), file!["help-status.txt"]);
     assert_data_eq!(transcript("closewait run --help"), file!["help-run.txt"]);
     assert_data_eq!(transcript("closewait list --help"), file!["help-list.txt"]);
+    assert_data_eq!(transcript("closewait tail --help"), file!["help-tail.txt"]);
     assert_data_eq!(transcript("closewait kill --help"), file!["help-kill.txt"]);
     assert_data_eq!(transcript("closewait report --help"), file!["help-report.txt"]);
     assert_data_eq!(transcript("closewait replay --help"), file!["help-replay.txt"]);
