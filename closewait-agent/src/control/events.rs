@@ -343,7 +343,8 @@ mod tests {
         assert!(log.lock().bytes <= 1 << 20);
         assert_eq!(rest(&log, MAX_EVENTS as u64 + 11), [(1 << 19) - 200]);
         log.add(event(9002, 2 << 20));
-        assert_eq!((log.lock().events.len(), log.lock().bytes), (0, 0), "one that is too long is missed, too");
+        let stored = |recent: &RecentEvents| (recent.events.len(), recent.bytes);
+        assert_eq!(stored(&log.lock()), (0, 0), "one that is too long is missed, too");
         assert_eq!(rest(&log, MAX_EVENTS as u64 + 12), [-1]);
     }
 
