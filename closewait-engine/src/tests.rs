@@ -488,14 +488,3 @@ fn a_refresh_of_another_socket_at_the_address_changes_nothing() {
     let (socket, class) = stuck(&mut engine).remove(0);
     assert_eq!((socket.local.port, socket.accepted, class), (8080, None, Class::Unknown));
 }
-
-#[test]
-fn a_socket_that_exits_during_its_refresh_is_not_reported() {
-    let mut engine = engine(Events::Stuck);
-    engine.handle(enter(0));
-    engine.handle_timeout(at(10_000));
-    engine.handle(leave(9_999, Some(0)));
-    engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket() });
-    answer(&mut engine, 10_000);
-    assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
-}

@@ -125,6 +125,13 @@ pub fn harmless_field<'de, D: Deserializer<'de>, T: StillHarmless>(deserializer:
     T::Raw::deserialize(deserializer).map(T::from_raw)
 }
 
+/// Reads a field as [`harmless_field`] does, but leaves its line breaks.
+pub fn harmless_lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let line = |line: &str| still_harmless(line.to_owned());
+    Ok(text.map(|text| text.lines().map(line).collect::<Vec<_>>().join("\n")))
+}
+
 /// Type that [`harmless_field`] can read.
 pub trait StillHarmless: Sized {
     /// Type of the field in the recording.
@@ -329,6 +336,13 @@ pub fn push_number(to: &mut String, mut number: u64) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn lines_stay_lines_and_are_harmless() {
+        let read = |json: &str| harmless_lines(&mut serde_json::Deserializer::from_str(json)).unwrap();
+        assert_eq!(read("null"), None);
+        assert_eq!(read(r#""why\u001b\nhint: do""#).as_deref(), Some("why\\u{1b}\nhint: do"));
+    }
 
     #[test]
     fn a_plain_name_is_unchanged() {

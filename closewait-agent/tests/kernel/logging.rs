@@ -159,7 +159,8 @@ fn sigterm_ends_an_agent_without_readers() {
     let hook = fifos.path("hook");
     fs::write(&hook, "#!/bin/sh\ntouch ${0%/*}/runs\ntrap '' TERM\nwhile :; do sleep 1; done\n").expect("a script");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o700)).expect("chmod");
-    let arguments = ["--events", "all", "--histogram-every", "20ms", "--record", &recording, "--on-stuck", &hook];
+    let hooks = ["--on-stuck", &hook, "--on-stuck-class", "transient,unknown"];
+    let arguments = [&["--events", "all", "--histogram-every", "20ms", "--record", &recording], &hooks[..]].concat();
     let mut agent = Running::spawn(&mut fifos.agent(&arguments, &format!("> {output} 2> {log}")));
     let pairs: Vec<_> = (0..100).map(|_| ns.waiting(V4)).collect();
     let runs = || PathBuf::from(fifos.path("runs")).exists();

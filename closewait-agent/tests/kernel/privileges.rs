@@ -17,10 +17,10 @@ use crate::{
     setup::{self, PublicBinary, capability},
 };
 
-/// Capabilities that README.md lists.
+/// Capabilities that docs/privileges.md lists.
 const DOCUMENTED: [u32; 4] =
     [capability::BPF, capability::PERFMON, capability::SYS_PTRACE, capability::DAC_READ_SEARCH];
-/// Capabilities that README.md lists for kernels before 5.11.
+/// Capabilities that docs/privileges.md lists for kernels before 5.11.
 const BEFORE_5_11: [u32; 5] = [
     capability::BPF,
     capability::PERFMON,

@@ -103,7 +103,7 @@ fn text_is_the_same_too() {
     let run = [QUICK, &[recording.path(), "--for", "1500ms", "--color", "always"]].concat();
     let run = finish(&mut closewait(&[&["run"], &run[..]].concat()));
     assert!(run.code == Some(0) && run.stdout.contains(" stuck"), "{}{}", run.stdout, run.stderr);
-    assert_eq!(recording.replay(&["--color", "always"]).stdout, run.stdout);
+    assert_eq!(recording.replay(&["--color", "always", "--events", "all"]).stdout, run.stdout);
 }
 
 #[test]

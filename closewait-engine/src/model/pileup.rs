@@ -8,7 +8,12 @@ use super::{
     Dwell, Endpoint, IncidentId, IncidentStatus, LastDiagnosis, Owner, ProxyPeer, ReadState, Role, Task, Totals,
     Verdict,
 };
-use crate::{process::Process, text::harmless_field, time::BootTime, workload::Workload};
+use crate::{
+    process::Process,
+    text::harmless_lines,
+    time::BootTime,
+    workload::Workload,
+};
 
 /// Change of a count per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -302,7 +307,7 @@ pub struct IncidentReport {
     /// Number of sockets in CLOSE_WAIT that are not tracked, because the limit is reached.
     pub untracked: u64,
     /// Reason why the report may lack sockets; `None` if the agent sees all.
-    #[serde(deserialize_with = "harmless_field")]
+    #[serde(deserialize_with = "harmless_lines")]
     pub unseen: Option<String>,
     /// Groups with sockets in CLOSE_WAIT, the most urgent first.
     pub groups: Vec<ReportedGroup>,

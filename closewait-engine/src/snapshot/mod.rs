@@ -1,8 +1,9 @@
-//! State of all sockets at one time: rows, filters, groups, hints, urgency.
+//! State of all sockets at one time: rows, filters, groups, hints, urgency, the report.
 
 pub mod groups;
 pub mod hints;
 pub mod query;
+mod report;
 pub mod summary;
 pub mod urgency;
 pub mod view;

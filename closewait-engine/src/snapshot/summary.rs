@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Engine, diagnose::grouping::Grouping, flow::group_key::FlowKey, flow::growth::evidence::MAX_RANKED_GROUPS,
+    Engine, diagnose::grouping::Grouping, flow::group_key::FlowKey, snapshot::report::MAX_RANKED_GROUPS,
     snapshot::urgency::UrgencyCounts, snapshot::view::Row, time::BootTime,
 };
 

@@ -128,3 +128,14 @@ fn after_a_loss_one_scan_describes_all_sockets() {
     assert_eq!(engine.scan_began(), [0; 0]);
     assert_eq!(engine.scan_began(), [4_026_531_840]);
 }
+
+#[test]
+fn a_socket_that_exits_during_its_refresh_is_not_reported() {
+    let mut engine = engine(Events::Stuck);
+    engine.handle(enter(0));
+    engine.handle_timeout(at(10_000));
+    engine.handle(leave(9_999, Some(0)));
+    engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket() });
+    answer(&mut engine, 10_000);
+    assert_eq!((stuck(&mut engine), engine.totals().tracked), (vec![], 0));
+}

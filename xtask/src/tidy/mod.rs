@@ -1,13 +1,14 @@
 //! `cargo xtask tidy`: rules of the house that the compiler cannot check.
 //!
 //! The rules are tables: [`layers`] for what may use what, [`manifests`] for Cargo.toml, [`names`] for types, [`files`] for every
-//! tracked text file, [`phrases`] for text that users see, [`workflow`] for CI. A rule that has to be broken is a rule to change
+//! tracked text file, [`pages`] for Markdown, [`phrases`] for text that users see, [`workflow`] for CI. A rule that has to be broken is a rule to change
 //! here, with its reason.
 
 mod files;
 mod layers;
 mod manifests;
 mod names;
+mod pages;
 mod phrases;
 mod source;
 mod workflow;
@@ -51,6 +52,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     problems.extend(manifests::check(&files));
     problems.extend(files::check(&files));
     problems.extend(names::check(&files)?);
+    problems.extend(pages::check(&files));
     problems.extend(phrases::check(&files)?);
     problems.extend(workflow::check(&files));
     problems.sort();

@@ -18,7 +18,7 @@ use closewait_engine::{
     snapshot::hints::Hint,
     snapshot::summary::ListSummary,
     snapshot::view::Row,
-    text::harmless_field,
+    text::{harmless_field, harmless_lines},
     time::BootTime,
     workload::Workload,
 };
@@ -63,7 +63,7 @@ pub struct AnswerHeader {
     /// Number of further sockets in CLOSE_WAIT that are not tracked; 0 in an incident report, which has its own.
     pub untracked: u64,
     /// Reason why the answer may lack sockets, if it may; `None` in an incident report, which has its own.
-    #[serde(deserialize_with = "harmless_field")]
+    #[serde(deserialize_with = "harmless_lines")]
     pub unseen: Option<String>,
 }
 

@@ -16,22 +16,15 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        Certainty, Class, Evidence, Finding, Forecast, IncidentId, IncidentReport, LastDiagnosis, Limit, Moment,
-        Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ReportedGroup, Shape, Slope, Socket, SocketKey, Task,
+        Certainty, Class, Evidence, Finding, Forecast, IncidentId, LastDiagnosis, Limit, Moment, Oldest, Onset, Output,
+        Pileup, PileupEnd, ReadState, Shape, Slope, Socket, SocketKey, Task,
     },
-    snapshot::query::{EVERYTHING, Filter},
-    snapshot::urgency::Urgency,
-    snapshot::view::RowFacts,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
 
 /// Maximum number of groups that one inspection reports; the others wait for the next inspection.
 const MAX_REPORTED_AT_ONCE: usize = 32;
-/// Maximum number of groups of an [`IncidentReport`].
-const MAX_REPORT_GROUPS: usize = 64;
-/// Maximum number of groups that are judged for an [`IncidentReport`]: those that grow, then those with the most sockets.
-pub(crate) const MAX_RANKED_GROUPS: usize = 1024;
 /// Maximum number of a group's oldest sockets in a report.
 const MAX_OLDEST: usize = 5;
 /// Maximum number of a suspected group's sockets that are refreshed before the report.
@@ -130,6 +123,12 @@ impl Engine {
         members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(|(key, _)| key)).collect()
     }
 
+    /// Returns the flow that a socket is counted in.
+    pub(crate) fn flow_of(&self, socket: &Socket) -> FlowKey {
+        let flow_key = self.group_keys.flow(socket);
+        self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
+    }
+
     /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
     pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
         let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
@@ -143,86 +142,6 @@ impl Engine {
             members.sort_by_key(|(_, one)| (one.since.latest(), one.socket.local, one.socket.remote));
         }
         members
-    }
-
-    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first.
-    pub fn report(&self, now: BootTime) -> IncidentReport {
-        self.report_of(now, &EVERYTHING)
-    }
-
-    /// Returns a report of the sockets in CLOSE_WAIT at `now` that match `filter`, in groups, the most urgent first. Growth and
-    /// forecasts are those of the whole port or remote endpoint.
-    pub fn report_of(&self, now: BootTime, filter: &Filter) -> IncidentReport {
-        let grouping = Grouping::new(
-            now,
-            self.config.stuck_after,
-            &self.tracker,
-            &self.host_context,
-            &self.group_keys,
-            self.flows.as_ref(),
-        );
-        let mut members = self.members(now, |_flow_key| true);
-        if !filter.is_empty() {
-            members.retain(|_flow_key, members| {
-                members.retain(|(_, one)| filter.matches_facts(&self.facts(one, &grouping, now), now));
-                !members.is_empty()
-            });
-        }
-        let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
-        let mut flows: Vec<_> = members.iter().collect();
-        let all = flows.len();
-        if all > MAX_RANKED_GROUPS {
-            flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
-            flows.truncate(MAX_RANKED_GROUPS);
-        }
-        let (mut ranked, mut others) = (Vec::new(), 0);
-        for (flow_key, members) in flows {
-            let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) else { continue };
-            if !filter.matches_verdict(pileup.verdict.class) {
-                others += 1;
-                continue;
-            }
-            // The oldest sockets come first.
-            let is_stuck = |one: &TrackedSocket| one.since.dwell(now).at_least() >= self.config.stuck_after;
-            let stuck = members.partition_point(|(_, one)| is_stuck(one)) as u64;
-            let oldest = members.first().map(|(_, one)| one.since.latest());
-            let piles_up_since = pileup.incident.map(|incident| incident.began);
-            ranked.push(((pileup.urgency(), oldest, *flow_key), ReportedGroup { piles_up_since, stuck, pileup }));
-            // The evidence of a group can have many KB.
-            if ranked.len() >= MAX_REPORT_GROUPS * 2 {
-                keep_most_urgent(&mut ranked);
-            }
-        }
-        keep_most_urgent(&mut ranked);
-        IncidentReport {
-            at: now,
-            watched: self.config.watching.then(|| now.since(self.began)),
-            stuck_after: self.config.stuck_after,
-            totals: self.totals(),
-            untracked: self.tracker.untracked(),
-            unseen: self.config.unseen_sockets.clone(),
-            more: all.saturating_sub(ranked.len() + others) as u64,
-            groups: ranked.into_iter().map(|(_, group)| group).collect(),
-        }
-    }
-
-    /// Returns the flow that a socket is counted in.
-    pub(crate) fn flow_of(&self, socket: &Socket) -> FlowKey {
-        let flow_key = self.group_keys.flow(socket);
-        self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
-    }
-
-    /// Returns the facts about a socket that filters compare.
-    fn facts<'a>(&'a self, one: &'a TrackedSocket, grouping: &Grouping<'a>, now: BootTime) -> RowFacts<'a> {
-        let owners = one.owners.as_deref();
-        RowFacts {
-            socket: &one.socket,
-            dwell: Some(one.since.dwell(now)),
-            gone: None,
-            owners,
-            listener: grouping.origins(&one.socket).listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        }
     }
 
     /// Reports the incidents of suspected flows, as of `at`, the end of their inspection: everything in a report is a fact of that
@@ -410,15 +329,6 @@ impl Engine {
         };
         Some(Pileup { forecast: reached.or(pileup.forecast), ..pileup })
     }
-}
-
-/// Group of a report with its rank: the urgency, then the oldest socket.
-type RankedGroup = ((Urgency, Option<BootTime>, FlowKey), ReportedGroup);
-
-/// Sorts groups by urgency, and drops those beyond the limit of a report.
-fn keep_most_urgent(ranked: &mut Vec<RankedGroup>) {
-    ranked.sort_by_key(|(rank, _)| *rank);
-    ranked.truncate(MAX_REPORT_GROUPS);
 }
 
 impl Course {

@@ -5,7 +5,7 @@
 //! in a row, by far more than the number of exits. Windows last from seconds, for a hang, to a quarter of an hour, for a leak of
 //! one socket per minute.
 
-pub(crate) mod evidence;
+mod evidence;
 mod series;
 
 use std::time::Duration;

@@ -246,7 +246,7 @@ fn the_end_has_the_identity_and_the_last_diagnosis_of_its_incident() {
     let last = end.last.as_ref().unwrap();
     assert_eq!((last.class, last.rule), (first.verdict.class, first.verdict.rule));
     assert!(last.at.0 / MILLI - 1_000_000 <= *told && told < at, "{last:?}");
-    assert!(end.summary(BootTime((1_000_000 + at) * MILLI)).starts_with("resolved: server[7] :80, drained after "));
+    assert!(end.summary(BootTime((1_000_000 + at) * MILLI)).starts_with("resolved: server :80, drained after "));
 }
 
 #[test]

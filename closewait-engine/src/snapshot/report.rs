@@ -1,0 +1,107 @@
+//! Report of all groups at one time.
+
+use std::cmp::Reverse;
+
+use super::{
+    query::{EVERYTHING, Filter},
+    urgency::Urgency,
+    view::RowFacts,
+};
+use crate::{
+    Engine,
+    diagnose::grouping::Grouping,
+    flow::group_key::FlowKey,
+    model::{IncidentReport, ReportedGroup},
+    time::BootTime,
+    track::tracked_socket::TrackedSocket,
+};
+
+/// Maximum number of groups of an [`IncidentReport`].
+const MAX_REPORT_GROUPS: usize = 64;
+/// Maximum number of groups that are judged for an [`IncidentReport`]: those that grow, then those with the most sockets.
+pub(super) const MAX_RANKED_GROUPS: usize = 1024;
+
+impl Engine {
+    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first.
+    pub fn report(&self, now: BootTime) -> IncidentReport {
+        self.report_of(now, &EVERYTHING)
+    }
+
+    /// Returns a report of the sockets in CLOSE_WAIT at `now` that match `filter`, in groups, the most urgent first. Growth and
+    /// forecasts are those of the whole port or remote endpoint.
+    pub fn report_of(&self, now: BootTime, filter: &Filter) -> IncidentReport {
+        let grouping = Grouping::new(
+            now,
+            self.config.stuck_after,
+            &self.tracker,
+            &self.host_context,
+            &self.group_keys,
+            self.flows.as_ref(),
+        );
+        let mut members = self.members(now, |_flow_key| true);
+        if !filter.is_empty() {
+            members.retain(|_flow_key, members| {
+                members.retain(|(_, one)| filter.matches_facts(&self.facts(one, &grouping, now), now));
+                !members.is_empty()
+            });
+        }
+        let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
+        let mut flows: Vec<_> = members.iter().collect();
+        let all = flows.len();
+        if all > MAX_RANKED_GROUPS {
+            flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
+            flows.truncate(MAX_RANKED_GROUPS);
+        }
+        let (mut ranked, mut others) = (Vec::new(), 0);
+        for (flow_key, members) in flows {
+            let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) else { continue };
+            if !filter.matches_verdict(pileup.verdict.class) {
+                others += 1;
+                continue;
+            }
+            // The oldest sockets come first.
+            let is_stuck = |one: &TrackedSocket| one.since.dwell(now).at_least() >= self.config.stuck_after;
+            let stuck = members.partition_point(|(_, one)| is_stuck(one)) as u64;
+            let oldest = members.first().map(|(_, one)| one.since.latest());
+            let piles_up_since = pileup.incident.map(|incident| incident.began);
+            ranked.push(((pileup.urgency(), oldest, *flow_key), ReportedGroup { piles_up_since, stuck, pileup }));
+            // The evidence of a group can have many KB.
+            if ranked.len() >= MAX_REPORT_GROUPS * 2 {
+                keep_most_urgent(&mut ranked);
+            }
+        }
+        keep_most_urgent(&mut ranked);
+        IncidentReport {
+            at: now,
+            watched: self.config.watching.then(|| now.since(self.began)),
+            stuck_after: self.config.stuck_after,
+            totals: self.totals(),
+            untracked: self.tracker.untracked(),
+            unseen: self.config.unseen_sockets.clone(),
+            more: all.saturating_sub(ranked.len() + others) as u64,
+            groups: ranked.into_iter().map(|(_, group)| group).collect(),
+        }
+    }
+
+    /// Returns the facts about a socket that filters compare.
+    fn facts<'a>(&'a self, one: &'a TrackedSocket, grouping: &Grouping<'a>, now: BootTime) -> RowFacts<'a> {
+        let owners = one.owners.as_deref();
+        RowFacts {
+            socket: &one.socket,
+            dwell: Some(one.since.dwell(now)),
+            gone: None,
+            owners,
+            listener: grouping.origins(&one.socket).listener,
+            workload: self.host_context.workload(&one.socket, owners),
+        }
+    }
+}
+
+/// Group of a report with its rank: the urgency, then the oldest socket.
+type RankedGroup = ((Urgency, Option<BootTime>, FlowKey), ReportedGroup);
+
+/// Sorts groups by urgency, and drops those beyond the limit of a report.
+fn keep_most_urgent(ranked: &mut Vec<RankedGroup>) {
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.truncate(MAX_REPORT_GROUPS);
+}
