@@ -1,6 +1,6 @@
 //! `closewait tail`.
 
-use std::{process, thread, time::SystemTime};
+use std::{process, thread, time::Duration};
 
 use anyhow::Context as _;
 use thiserror::Error;
@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::print;
 use crate::{
     cli::{self, EventsArg, OutputFormat},
+    clock::{self, TimeAnchor},
     control::{EventKind, Followed, StreamItem, follow},
     signals::BlockedSignals,
     sink::stream::{missed, printable},
@@ -78,17 +79,22 @@ fn show(item: StreamItem, wanted: EventKind, text: bool) -> anyhow::Result<()> {
         StreamItem::Event(..) => Ok(()),
         StreamItem::Missed(count) => {
             let mut line = Vec::new();
-            missed(count, SystemTime::now(), text, &mut line)?;
+            missed(count, TimeAnchor::now().wall(clock::now()), text, &mut line)?;
             print(&line)
         }
     }
 }
 
 /// Ends this process with exit code 0 on SIGINT or SIGTERM, even while it waits for a reader of its output.
+#[expect(
+    clippy::exit,
+    clippy::disallowed_methods,
+    reason = "no kernel program is loaded here, and the main thread may wait in a write that no signal ends"
+)]
 fn end_on_signal() -> anyhow::Result<()> {
     let signals = BlockedSignals::block(&[libc::SIGINT, libc::SIGTERM])?;
     let wait = move || {
-        while signals.wait(std::time::Duration::from_secs(3600)).is_none() {}
+        while signals.wait(Duration::from_secs(3600)).is_none() {}
         process::exit(0);
     };
     thread::Builder::new()

@@ -339,9 +339,20 @@ impl<'a> AnswerCollector<'a> {
             AnswerItem::Group(group) => &mut group.pileup.verdict,
             AnswerItem::Hint(hint) => match &mut **hint {
                 Hint::Cause { verdict, .. } => verdict,
-                _ => return,
+                Hint::Descriptors { .. }
+                | Hint::Backlog { .. }
+                | Hint::WaitsFor { .. }
+                | Hint::Gone { .. }
+                | Hint::Forgotten { .. }
+                | Hint::More { .. } => return,
             },
-            _ => return,
+            AnswerItem::Header(_)
+            | AnswerItem::Listener(_)
+            | AnswerItem::Workload(_)
+            | AnswerItem::Process(_)
+            | AnswerItem::Report(_)
+            | AnswerItem::ListedGroup(_)
+            | AnswerItem::Summary(_) => return,
         };
         if let Some(command) = &mut verdict.next.command {
             *command = with_socket(command, self.socket.as_deref()).into_owned();

@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
 };
 
-use self::detail::Detail;
+use self::detail::SocketDetail;
 pub use self::{
     order::{RowOrder, SortBy},
     page::groups_of_report,
@@ -50,7 +50,7 @@ impl ListShape {
         match (self.form, self.by) {
             (_, Some(by)) => ListContent::Groups(by),
             (Form::Json, None) => ListContent::Sockets,
-            (Form::Text, None) if Detail::ALL.iter().any(|detail| self.has_column(detail.heading())) => {
+            (Form::Text, None) if SocketDetail::ALL.iter().any(|detail| self.has_column(detail.heading())) => {
                 ListContent::WideTable
             }
             (Form::Text, None) => ListContent::Table,
@@ -66,7 +66,7 @@ impl ListShape {
 /// Returns the headings of the columns that the user can choose, in lower case.
 pub fn headings(by: Option<GroupBy>) -> Vec<String> {
     let all: Vec<&str> = match by {
-        None => rows::HEADINGS.into_iter().chain(Detail::ALL.iter().map(|detail| detail.heading())).collect(),
+        None => rows::HEADINGS.into_iter().chain(SocketDetail::ALL.iter().map(|detail| detail.heading())).collect(),
         Some(by) => grouped::headings(by),
     };
     lower(&all)

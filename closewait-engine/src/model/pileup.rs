@@ -8,12 +8,7 @@ use super::{
     Dwell, Endpoint, IncidentId, IncidentStatus, LastDiagnosis, Owner, ProxyPeer, ReadState, Role, Task, Totals,
     Verdict,
 };
-use crate::{
-    process::Process,
-    text::harmless_lines,
-    time::BootTime,
-    workload::Workload,
-};
+use crate::{process::Process, text::harmless_lines, time::BootTime, workload::Workload};
 
 /// Change of a count per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use closewait_engine::{
 
 /// Fact about a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sink) enum Detail {
+pub(in crate::sink) enum SocketDetail {
     Protocol,
     Role,
     Cookie,
@@ -33,7 +33,7 @@ pub(in crate::sink) enum Detail {
     Cause,
 }
 
-impl Detail {
+impl SocketDetail {
     pub(in crate::sink) const ALL: [Self; 15] = [
         Self::Protocol,
         Self::Role,

@@ -13,7 +13,7 @@ use super::{
         table::{self, Align, Column, Concession},
     },
     ListShape,
-    detail::Detail,
+    detail::SocketDetail,
     order::{RowOrder, SortKey},
     push_workload,
 };
@@ -78,7 +78,7 @@ pub(in crate::sink) struct SocketTable {
     place: Column,
     verdict: Column,
     netns: Column,
-    details: Vec<(Detail, Column)>,
+    details: Vec<(SocketDetail, Column)>,
     /// Headings of the requested columns, in lower case; empty for the usual ones.
     chosen: Vec<String>,
     order: RowOrder,
@@ -89,8 +89,8 @@ pub(in crate::sink) struct SocketTable {
 impl SocketTable {
     /// Creates an empty table with the columns and the order of this shape.
     pub(in crate::sink) fn of_shape(shape: &ListShape) -> Self {
-        let details = Detail::ALL.into_iter().filter(|detail| shape.has_column(detail.heading()));
-        let column = |detail: Detail| {
+        let details = SocketDetail::ALL.into_iter().filter(|detail| shape.has_column(detail.heading()));
+        let column = |detail: SocketDetail| {
             let align = if detail.is_number() { Align::Right } else { Align::Left };
             (detail, Column::new(detail.heading(), align, 0))
         };
