@@ -62,9 +62,9 @@ fn show(frame: &[u8]) {
     for form in [Form::Text, Form::Json] {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             let shape = ListShape { form, by, ..ListShape::default() };
-            let mut answer = AnswerCollector::new(shape);
+            let mut answer = AnswerCollector::new(&shape);
             if answer.frame(frame).is_ok() && let Ok(listing) = answer.listing() {
-                list::render(listing, shape, &mut shown).expect("a list is written");
+                list::render(listing, &shape, &mut shown).expect("a list is written");
             }
         }
     }
