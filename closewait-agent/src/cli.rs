@@ -2,13 +2,19 @@
 
 mod check;
 mod hooks;
+mod list;
+mod tail;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
-pub use self::check::CheckArgs;
-pub use self::hooks::{CertaintyArg, HooksArgs, OnFindings};
+pub use self::{
+    check::CheckArgs,
+    hooks::{CertaintyArg, HooksArgs, OnFindings},
+    list::{GroupByArg, ListArgs, SortArg},
+    tail::TailArgs,
+};
 use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, snapshot::query::Peer};
 
@@ -51,6 +57,8 @@ pub enum Command {
     Top(TopArgs),
     /// List current CLOSE_WAIT sockets, oldest first
     List(ListArgs),
+    /// Follow the events of a running agent, until it ends or SIGINT
+    Tail(TailArgs),
     /// Destroy matching sockets (dry run unless --yes)
     Kill(KillArgs),
     /// Write an incident report from an agent, a recording or a one-off scan
@@ -175,27 +183,6 @@ pub struct TopArgs {
     pub asked: AgentArgs,
 }
 
-/// `closewait list`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = FILTERS)]
-pub struct ListArgs {
-    /// Format and color.
-    #[command(flatten)]
-    pub shape: OutputArgs,
-    /// Filters.
-    #[command(flatten)]
-    pub filters: Filters,
-    /// Group sockets by process, listener, peer or cgroup
-    #[arg(long, value_enum, value_name = "WHAT")]
-    pub by: Option<GroupByArg>,
-    /// Show all columns, and do not shorten anything to fit the screen
-    #[arg(long)]
-    pub wide: bool,
-    /// Agent to query.
-    #[command(flatten)]
-    pub asked: AgentArgs,
-}
-
 /// Filters that select sockets.
 #[derive(Clone, Debug, Args)]
 pub struct Filters {
@@ -208,7 +195,8 @@ pub struct Filters {
     /// With this remote end: ADDRESS, ADDRESS:PORT, or a network such as 10.0.0.0/8
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub peer: Vec<Peer>,
-    /// In this cgroup: its path (and all below it), or a part of a path, unit name, pod name or container id
+    /// In this cgroup: its path (and all below it), a part of a path, unit name, pod name or container id, or id:N for a
+    /// cgroup without a known path
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub cgroup: Vec<String>,
     /// In CLOSE_WAIT for at least this time
@@ -266,13 +254,17 @@ accepted yet and half-closed connections in use. Needs CAP_NET_ADMIN.";
 
 /// `closewait report`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = FILTERS)]
 pub struct ReportArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
     /// Recording to report on, as of its end
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", conflicts_with_all = ["pid", "port", "peer", "cgroup", "older_than", "verdict"])]
     pub file: Option<PathBuf>,
+    /// Filters.
+    #[command(flatten)]
+    pub filters: Filters,
     /// Agent to query.
     #[command(flatten)]
     pub asked: AgentArgs,
@@ -341,19 +333,6 @@ pub enum Color {
     Always,
     /// No color.
     Never,
-}
-
-/// `--by`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GroupByArg {
-    /// Owning process.
-    Process,
-    /// Listening socket that accepted them.
-    Listener,
-    /// Remote address.
-    Peer,
-    /// Cgroup of the owner.
-    Cgroup,
 }
 
 /// `--events`.

@@ -14,7 +14,7 @@ pub use self::commands::Pending;
 use self::commands::{AfterRefresh, Purpose};
 use crate::{
     clock::{self, TimeAnchor},
-    control::{Control, QueryClient},
+    control::{Control, EventLog, QueryClient},
     hooks::Hooks,
     host::error_text::with_hints,
     logging,
@@ -49,6 +49,9 @@ const DETACH_DELAY: Duration = Duration::from_millis(50);
 /// of hooks and the removal of the control socket together. With the log's part after it, SIGTERM ends the agent
 /// within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
+
+/// Maximum time for clients to read the last events.
+const EVENTS_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Signals that end the agent.
 pub struct Signals {
@@ -93,6 +96,8 @@ pub struct Runtime<S> {
     pub pending: Pending,
     /// Control socket, if it is available.
     pub control: Option<Control<Query>>,
+    /// Recent events, for clients that follow them.
+    pub events: EventLog,
     /// Hooks, if the user configured any.
     pub hooks: Option<Hooks>,
     /// Detector of peaks, after which memory is released.
@@ -152,6 +157,7 @@ impl<S: RecordSource> Runtime<S> {
         self.engine.started(start);
         let event = self.numbering.start(start, anchor);
         self.sink.event(&event, &mut piece.bytes).context("writing the start failed")?;
+        commands::store(&self.events, &event)?;
         piece.lines += 1;
         self.hand_over(&mut piece);
         let mut emptied = self.drain(MAX_RECORDS);
@@ -176,6 +182,7 @@ impl<S: RecordSource> Runtime<S> {
                 biased;
                 () = &mut stopped => break,
                 () = self.writer.ended() => {
+                    self.end_events().await;
                     return self.finish(clock::now() + PATIENCE);
                 }
                 ready = self.source.ready(), if idle => {
@@ -213,7 +220,14 @@ impl<S: RecordSource> Runtime<S> {
         self.engine.count_losses(clock::now(), logging::dropped());
         self.engine.stop();
         self.put_out()?;
+        self.end_events().await;
         self.finish(end)
+    }
+
+    /// Ends the stream of events, and sends the rest to its clients.
+    async fn end_events(&self) {
+        self.events.end();
+        self.events.drained(EVENTS_PATIENCE).await;
     }
 
     /// Waits until everything is written and hooks have ended, at most until `end`.
@@ -272,6 +286,7 @@ impl<S: RecordSource> Runtime<S> {
                     if let Some(hooks) = &mut self.hooks {
                         hooks.finding(&finding, &event, clock::now());
                     }
+                    commands::store(&self.events, &event)?;
                     if shown {
                         let before = piece.bytes.len();
                         self.sink.event(&event, &mut piece.bytes).context("writing a finding failed")?;

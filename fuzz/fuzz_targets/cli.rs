@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(thresholds.filter_map(|level| level.growth).all(|growth| growth.is_finite() && growth > 0.0));
         }
         Ok(Command::Top(top)) => assert!(top.at.is_none() || top.replay.is_some()),
-        Ok(Command::Status(_) | Command::Explain(_) | Command::Doctor(_)) => {}
+        Ok(Command::Status(_) | Command::Explain(_) | Command::Doctor(_) | Command::Tail(_)) => {}
         Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),
     }
     if let Ok(peer) = str::from_utf8(bytes).unwrap_or_default().parse() {
@@ -62,9 +62,9 @@ fn show(frame: &[u8]) {
     for form in [Form::Text, Form::Json] {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             let shape = ListShape { form, by, ..ListShape::default() };
-            let mut answer = AnswerCollector::new(shape);
+            let mut answer = AnswerCollector::new(&shape);
             if answer.frame(frame).is_ok() && let Ok(listing) = answer.listing() {
-                list::render(listing, shape, &mut shown).expect("a list is written");
+                list::render(listing, &shape, &mut shown).expect("a list is written");
             }
         }
     }

@@ -101,13 +101,13 @@ impl Play {
             let forms = [(Form::Text, Some(80)), (Form::Json, None), (Form::Text, None)];
             for (form, width) in forms.into_iter().take(if by.is_none() { 3 } else { 2 }) {
                 let style = Style { width, wide: width.is_none(), color: false };
-                let (mut lines, shape) = (Vec::new(), ListShape { form, by, style });
+                let (mut lines, shape) = (Vec::new(), ListShape { form, by, style, ..ListShape::default() });
                 let query = Query::List { filter: Filter::default(), content: shape.content() };
-                let mut collector = AnswerCollector::new(shape);
+                let mut collector = AnswerCollector::new(&shape);
                 let collect = |frame: &[u8]| collector.frame(frame).map_err(io::Error::other);
                 answer(&self.engine, &query, now, anchor(), collect).expect("an answer is encoded and understood");
                 let listing = collector.listing().expect("an answer has a header");
-                list::render(listing, shape, &mut lines).expect("a list is written");
+                list::render(listing, &shape, &mut lines).expect("a list is written");
                 harmless(&lines);
                 self.lines.extend(lines);
             }

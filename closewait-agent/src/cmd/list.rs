@@ -1,10 +1,13 @@
 //! `closewait list`.
 
+mod request;
+mod watch;
+
 use std::{
     borrow::BorrowMut,
     cell::LazyCell,
     env,
-    io::{self, BufWriter, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     mem::ManuallyDrop,
     panic,
     path::Path,
@@ -12,10 +15,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use rustix::termios::{Winsize, tcgetwinsize};
 
-use super::color;
+pub(super) use self::request::ListError;
+use self::request::ListRequest;
 use crate::{
     cli,
     clock::{self, TimeAnchor},
@@ -31,7 +34,7 @@ use crate::{
     sink::{
         Form,
         answer::{AnswerCollector, AnswerHeader},
-        list::{ListShape, Style, missing, render},
+        list::{ListShape, missing},
     },
     source::{
         self,
@@ -44,7 +47,7 @@ use closewait_engine::{
     Config, Engine,
     decode::Decoder,
     model::{Output, QueryCommand, QueryEvent, QueryId, ScanEnd},
-    snapshot::query::{Filter, GroupBy, Query},
+    snapshot::query::{Filter, Query},
 };
 
 /// Dwell time after which a socket counts as stuck in a one-off scan: the default of an agent.
@@ -53,26 +56,17 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// Time between the two reads of a process.
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// Size of a write, bytes.
-const WRITE: usize = 64 * 1024;
-
-/// Lists the sockets that are in CLOSE_WAIT now.
+/// Lists the sockets that are in CLOSE_WAIT now; with `--watch`, again and again.
 ///
 /// # Errors
 ///
-/// If this kernel or these privileges do not allow it, or standard output cannot be written.
+/// If the options do not fit together, this kernel or these privileges do not allow it, or standard output cannot be written.
 pub(super) fn list(args: &cli::ListArgs) -> anyhow::Result<()> {
-    let shape = shape(args);
-    let query = Query::List { filter: filter(&args.filters), content: shape.content() };
-    answer(&args.asked, &query, shape, |answer| {
-        let listing = answer.listing()?;
-        // JSON objects have no member for it.
-        if shape.form == Form::Json {
-            warn_of_missing(&listing.header);
-        }
-        let mut stdout = BufWriter::with_capacity(WRITE, io::stdout());
-        render(listing, shape, &mut stdout).and_then(|()| stdout.flush()).context("writing standard output failed")
-    })
+    let request = ListRequest::new(args)?;
+    match args.watch {
+        None => request.show(&args.asked, &mut io::stdout()),
+        Some(interval) => watch::watch(&request, args, interval),
+    }
 }
 
 /// Logs which sockets may be in CLOSE_WAIT but are not listed.
@@ -134,19 +128,20 @@ pub(super) fn answer_needing<T>(
     note: &mut dyn FnMut(String),
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    if let Some(answer) = ask_agent(asked, query, shape, note)? {
+    let shape = ListShape { socket: asked.socket.clone(), ..shape };
+    if let Some(answer) = ask_agent(asked, query, &shape, note)? {
         return show(answer);
     }
     // The process ends after the answer, and freeing 10,000 sockets one by one would take milliseconds before that.
     let engine = ManuallyDrop::new(scan_once(shape.form, needs, note)?);
-    show(AnswerCollector::new(shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
+    show(AnswerCollector::new(&shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 
 /// Queries a running agent, if there is one: it has exact dwell times, and sockets that entered and exited before.
 pub(super) fn ask_agent(
     args: &cli::AgentArgs,
     query: &Query,
-    shape: ListShape,
+    shape: &ListShape,
     note: &mut dyn FnMut(String),
 ) -> anyhow::Result<Option<AnswerCollector<'static>>> {
     if args.alone {
@@ -300,13 +295,6 @@ fn scanner(
     }
 }
 
-/// Returns the shape of the list that the command line requests.
-fn shape(args: &cli::ListArgs) -> ListShape {
-    let cli::ListArgs { shape, filters: _, by, wide, asked: _ } = args;
-    let style = Style { width: if *wide { None } else { width() }, wide: *wide, color: color(*shape) };
-    ListShape { form: shape.output.into(), by: by.map(Into::into), style }
-}
-
 /// Returns the filter of the command line.
 pub(super) fn filter(filters: &cli::Filters) -> Filter {
     let cli::Filters { pid, port, peer, cgroup, older_than, verdict } = filters;
@@ -340,15 +328,4 @@ fn size(variable: &str, of: impl Fn(Winsize) -> u16) -> Option<u16> {
         }
         tcgetwinsize(io::stdout()).ok().map(of).filter(|size| *size > 0)
     })
-}
-
-impl From<cli::GroupByArg> for GroupBy {
-    fn from(by: cli::GroupByArg) -> Self {
-        match by {
-            cli::GroupByArg::Process => Self::Process,
-            cli::GroupByArg::Listener => Self::Listener,
-            cli::GroupByArg::Peer => Self::Peer,
-            cli::GroupByArg::Cgroup => Self::Cgroup,
-        }
-    }
 }

@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod status;
 mod stdout;
+mod tail;
 mod top;
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use self::{explain::ExplainError, kill::KillError};
+use self::{explain::ExplainError, kill::KillError, list::ListError};
 use crate::{
     cli::{Color, Command, EventsArg, OutputArgs, OutputFormat},
     hooks::HookProgramError,
@@ -61,6 +62,7 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Top(top) => with_open_files(|_| top::top(top).map(|()| 0)),
         Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
+        Command::Tail(tail) => tail::tail(tail).map(|()| 0),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
         Command::Report(report) => with_open_files(|_| report::report(report).map(|()| 0)),
@@ -97,7 +99,7 @@ const fn needs_kernel_program(command: &Command) -> bool {
         Command::Report(report) => report.file.is_none(),
         Command::Top(top) => top.replay.is_none(),
         // A check has exit codes of its own for what is missing.
-        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) => false,
+        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) | Command::Tail(_) => false,
     }
 }
 
@@ -115,7 +117,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if let Some(error) = cause.downcast_ref::<KillError>() {
             return Some(error.exit_code());
         }
-        if cause.is::<ExplainError>() {
+        if cause.is::<ExplainError>() || cause.is::<ListError>() {
             return Some(exit::USAGE);
         }
         if cause.is::<HookProgramError>() {

@@ -20,11 +20,7 @@ use crate::{
         text::{Text, TextStyle},
     },
 };
-use closewait_engine::{
-    model::Finding,
-    snapshot::query::{Filter, Query},
-    time::BootTime,
-};
+use closewait_engine::{model::Finding, snapshot::query::Query, time::BootTime};
 
 /// Approximate limit of the bytes of incident reports from one recording.
 const MAX_REPORT_BYTES: usize = 4 << 20;
@@ -42,7 +38,7 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     }
     list::answer(
         &args.asked,
-        &Query::Report(Filter::default()),
+        &Query::Report(list::filter(&args.filters)),
         ListShape { form: output.into(), ..ListShape::default() },
         |answer| {
             let (AnswerHeader { version, anchor, .. }, report) = answer.report()?;

@@ -8,7 +8,7 @@ use closewait_common::record::SIZE;
 use super::{color, list, sink};
 use crate::{
     cli, clock,
-    control::{self, Control},
+    control::{self, Control, EventLog},
     hooks::{self, Helper},
     host::{
         caps::Capability,
@@ -184,7 +184,9 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let end = args.run_for.map(|run_for| clock::now() + run_for);
     let source = KernelSource { programs, ring, capacity: ring_buffer_bytes as usize / SIZE };
     let (pending, peak) = (Pending::default(), Peak::default());
-    Runtime { source, kernel_log, engine, workers, pending, control, hooks, peak, numbering, sink, writer }
+    // Under a memory limit, a part of what a queue of lines may use.
+    let events = EventLog::new(control::MAX_EVENT_BYTES.min(limits.lines / 4));
+    Runtime { source, kernel_log, engine, workers, pending, control, events, hooks, peak, numbering, sink, writer }
         .run(&start, signals.any(), end)
         .await
 }

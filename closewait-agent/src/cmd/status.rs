@@ -43,6 +43,7 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
         anchor: header.anchor,
         is_root: rustix::process::geteuid().is_root(),
         notes: &notes,
+        socket: args.asked.socket.as_deref(),
     };
     let mut shown = Vec::new();
     render(&page, form, screen, &mut shown)?;

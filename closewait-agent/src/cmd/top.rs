@@ -94,7 +94,7 @@ fn list_shape(width: u16) -> ListShape {
 }
 
 /// Returns the lines of a list.
-fn lines(listing: Listing<'_>, shape: ListShape) -> anyhow::Result<Vec<String>> {
+fn lines(listing: Listing<'_>, shape: &ListShape) -> anyhow::Result<Vec<String>> {
     let mut text = Vec::new();
     render(listing, shape, &mut text)?;
     Ok(text_lines(&String::from_utf8_lossy(&text)))

@@ -55,6 +55,57 @@ pub(super) fn ask_within(
     patience: Duration,
     take: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<bool, ControlError> {
+    let Some((mut exchange, mut stream)) = begin(path, query, patience)? else { return Ok(false) };
+    exchange.read_answer(&mut stream, take)?;
+    Ok(true)
+}
+
+/// End of a stream of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// No agent listens.
+    Absent,
+    /// The agent has ended.
+    Ended,
+    /// The connection ended without the end of the stream: the agent was killed, or has given up this client.
+    Cut,
+}
+
+/// Queries the agent at `path` for a stream, and gives each frame to `take` when it arrives. Trusts the same agents as [`ask`].
+///
+/// # Errors
+///
+/// If the agent cannot be queried, is not trusted, does not begin to answer in time, or `take` refuses a frame.
+pub fn follow(
+    path: &Path,
+    query: &impl Serialize,
+    mut take: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<Followed, ControlError> {
+    let Some((mut exchange, mut stream)) = begin(path, query, PATIENCE)? else { return Ok(Followed::Absent) };
+    let mut bytes = Vec::new();
+    exchange.read_head(&mut stream, &mut bytes)?;
+    // From now on, the next event may take any time.
+    stream.set_nonblocking(false).map_err(|error| exchange.failed("ioctl", error))?;
+    let mut frames = FrameReader::default();
+    loop {
+        if frames.read(&mut bytes, &mut take).map_err(|why| exchange.unusable(still_harmless(why)))? {
+            return Ok(Followed::Ended);
+        }
+        bytes.reserve(READ_BYTES);
+        match rustix::io::read(&stream, spare_capacity(&mut bytes)) {
+            Ok(0) | Err(Errno::CONNRESET) => return Ok(Followed::Cut),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(exchange.failed("read", error.into())),
+        }
+    }
+}
+
+/// Connects to the agent at `path`, and sends the query. Returns `None` if there is no agent.
+fn begin<'p>(
+    path: &'p Path,
+    query: &impl Serialize,
+    patience: Duration,
+) -> Result<Option<(Exchange<'p>, UnixStream)>, ControlError> {
     let refused = |why| ControlError::Answer { path: path.to_owned(), why };
     let request = Request { protocol: PROTOCOL, query };
     let mut line = serde_json::to_vec(&request).map_err(|error| refused(error.to_string()))?;
@@ -63,11 +114,10 @@ pub(super) fn ask_within(
         return Err(refused(format!("the question has {} bytes, and {MAX_QUESTION} are possible", line.len())));
     }
     let began = clock::now();
-    let mut exchange = Exchange { path, patience, began, until: began + patience, last: began, received: 0 };
-    let Some(mut stream) = exchange.connect()? else { return Ok(false) };
+    let exchange = Exchange { path, patience, began, until: began + patience, last: began, received: 0 };
+    let Some(mut stream) = exchange.connect()? else { return Ok(None) };
     exchange.write(&mut stream, &line)?;
-    exchange.read_answer(&mut stream, take)?;
-    Ok(true)
+    Ok(Some((exchange, stream)))
 }
 
 /// Outcome of a connection attempt.

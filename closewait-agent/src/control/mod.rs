@@ -12,12 +12,14 @@
 //! | `answer_writer` | an answer that is sent while it is made, as far as its client reads it at once |
 //! | `frames` | the parts of an answer, and the mark at its end |
 //! | `body`, `pool` | answers in flight: pieces that are freed as they are sent, compressed if they are large, within one limit for all |
+//! | `events` | recent events, and the clients that follow them: an answer that ends with the agent |
 //! | `client` | the side of `list`, `report` and `kill`: bounded in bytes and time |
 
 mod answer_writer;
 mod body;
 mod client;
 mod error;
+mod events;
 mod frames;
 mod peer;
 mod place;
@@ -34,8 +36,9 @@ use closewait_engine::text::harmless_field;
 
 pub use self::{
     answer_writer::AnswerWriter,
-    client::ask,
+    client::{Followed, ask, follow},
     error::ControlError,
+    events::{EventForm, EventKind, EventLog, MAX_EVENT_BYTES, MAX_EVENTS, RecentEvent, StreamItem},
     server::{Control, QueryClient},
 };
 
@@ -60,7 +63,7 @@ const MIN_RATE: u64 = 256 * 1024;
 
 /// Version of the protocol: of queries, of the items of an answer and of their encoding. Raise it whenever one of
 /// them changes; a test of this module detects a change of the encoding.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 
 /// Line of a query.
 #[derive(Debug, Serialize, Deserialize)]

@@ -238,6 +238,11 @@ impl QueryClient {
         });
     }
 
+    /// Returns the connection, and the place among the served clients.
+    pub(super) fn into_stream(self) -> (UnixStream, OwnedSemaphorePermit) {
+        (self.stream, self._place)
+    }
+
     /// Whether the client has closed the connection in both directions.
     fn has_gone(&self) -> bool {
         reader_is_gone(self.stream.as_fd())

@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
+
 use super::Runtime;
 use crate::{
     clock::{self, TimeAnchor},
-    control::QueryClient,
+    control::{EventForm, EventKind, EventLog, QueryClient, RecentEvent},
     host::error_text::in_one_line,
-    sink,
+    sink::{
+        self, EventContent, NumberedEvent, Sink as _,
+        text::{Text, TextStyle},
+    },
     source::{
         ended,
         program::RefreshKind,
@@ -21,8 +26,8 @@ use crate::{
 };
 use closewait_engine::{
     model::{
-        Counters, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd, SocketKey,
-        WatchedPort,
+        Counters, Finding, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd,
+        SocketKey, WatchedPort,
     },
     snapshot::query::Query,
     time::BootTime,
@@ -100,6 +105,31 @@ impl Pending {
     pub(super) fn is_idle(&self) -> bool {
         self.refreshes.is_empty()
     }
+}
+
+/// Stores an event for clients that follow.
+///
+/// # Errors
+///
+/// If it cannot be written as JSON.
+pub(super) fn store(events: &EventLog, event: &NumberedEvent<'_>) -> anyhow::Result<()> {
+    let kind = match event.content {
+        EventContent::Finding(Finding::Stuck { .. } | Finding::Histogram { .. }) => EventKind::Stuck,
+        // Only the exit of a stuck socket has a verdict.
+        EventContent::Finding(Finding::Leave { verdict: Some(_), .. }) => EventKind::Stuck,
+        EventContent::Finding(Finding::Enter { .. } | Finding::Leave { .. }) => EventKind::Socket,
+        EventContent::Start(_) | EventContent::Finding(_) => EventKind::Incident,
+    };
+    if !events.wants(kind) {
+        return Ok(());
+    }
+    let json = event.json().context("writing an event as JSON failed")?;
+    let json = String::from_utf8_lossy(json).into_owned();
+    let mut text = Vec::new();
+    Text::new(TextStyle::dated(false)).event(event, &mut text).context("writing an event as text failed")?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    events.add(RecentEvent { at: clock::now(), kind, json, text });
+    Ok(())
 }
 
 impl<S: RecordSource> Runtime<S> {
@@ -248,6 +278,10 @@ impl<S: RecordSource> Runtime<S> {
 
     /// Begins a query: the engine decides what to find out before the answer.
     pub(super) fn asked(&mut self, query: Query, client: QueryClient) {
+        if let Query::Tail { since, text } = query {
+            let form = if text { EventForm::Text } else { EventForm::Json };
+            return self.events.follow(client, clock::now(), since, form);
+        }
         self.pending.last_query += 1;
         let id = QueryId(self.pending.last_query);
         self.pending.queries.insert(id, (query, client));

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::{
-    control::{self, ask},
+    control::{self, EventLog, ask},
     sink::{
         answer::{AnswerError, AnswerHeader, AnswerItem, ItemFrame},
         json::Json,
@@ -249,6 +249,7 @@ fn run(
             workers,
             pending: Pending::default(),
             control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
+            events: EventLog::new(1 << 20),
             hooks: None,
             peak: Peak::default(),
             numbering: Numbering::default(),

@@ -6,13 +6,16 @@
 
 mod items;
 
-use std::{borrow::Cow, collections::BTreeMap, io};
+use std::{borrow::Cow, collections::BTreeMap, io, path::PathBuf};
 
 use thiserror::Error;
 
 use self::items::FirstUses;
 pub use self::items::{AnswerHeader, AnswerItem, AnswerRow, ItemFrame, SharedItem};
-use super::list::{ListShape, rows::SocketTable};
+use super::{
+    command::with_socket,
+    list::{ListShape, RowOrder, rows::SocketTable},
+};
 use crate::{beside::beside, clock::TimeAnchor};
 use closewait_engine::{
     Engine,
@@ -22,6 +25,7 @@ use closewait_engine::{
     snapshot::groups::{ListedGroup, ListedGroupBuilder},
     snapshot::hints::{Hint, HintBuilder},
     snapshot::query::{ListContent, Query},
+    snapshot::summary::{ListSummary, ListSummaryBuilder},
     snapshot::view::{Row, View},
     time::BootTime,
     workload::Workload,
@@ -74,6 +78,11 @@ fn items<'e, E>(
 ) -> Result<(), E> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let (filter, content) = match query {
+        // Events do not come from the engine's state.
+        Query::Tail { .. } => {
+            let header = AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None };
+            return take(AnswerItem::Header(header));
+        }
         Query::List { filter, content } => (filter, *content),
         Query::Report(filter) => {
             take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None }))?;
@@ -85,14 +94,14 @@ fn items<'e, E>(
     };
     let selection = engine.select(now, filter);
     let selection = match content {
-        ListContent::Sockets => selection,
+        ListContent::Sockets | ListContent::WideTable => selection,
         ListContent::Table | ListContent::Groups(_) => selection.with_texts_of_hints(),
     };
     let (total, untracked) = (selection.total as u64, selection.untracked);
     let unseen = selection.unseen.map(str::to_owned);
     take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total, untracked, unseen }))?;
     let processes = selection.processes;
-    list(selection, processes, content, &mut take)
+    list(selection, processes, content, engine.summarize(now), &mut take)
 }
 
 /// Gives the items of a list of `rows` behind the header to `take`. `processes` are the inspected owners, by pid.
@@ -100,6 +109,7 @@ fn list<'e, E>(
     rows: impl Iterator<Item = Row<'e>>,
     processes: &'e BTreeMap<u32, Process>,
     content: ListContent,
+    mut summary: ListSummaryBuilder<'_>,
     take: &mut impl FnMut(AnswerItem<'e>) -> Result<(), E>,
 ) -> Result<(), E> {
     let (mut shared, mut hints) = (FirstUses::default(), HintBuilder::default());
@@ -113,19 +123,30 @@ fn list<'e, E>(
         ListContent::Table => {
             for row in rows {
                 hints.add(&row);
+                summary.add(&row);
                 shared.table_row(row, take)?;
+            }
+        }
+        ListContent::WideTable => {
+            for row in rows {
+                hints.add(&row);
+                summary.add(&row);
+                // No column shows a process.
+                shared.row(Row { process: None, ..row }, None, take)?;
             }
         }
         ListContent::Groups(by) => {
             let mut groups = ListedGroupBuilder::new(by);
             for row in rows {
                 hints.add(&row);
+                summary.add(&row);
                 groups.add(&row);
             }
             let mut groups = groups.finish(processes).into_iter();
             groups.try_for_each(|group| take(AnswerItem::ListedGroup(Box::new(group))))?;
         }
     }
+    take(AnswerItem::Summary(summary.finish()))?;
     hints.finish(processes).into_iter().try_for_each(|hint| take(AnswerItem::Hint(Box::new(hint))))
 }
 
@@ -144,6 +165,9 @@ pub enum AnswerError {
     /// A requested report is missing, or there is more than one.
     #[error("the answer does not have one report")]
     Report,
+    /// There is more than one summary.
+    #[error("the answer has more than one summary")]
+    Summary,
     /// There are too many hints.
     #[error("the answer has more than {MAX_HINTS} hints")]
     Hints,
@@ -163,7 +187,10 @@ pub struct AnswerCollector<'a> {
     shared: SharedItems<'a>,
     groups: Vec<ListedGroup>,
     hints: Vec<Hint>,
+    summary: Option<ListSummary>,
     report: Option<IncidentReport>,
+    /// Control socket that the user has given: suggested commands of closewait get it.
+    socket: Option<PathBuf>,
 }
 
 /// Items that rows refer to.
@@ -209,9 +236,10 @@ impl SharedItems<'_> {
 
 impl<'a> AnswerCollector<'a> {
     /// Creates a collector of the items that a list of this shape shows.
-    pub fn new(shape: ListShape) -> Self {
-        let table = (shape.content() == ListContent::Table).then(|| SocketTable::new(shape.style));
-        Self { table, ..Self::default() }
+    pub fn new(shape: &ListShape) -> Self {
+        let table = matches!(shape.content(), ListContent::Table | ListContent::WideTable);
+        let table = table.then(|| SocketTable::of_shape(shape));
+        Self { table, socket: shape.socket.clone(), ..Self::default() }
     }
 
     /// Collects the answer to `query` at `now`, without encoding.
@@ -270,6 +298,10 @@ impl<'a> AnswerCollector<'a> {
         if matches!(item, AnswerItem::Header(_)) != self.header.is_none() {
             return Err(AnswerError::Header);
         }
+        let mut item = item;
+        if self.socket.is_some() {
+            self.add_socket(&mut item);
+        }
         match item {
             AnswerItem::Header(header) => self.header = Some(header),
             AnswerItem::Listener(listener) => self.shared.listeners.push(listener),
@@ -291,11 +323,40 @@ impl<'a> AnswerCollector<'a> {
             AnswerItem::ListedGroup(group) => self.groups.push(*group),
             AnswerItem::Hint(_) if self.hints.len() >= MAX_HINTS => return Err(AnswerError::Hints),
             AnswerItem::Hint(hint) => self.hints.push(*hint),
+            AnswerItem::Summary(_) if self.summary.is_some() => return Err(AnswerError::Summary),
+            AnswerItem::Summary(summary) => self.summary = Some(summary),
             AnswerItem::Report(report) if self.report.is_none() => self.report = Some(*report),
             AnswerItem::Report(_) => return Err(AnswerError::Report),
             AnswerItem::Group(group) => self.report.as_mut().ok_or(AnswerError::Report)?.groups.push(*group),
         }
         Ok(())
+    }
+
+    /// Makes the suggested command of an item ask the same agent.
+    fn add_socket(&self, item: &mut AnswerItem<'_>) {
+        let verdict = match item {
+            AnswerItem::Row(row) => &mut row.verdict,
+            AnswerItem::Group(group) => &mut group.pileup.verdict,
+            AnswerItem::Hint(hint) => match &mut **hint {
+                Hint::Cause { verdict, .. } => verdict,
+                Hint::Descriptors { .. }
+                | Hint::Backlog { .. }
+                | Hint::WaitsFor { .. }
+                | Hint::Gone { .. }
+                | Hint::Forgotten { .. }
+                | Hint::More { .. } => return,
+            },
+            AnswerItem::Header(_)
+            | AnswerItem::Listener(_)
+            | AnswerItem::Workload(_)
+            | AnswerItem::Process(_)
+            | AnswerItem::Report(_)
+            | AnswerItem::ListedGroup(_)
+            | AnswerItem::Summary(_) => return,
+        };
+        if let Some(command) = &mut verdict.next.command {
+            *command = with_socket(command, self.socket.as_deref()).into_owned();
+        }
     }
 
     /// Ends a list.
@@ -304,8 +365,8 @@ impl<'a> AnswerCollector<'a> {
     ///
     /// If there is no header.
     pub fn listing(self) -> Result<Listing<'a>, AnswerError> {
-        let Self { header, rows, table, shared, groups, hints, report: _ } = self;
-        Ok(Listing { header: header.ok_or(AnswerError::Header)?, rows, table, shared, groups, hints })
+        let Self { header, rows, table, shared, groups, hints, summary, report: _, socket: _ } = self;
+        Ok(Listing { header: header.ok_or(AnswerError::Header)?, rows, table, shared, groups, hints, summary })
     }
 
     /// Ends an incident report.
@@ -332,6 +393,8 @@ pub struct Listing<'a> {
     pub groups: Vec<ListedGroup>,
     /// Hints to show below a table.
     pub hints: Vec<Hint>,
+    /// Numbers of sockets and groups, for text.
+    pub summary: Option<ListSummary>,
 }
 
 #[cfg(test)]
@@ -340,7 +403,7 @@ impl<'a> Listing<'a> {
     pub(super) fn of_rows(rows: impl Iterator<Item = Row<'a>>, at: BootTime) -> Listing<'static> {
         let processes = BTreeMap::new();
         let view = View { now: at, rows: rows.collect(), untracked: 0, unseen: None, processes: &processes };
-        tests::sent(&view, None, ListShape { form: super::Form::Json, ..ListShape::default() })
+        tests::sent(&view, None, &ListShape { form: super::Form::Json, ..ListShape::default() })
     }
 }
 
@@ -358,6 +421,13 @@ impl Listing<'_> {
     /// Returns the sockets, oldest first.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
         self.rows.iter().map(|row| self.shared.row(row))
+    }
+
+    /// Returns the sockets in this order.
+    pub(super) fn rows_in(&self, order: RowOrder) -> impl Iterator<Item = Row<'_>> {
+        let keys: Vec<_> = self.rows().filter_map(|row| order.key(&row)).collect();
+        let rows = order.rows(self.rows.len(), &keys).into_iter();
+        rows.filter_map(|row| self.rows.get(row as usize)).map(|row| self.shared.row(row))
     }
 
     /// Returns all sockets and their context.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::{
     EventContent, NumberedEvent, Sink, Start,
     answer::{AnswerHeader, Listing},
+    list::RowOrder,
     schema::{
         self, Event, EventLine, GroupObject, LimitsObject, ListedObject, PileupEndObject, PileupObject, SCHEMA_VERSION,
         SocketObject,
@@ -111,11 +112,11 @@ fn finding_members(finding: &Finding, anchor: TimeAnchor) -> Event<'_> {
 /// # Errors
 ///
 /// If `to` fails, or a value cannot be written as JSON.
-pub(super) fn list(listing: &Listing<'_>, to: &mut impl Write) -> io::Result<()> {
+pub(super) fn list(listing: &Listing<'_>, order: RowOrder, to: &mut impl Write) -> io::Result<()> {
     let AnswerHeader { at, anchor, .. } = listing.header;
     let time = schema::time(anchor.wall(at));
     let mut line = Vec::new();
-    listing.rows().try_for_each(|row| {
+    listing.rows_in(order).try_for_each(|row| {
         line.clear();
         write_line(&ListedObject::new(&row, at, &time), &mut line)?;
         to.write_all(&line)

@@ -338,7 +338,7 @@ mod tests {
         assert_eq!((&lines[0]["socket"]["local"]["port"], &lines[0]["plan"]), (&80.into(), &"refuse".into()));
         assert!(lines[0]["reason"].as_str().unwrap().contains("accepted") && lines[0].get("result").is_none());
         assert_eq!((&lines[1]["plan"], lines[1]["reason"].is_null()), (&"kill".into(), true));
-        let listed = text(|to| crate::sink::json::list(&listing, to).unwrap());
+        let listed = text(|to| crate::sink::json::list(&listing, crate::sink::list::RowOrder::default(), to).unwrap());
         for (shown, listed) in shown.lines().zip(listed.lines()) {
             assert!(shown.starts_with(listed.strip_suffix('}').unwrap()), "{shown} {listed}");
         }

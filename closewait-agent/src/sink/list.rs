@@ -1,25 +1,32 @@
 //! Text and JSON of `closewait list`.
 
+mod detail;
 mod grouped;
+mod order;
+mod page;
 pub(super) mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Write};
-
-pub use self::rows::Style;
-use super::{
-    Form,
-    answer::{AnswerHeader, Listing},
-    json,
+use std::{
+    io::{self, Write},
+    path::PathBuf,
 };
+
+use self::detail::SocketDetail;
+pub use self::{
+    order::{RowOrder, SortBy},
+    page::groups_of_report,
+    rows::Style,
+};
+use super::{Form, answer::Listing, json};
 use closewait_engine::{
     snapshot::query::{GroupBy, ListContent},
     workload::Workload,
 };
 
 /// Way a list is printed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ListShape {
     /// Text or JSON.
     pub form: Form,
@@ -27,17 +34,52 @@ pub struct ListShape {
     pub by: Option<GroupBy>,
     /// Style of text.
     pub style: Style,
+    /// Order of rows.
+    pub order: RowOrder,
+    /// Headings of the columns of text, in lower case; empty for the usual ones.
+    pub columns: Vec<String>,
+    /// Number of rows of the screen that text is fitted to; `None` to omit nothing.
+    pub height: Option<usize>,
+    /// Control socket that the user has given, for suggested commands.
+    pub socket: Option<PathBuf>,
 }
 
 impl ListShape {
     /// Returns the content that an answer needs for this shape.
-    pub fn content(self) -> ListContent {
+    pub fn content(&self) -> ListContent {
         match (self.form, self.by) {
             (_, Some(by)) => ListContent::Groups(by),
             (Form::Json, None) => ListContent::Sockets,
+            (Form::Text, None) if SocketDetail::ALL.iter().any(|detail| self.has_column(detail.heading())) => {
+                ListContent::WideTable
+            }
             (Form::Text, None) => ListContent::Table,
         }
     }
+
+    /// Whether the user has chosen the column with this heading.
+    fn has_column(&self, heading: &str) -> bool {
+        self.columns.iter().any(|column| column.eq_ignore_ascii_case(heading))
+    }
+}
+
+/// Returns the headings of the columns that the user can choose, in lower case.
+pub fn headings(by: Option<GroupBy>) -> Vec<String> {
+    let all: Vec<&str> = match by {
+        None => rows::HEADINGS.into_iter().chain(SocketDetail::ALL.iter().map(|detail| detail.heading())).collect(),
+        Some(by) => grouped::headings(by),
+    };
+    lower(&all)
+}
+
+/// Returns the headings of the columns of the groups of a report that the user can choose, in lower case.
+pub fn headings_of_groups() -> Vec<String> {
+    lower(&super::status::HEADINGS)
+}
+
+fn lower(headings: &[&str]) -> Vec<String> {
+    let headings = headings.iter();
+    headings.map(|heading| heading.to_ascii_lowercase().replace(' ', "-")).collect()
 }
 
 /// Writes a list. It has to be the answer to a query for the content of this shape.
@@ -45,32 +87,14 @@ impl ListShape {
 /// # Errors
 ///
 /// If `to` fails, or a value cannot be written as JSON.
-pub fn render(listing: Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Result<()> {
+pub fn render(listing: Listing<'_>, shape: &ListShape, to: &mut impl Write) -> io::Result<()> {
+    let mut listing = listing;
+    shape.order.sort(&mut listing.groups);
     match (shape.form, shape.by) {
-        (Form::Json, None) => json::list(&listing, to),
+        (Form::Json, None) => json::list(&listing, shape.order, to),
         (Form::Json, Some(by)) => json::groups(&listing.groups, by, &listing.header, to),
-        (Form::Text, _) => text(listing, shape, to),
+        (Form::Text, _) => page::write(listing, shape, to),
     }
-}
-
-/// Writes the table, or the reason why it is empty, then notes on missing sockets.
-fn text(listing: Listing<'_>, shape: ListShape, to: &mut impl Write) -> io::Result<()> {
-    let Listing { header: AnswerHeader { total, untracked, unseen, .. }, table, groups, hints, .. } = listing;
-    let table = table.filter(|table| table.len() > 0);
-    match (shape.by, table) {
-        (Some(by), _) if !groups.is_empty() => {
-            grouped::write(&groups, by, shape.style.width.map(usize::from), to)?;
-        }
-        (None, Some(table)) => table.write(None, to)?,
-        (Some(_), _) | (None, None) => match total {
-            0 => writeln!(to, "{}", none(untracked, unseen.as_deref()))?,
-            others => writeln!(to, "no socket matches; {others} without the filters")?,
-        },
-    }
-    for (at, hint) in hints.iter().enumerate() {
-        writeln!(to, "{}{hint}", if at == 0 { "\n" } else { "" })?;
-    }
-    missing(untracked, unseen.as_deref()).try_for_each(|missing| writeln!(to, "\n{missing}"))
 }
 
 /// Returns a text for each group of sockets that may be in CLOSE_WAIT and is not shown: untracked ones, and hidden

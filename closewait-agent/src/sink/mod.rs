@@ -2,14 +2,17 @@
 
 pub mod answer;
 pub mod check;
+mod command;
 mod event;
 pub mod explain;
+mod headline;
 pub mod json;
 pub mod kill;
 pub mod list;
 pub mod report;
 mod schema;
 pub mod status;
+pub mod stream;
 mod table;
 pub mod text;
 mod writer;

@@ -2,7 +2,7 @@
 
 mod listed;
 mod pileup;
-mod socket;
+pub(super) mod socket;
 
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 

@@ -7,19 +7,22 @@ mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{fmt::Write as _, io};
+use std::{fmt::Write as _, io, path::Path};
 
 use self::blocks::Block;
 pub use self::rows::RowTrend;
+pub(super) use self::{json::group_objects, rows::HEADINGS};
 use super::{
     Form,
+    command::flag,
+    headline::urgencies,
     list::{missing, none},
     table,
 };
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     model::{Class, IncidentReport, Pileup},
-    snapshot::urgency::{Severity, Urgency},
+    snapshot::urgency::{Severity, Urgency, UrgencyCounts},
     text::{count, duration},
 };
 
@@ -52,6 +55,8 @@ pub struct StatusPage<'a> {
     pub is_root: bool,
     /// Sentences about missing sockets, owners or agents.
     pub notes: &'a [String],
+    /// Control socket that the user has given.
+    pub socket: Option<&'a Path>,
 }
 
 /// Writes the page.
@@ -138,8 +143,23 @@ fn rows_of(line: &str, width: usize) -> usize {
     table::width(line).div_ceil(width.max(1)).max(1)
 }
 
+/// Writes the table of these groups, with the columns that the user has `chosen` by their headings; the usual ones if it is empty.
+///
+/// # Errors
+///
+/// If `to` fails.
+pub(super) fn groups(
+    pileups: &[&Pileup],
+    report: &IncidentReport,
+    screen: Screen,
+    chosen: &[String],
+    to: &mut impl io::Write,
+) -> io::Result<()> {
+    rows::write(pileups, &[], report, screen, chosen, to)
+}
+
 /// Wraps text at words. All lines but the first begin with `indent`.
-fn wrap(text: &str, width: usize, indent: &str) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: usize, indent: &str) -> Vec<String> {
     let options = textwrap::Options::new(width)
         .subsequent_indent(indent)
         .word_splitter(textwrap::WordSplitter::NoHyphenation)
@@ -194,7 +214,7 @@ fn body(page: &StatusPage<'_>, shown: &[&Pileup], room: Option<usize>, lines: &m
     lines.push("", None);
     let (kept, others) = shown.split_at(rows);
     let mut table = Vec::new();
-    rows::write(kept, &[], page.report, screen, &mut table)?;
+    rows::write(kept, &[], page.report, screen, &[], &mut table)?;
     for (line, group) in String::from_utf8_lossy(&table).lines().zip(std::iter::once(None).chain(kept.iter().map(Some)))
     {
         let dim = group.is_some_and(|pileup| is_calm(pileup)).then_some("2");
@@ -235,33 +255,13 @@ fn headline(report: &IncidentReport) -> String {
             None => none.to_owned(),
         };
     }
-    let (mut full, mut grow, mut stuck, mut undecided, mut normal) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
-    for group in groups {
-        *match group.pileup.urgency() {
-            Urgency::LimitReached(_) => &mut full,
-            Urgency::NearsLimit(_) | Urgency::Grows(_) => &mut grow,
-            Urgency::Stuck(..) => &mut stuck,
-            Urgency::Undecided(_) => &mut undecided,
-            Urgency::Normal(_) => &mut normal,
-        } += 1;
-    }
-    let verb = |count: u64, one: &str, many: &str| {
-        (count > 0).then(|| format!("{count} {}", if count == 1 { one } else { many }))
-    };
-    let parts = [
-        verb(full, "has reached a limit", "have reached a limit"),
-        verb(grow, "grows", "grow"),
-        verb(stuck, "is stuck", "are stuck"),
-        verb(undecided, "is undecided", "are undecided"),
-        verb(normal, "is normal", "are normal"),
-        verb(*more, "is less urgent", "are less urgent"),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let mut counts = UrgencyCounts { others: *more, ..UrgencyCounts::default() };
+    groups.iter().for_each(|group| counts.add(group.pileup.urgency()));
     format!(
         "{} in CLOSE_WAIT, {}: {}",
         count(totals.tracked + untracked, "socket"),
-        count(groups.len() as u64 + more, "group"),
-        parts.join(", ")
+        count(counts.total(), "group"),
+        urgencies(counts)
     )
 }
 
@@ -286,7 +286,10 @@ fn end(page: &StatusPage<'_>, (problems, calm): (&[&Pileup], &[&Pileup]), is_lim
         lines.wrapped("no agent watches: growth is unknown, and ages are lower bounds", Some("2"));
     }
     if has_groups {
-        lines.wrapped("next: closewait report | list", None);
+        match page.socket {
+            None => lines.wrapped("next: closewait report | list", None),
+            socket => lines.wrapped(&format!("next: closewait report | list, with{}", flag(socket)), None),
+        }
     }
     lines
 }

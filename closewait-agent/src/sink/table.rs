@@ -94,6 +94,28 @@ impl Column {
         self.cells.push(Cell { end, tail, rest, width });
     }
 
+    /// Returns the column with only the cells of these rows, in this order.
+    pub(super) fn of_rows(&self, rows: &[u32]) -> Self {
+        let mut of_rows = Self::new(self.name, self.align, rows.len());
+        for row in rows {
+            let at = *row as usize;
+            let Some(cell) = self.cells.get(at) else { continue };
+            let start = at.checked_sub(1).and_then(|before| self.cells.get(before)).map_or(0, |before| before.end);
+            let moved = short(of_rows.text.len());
+            let place = |place: u32| moved + place.saturating_sub(start);
+            of_rows.text.push_str(self.text.get(start as usize..cell.end as usize).unwrap_or_default());
+            if let Ok(color) = self.colors.binary_search_by_key(row, |(of, _)| *of)
+                && let Some((_, sgr)) = self.colors.get(color)
+            {
+                of_rows.colors.push((short(of_rows.cells.len()), sgr));
+            }
+            of_rows.full = of_rows.full.max(cell.width as usize);
+            let (end, tail, rest) = (place(cell.end), place(cell.tail), place(cell.rest));
+            of_rows.cells.push(Cell { end, tail, rest, width: cell.width });
+        }
+        of_rows
+    }
+
     /// Whether all cells are empty.
     pub(super) fn is_blank(&self) -> bool {
         self.text.is_empty()
@@ -109,6 +131,27 @@ impl Column {
             first.get_or_insert(text) == &text
         })
     }
+}
+
+/// Returns the columns whose headings are `chosen`, in that order: in lower case, with a hyphen in place of a space.
+pub(super) fn choose(columns: Vec<Column>, chosen: &[String]) -> Vec<Column> {
+    let mut columns: Vec<Option<Column>> = columns.into_iter().map(Some).collect();
+    let mut take = |heading: &String| {
+        let is_it = |column: &&mut Option<Column>| {
+            column.as_ref().is_some_and(|column| column.name.replace(' ', "-").eq_ignore_ascii_case(heading))
+        };
+        columns.iter_mut().find(is_it).and_then(Option::take)
+    };
+    chosen.iter().filter_map(&mut take).collect()
+}
+
+/// Returns the concessions; if the user has `chosen` the columns, those that drop one come last.
+pub(super) fn sparing(concessions: &[Concession], chosen: bool) -> Vec<Concession> {
+    let mut concessions = concessions.to_vec();
+    if chosen {
+        concessions.sort_by_key(|concession| matches!(concession, Concession::Drop(_)));
+    }
+    concessions
 }
 
 /// Converts a position in the text of a column. No answer exceeds the range.
@@ -338,6 +381,25 @@ mod tests {
     fn columns_stand_under_their_names_and_no_line_ends_in_blanks() {
         let columns = [column("N", Align::Right, &["1", "234"]), column("NAME", Align::Left, &["日本", ""])];
         assert_eq!(written(&columns, None, &[]), "  N  NAME\n  1  日本\n234\n");
+    }
+
+    #[test]
+    fn rows_can_be_selected_in_any_order() {
+        let mut column = Column::new("A", Align::Left, 3);
+        for (name, pid, sgr) in [("first-long-name", "[1]", None), ("b", "[22]", Some("31")), ("c", "[3]", None)] {
+            column.text().push_str(name);
+            column.text().push_str(pid);
+            match sgr {
+                Some(sgr) => column.end_in(Some(sgr)),
+                None => column.end_keeping(pid.len(), 0),
+            }
+        }
+        let text = |rows: &[u32]| written(&[column.of_rows(rows)], None, &[]);
+        assert_eq!(text(&[2, 1]), "A\nc[3]\n\x1b[31mb[22]\x1b[0m\n");
+        assert_eq!(text(&[1, 0, 9]), "A\n\x1b[31mb[22]\x1b[0m\nfirst-long-name[1]\n");
+        assert_eq!(text(&[0, 1, 2]), written(&[column.of_rows(&[0, 1, 2])], None, &[]));
+        let narrow = column.of_rows(&[2, 0]);
+        assert_eq!((narrow.full, column.of_rows(&[2]).full), (18, 4), "only the width of its own cells");
     }
 
     #[test]

@@ -33,6 +33,13 @@ closewait list --port 70000
 closewait list --by port
 closewait list --cgroup a,
 closewait list --ouptut json
+closewait list --sort size
+closewait list --by process --sort recv-q
+closewait list --columns age,colour
+closewait list --by group --columns age
+closewait list --output json --columns age
+closewait list --watch 0
+closewait report --port 80 recording
 closewait check --warn 50
 closewait check --warn stuck=0
 closewait check --crit stuck=1,stuck=2
@@ -42,6 +49,8 @@ closewait check true
 closewait explain hnug
 closewait explain xyz
 closewait kill --max 0
+closewait tail --since soon
+closewait tail --socket /nowhere/agent.sock
 closewait replay
 closewait replay --speed fast recording
 closewait replay /nowhere/recording
@@ -73,6 +82,7 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait top --help"), file!["help-top.txt"]);
     assert_data_eq!(transcript("closewait run --help"), file!["help-run.txt"]);
     assert_data_eq!(transcript("closewait list --help"), file!["help-list.txt"]);
+    assert_data_eq!(transcript("closewait tail --help"), file!["help-tail.txt"]);
     assert_data_eq!(transcript("closewait kill --help"), file!["help-kill.txt"]);
     assert_data_eq!(transcript("closewait report --help"), file!["help-report.txt"]);
     assert_data_eq!(transcript("closewait replay --help"), file!["help-replay.txt"]);

@@ -399,7 +399,8 @@ fn control_characters_of_an_answer_reach_no_terminal() {
             | AnswerItem::Report(_)
             | AnswerItem::Group(_)
             | AnswerItem::ListedGroup(_)
-            | AnswerItem::Hint(_) => {}
+            | AnswerItem::Hint(_)
+            | AnswerItem::Summary(_) => {}
         }
     }
     items.extend(hint.map(|hint| AnswerItem::Hint(Box::new(hint))));

@@ -44,6 +44,7 @@ mod privileges;
 mod progress;
 mod recording;
 mod status;
+mod tail;
 mod unresponsive;
 mod user_paths;
 mod waits;

@@ -32,7 +32,7 @@ pub enum Key {
     NoListener,
     /// Remote address, with the port if the peer is the server.
     Peer(IpAddr, Option<u16>),
-    /// Id of the cgroup.
+    /// Id of the cgroup of the first socket. The group has a workload, or its path is unknown, as with the root cgroup.
     Cgroup(u64),
     /// Sockets whose cgroup is unknown.
     NoCgroup,
@@ -68,14 +68,19 @@ struct Tally<'a> {
     verdicts: BTreeMap<Class, u32>,
     owners: BTreeMap<u32, &'a Task>,
     workload: Option<&'a Workload>,
+    /// Id of the first row's cgroup.
+    cgroup: Option<u64>,
 }
+
+/// Key of the rows of a tally: the path of their cgroup if it is known, otherwise the key of the group.
+type TallyKey<'a> = (Option<&'a str>, Key);
 
 /// Builder of groups, which gets one row after the other and does not store them. A socket with several owners is in the group of
 /// each.
 #[derive(Debug)]
 pub struct ListedGroupBuilder<'a> {
     by: GroupBy,
-    tallies: BTreeMap<Key, Tally<'a>>,
+    tallies: BTreeMap<TallyKey<'a>, Tally<'a>>,
     /// Keys of the current row.
     keys: Vec<Key>,
 }
@@ -90,14 +95,21 @@ impl<'a> ListedGroupBuilder<'a> {
     pub fn add(&mut self, row: &Row<'a>) {
         self.keys.clear();
         keys_of(row, self.by, &mut self.keys);
+        // A socket in the root cgroup has the workload of its owner, as in the table of sockets and for filters.
+        let path = match (self.by, row.workload) {
+            (GroupBy::Cgroup, Some(workload)) => Some(workload.cgroup_path.as_str()),
+            _ => None,
+        };
         for key in &self.keys {
-            self.tallies.entry(*key).or_default().add(row, *key);
+            let of_tally = if path.is_some() { Key::NoCgroup } else { *key };
+            self.tallies.entry((path, of_tally)).or_default().add(row, *key);
         }
     }
 
     /// Returns the groups by size, then by age, in descending order. `processes` are the inspected owners, by pid.
     pub fn finish(self, processes: &BTreeMap<u32, Process>) -> Vec<ListedGroup> {
-        let mut groups: Vec<_> = self.tallies.into_iter().map(|(key, tally)| tally.group(processes, key)).collect();
+        let mut groups: Vec<_> =
+            self.tallies.into_iter().map(|((_path, key), tally)| tally.group(processes, key)).collect();
         groups.sort_by_key(|group| Reverse((group.count, group.oldest, group.gone)));
         groups
     }
@@ -163,6 +175,7 @@ impl<'a> Tally<'a> {
             }
         }
         self.workload = self.workload.or(row.workload);
+        self.cgroup = self.cgroup.or(row.socket.cgroup);
     }
 
     fn group(mut self, processes: &BTreeMap<u32, Process>, key: Key) -> ListedGroup {
@@ -174,6 +187,10 @@ impl<'a> Tally<'a> {
             [one] => processes.get(&one.pid),
             [] | [_, ..] => None,
         };
+        let key = match (key, self.cgroup) {
+            (Key::NoCgroup, Some(id)) => Key::Cgroup(id),
+            (key, _) => key,
+        };
         ListedGroup {
             key,
             count: u32::try_from(self.ages.len()).unwrap_or(u32::MAX),
@@ -181,7 +198,7 @@ impl<'a> Tally<'a> {
             oldest: self.ages.last().copied(),
             median: self.ages.get(self.ages.len().saturating_sub(1) / 2).copied(),
             verdicts,
-            workload: self.workload.filter(|_| matches!(key, Key::Cgroup(_))).cloned(),
+            workload: self.workload.filter(|_| matches!(key, Key::Cgroup(_) | Key::NoCgroup)).cloned(),
             fds: (process.and_then(|process| process.fds_open), process.and_then(|process| process.fds_limit)),
             owners,
         }

@@ -79,6 +79,13 @@ pub enum Hint {
         /// Number of sockets.
         count: u64,
     },
+    /// Further causes, which have no hint of their own.
+    More {
+        /// Number of these causes.
+        causes: u64,
+        /// Number of their sockets.
+        sockets: u64,
+    },
 }
 
 /// Number of rows with the same key, and facts about the first of them, which is the oldest.
@@ -103,17 +110,22 @@ fn count<K: Ord, T>(piles: &mut Piles<K, T>, key: K, first: impl FnOnce() -> T) 
 /// First owner, class and rule of a row whose cause may be a hint.
 pub(super) type HintCause = (Option<u32>, Class, RuleName);
 
-/// Returns the cause of a row; `None` if its class is never a hint. The hint has the texts of the oldest row with this cause.
-pub(super) fn cause(facts: &RowFacts<'_>, class: Class, rule: RuleName) -> Option<HintCause> {
+/// Returns the cause of a row. The hint has the texts of the oldest row with this cause.
+pub(super) fn cause(facts: &RowFacts<'_>, class: Class, rule: RuleName) -> HintCause {
+    (owners(facts).next().map(|task| task.pid), class, rule)
+}
+
+/// Whether a class says that it is too early to tell, or that too little is known.
+fn is_undecided(class: Class) -> bool {
     match class {
-        Class::Unknown | Class::Transient => None,
+        Class::Unknown | Class::Transient => true,
         Class::Hung
         | Class::Leak
         | Class::Pool
         | Class::NeverAccepted
         | Class::HalfClose
         | Class::Inherited
-        | Class::ProxyWait => Some((owners(facts).next().map(|task| task.pid), class, rule)),
+        | Class::ProxyWait => false,
     }
 }
 
@@ -143,9 +155,8 @@ impl<'a> HintBuilder<'a> {
         let (facts, verdict) = (row.facts(), &row.verdict);
         let owner = owners(&facts).next();
         let pid = owner.map(|task| task.pid);
-        if let Some(cause) = cause(&facts, verdict.class, verdict.rule) {
-            count(&mut self.causes, cause, || (owner, verdict.clone()));
-        }
+        let cause = cause(&facts, verdict.class, verdict.rule);
+        count(&mut self.causes, cause, || (owner, verdict.clone()));
         if row.gone.is_some() {
             return count(&mut self.gone, pid, || owner);
         }
@@ -161,10 +172,11 @@ impl<'a> HintBuilder<'a> {
         }
     }
 
-    /// Returns the hints, the most important first, at most 8 lines. `processes` are the inspected owners, by pid.
+    /// Returns the hints, the most important first, at most 11 lines. `processes` are the inspected owners, by pid.
     pub fn finish(self, processes: &BTreeMap<u32, Process>) -> Vec<Hint> {
         let Self { held, backlogs, waits, causes, gone, forgotten } = self;
-        let mut causes = causes_of(causes).into_iter();
+        let (causes, mut more) = causes_of(causes);
+        let mut causes = causes.into_iter();
         let mut hints = Vec::new();
         hints.extend(descriptors(held, processes));
         hints.extend(backlog(backlogs));
@@ -179,8 +191,35 @@ impl<'a> HintBuilder<'a> {
             lines += hint.lines();
             lines > MAX_LINES
         });
-        hints.truncate(end.unwrap_or(hints.len()));
+        hints.drain(end.unwrap_or(hints.len())..).for_each(|hint| more.add(&hint));
+        hints.extend((more.causes > 0).then_some(Hint::More { causes: more.causes, sockets: more.sockets }));
         hints
+    }
+}
+
+/// Causes that have no hint of their own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OmittedCauses {
+    /// Number of these causes.
+    pub causes: u64,
+    /// Number of their sockets.
+    pub sockets: u64,
+}
+
+impl OmittedCauses {
+    /// Counts the causes of a hint that is not shown.
+    pub fn add(&mut self, hint: &Hint) {
+        let (causes, sockets) = match hint {
+            Hint::Cause { count, .. } => (1, *count),
+            Hint::More { causes, sockets } => (*causes, *sockets),
+            Hint::Descriptors { .. }
+            | Hint::Backlog { .. }
+            | Hint::WaitsFor { .. }
+            | Hint::Gone { .. }
+            | Hint::Forgotten { .. } => (0, 0),
+        };
+        self.causes += causes;
+        self.sockets += sockets;
     }
 }
 
@@ -193,7 +232,8 @@ impl Hint {
             | Self::Backlog { .. }
             | Self::WaitsFor { .. }
             | Self::Gone { .. }
-            | Self::Forgotten { .. } => 1,
+            | Self::Forgotten { .. }
+            | Self::More { .. } => 1,
         }
     }
 }
@@ -226,17 +266,18 @@ fn waits_for(piles: Piles<(Option<u32>, Endpoint), (FirstOwner<'_>, Duration)>) 
     Some(Hint::WaitsFor { owner: owner.cloned(), upstream, count, oldest })
 }
 
-/// Returns the most frequent causes, one for each process and rule.
-fn causes_of<K>(piles: Piles<K, (FirstOwner<'_>, Verdict)>) -> Vec<Hint> {
+/// Returns the most frequent causes, one for each process and rule, and the others. Undecided ones come last.
+fn causes_of<K>(piles: Piles<K, (FirstOwner<'_>, Verdict)>) -> (Vec<Hint>, OmittedCauses) {
     let mut piles: Vec<_> = piles.into_values().collect();
-    piles.sort_by_key(|pile| Reverse(pile.count));
-    piles.truncate(MAX_CAUSES);
+    piles.sort_by_key(|pile| (is_undecided(pile.first.1.class), Reverse(pile.count)));
+    let others = piles.split_off(piles.len().min(MAX_CAUSES));
+    let more = OmittedCauses { causes: others.len() as u64, sockets: others.iter().map(|pile| pile.count).sum() };
     let hint = |Pile { first: (owner, verdict), count }: Pile<(FirstOwner<'_>, _)>| Hint::Cause {
         owner: owner.cloned(),
         count,
         verdict,
     };
-    piles.into_iter().map(hint).collect()
+    (piles.into_iter().map(hint).collect(), more)
 }
 
 /// Returns the hint on ended connections.
@@ -301,6 +342,9 @@ impl fmt::Display for Hint {
                     Of(*count, None)
                 )
             }
+            Self::More { causes, sockets } => {
+                write!(f, "and {} with {}", text::count(*causes, "more cause"), text::count(*sockets, "socket"))
+            }
         }
     }
 }
@@ -318,7 +362,10 @@ mod tests {
         let processes = BTreeMap::from([(812, process("nginx", 812, fds))]);
         let mut hints = HintBuilder::default();
         rows.iter().for_each(|row| hints.add(row));
-        hints.finish(&processes).iter().map(ToString::to_string).collect()
+        let hints = hints.finish(&processes).into_iter();
+        // Of undecided sockets, only their other hints.
+        let undecided = |hint: &Hint| matches!(hint, Hint::Cause { verdict, .. } if is_undecided(verdict.class));
+        hints.filter(|hint| !undecided(hint)).map(|hint| hint.to_string()).collect()
     }
 
     fn quiet() -> Verdict {
@@ -330,6 +377,24 @@ mod tests {
         let socket = socket();
         assert!(hints(vec![Row { verdict: quiet(), ..row(&socket) }], Some((10, 1024))).is_empty());
         assert!(hints(Vec::new(), None).is_empty());
+    }
+
+    #[test]
+    fn undecided_causes_are_explained_last_and_others_are_counted() {
+        let socket = socket();
+        let of = |class, many| vec![Row { verdict: verdict(class, Certainty::Low), ..row(&socket) }; many];
+        let rows = [of(Class::Unknown, 9), of(Class::Transient, 4), of(Class::Pool, 2), of(Class::Hung, 1)].concat();
+        let mut hints = HintBuilder::default();
+        rows.iter().for_each(|row| hints.add(row));
+        let hints = hints.finish(&BTreeMap::new());
+        let text: Vec<_> = hints.iter().map(|hint| hint.to_string().lines().next().unwrap().to_owned()).collect();
+        let expected = [
+            "2 sockets, pool (low): this is why",
+            "1 socket, hung (low): this is why",
+            "9 sockets, unknown (low): this is why",
+            "and 1 more cause with 4 sockets",
+        ];
+        assert_eq!(text, expected);
     }
 
     #[test]
@@ -381,8 +446,9 @@ mod tests {
         let rows =
             owners.iter().zip(1..).flat_map(|(owners, many)| vec![Row { owners: Some(owners), ..row(&socket) }; many]);
         let hints = hints(rows.collect(), None);
-        assert_eq!(hints.len(), MAX_CAUSES);
+        assert_eq!(hints.len(), MAX_CAUSES + 1);
+        assert_eq!(hints[MAX_CAUSES], "and 2 more causes with 3 sockets");
         assert_eq!(hints[0], "5 sockets of e[5], hung (high): this is why\n  next: do this\n    this --now");
-        assert!(hints.iter().map(|hint| hint.lines().count()).sum::<usize>() <= MAX_LINES);
+        assert!(hints.iter().map(|hint| hint.lines().count()).sum::<usize>() <= MAX_LINES + 1);
     }
 }

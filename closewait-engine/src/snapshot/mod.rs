@@ -4,5 +4,6 @@ pub mod groups;
 pub mod hints;
 pub mod query;
 mod report;
+pub mod summary;
 pub mod urgency;
 pub mod view;

@@ -1,11 +1,14 @@
 //! Queries to an agent, and their filters. `closewait list` sends a query as a line of JSON.
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+mod peer;
+
+use std::{str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::peer::Peer;
 use crate::{
-    model::{Class, Endpoint},
+    model::Class,
     snapshot::view::{Row, RowFacts},
     time::BootTime,
     workload::Workload,
@@ -29,6 +32,13 @@ pub enum Query {
     },
     /// An incident report on the selected sockets.
     Report(Filter),
+    /// The stream of events, until the agent ends. The engine has no part in it.
+    Tail {
+        /// Time for which past events come first; `None` for new events only.
+        since: Option<Duration>,
+        /// Whether events are text for people instead of JSON.
+        text: bool,
+    },
 }
 
 /// Content of the answer to a list.
@@ -40,6 +50,8 @@ pub enum ListContent {
     Sockets,
     /// Facts about each socket that tables show, and the hints below a table. Such an answer has a third of the size.
     Table,
+    /// All facts about each socket, and the hints below a table: for columns that most tables do not have.
+    WideTable,
     /// Groups of sockets, and the hints below a table.
     Groups(GroupBy),
 }
@@ -118,8 +130,9 @@ impl Filter {
 
     /// Whether a row matches.
     ///
-    /// A cgroup that begins with a slash is a path, and matches everything below, too. Any other value is part of a path or of
-    /// the name of a unit or a pod, or the beginning of a container's id; `namespace/name` is a pod.
+    /// A cgroup that begins with a slash is a path, and matches everything below, too. `id:N` is a cgroup without a known path, by
+    /// its id. Any other value is part of a path or of the name of a unit or a pod, or the beginning of a container's id;
+    /// `namespace/name` is a pod.
     pub fn matches(&self, row: &Row<'_>, now: BootTime) -> bool {
         self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
     }
@@ -133,7 +146,10 @@ impl Filter {
             && (ports.is_empty() || ports.iter().any(any_port))
             && (peers.is_empty() || peers.iter().any(|peer| peer.matches(socket.remote)))
             && (cgroups.is_empty()
-                || workload.is_some_and(|workload| cgroups.iter().any(|text| is_in_cgroup(workload, text))))
+                || cgroups.iter().any(|text| match workload {
+                    Some(workload) => is_in_cgroup(workload, text),
+                    None => cgroup_id(text).is_some_and(|id| socket.cgroup == Some(id)),
+                }))
             && older_than.is_none_or(|age| since_entry(facts, now).is_some_and(|since| since >= age))
     }
 
@@ -181,6 +197,11 @@ fn since_entry(facts: &RowFacts<'_>, now: BootTime) -> Option<Duration> {
     }
 }
 
+/// Parses `id:N`.
+fn cgroup_id(text: &str) -> Option<u64> {
+    text.strip_prefix("id:")?.parse().ok()
+}
+
 fn is_in_cgroup(workload: &Workload, text: &str) -> bool {
     let Workload { cgroup_path: path, unit, container, pod, .. } = workload;
     if text.starts_with('/') {
@@ -201,98 +222,6 @@ fn is_in_cgroup(workload: &Workload, text: &str) -> bool {
         || container.as_ref().is_some_and(|container| container.id.starts_with(text))
 }
 
-/// Address, network, or endpoint of peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    address: IpAddr,
-    prefix: u8,
-    port: Option<u16>,
-}
-
-impl Peer {
-    /// Returns the lowest and the highest address.
-    fn range(self) -> (u128, u128) {
-        let address = match self.address {
-            IpAddr::V4(address) => u128::from(u32::from(address)),
-            IpAddr::V6(address) => u128::from(address),
-        };
-        let free = u32::from(bits(self.address).saturating_sub(self.prefix));
-        let mask = 1_u128.checked_shl(free).map_or(u128::MAX, |size| size - 1);
-        (address & !mask, address | mask)
-    }
-
-    fn matches(self, remote: Endpoint) -> bool {
-        self.port.is_none_or(|port| port == remote.port)
-            && match (self.address, remote.address) {
-                (IpAddr::V4(wanted), IpAddr::V4(is)) => {
-                    let differ = u32::from(wanted) ^ u32::from(is);
-                    self.prefix == 0 || differ >> 32_u8.saturating_sub(self.prefix) == 0
-                }
-                (IpAddr::V6(wanted), IpAddr::V6(is)) => {
-                    let differ = u128::from(wanted) ^ u128::from(is);
-                    self.prefix == 0 || differ >> 128_u8.saturating_sub(self.prefix) == 0
-                }
-                (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-            }
-    }
-}
-
-/// Returns the number of bits of an address.
-fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-impl FromStr for Peer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| format!("{why}; write it like 10.0.0.7, 10.0.0.7:8080, [2001:db8::7]:8080 or 10.0.0.0/8");
-        let address = |text: &str| {
-            let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-            text.parse::<IpAddr>().map_err(|_not_one| bad("not an IP address"))
-        };
-        if let Some((network, prefix)) = text.split_once('/') {
-            let network = address(network)?;
-            let prefix = prefix.parse().ok().filter(|prefix| *prefix <= bits(network));
-            let prefix = prefix.ok_or_else(|| bad(&format!("the prefix is a number from 0 to {}", bits(network))))?;
-            return Ok(Self { address: network, prefix, port: None });
-        }
-        let (address, port) = match text.rsplit_once(':') {
-            // An IPv6 address has a port only after a bracket.
-            Some((before, port)) if !before.contains(':') || before.ends_with(']') => {
-                let port = port.parse().map_err(|_not_one| bad("the port is a number from 0 to 65535"))?;
-                (address(before)?, Some(port))
-            }
-            Some(_) | None => (address(text)?, None),
-        };
-        // Addresses of sockets are canonical, too.
-        let address = address.to_canonical();
-        Ok(Self { address, prefix: bits(address), port })
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => Endpoint { address: self.address, port }.fmt(f),
-            None if self.prefix == bits(self.address) => self.address.fmt(f),
-            None => write!(f, "{}/{}", self.address, self.prefix),
-        }
-    }
-}
-
-impl Serialize for Peer {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Peer {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 impl FromStr for Class {
     type Err = String;
 
@@ -310,7 +239,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Dwell, Socket},
+        model::{Dwell, Endpoint, Socket},
         testing::{listener, owner, row, socket, workload},
     };
 
@@ -451,6 +380,12 @@ mod tests {
             let filter = Filter { cgroups: vec![text.to_owned()], ..Filter::default() };
             assert_eq!(fits(&filter, &row), is, "{text}");
         }
+        let rooted = Socket { cgroup: Some(1), ..socket.clone() };
+        let by_id = Filter { cgroups: vec!["id:1".to_owned()], ..Filter::default() };
+        let without_path = Row { workload: None, ..Row { socket: &rooted, ..row.clone() } };
+        assert!(fits(&by_id, &without_path) && !fits(&by_id, &row));
+        let other = Filter { cgroups: vec!["id:12".to_owned()], ..Filter::default() };
+        assert!(!fits(&other, &without_path));
         let any = Filter { cgroups: vec!["/".to_owned()], ..Filter::default() };
         assert!(!fits(&any, &Row { workload: None, ..row }), "an unknown cgroup does not match");
     }
@@ -487,7 +422,8 @@ mod tests {
         };
         let list = |content| Query::List { filter: filter.clone(), content };
         let groups = ListContent::Groups(GroupBy::Process);
-        for query in [list(ListContent::Table), list(groups), Query::Report(Filter::default())] {
+        let tail = Query::Tail { since: Some(Duration::from_millis(1500)), text: true };
+        for query in [list(ListContent::Table), list(groups), Query::Report(Filter::default()), tail] {
             let line = serde_json::to_string(&query).unwrap();
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);

@@ -19,7 +19,7 @@ use crate::{
 /// Maximum number of groups of an [`IncidentReport`].
 const MAX_REPORT_GROUPS: usize = 64;
 /// Maximum number of groups that are judged for an [`IncidentReport`]: those that grow, then those with the most sockets.
-const MAX_RANKED_GROUPS: usize = 1024;
+pub(super) const MAX_RANKED_GROUPS: usize = 1024;
 
 impl Engine {
     /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first.

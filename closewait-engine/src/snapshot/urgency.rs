@@ -74,6 +74,42 @@ pub enum Urgency {
     Normal(Reverse<u64>),
 }
 
+/// Number of groups by their urgency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UrgencyCounts {
+    /// Groups that have reached a limit.
+    pub full: u64,
+    /// Groups that grow.
+    pub growing: u64,
+    /// Groups with stuck sockets, whose number is level or unknown.
+    pub stuck: u64,
+    /// Groups for which it is too early to tell, or of which too little is known.
+    pub undecided: u64,
+    /// Groups that need no attention.
+    pub normal: u64,
+    /// Further groups, which were not ranked.
+    pub others: u64,
+}
+
+impl UrgencyCounts {
+    /// Counts a group.
+    pub fn add(&mut self, urgency: Urgency) {
+        *match urgency {
+            Urgency::LimitReached(_) => &mut self.full,
+            Urgency::NearsLimit(_) | Urgency::Grows(_) => &mut self.growing,
+            Urgency::Stuck(..) => &mut self.stuck,
+            Urgency::Undecided(_) => &mut self.undecided,
+            Urgency::Normal(_) => &mut self.normal,
+        } += 1;
+    }
+
+    /// Returns the number of all groups.
+    pub fn total(&self) -> u64 {
+        let Self { full, growing, stuck, undecided, normal, others } = *self;
+        [full, growing, stuck, undecided, normal, others].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 impl Pileup {
     /// Returns the urgency of the group.
     pub fn urgency(&self) -> Urgency {

@@ -116,9 +116,9 @@ fn table_rows((close_wait, other): (u32, u32), listers: &[Lister], times: &Value
 
 /// Number of lines of a listing that show a socket of the crowd.
 fn count_rows(listing: &str) -> usize {
-    // After an empty line, `closewait list` explains the table.
-    let table = listing.split("\n\n").next().unwrap_or(listing);
-    table.lines().filter(|line| line.contains(crowd::NETWORK)).count()
+    // Around its table, and separated by empty lines, `closewait list` has a summary and explanations.
+    let of_crowd = |part: &str| part.lines().filter(|line| line.contains(crowd::NETWORK)).count();
+    listing.split("\n\n").map(of_crowd).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Live {
         let (query, mut notes) = (Query::Report(Filter::default()), Vec::new());
         // The report has the sockets that cannot be seen, so the scan need not note them, as for JSON.
         let shape = ListShape { form: Form::Json, ..ListShape::default() };
-        if let Some(answer) = ask_agent(&self.asked, &query, shape, &mut |note| notes.push(note))? {
+        if let Some(answer) = ask_agent(&self.asked, &query, &shape, &mut |note| notes.push(note))? {
             (self.scan, self.interval) = (None, QUERY_INTERVAL);
             let (header, report) = answer.report()?;
             return Ok(TopSnapshot { report, anchor: header.anchor, source: SourceState::Agent, notes });
@@ -51,7 +51,7 @@ impl Live {
         self.scan = None;
         let engine = scan_once(shape.form, ScanNeeds::Anything, &mut |note| notes.push(note))?;
         let (now, anchor) = (clock::now(), TimeAnchor::now());
-        let (_, report) = AnswerCollector::new(shape).scanned(engine.state(), &query, now, anchor)?.report()?;
+        let (_, report) = AnswerCollector::new(&shape).scanned(engine.state(), &query, now, anchor)?.report()?;
         self.interval = SCAN_INTERVAL.max(clock::now().since(began) * SCAN_REST);
         self.scan = Some(engine);
         Ok(TopSnapshot { report, anchor, source: SourceState::Scans(self.interval), notes })
@@ -62,11 +62,11 @@ impl Live {
         let shape = list_shape(width);
         let query = Query::List { filter: filter.clone(), content: shape.content() };
         if let Some(scan) = &self.scan {
-            let answer = AnswerCollector::new(shape).scanned(scan.state(), &query, clock::now(), TimeAnchor::now())?;
-            return lines(answer.listing()?, shape);
+            let answer = AnswerCollector::new(&shape).scanned(scan.state(), &query, clock::now(), TimeAnchor::now())?;
+            return lines(answer.listing()?, &shape);
         }
-        let answer = ask_agent(&self.asked, &query, shape, &mut |_note| {})?;
-        lines(answer.ok_or_else(|| anyhow::anyhow!("the agent has ended; go back and try again"))?.listing()?, shape)
+        let answer = ask_agent(&self.asked, &query, &shape, &mut |_note| {})?;
+        lines(answer.ok_or_else(|| anyhow::anyhow!("the agent has ended; go back and try again"))?.listing()?, &shape)
     }
 }
 

@@ -115,8 +115,8 @@ impl RecordingView {
     fn sockets(&self, filter: &Filter, width: u16) -> anyhow::Result<Vec<String>> {
         let shape = list_shape(width);
         let query = Query::List { filter: filter.clone(), content: shape.content() };
-        let answer = AnswerCollector::new(shape).scanned(self.engine()?, &query, self.at, self.anchor)?;
-        lines(answer.listing()?, shape)
+        let answer = AnswerCollector::new(&shape).scanned(self.engine()?, &query, self.at, self.anchor)?;
+        lines(answer.listing()?, &shape)
     }
 }
 

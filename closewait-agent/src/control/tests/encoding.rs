@@ -19,6 +19,8 @@ use closewait_engine::{
     },
     snapshot::groups::{Key, ListedGroup},
     snapshot::hints::Hint,
+    snapshot::summary::ListSummary,
+    snapshot::urgency::UrgencyCounts,
     testing,
     time::BootTime,
 };
@@ -30,7 +32,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
     sample().iter().for_each(|item| frame.add(item).unwrap());
     let text: String =
         frame.bytes().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
-    assert_eq!((PROTOCOL, text.as_str()), (7, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
+    assert_eq!((PROTOCOL, text.as_str()), (8, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
 }
 
 /// A client refuses a row whose rule it does not know.
@@ -38,7 +40,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
 fn the_rules_are_those_of_this_version_of_the_protocol() {
     let mut names: Vec<&str> = RULES.iter().map(|rule| rule.about().name).collect();
     names.sort_unstable();
-    assert_eq!((PROTOCOL, names.as_slice()), (7, &NAMES[..]), "raise PROTOCOL, and change the names");
+    assert_eq!((PROTOCOL, names.as_slice()), (8, &NAMES[..]), "raise PROTOCOL, and change the names");
 }
 
 /// Names of all rules for present sockets.
@@ -139,6 +141,7 @@ fn sample() -> Vec<AnswerItem<'static>> {
     };
     let oldest = Duration::from_secs(9);
     let hint = Hint::Backlog { owner: Some(task()), listener: testing::listener(80, 1, 2), count: 10, oldest };
+    let counts = UrgencyCounts { full: 3, growing: 4, stuck: 5, undecided: 6, normal: 7, others: 8 };
     let version = "0.1.0".to_owned();
     let header = AnswerHeader { version, at: now, anchor, total: 1, untracked: 2, unseen: Some("why".to_owned()) };
     let seen = Seen { what: testing::listener(80, 1, 2), at: now, owners: vec![testing::owner("app", 7, 5)] };
@@ -152,5 +155,6 @@ fn sample() -> Vec<AnswerItem<'static>> {
         AnswerItem::Group(Box::new(group)),
         AnswerItem::ListedGroup(Box::new(listed)),
         AnswerItem::Hint(Box::new(hint)),
+        AnswerItem::Summary(ListSummary { sockets: 1, gone: 2, groups: counts }),
     ]
 }

@@ -16,6 +16,7 @@ use closewait_engine::{
     process::{NextStep, Process},
     snapshot::groups::ListedGroup,
     snapshot::hints::Hint,
+    snapshot::summary::ListSummary,
     snapshot::view::Row,
     text::{harmless_field, harmless_lines},
     time::BootTime,
@@ -43,6 +44,8 @@ pub enum AnswerItem<'a> {
     ListedGroup(Box<ListedGroup>),
     /// A hint to show below a table.
     Hint(Box<Hint>),
+    /// Numbers of sockets and groups, to show above a table.
+    Summary(ListSummary),
 }
 
 /// Header of an answer.
@@ -232,7 +235,7 @@ impl FirstUses {
 
 /// Returns the part of a socket that tables show: half of it to encode and to read.
 fn shown_in_table(socket: &Socket) -> Socket {
-    let Socket { netns, protocol, local, remote, accepted, unread_bytes, send_queue_bytes, timer, .. } = *socket;
+    let Socket { netns, protocol, role, local, remote, accepted, unread_bytes, send_queue_bytes, timer, .. } = *socket;
     Socket {
         netns,
         protocol,
@@ -242,8 +245,8 @@ fn shown_in_table(socket: &Socket) -> Socket {
         unread_bytes,
         send_queue_bytes,
         timer,
+        role,
         cookie: None,
-        role: None,
         inode: None,
         cgroup: None,
         received_bytes: None,

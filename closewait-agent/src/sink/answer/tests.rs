@@ -34,12 +34,13 @@ fn encoded(view: &View<'_>, total: Option<usize>, content: ListContent) -> Vec<u
     };
     let mut add = |item: AnswerItem<'_>| frame.add(&item);
     add(AnswerItem::Header(header)).unwrap();
-    list(view.rows.iter().cloned(), view.processes, content, &mut add).unwrap();
+    let engine = Engine::new(Config::default(), BootTime(0));
+    list(view.rows.iter().cloned(), view.processes, content, engine.summarize(view.now), &mut add).unwrap();
     frame.bytes().to_vec()
 }
 
 /// Collects `view` as an agent encodes it; `total` sockets without a filter.
-pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, shape: ListShape) -> Listing<'static> {
+pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, shape: &ListShape) -> Listing<'static> {
     let mut collector = AnswerCollector::new(shape);
     collector.frame(&encoded(view, total, shape.content())).unwrap();
     collector.listing().unwrap()
@@ -47,7 +48,7 @@ pub(in crate::sink) fn sent(view: &View<'_>, total: Option<usize>, shape: ListSh
 
 /// Collects `view` for a list in JSON.
 fn sent_sockets(view: &View<'_>, total: Option<usize>) -> Listing<'static> {
-    sent(view, total, ListShape { form: Form::Json, ..ListShape::default() })
+    sent(view, total, &ListShape { form: Form::Json, ..ListShape::default() })
 }
 
 /// Calls `with` with rows that have a value for every member.
@@ -119,6 +120,7 @@ fn a_table_gets_hints_and_rows_without_what_it_does_not_show() {
                 }
                 AnswerItem::Hint(hint) => assert_eq!(Some(*hint), expected.next()),
                 AnswerItem::Process(_) => panic!("a table shows no process by itself"),
+                AnswerItem::Summary(summary) => assert_eq!((summary.sockets, summary.gone), (2, 1)),
                 AnswerItem::Header(_) | AnswerItem::Listener(_) | AnswerItem::Workload(_) => {}
                 AnswerItem::Report(_) | AnswerItem::Group(_) | AnswerItem::ListedGroup(_) => {
                     panic!("no part of a table")
@@ -137,11 +139,22 @@ fn groups_come_without_the_sockets_and_are_those_of_the_rows() {
             view.rows.iter().for_each(|row| groups.add(row));
             let groups = groups.finish(view.processes);
             assert!(!groups.is_empty());
-            let listing = sent(view, None, ListShape { by: Some(by), ..ListShape::default() });
+            let listing = sent(view, None, &ListShape { by: Some(by), ..ListShape::default() });
             assert_eq!((listing.len(), &listing.groups), (0, &groups), "{by:?}");
-            let of_table = sent(view, None, ListShape::default());
+            let of_table = sent(view, None, &ListShape::default());
             assert!(!listing.hints.is_empty() && listing.hints == of_table.hints, "{by:?}");
         }
+    });
+}
+
+#[test]
+fn a_table_with_details_gets_all_facts_and_hints() {
+    with_full_view(|view| {
+        let shape = ListShape { columns: vec!["rule".to_owned(), "inode".to_owned()], ..ListShape::default() };
+        assert_eq!(shape.content(), ListContent::WideTable);
+        let listing = sent(view, None, &shape);
+        assert_eq!(listing.table.map(|table| table.len()), Some(view.rows.len()));
+        assert_eq!(listing.hints, sent(view, None, &ListShape::default()).hints);
     });
 }
 
@@ -157,7 +170,7 @@ fn what_rows_have_in_common_is_sent_once_before_the_first_of_them() {
             AnswerItem::Process(_) => "process",
             AnswerItem::Row(_) => "row",
             AnswerItem::Report(_) | AnswerItem::Group(_) => "report",
-            AnswerItem::ListedGroup(_) | AnswerItem::Hint(_) => "summary",
+            AnswerItem::ListedGroup(_) | AnswerItem::Hint(_) | AnswerItem::Summary(_) => "summary",
         });
         Ok::<(), AnswerError>(())
     })
@@ -208,12 +221,12 @@ fn an_agent_and_a_scan_show_the_same_in_every_shape() {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             let shape = ListShape { form, by, ..ListShape::default() };
             let query = Query::List { filter: Filter::default(), content: shape.content() };
-            let mut asked = AnswerCollector::new(shape);
+            let mut asked = AnswerCollector::new(&shape);
             answer(&engine, &query, NOW, anchor, |frame| asked.frame(frame).map_err(io::Error::other)).unwrap();
-            let alone = AnswerCollector::new(shape).scanned(&engine, &query, NOW, anchor).unwrap();
+            let alone = AnswerCollector::new(&shape).scanned(&engine, &query, NOW, anchor).unwrap();
             let shown = |answer: AnswerCollector<'_>| {
                 let mut shown = Vec::new();
-                render(answer.listing().unwrap(), shape, &mut shown).unwrap();
+                render(answer.listing().unwrap(), &shape, &mut shown).unwrap();
                 String::from_utf8(shown).unwrap()
             };
             let (asked, alone) = (shown(asked), shown(alone));
@@ -310,7 +323,7 @@ proptest! {
         for form in [Form::Text, Form::Json] {
             for by in [None, Some(GroupBy::Process), Some(GroupBy::Cgroup)] {
                 let shape = ListShape { form, by, ..Default::default() };
-                render(sent(&view, None, shape), shape, &mut shown).unwrap();
+                render(sent(&view, None, &shape), &shape, &mut shown).unwrap();
             }
         }
         let shown = String::from_utf8(shown).unwrap();
@@ -325,10 +338,10 @@ proptest! {
             bytes[at] = with;
             for form in [Form::Text, Form::Json] {
                 let shape = ListShape { form, ..Default::default() };
-                let mut collector = AnswerCollector::new(shape);
+                let mut collector = AnswerCollector::new(&shape);
                 if collector.frame(&bytes).is_ok() && let Ok(listing) = collector.listing() {
                     let mut shown = Vec::new();
-                    render(listing, shape, &mut shown).unwrap();
+                    render(listing, &shape, &mut shown).unwrap();
                     prop_assert!(String::from_utf8(shown).is_ok());
                 }
             }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     super::table::{self, Align, Column, Concession},
-    push_workload,
+    ListShape, push_workload,
     rows::{push_endpoint, push_peer},
 };
 use closewait_engine::{
@@ -34,17 +34,12 @@ const MAX_NAMED: usize = 2;
 /// # Errors
 ///
 /// If `to` fails.
-pub(super) fn write(groups: &[ListedGroup], by: GroupBy, width: Option<usize>, to: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(groups: &[ListedGroup], by: GroupBy, shape: &ListShape, to: &mut impl Write) -> io::Result<()> {
     let column = |name| Column::new(name, Align::Left, groups.len());
     let (mut count, mut oldest, mut median) =
         (Column::new("COUNT", Align::Right, groups.len()), column("OLDEST"), column("MEDIAN"));
     let (mut verdict, mut owners, mut fds) = (column("VERDICT"), column("OWNERS"), column("FDS"));
-    let mut key = column(match by {
-        GroupBy::Process => "OWNER",
-        GroupBy::Listener => "LISTENER",
-        GroupBy::Peer => "PEER",
-        GroupBy::Cgroup => "CGROUP",
-    });
+    let mut key = column(heading(by));
     for group in groups {
         push_number(count.text(), group.count.into());
         count.end();
@@ -64,17 +59,38 @@ pub(super) fn write(groups: &[ListedGroup], by: GroupBy, width: Option<usize>, t
         push_fds(fds.text(), group);
         fds.end();
     }
+    let name = key.name();
     let mut columns = vec![count, oldest, median, verdict, key];
     if by != GroupBy::Process {
         columns.push(owners);
     }
-    if !fds.is_blank() {
+    let is_chosen = !shape.columns.is_empty();
+    if is_chosen || !fds.is_blank() {
         columns.push(fds);
     }
-    let name = columns.get(4).map_or("", Column::name);
+    if is_chosen {
+        columns = table::choose(columns, &shape.columns);
+    }
     let last = [Concession::Shrink(name, 16), Concession::Drop("OLDEST"), Concession::Shrink(name, 8)];
     let concessions: Vec<_> = CONCESSIONS.into_iter().chain(last).collect();
-    table::write(&columns, width, &concessions, to)
+    table::write(&columns, shape.style.width.map(usize::from), &table::sparing(&concessions, is_chosen), to)
+}
+
+/// Returns the heading of the column with the key.
+const fn heading(by: GroupBy) -> &'static str {
+    match by {
+        GroupBy::Process => "OWNER",
+        GroupBy::Listener => "LISTENER",
+        GroupBy::Peer => "PEER",
+        GroupBy::Cgroup => "CGROUP",
+    }
+}
+
+/// Returns the headings of all columns.
+pub(super) fn headings(by: GroupBy) -> Vec<&'static str> {
+    let owners = if by == GroupBy::Process { None } else { Some("OWNERS") };
+    let all = ["COUNT", "OLDEST", "MEDIAN", "VERDICT", heading(by)].into_iter();
+    all.chain(owners).chain(["FDS"]).collect()
 }
 
 /// Adds the most frequent verdict with its share: `hung 80%`, or `hung` if there is no other.
@@ -102,13 +118,14 @@ fn push_key(to: &mut String, group: &ListedGroup) -> usize {
         Key::Listener { local, .. } => return push_endpoint(to, local),
         Key::NoListener => to.push_str("no listener"),
         Key::Peer(address, port) => return push_peer(to, address, port),
-        Key::Cgroup(id) => match &group.workload {
-            Some(workload) => push_workload(to, workload),
-            None => {
-                to.push_str("id ");
-                push_number(to, id);
-            }
-        },
+        Key::Cgroup(_) | Key::NoCgroup if group.workload.is_some() => {
+            group.workload.iter().for_each(|workload| push_workload(to, workload));
+        }
+        // The path is unknown. Filters take it in this form.
+        Key::Cgroup(id) => {
+            to.push_str("id:");
+            push_number(to, id);
+        }
         Key::NoCgroup => to.push('?'),
     }
     0

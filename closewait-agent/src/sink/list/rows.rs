@@ -12,6 +12,9 @@ use super::{
         schema::{how, timer},
         table::{self, Align, Column, Concession},
     },
+    ListShape,
+    detail::SocketDetail,
+    order::{RowOrder, SortKey},
     push_workload,
 };
 use closewait_engine::{
@@ -53,6 +56,10 @@ const CONCESSIONS: [Concession; 16] = [
     Concession::Shrink("VERDICT", 7),
 ];
 
+/// Headings of the columns that every table can have, in their order.
+pub(super) const HEADINGS: [&str; 10] =
+    ["AGE", "RECV-Q", "SEND-Q", "TIMER", "LOCAL", "REMOTE", "OWNER", "WHERE", "VERDICT", "NETNS"];
+
 /// Maximum number of named owners on a screen.
 const MAX_NAMED: usize = 2;
 
@@ -71,15 +78,36 @@ pub(in crate::sink) struct SocketTable {
     place: Column,
     verdict: Column,
     netns: Column,
+    details: Vec<(SocketDetail, Column)>,
+    /// Headings of the requested columns, in lower case; empty for the usual ones.
+    chosen: Vec<String>,
+    order: RowOrder,
+    /// Sort keys of the rows; empty if the rows have this order already.
+    keys: Vec<SortKey>,
 }
 
 impl SocketTable {
-    /// Creates an empty table.
+    /// Creates an empty table with the columns and the order of this shape.
+    pub(in crate::sink) fn of_shape(shape: &ListShape) -> Self {
+        let details = SocketDetail::ALL.into_iter().filter(|detail| shape.has_column(detail.heading()));
+        let column = |detail: SocketDetail| {
+            let align = if detail.is_number() { Align::Right } else { Align::Left };
+            (detail, Column::new(detail.heading(), align, 0))
+        };
+        let details = details.map(column).collect();
+        Self { details, chosen: shape.columns.clone(), order: shape.order, ..Self::new(shape.style) }
+    }
+
+    /// Creates an empty table with the usual columns.
     pub(in crate::sink) fn new(style: Style) -> Self {
         let column = |name| Column::new(name, Align::Left, 0);
         let number = |name| Column::new(name, Align::Right, 0);
         Self {
             style,
+            details: Vec::new(),
+            chosen: Vec::new(),
+            order: RowOrder::default(),
+            keys: Vec::new(),
             rows: 0,
             age: column("AGE"),
             unread: number("RECV-Q"),
@@ -101,9 +129,14 @@ impl SocketTable {
 
     /// Adds a row, in its state at `now`.
     pub(in crate::sink) fn add(&mut self, row: &Row<'_>, now: BootTime) {
-        let Self { style, rows, age, unread, unsent, timer, local, remote, owner, place, verdict, netns } = self;
+        let Self { style, rows, age, unread, unsent, timer, local, remote, owner, place, verdict, netns, .. } = self;
         *rows += 1;
         let socket = row.socket;
+        for (detail, column) in &mut self.details {
+            detail.push(column.text(), row, now);
+            column.end();
+        }
+        self.keys.extend(self.order.key(row));
         let rest = push_age(age.text(), row, now);
         age.end_keeping(0, rest);
         push_known(unread.text(), socket.unread_bytes);
@@ -142,16 +175,38 @@ impl SocketTable {
     ///
     /// If `to` fails.
     pub(in crate::sink) fn write(self, last: Option<Column>, to: &mut impl Write) -> io::Result<()> {
-        let Self { style, rows: _, age, unread, unsent, timer, local, remote, owner, place, verdict, netns } = self;
-        let all = [age, unread, unsent, timer, local, remote, owner, place, verdict, netns];
+        let count = self.rows;
+        self.write_rows(count, last, to)
+    }
+
+    /// Writes the first `count` rows of the table, with an optional last column that does not give way.
+    ///
+    /// # Errors
+    ///
+    /// If `to` fails.
+    pub(in crate::sink) fn write_rows(self, count: usize, last: Option<Column>, to: &mut impl Write) -> io::Result<()> {
+        let Self { style, rows, chosen, order, keys, .. } = self;
+        let Self { age, unread, unsent, timer, local, remote, owner, place, verdict, netns, details, .. } = self;
+        let mut all = vec![age, unread, unsent, timer, local, remote, owner, place, verdict, netns];
+        all.extend(details.into_iter().map(|(_, column)| column));
+        if count < rows || order != RowOrder::default() {
+            let mut shown = order.rows(rows, &keys);
+            shown.truncate(count);
+            all = all.iter().map(|column| column.of_rows(&shown)).collect();
+        }
         let says_something = |column: &Column| match column.name() {
             "TIMER" | "WHERE" => !column.is_blank(),
             "NETNS" => !column.is_monotonous(),
             _ => true,
         };
-        let columns: Vec<_> =
-            all.into_iter().filter(|column| style.wide || says_something(column)).chain(last).collect();
-        table::write(&columns, style.width.map(usize::from), &CONCESSIONS, to)
+        let mut columns: Vec<_> = if chosen.is_empty() {
+            all.into_iter().filter(|column| style.wide || says_something(column)).collect()
+        } else {
+            table::choose(all, &chosen)
+        };
+        columns.extend(last);
+        let concessions = table::sparing(&CONCESSIONS, !chosen.is_empty());
+        table::write(&columns, style.width.map(usize::from), &concessions, to)
     }
 }
 
@@ -178,7 +233,8 @@ fn push_age(to: &mut String, row: &Row<'_>, now: BootTime) -> usize {
     0
 }
 
-fn push_known(to: &mut String, number: Option<u32>) {
+/// Adds a number; a question mark if it is unknown.
+pub(super) fn push_known(to: &mut String, number: Option<impl Into<u64>>) {
     match number {
         Some(number) => push_number(to, number.into()),
         None => to.push('?'),

@@ -1,3 +1,5 @@
+mod options;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -16,7 +18,7 @@ use closewait_engine::{
     testing::{listener, owner, process, row, socket, verdict, workload},
     time::BootTime,
 };
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 const NOW: BootTime = BootTime(100_000_000_000_000);
 
@@ -110,26 +112,44 @@ struct ListRequest {
     width: Option<u16>,
     wide: bool,
     color: bool,
+    order: RowOrder,
+    columns: Vec<&'static str>,
+    height: Option<usize>,
+    socket: Option<&'static str>,
 }
 
 /// Returns the client's output for an agent's answer.
 fn shown(view: &View<'_>, query: &ListRequest) -> String {
-    let ListRequest { filter, by, form, width, wide, color } = query;
+    let ListRequest { filter, by, form, width, wide, color, order, columns, height, socket } = query;
     let selected = view.rows.iter().filter(|row| filter.matches(row, view.now));
-    let shape = ListShape { form: *form, by: *by, style: Style { width: *width, wide: *wide, color: *color } };
-    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), shape);
+    let style = Style { width: *width, wide: *wide, color: *color };
+    let shape = ListShape {
+        form: *form,
+        by: *by,
+        style,
+        order: *order,
+        columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+        height: *height,
+        socket: socket.map(PathBuf::from),
+    };
+    let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), &shape);
     let mut to = Vec::new();
-    render(listing, shape, &mut to).unwrap();
+    render(listing, &shape, &mut to).unwrap();
     String::from_utf8(to).unwrap()
+}
+
+/// Returns the text after the first line, which needs an engine, and the empty line behind it.
+fn body(text: &str) -> &str {
+    text.split_once("\n\n").unwrap().1
 }
 
 fn at_width(width: u16) -> ListRequest {
     ListRequest { width: Some(width), ..ListRequest::default() }
 }
 
-/// Returns the table without the hints.
+/// Returns the table without the first line and the hints.
 fn table(text: &str) -> &str {
-    text.split("\n\n").next().unwrap()
+    text.split("\n\n").nth(1).unwrap()
 }
 
 #[test]
@@ -191,7 +211,7 @@ fn columns_that_say_nothing_are_not_there_unless_all_are_asked_for() {
     let socket = socket();
     let processes = BTreeMap::new();
     let view = View { now: NOW, untracked: 0, unseen: None, rows: vec![row(&socket)], processes: &processes };
-    let header = |query: &ListRequest| shown(&view, query).lines().next().unwrap().to_owned();
+    let header = |query: &ListRequest| table(&shown(&view, query)).lines().next().unwrap().to_owned();
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plain = ["AGE", "RECV-Q", "SEND-Q", "LOCAL", "REMOTE", "OWNER", "VERDICT"];
     assert_eq!(words(header(&ListRequest::default())), plain);
@@ -236,7 +256,7 @@ fn bounds_are_one_number_only_where_they_read_the_same() {
         let rows = vec![Row { dwell: Some(Dwell::Between { at_least, at_most }), ..row(&socket) }];
         let text =
             shown(&View { now: NOW, untracked: 0, unseen: None, rows, processes: &processes }, &ListRequest::default());
-        text.lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
+        table(&text).lines().nth(1).unwrap().split("  ").next().unwrap().to_owned()
     };
     assert_eq!(age(720_001, Some(720_009)), "12m");
     assert_eq!(age(720_999, Some(721_000)), "≥12m ≤12m1s");
@@ -310,9 +330,10 @@ past conntrack's timeout of 1m: a FIN may no longer reach the peer of 1 socket
 1 socket of nginx[812], never_accepted (fact): this is why
   next: do this
     this --now
+and 2 more causes with 2 sockets
 ";
     assert_eq!(
-        TableFixture::new().shown(&ListRequest { by: Some(GroupBy::Process), ..ListRequest::default() }),
+        body(&TableFixture::new().shown(&ListRequest { by: Some(GroupBy::Process), ..ListRequest::default() })),
         expected
     );
 }
@@ -329,8 +350,9 @@ fn listeners_peers_and_cgroups_are_groups_too() {
 COUNT  OLDEST  MEDIAN  VERDICT   PEER                                           OWNERS                         FDS
     2  1m30s   1m30s   hung 33%  10.0.0.9                                       java[77], java[78] and 2 more  1 gone
     1  12m     12m     pool      [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9]
-COUNT  OLDEST  MEDIAN  VERDICT   CGROUP  OWNERS                                      FDS
-    3  12m     1m30s   hung 25%  ?       \u{1b}[2J\u{202e}x[9], java[77] and 3 more  1 gone";
+COUNT  OLDEST  MEDIAN  VERDICT   CGROUP                  OWNERS                             FDS
+    2  12m     1m30s   pool 33%  ?                       \u{1b}[2J\u{202e}x[9], nginx[812]  1 gone
+    1  1m30s   1m30s   hung      shop/shop-api-7d9f/api  java[77], java[78] and 1 more";
     assert_eq!(all, expected);
 }
 

@@ -113,7 +113,7 @@ pub(super) fn workload_members(workload: Option<&Workload>) -> (Option<&str>, Op
     (container.as_ref().map(|container| container.id.as_str()), unit.as_deref(), pod)
 }
 
-pub(super) fn read_state(state: ReadState) -> &'static str {
+pub(in crate::sink) fn read_state(state: ReadState) -> &'static str {
     match state {
         ReadState::NeverRead => "never_read",
         ReadState::Probe => "probe",

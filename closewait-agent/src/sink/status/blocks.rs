@@ -5,7 +5,7 @@ use super::{
     rows::{port, used_limit},
     rows_of, sgr, wrap,
 };
-use crate::sink::schema;
+use crate::sink::{command::with_socket, schema};
 use closewait_engine::{
     model::{Limit, Pileup},
     snapshot::urgency::NEAR_LIMIT,
@@ -35,7 +35,7 @@ impl Block {
         let text = |text: &str| wrap(&format!("{INDENT}{text}"), width, INDENT);
         let mut evidence = text(&verdict.text);
         evidence.extend(text(&format!("next: {}", verdict.next.text)));
-        let command = format!("{COMMAND_INDENT}{}", pileup.command());
+        let command = format!("{COMMAND_INDENT}{}", with_socket(&pileup.command(), page.socket));
         Self {
             title: wrap(&format!("{number}  {}", title(pileup, page)), width, INDENT),
             evidence,

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     clock::TimeAnchor,
+    sink::json::write_line,
     sink::schema::{self, ForecastObject, GroupMembers, SCHEMA_VERSION, TaskObject, VerdictObject},
 };
 use closewait_engine::{
@@ -72,6 +73,38 @@ pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8
     serde_json::to_writer(&mut *to, &object)?;
     to.push(b'\n');
     Ok(())
+}
+
+/// Object of a group of `list --by group`.
+#[derive(Serialize)]
+struct ListedGroupObject<'a> {
+    schema_version: u32,
+    time: &'a str,
+    by: &'static str,
+    #[serde(flatten)]
+    group: StatusGroupObject<'a>,
+}
+
+/// Writes one object per group of a report.
+///
+/// # Errors
+///
+/// If `to` fails, or an object cannot be written as JSON.
+pub(in crate::sink) fn group_objects(
+    groups: &[&ReportedGroup],
+    report: &IncidentReport,
+    anchor: TimeAnchor,
+    to: &mut impl io::Write,
+) -> io::Result<()> {
+    let time = |at: BootTime| schema::time(anchor.wall(at));
+    let now = time(report.at);
+    let mut lines = Vec::new();
+    for group in groups {
+        let group = StatusGroupObject::new(group, &time);
+        let object = ListedGroupObject { schema_version: SCHEMA_VERSION, time: &now, by: "group", group };
+        write_line(&object, &mut lines)?;
+    }
+    to.write_all(&lines)
 }
 
 impl<'a> StatusGroupObject<'a> {

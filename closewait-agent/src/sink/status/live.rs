@@ -24,7 +24,7 @@ pub fn group_table(pileups: &[&Pileup], trends: &[RowTrend], report: &IncidentRe
     let screen = Screen { width, height: None, color: false };
     let mut table = Vec::new();
     // Writing to a Vec cannot fail.
-    let _infallible: std::io::Result<()> = rows::write(pileups, trends, report, screen, &mut table);
+    let _infallible: std::io::Result<()> = rows::write(pileups, trends, report, screen, &[], &mut table);
     String::from_utf8_lossy(&table).lines().map(str::to_owned).collect()
 }
 
@@ -57,7 +57,7 @@ pub struct GroupDetails {
 impl GroupDetails {
     /// Formats a group of `report` in lines of at most `width` columns. The command is one line of any length.
     pub fn new(pileup: &Pileup, report: &IncidentReport, anchor: TimeAnchor, width: usize) -> Self {
-        let page = StatusPage { report, anchor, is_root: true, notes: &[] };
+        let page = StatusPage { report, anchor, is_root: true, notes: &[], socket: None };
         let evidence = text::pileup::evidence(pileup, report.at);
         // The command has its own place.
         let evidence = evidence.iter().filter(|line| !line.starts_with("    "));

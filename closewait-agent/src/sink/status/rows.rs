@@ -54,7 +54,10 @@ pub struct RowTrend {
     pub growth: Option<String>,
 }
 
-/// Writes the table, with its heading. Rows without a trend have no graph.
+/// Headings of all columns but the first, which has none.
+pub(in crate::sink) const HEADINGS: [&str; 7] = ["WHO", "PORT", "SOCKETS", "GROWS", "OLDEST", "LIMIT", "FULL IN"];
+
+/// Writes the table, with its heading. Rows without a trend have no graph. If `chosen` is not empty, it has the headings of the columns behind the first.
 ///
 /// # Errors
 ///
@@ -64,6 +67,7 @@ pub(super) fn write(
     trends: &[RowTrend],
     report: &IncidentReport,
     screen: Screen,
+    chosen: &[String],
     to: &mut impl io::Write,
 ) -> io::Result<()> {
     let column = |name, align| Column::new(name, align, pileups.len());
@@ -99,10 +103,17 @@ pub(super) fn write(
         full_in.text().push_str(&text);
         full_in.end_in(if colored { color } else { None });
     }
-    let columns = [class, owner, ports, sockets, graph, grows, oldest, limit, full_in];
-    let columns: Vec<Column> = columns.into_iter().filter(|column| !column.is_blank()).collect();
+    let columns = [class, owner, ports, sockets, graph, grows, oldest, limit, full_in].into_iter();
+    let is_chosen = !chosen.is_empty();
+    let columns: Vec<Column> = columns.filter(|column| is_chosen || !column.is_blank()).collect();
+    let columns = if is_chosen {
+        let chosen: Vec<String> = std::iter::once(String::new()).chain(chosen.iter().cloned()).collect();
+        table::choose(columns, &chosen)
+    } else {
+        columns
+    };
     let concessions: &[Concession] = if trends.is_empty() { &CONCESSIONS } else { &LIVE_CONCESSIONS };
-    table::write(&columns, Some(screen.width), concessions, to)
+    table::write(&columns, Some(screen.width), &table::sparing(concessions, is_chosen), to)
 }
 
 /// Returns the name of the owner, and the number of other owners.

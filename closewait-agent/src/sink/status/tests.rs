@@ -104,7 +104,7 @@ pub(crate) fn report(mut pileups: Vec<Pileup>) -> IncidentReport {
 }
 
 fn shown_to(report: &IncidentReport, is_root: bool, notes: &[String], screen: Screen) -> String {
-    let page = StatusPage { report, anchor: TimeAnchor::booted_at(UNIX_EPOCH), is_root, notes };
+    let page = StatusPage { report, anchor: TimeAnchor::booted_at(UNIX_EPOCH), is_root, notes, socket: None };
     let mut to = Vec::new();
     render(&page, Form::Text, screen, &mut to).unwrap();
     String::from_utf8(to).unwrap()
@@ -242,7 +242,7 @@ fn a_command_stands_alone_on_its_line() {
 #[test]
 fn json_has_every_group() {
     let (report, anchor) = (report(scene()), TimeAnchor::booted_at(UNIX_EPOCH));
-    let page = StatusPage { report: &report, anchor, is_root: true, notes: &[] };
+    let page = StatusPage { report: &report, anchor, is_root: true, notes: &[], socket: None };
     let mut to = Vec::new();
     render(&page, Form::Json, Screen { width: 80, height: Some(24), color: true }, &mut to).unwrap();
     let object: serde_json::Value = serde_json::from_slice(&to).unwrap();

@@ -17,7 +17,7 @@ use crate::{
     flow::port_watch::OldestOfPorts,
     model::{
         Certainty, Class, Evidence, Finding, Forecast, IncidentId, LastDiagnosis, Limit, Moment, Oldest, Onset, Output,
-        Pileup, PileupEnd, ReadState, Shape, Slope, SocketKey, Task,
+        Pileup, PileupEnd, ReadState, Shape, Slope, Socket, SocketKey, Task,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -123,12 +123,17 @@ impl Engine {
         members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(|(key, _)| key)).collect()
     }
 
+    /// Returns the flow that a socket is counted in.
+    pub(crate) fn flow_of(&self, socket: &Socket) -> FlowKey {
+        let flow_key = self.group_keys.flow(socket);
+        self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
+    }
+
     /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
     pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
         let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
         for (key, tracked) in self.tracker.iter().filter(|(_, one)| one.since.latest() <= at) {
-            let flow_key = self.group_keys.flow(&tracked.socket);
-            let flow_key = self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key));
+            let flow_key = self.flow_of(&tracked.socket);
             if wanted(flow_key) {
                 members.entry(flow_key).or_default().push((key, tracked));
             }

@@ -1,0 +1,21 @@
+//! Number of groups by their urgency, in words: the first line of a page.
+
+use closewait_engine::snapshot::urgency::UrgencyCounts;
+
+/// Formats the number of groups of each urgency: `3 grow, 1 is stuck, 1 is normal`.
+pub(super) fn urgencies(counts: UrgencyCounts) -> String {
+    let UrgencyCounts { full, growing, stuck, undecided, normal, others } = counts;
+    let verb = |count: u64, one: &str, many: &str| {
+        (count > 0).then(|| format!("{count} {}", if count == 1 { one } else { many }))
+    };
+    let parts = [
+        verb(full, "has reached a limit", "have reached a limit"),
+        verb(growing, "grows", "grow"),
+        verb(stuck, "is stuck", "are stuck"),
+        verb(undecided, "is undecided", "are undecided"),
+        verb(normal, "is normal", "are normal"),
+        verb(others, "is less urgent", "are less urgent"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    parts.join(", ")
+}
