@@ -79,14 +79,14 @@ const A_MINUTE: Scenario = Scenario {
     until: Until::Stuck(32),
     parts: &[Part {
         situation: "all threads wait for a lock that is never released, for more than a minute",
-        certainties: FIRM,
+        certainties: LIKELY,
         ..STUCK
     }],
 };
 
 #[test]
 #[ignore = "long"]
-fn a_hang_of_a_minute_is_certain() {
+fn a_hang_of_a_minute_is_likely() {
     play(&A_MINUTE, |stage| pool(stage, "stuck", &Clients { count: 80, every: 1.0, ..ORDERS }));
 }
 
