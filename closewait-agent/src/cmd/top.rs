@@ -18,6 +18,7 @@ use crate::{
     logging,
     sink::{
         answer::Listing,
+        command,
         list::{ListShape, Style, render},
     },
     tui::{Hands, TopEvent, TopModel, TopSettings, TopSnapshot, TopTheme, draw, drive, text_of},
@@ -75,17 +76,8 @@ fn once(mut model: TopModel, theme: TopTheme, snapshot: TopSnapshot) -> anyhow::
 
 /// Returns the options of a command that queries the same agent, each with a blank before it.
 fn agent_options(asked: &cli::AgentArgs) -> String {
-    let mut options = String::new();
-    if let Some(socket) = &asked.socket {
-        let path = socket.to_string_lossy();
-        let is_plain = path.chars().all(|character| character.is_ascii_alphanumeric() || "/._-".contains(character));
-        let quoted = if is_plain { path.into_owned() } else { format!("'{}'", path.replace('\'', "'\\''")) };
-        options.push_str(&format!(" --socket {quoted}"));
-    }
-    if asked.alone {
-        options.push_str(" --alone");
-    }
-    options
+    let alone = if asked.alone { " --alone" } else { "" };
+    command::flag(asked.socket.as_deref()) + alone
 }
 
 /// Returns the shape of the list of a group's sockets.

@@ -16,7 +16,7 @@ pub(super) fn with_socket<'c>(command: &'c str, socket: Option<&Path>) -> Cow<'c
 }
 
 /// Returns ` --socket PATH`, quoted for a shell; empty without a path.
-pub(super) fn flag(socket: Option<&Path>) -> String {
+pub(crate) fn flag(socket: Option<&Path>) -> String {
     let Some(socket) = socket else { return String::new() };
     let path = harmless_path(socket.as_os_str().as_encoded_bytes());
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-+:@%,".contains(character);

@@ -2,7 +2,7 @@
 
 pub mod answer;
 pub mod check;
-mod command;
+pub(crate) mod command;
 mod event;
 pub mod explain;
 mod headline;

@@ -287,8 +287,8 @@ fn end(page: &StatusPage<'_>, (problems, calm): (&[&Pileup], &[&Pileup]), is_lim
     }
     if has_groups {
         match page.socket {
-            None => lines.wrapped("next: closewait report | list", None),
-            socket => lines.wrapped(&format!("next: closewait report | list, with{}", flag(socket)), None),
+            None => lines.wrapped("next: closewait top | report | list", None),
+            socket => lines.wrapped(&format!("next: closewait top | report | list, with{}", flag(socket)), None),
         }
     }
     lines
