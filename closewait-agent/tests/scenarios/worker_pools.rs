@@ -2,7 +2,7 @@
 
 use crate::{
     play::play,
-    scenario::{ANY, CAREFUL, FIRM, Owner, Part, Scenario, Until},
+    scenario::{ANY, CAREFUL, LIKELY, Owner, Part, Scenario, Until},
     stage::{Clients, Stage},
 };
 
