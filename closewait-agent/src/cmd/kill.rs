@@ -155,7 +155,7 @@ pub(super) fn kill(args: &cli::KillArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// As [`kill`].
+/// As [`kill()`].
 pub(super) fn dry_run(args: &cli::KillArgs, width: u16) -> anyhow::Result<(String, usize)> {
     planned(args, |_filter, plan, targets| {
         let (style, mut text) = (Style { width: Some(width), wide: false, color: false }, Vec::new());
