@@ -30,14 +30,7 @@ impl Engine {
     /// Returns a report of the sockets in CLOSE_WAIT at `now` that match `filter`, in groups, the most urgent first. Growth and
     /// forecasts are those of the whole port or remote endpoint.
     pub fn report_of(&self, now: BootTime, filter: &Filter) -> IncidentReport {
-        let grouping = Grouping::new(
-            now,
-            self.config.stuck_after,
-            &self.tracker,
-            &self.host_context,
-            &self.group_keys,
-            self.flows.as_ref(),
-        );
+        let grouping = self.grouping(now);
         let mut members = self.members(now, |_flow_key| true);
         if !filter.is_empty() {
             members.retain(|_flow_key, members| {
@@ -81,6 +74,12 @@ impl Engine {
             more: all.saturating_sub(ranked.len() + others) as u64,
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
         }
+    }
+
+    /// Returns the groups of the tracked sockets, judged as of `now`.
+    pub(crate) fn grouping(&self, now: BootTime) -> Grouping<'_> {
+        let flows = self.flows.as_ref();
+        Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
     }
 
     /// Returns the facts about a socket that filters compare.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Engine, diagnose::grouping::Grouping, flow::group_key::FlowKey, snapshot::report::MAX_RANKED_GROUPS,
-    snapshot::urgency::UrgencyCounts, snapshot::view::Row, time::BootTime,
+    Engine, flow::group_key::FlowKey, snapshot::report::MAX_RANKED_GROUPS, snapshot::urgency::UrgencyCounts,
+    snapshot::view::Row, time::BootTime,
 };
 
 /// Number of listed sockets, and of the groups that they belong to.
@@ -41,14 +41,7 @@ impl Engine {
         if flows.is_empty() {
             return counts;
         }
-        let grouping = Grouping::new(
-            now,
-            self.config.stuck_after,
-            &self.tracker,
-            &self.host_context,
-            &self.group_keys,
-            self.flows.as_ref(),
-        );
+        let grouping = self.grouping(now);
         let members = self.members(now, |flow_key| flows.contains(&flow_key));
         for (flow_key, members) in members.iter().take(MAX_RANKED_GROUPS) {
             if let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) {

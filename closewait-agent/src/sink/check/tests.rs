@@ -1,8 +1,6 @@
 use closewait_engine::{
-    model::{
-        Certainty, Class, Evidence, Forecast, Limit, Onset, Pileup, PileupGroup, Role, Shape, Slope, Task, Totals,
-    },
-    testing::verdict,
+    model::{Certainty, Class, Forecast, Limit, Pileup, PileupGroup, Role, Shape, Slope, Task, Totals},
+    testing,
     text::Comm,
     time::BootTime,
 };
@@ -11,42 +9,11 @@ use super::*;
 
 fn group(class: Class, certainty: Certainty, count: u64, stuck: u64) -> ReportedGroup {
     let owner = Task { pid: 7, comm: Comm::from_name(b"shop") };
-    let evidence = Evidence {
-        oldest: Vec::new(),
-        median: Duration::ZERO,
-        p90: Duration::ZERO,
-        reads: Vec::new(),
-        unaccepted: 0,
-        remotes: 0,
-        top_remotes: Vec::new(),
-        process: None,
-        process_at: None,
-        workload: None,
-        backlog: None,
-        backlog_at: None,
-        proxy_peer: None,
-        history: Vec::new(),
-    };
+    let bare = testing::pileup(class, certainty, count);
     let pileup = Pileup {
-        group: PileupGroup {
-            role: Some(Role::Server),
-            netns: None,
-            cgroup: None,
-            local_port: Some(8080),
-            remote: None,
-        },
-        incident: None,
-        count,
+        group: PileupGroup { role: Some(Role::Server), local_port: Some(8080), ..bare.group },
         owners: Some(vec![(owner, 1)]),
-        shape: None,
-        slope: None,
-        entered_per_second: None,
-        left_per_second: None,
-        stuck_permille: None,
-        onset: Onset { first_stuck: BootTime(0), last_closed: None, unaccepted_since: None },
-        forecast: None,
-        verdict: verdict(class, certainty),
-        evidence,
+        ..bare
     };
     ReportedGroup { piles_up_since: None, stuck, pileup }
 }

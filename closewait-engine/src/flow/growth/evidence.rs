@@ -151,14 +151,7 @@ impl Engine {
         if suspects.is_empty() {
             return;
         }
-        let grouping = Grouping::new(
-            at,
-            self.config.stuck_after,
-            &self.tracker,
-            &self.host_context,
-            &self.group_keys,
-            self.flows.as_ref(),
-        );
+        let grouping = self.grouping(at);
         let members = self.members(at, |flow_key| suspects.contains(&flow_key));
         let pileups: Vec<_> = suspects
             .iter()
