@@ -104,6 +104,20 @@ pub fn reset(signal: libc::c_int) {
     let _before: libc::sighandler_t = unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
+/// Stops this process until another one continues it, as SIGTSTP does by default: the kernel ignores it if no shell could
+/// continue the process, since its group is orphaned (`get_signal`, kernel/signal.c, v6.18). A handler of the signal is kept.
+pub fn stop() {
+    // SAFETY: a `sigaction` is numbers and an optional function, for all of which zeros are valid: no flag, and `SIG_DFL`.
+    let (default, mut before): (libc::sigaction, libc::sigaction) = unsafe { (zeroed(), zeroed()) };
+    // SAFETY: sets no handler, only the default; both outlive the call.
+    if unsafe { libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut before) } == 0 {
+        // SAFETY: signals have no other effect on memory than their handlers.
+        let _never: libc::c_int = unsafe { libc::raise(libc::SIGTSTP) };
+        // SAFETY: sets what was set before.
+        let _never: libc::c_int = unsafe { libc::sigaction(libc::SIGTSTP, &raw const before, ptr::null_mut()) };
+    }
+}
+
 /// Unblocks every signal and resets ignored ones, so that programs of this process do not inherit the settings of
 /// `nohup` and others. Handlers stay: programs do not inherit them.
 ///

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Write as _},
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -12,6 +15,7 @@ use std::{
 };
 
 use rustix::{
+    fs::OFlags,
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
@@ -36,18 +40,25 @@ struct OnTerminal {
 }
 
 impl OnTerminal {
-    fn start(arguments: &[&str], file: &Path, (columns, rows): (u16, u16)) -> Self {
+    fn start(arguments: &[&str], file: &Path, size: (u16, u16)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        // A job of a shell is a group too.
+        command.process_group(0);
+        Self::start_by(command, arguments, file, size)
+    }
+
+    fn start_by(mut command: Command, arguments: &[&str], file: &Path, (columns, rows): (u16, u16)) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("grantpt");
         unlockpt(&master).expect("unlockpt");
         let path = ptsname(&master, Vec::new()).expect("ptsname");
         let open = || {
             let path = path.to_str().expect("a path");
-            OpenOptions::new().read(true).write(true).open(path).expect("the terminal")
+            let flags = OFlags::NOCTTY.bits().cast_signed();
+            OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).expect("the terminal")
         };
         let slave = OwnedFd::from(open());
         resize(&slave, columns, rows);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
         command.arg("top").args(arguments).arg("--replay").arg(file);
         command.env("TERM", "xterm").env_remove("NO_COLOR").env_remove("COLUMNS").env_remove("LINES");
         let child = command.stdin(open()).stdout(open()).stderr(open()).spawn().expect("closewait");
@@ -180,6 +191,19 @@ fn it_stops_continues_and_fits_another_size() {
         let last = screen.rows(0, 40).last().unwrap_or_default();
         last.starts_with("? help") && screen.contents().contains("▶")
     });
+    top.signal(Signal::TERM);
+    assert_eq!(top.end().code(), Some(0));
+}
+
+#[test]
+fn it_goes_on_if_no_shell_could_continue_it() {
+    let mut leader = Command::new("setsid");
+    leader.arg(env!("CARGO_BIN_EXE_closewait"));
+    let mut top = OnTerminal::start_by(leader, &["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
+    top.wait_for("closewait top  0s of ");
+    top.signal(Signal::TSTP);
+    top.press("t3s\r");
+    top.wait("the time", |screen| first_row(screen).starts_with("closewait top  3s of ") && screen.alternate_screen());
     top.signal(Signal::TERM);
     assert_eq!(top.end().code(), Some(0));
 }

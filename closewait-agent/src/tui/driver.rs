@@ -24,7 +24,7 @@ use log::LevelFilter;
 use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
 use signal_hook::{
     consts::{SIGCONT, SIGINT, SIGTERM, SIGTSTP},
-    flag, low_level,
+    flag,
 };
 
 use super::{
@@ -32,7 +32,7 @@ use super::{
     model::TopModel,
     view::{TopTheme, draw},
 };
-use crate::clock;
+use crate::{clock, signals};
 use closewait_engine::{snapshot::query::Filter, time::BootTime};
 
 /// Maximum time until a signal or an answer is noticed.
@@ -229,7 +229,7 @@ impl Driver<'_> {
                 is_changed = true;
             }
             if self.flags.suspend.swap(false, Ordering::Relaxed) {
-                self.suspend()?;
+                self.suspend();
                 continue;
             }
             loop {
@@ -282,7 +282,7 @@ impl Driver<'_> {
         match self.model.handle(event) {
             None => {}
             Some(TopEffect::Quit) => return Ok(true),
-            Some(TopEffect::Suspend) => self.suspend()?,
+            Some(TopEffect::Suspend) => self.suspend(),
             Some(TopEffect::Redraw) => self.screen.draw_all_again().context("writing to the terminal failed")?,
             Some(TopEffect::Ask(request)) => self.ask(request),
             Some(TopEffect::Copy(text)) => {
@@ -301,15 +301,10 @@ impl Driver<'_> {
     }
 
     /// Gives the terminal back to the shell, and stops until the shell continues this process.
-    fn suspend(&mut self) -> anyhow::Result<()> {
-        // No shell would continue the leader of a session.
-        let is_leader = rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid());
-        if !is_leader {
-            leave();
-            low_level::emulate_default_handler(SIGTSTP).context("stopping failed")?;
-        }
+    fn suspend(&mut self) {
+        leave();
+        signals::stop();
         self.flags.continued.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Destroys sockets on the normal screen, and waits until the user has read the result.
