@@ -5,6 +5,8 @@ use std::io::Write;
 use anyhow::Context as _;
 use serde::Serialize;
 
+#[cfg(test)]
+use crate::sink::document::*;
 use crate::{
     host::{
         caps::Capability,
@@ -47,6 +49,7 @@ pub(super) fn run(output: DoctorFormat, out: &mut impl Write) -> anyhow::Result<
 
 /// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum CheckState {
     /// The facility exists.
@@ -61,6 +64,7 @@ pub(super) enum CheckState {
 
 /// Check of one facility.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct Check {
     /// Name of the facility.
     pub check: &'static str,
@@ -70,7 +74,7 @@ pub(super) struct Check {
     pub found: String,
     /// Purpose of the facility.
     pub needed_for: &'static str,
-    /// Action for the user, unless the facility exists.
+    /// Action for the user; `null` if the facility exists.
     pub fix: Option<String>,
 }
 
@@ -330,7 +334,10 @@ fn write_text(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()
 
 /// Line of JSON for a check.
 #[derive(Serialize)]
-struct CheckLine<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct CheckLine<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
     #[serde(flatten)]
     check: &'a Check,
@@ -338,23 +345,34 @@ struct CheckLine<'a> {
 
 /// Last line of JSON.
 #[derive(Serialize)]
-struct SummaryLine<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct SummaryLine<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
-    /// `ok`, `degraded` or `refused`.
+    /// Result of all checks.
+    #[cfg_attr(test, schemars(with = "DoctorResultName"))]
     summary: &'static str,
+    /// Exit code of `closewait doctor`: 0 if `closewait run` can work, else the one that it would end with.
     exit_code: u8,
-    /// Hook of `run`; `null` if refused.
+    /// Hook of `closewait run`; `null` if it would refuse to start.
+    #[cfg_attr(test, schemars(with = "Option<HookName>"))]
     hook: Option<&'static str>,
-    /// Reason why `run` refuses, otherwise `null`.
+    /// Reason why `closewait run` would refuse to start, as text for people; otherwise `null`.
     message: Option<String>,
+    /// Features that would be degraded.
     degraded: Vec<DegradedLine<'a>>,
 }
 
-/// Feature that degrades under the plan.
+/// Feature that would be degraded.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct DegradedLine<'a> {
+    /// Name of the feature.
     what: &'a str,
+    /// Reason.
     why: &'a str,
+    /// Action for the user; `null` if there is none.
     fix: Option<&'a str>,
 }
 

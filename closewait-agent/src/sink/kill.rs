@@ -16,6 +16,8 @@ use super::{
     schema::{self, ListedObject, OwnerObject},
     table::{Align, Column},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
     model::{Owner, Socket},
@@ -143,19 +145,30 @@ fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
 
 /// Object of `list` with additional members.
 #[derive(Serialize)]
-struct PlannedObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct PlannedObject<'a> {
     #[serde(flatten)]
     listed: ListedObject<'a>,
+    /// Plan for the socket.
+    #[cfg_attr(test, schemars(with = "PlanName"))]
     plan: &'static str,
+    /// Reason why `kill` refuses the socket; `null` if `plan` is `kill`.
     reason: Option<String>,
     #[serde(flatten)]
     result: Option<ResultMembers<'a>>,
 }
 
+/// Outcome for a socket.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ResultMembers<'a> {
+    /// Outcome, only with `--yes`; `null` if `plan` is `refuse`.
+    #[cfg_attr(test, schemars(with = "Option<OutcomeName>"))]
     result: Option<&'static str>,
+    /// Reason why the socket was refused or not destroyed, only with `--yes`; otherwise `null`.
     result_reason: Option<String>,
+    /// Every open descriptor of a destroyed socket, only with `--yes`; `null` if it was not destroyed, or if none was
+    /// found and some processes could not be read.
     fds_open: Option<Vec<OwnerObject<'a>>>,
 }
 

@@ -11,6 +11,8 @@ use super::{
     text::pileup,
 };
 use crate::clock::TimeAnchor;
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     model::{IncidentReport, ReportedGroup},
     text::duration,
@@ -19,22 +21,40 @@ use closewait_engine::{
 
 /// Whole report, in one object.
 #[derive(Serialize)]
-struct ReportObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct ReportObject<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// Time of the report.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: String,
+    /// Version of the closewait that made the report.
     closewait: &'a str,
+    /// Time for which the agent has watched, in seconds; `null` without an agent.
     watched_seconds: Option<f64>,
+    /// Dwell time from which a socket is stuck, in seconds.
     stuck_after_seconds: f64,
+    /// Counts of the agent; without an agent, those of one scan.
     totals: TotalsObject,
+    /// Number of sockets in CLOSE_WAIT that the agent does not track, because the limit is reached.
     untracked: u64,
+    /// Reason why the report may lack sockets, as text for people; `null` if there is none.
     unseen: Option<&'a str>,
+    /// Groups, the most urgent first.
     groups: Vec<ReportedObject<'a>>,
+    /// Number of further groups, which are less urgent.
     more_groups: u64,
 }
 
+/// Group of a report.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ReportedObject<'a> {
+    /// Start of the incident; `null` if there is none.
+    #[cfg_attr(test, schemars(with = "Option<Time>"))]
     piles_up_since: Option<String>,
+    /// Number of sockets that are certainly stuck.
     stuck: u64,
     #[serde(flatten)]
     pileup: PileupObject<'a>,

@@ -13,6 +13,8 @@ pub(super) use self::{
     pileup::{ForecastObject, GroupMembers, PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     histogram::Summary,
     model::{Dwell, Endpoint, ExitCause, Owner, Scope, Task, Totals, Verdict},
@@ -22,9 +24,13 @@ use closewait_engine::{
 /// Version of the schema.
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
+/// Address and port of one end of a connection.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct EndpointObject {
+    /// IP address. An IPv4-mapped IPv6 address is written as IPv4.
     address: IpAddr,
+    /// TCP port.
     port: u16,
 }
 
@@ -36,9 +42,14 @@ impl From<Endpoint> for EndpointObject {
 
 /// `dwell_seconds` and its companions. An unknown dwell time has only `dwell_seconds: null`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct DwellMembers {
+    /// Dwell time: time that the socket has spent in CLOSE_WAIT, in seconds. If `exact` is false, this is the lower
+    /// bound; `null` if not even that is known.
     dwell_seconds: Option<f64>,
+    /// Whether the agent saw the socket enter CLOSE_WAIT, so that the dwell time is exact.
     exact: bool,
+    /// Upper bound of the dwell time, in seconds, only if `exact` is false; `null` if there is no bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     dwell_at_most_seconds: Option<Option<f64>>,
 }
@@ -58,9 +69,13 @@ impl From<Option<Dwell>> for DwellMembers {
     }
 }
 
+/// Process or thread.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct TaskObject<'a> {
+    /// PID in the pid namespace of the agent.
     pub(super) pid: u32,
+    /// Name that the kernel has for it (`comm`, 15 bytes at most), with control characters escaped.
     pub(super) comm: &'a str,
 }
 
@@ -70,10 +85,15 @@ impl<'a> From<&'a Task> for TaskObject<'a> {
     }
 }
 
+/// Process with an open descriptor of the socket.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct OwnerObject<'a> {
+    /// PID of the process in the pid namespace of the agent.
     pid: u32,
+    /// Number of the descriptor in that process.
     fd: u32,
+    /// Name that the kernel has for the process (`comm`, 15 bytes at most), with control characters escaped.
     comm: &'a str,
 }
 
@@ -83,13 +103,23 @@ impl<'a> From<&'a Owner> for OwnerObject<'a> {
     }
 }
 
+/// Diagnosis. `docs/diagnoses.md` and `closewait explain` describe every class and rule.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct VerdictObject<'a> {
+    /// Class of the cause.
+    #[cfg_attr(test, schemars(with = "ClassName"))]
     class: &'static str,
+    /// Name of the rule that gave the verdict; new versions can have new rules.
     rule: &'static str,
+    /// Certainty of the verdict.
+    #[cfg_attr(test, schemars(with = "CertaintyName"))]
     certainty: &'static str,
+    /// Evidence, as text for people.
     text: &'a str,
+    /// Next step, as text for people.
     next: Cow<'a, str>,
+    /// Command of the next step alone; `null` if the step has none.
     command: Option<&'a str>,
 }
 
@@ -109,16 +139,28 @@ impl<'a> From<&'a Verdict> for VerdictObject<'a> {
 
 /// Identity and activity of a process.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct ProcessObject<'a> {
+    /// PID in the pid namespace of the agent.
     pid: u32,
+    /// Name that the kernel has for the process (`comm`, 15 bytes at most), with control characters escaped.
     comm: &'a str,
+    /// Path of the program file; `null` if it could not be read.
     exe: Option<&'a str>,
+    /// Runtime or server software that the program is known to be; `null` for any other program.
+    #[cfg_attr(test, schemars(with = "Option<RuntimeName>"))]
     runtime: Option<&'static str>,
+    /// Activity of its threads, as text for people; `null` if it was not inspected.
     activity: Option<String>,
+    /// Number of threads; `null` if unknown.
     threads: Option<u32>,
+    /// CPU time that the inspected threads used, in thousandths of one CPU; `null` if unknown.
     cpu_permille: Option<u32>,
+    /// Number of open descriptors; `null` if unknown.
     fds_open: Option<u64>,
+    /// Limit of open descriptors (soft limit of `RLIMIT_NOFILE`); `null` if unknown.
     fds_limit: Option<u64>,
+    /// Facts that the agent could not read, each a text with the reason.
     unseen: &'a [String],
 }
 
@@ -139,34 +181,67 @@ impl<'a> From<&'a Process> for ProcessObject<'a> {
     }
 }
 
+/// Limits of the agent.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct LimitsObject {
+    /// Maximum number of sockets whose entry time the kernel keeps.
     pub(super) max_sockets: u32,
+    /// Maximum number of sockets that the agent tracks.
     pub(super) max_tracked: u32,
+    /// Size of the ring buffer between the kernel and the agent, in bytes.
     pub(super) ring_buffer_bytes: u32,
+    /// Dwell time from which a socket is stuck (`--stuck-after`), in seconds.
     pub(super) stuck_after_seconds: f64,
 }
 
+/// Counts since the agent started. With pinned maps they continue those of the previous agent.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct TotalsObject {
+    /// Number of sockets that entered CLOSE_WAIT.
     entered: u64,
+    /// Number of sockets that exited CLOSE_WAIT.
     left: u64,
+    /// Number of exits of sockets whose enter was missed; included in `left`.
     left_unseen: u64,
+    /// Number of records lost because the ring buffer was full.
     lost_ring_full: u64,
+    /// Number of entry times lost because the map in the kernel was full.
     lost_map_full: u64,
+    /// Number of missed exits, noticed when the socket entered again.
     replaced: u64,
+    /// Number of runs of the kernel program, for any change of state, that the kernel skipped because the program was
+    /// interrupted on that CPU: some of them may have been an enter or an exit; `null` if the kernel does not count
+    /// them.
     skipped_by_kernel: Option<u64>,
+    /// Number of records that the agent could not decode.
     undecodable: u64,
+    /// Number of output lines dropped because no program read them.
     unwritten: u64,
+    /// Number of log lines dropped because no program read standard error.
     log_lines_dropped: u64,
+    /// 1 if the recording ended early because it could not be written, else 0.
     recordings_failed: u64,
+    /// Number of sockets whose enter was missed, found by an audit.
     repaired: u64,
+    /// Number of sockets whose exit was missed, found by an audit: their `leave` has `how` `unknown` and no dwell time.
     phantom: u64,
+    /// Number of sockets in CLOSE_WAIT that the agent tracks now.
     tracked: u64,
+    /// Number of sockets that exited CLOSE_WAIT and whose descriptor is still open.
     fd_open: u64,
+    /// Number of those that the agent does not watch, because the limit is reached; included in `fd_open`.
     fd_open_unwatched: u64,
+    /// Number of sockets that entered or were found while `--max-tracked` were tracked already: only the dwell time of
+    /// those is known, by the kernel's histogram, unless a later scan finds them below the limit. A socket that enters
+    /// again counts again.
     untracked: u64,
+    /// Number of sockets that entered on a port, or towards a remote endpoint, beyond the 4,096 with counted enters and
+    /// exits.
     ungrouped: u64,
+    /// Number of other items dropped over a limit, the most in one scan: descriptors beyond the first of each socket,
+    /// listeners, other connections of owners, sockets without an owner that the agent did not search for elsewhere.
     unkept: u64,
 }
 
@@ -196,19 +271,31 @@ impl From<Totals> for TotalsObject {
     }
 }
 
+/// Bucket of a histogram. A bucket is at most 3.2 % wide.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct BucketObject {
+    /// Upper edge, in seconds: the bucket counts dwell times up to and including it.
     le_seconds: f64,
+    /// Number of sockets in this bucket alone: buckets are not cumulative.
     count: u64,
 }
 
+/// Distribution of dwell times. Quantiles are upper edges of buckets: at most 3.2 % too high, never too low.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema), schemars(rename = "Distribution"))]
 pub(super) struct SummaryObject {
+    /// Number of sockets.
     count: u64,
+    /// Median, in seconds; `null` without sockets.
     p50_seconds: Option<f64>,
+    /// 90th percentile, in seconds; `null` without sockets.
     p90_seconds: Option<f64>,
+    /// 99th percentile, in seconds; `null` without sockets.
     p99_seconds: Option<f64>,
+    /// Maximum, in seconds; `null` without sockets.
     max_seconds: Option<f64>,
+    /// Buckets with at least one socket, in ascending order.
     buckets: Vec<BucketObject>,
 }
 
@@ -228,79 +315,144 @@ impl From<&Summary> for SummaryObject {
 
 /// Event; the member `event` has its name.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Event<'a> {
+    /// The agent has attached everything.
     Start {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
+        /// Version of the agent.
         version: &'a str,
+        /// Release of the kernel; `null` if unknown.
         kernel: Option<&'a str>,
+        /// Hook in the kernel that the agent uses.
+        #[cfg_attr(test, schemars(with = "HookName"))]
         hook: &'a str,
+        /// Fate of the maps of an earlier agent; `null` without `--pin`.
+        #[cfg_attr(test, schemars(with = "Option<PinnedName>"))]
         pinned: Option<&'a str>,
+        /// Limits of the agent.
         limits: LimitsObject,
+        /// Features that this host or these privileges do not allow, capabilities that the agent could not drop after
+        /// the start, and problems of the control socket, each a text.
         degraded: &'a [String],
     },
+    /// A socket entered CLOSE_WAIT (`--events all`).
     Enter {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
+        /// Socket that entered.
         socket: SocketObject<'a>,
     },
+    /// The dwell time of a socket passed `--stuck-after`, and again at every doubling; at most about two seconds late,
+    /// however busy the host is.
     Stuck {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
+        /// Socket, reread at that moment.
         socket: SocketObject<'a>,
         #[serde(flatten)]
         dwell: DwellMembers,
+        /// Every descriptor of the socket, from a scan over all open files at that moment; `null` if there was no scan,
+        /// or it did not end in time: the next event of the socket has them.
         owners: Option<Vec<OwnerObject<'a>>>,
+        /// Diagnosis of the socket.
         verdict: VerdictObject<'a>,
+        /// First owner, or the owner of the listener for a socket that no program has accepted, as inspected within the
+        /// last seconds; `null` if unknown.
         process: Option<ProcessObject<'a>>,
-        /// Identifier of the open incident; `null` if there is none.
+        /// Identifier of the open incident of the socket's group; `null` if there is none.
         incident: Option<String>,
     },
+    /// A socket exited CLOSE_WAIT (`--events all`, or if it was stuck).
     Leave {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
+        /// Socket that exited.
         socket: SocketObject<'a>,
         #[serde(flatten)]
         dwell: DwellMembers,
+        /// Cause of the exit.
+        #[cfg_attr(test, schemars(with = "ExitName"))]
         how: &'static str,
+        /// Task in whose context the state changed; `null` if it was not the task's own work, or is unknown.
         closer: Option<TaskObject<'a>>,
+        /// Whether the program still has a descriptor of the socket; `null` if unknown.
         fd_open: Option<bool>,
+        /// Whether the socket was stuck: its dwell time had reached `--stuck-after`.
         stuck: bool,
+        /// Diagnosis that the exit allows, only if the socket was stuck.
         #[serde(skip_serializing_if = "Option::is_none")]
         verdict: Option<VerdictObject<'a>>,
     },
+    /// An incident opens, doubles, nears a limit (5 minutes), or reaches it.
     Pileup {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
         #[serde(flatten)]
         pileup: PileupObject<'a>,
     },
+    /// An incident is resolved.
     PileupEnd {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
         #[serde(flatten)]
         end: PileupEndObject<'a>,
     },
+    /// Dwell times in the last interval (`--histogram-every`), and at the end.
     Histogram {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
+        /// Sockets that count.
+        #[cfg_attr(test, schemars(with = "ScopeName"))]
         scope: &'static str,
+        /// Local port of the server sockets that count, only if `scope` is `local_port`.
         #[serde(skip_serializing_if = "Option::is_none")]
         local_port: Option<u16>,
+        /// Length of the interval, in seconds.
         window_seconds: f64,
+        /// Sockets that exited in the interval and that the agent saw enter.
         finished: SummaryObject,
+        /// Sockets still in CLOSE_WAIT, by their certain dwell time.
         unfinished: SummaryObject,
     },
+    /// The agent lost something since the last `health` event, or an audit found something.
     Health {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
         #[serde(flatten)]
         totals: TotalsObject,
     },
+    /// The agent ends.
     Stop {
+        /// Time of the event.
+        #[cfg_attr(test, schemars(with = "Time"))]
         time: String,
+        /// Counts of the agent.
         totals: TotalsObject,
     },
 }
 
 /// Line of the event stream.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct EventLine<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     pub(super) schema_version: u32,
+    /// Number of the event; counts up by one. A gap means that the agent dropped lines because no program read them, or
+    /// that `tail` does not show the event.
     pub(super) seq: u64,
+    /// Name of the agent's host; `null` if unknown.
     pub(super) host: Option<&'a str>,
     #[serde(flatten)]
     pub(super) event: Event<'a>,
