@@ -79,7 +79,7 @@ impl Document {
 fn split(name: &str, mut schema: Value, parts: &Map<String, Value>) -> Vec<(String, Value)> {
     let common = schema.as_object_mut().expect("an object");
     let Some(Value::Array(variants)) = common.remove("oneOf").or_else(|| common.remove("anyOf")) else {
-        return vec![(name.to_owned(), schema)];
+        return vec![(tag(&schema).unwrap_or_else(|| name.to_owned()), schema)];
     };
     let whole = |variant: Value| {
         let mut whole = schema.clone();
@@ -94,10 +94,9 @@ fn split(name: &str, mut schema: Value, parts: &Map<String, Value>) -> Vec<(Stri
                 }
             }
         }
-        let members = whole["properties"].as_object_mut().expect("members");
-        // The tag has a constant. Where there is none, the value of one member is the name of another one.
-        let tag = members.values().find_map(|member| member["const"].as_str().map(str::to_owned));
-        let tag = tag.unwrap_or_else(|| {
+        // Where there is no tag, the value of one member is the name of another one.
+        let tag = tag(&whole).unwrap_or_else(|| {
+            let members = whole["properties"].as_object_mut().expect("members");
             let alternatives = ["process", "listener", "peer", "cgroup"];
             let name =
                 alternatives.into_iter().find(|name| members.contains_key(*name)).expect("a member of this name");
@@ -107,6 +106,12 @@ fn split(name: &str, mut schema: Value, parts: &Map<String, Value>) -> Vec<(Stri
         (tag, whole)
     };
     variants.into_iter().map(whole).collect()
+}
+
+/// Returns the constant of the member that has one.
+fn tag(schema: &Value) -> Option<String> {
+    let mut members = schema["properties"].as_object()?.values();
+    members.find_map(|member| member["const"].as_str().map(str::to_owned))
 }
 
 /// Returns the names of the parts that a schema needs.

@@ -20,7 +20,7 @@ pub(super) struct MissedObject {
     #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
     /// Type of the line.
-    #[cfg_attr(test, schemars(with = "MissedName"))]
+    #[cfg_attr(test, schemars(with = "Missed"))]
     event: &'static str,
     /// Time at which the client noticed it.
     #[cfg_attr(test, schemars(with = "Time"))]

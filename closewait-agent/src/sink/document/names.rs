@@ -222,35 +222,41 @@ names! {
         "degraded": "`closewait run` works, without some features",
         "refused": "`closewait run` would refuse to start",
     }
-    /// Property that the sockets of a group of `list --by group` share.
-    GroupWordName {
-        "group": "owner, network namespace, role, and local port or remote endpoint",
-    }
-    /// Type of the line about missed events.
-    MissedName {
-        "missed": "the reader was too slow",
-    }
 }
 
 fn lower_name(state: ProbeState) -> String {
     state.name().to_lowercase()
 }
 
-/// Version of the schema.
-pub(crate) struct Version;
+/// Defines types with one value, which needs no definition of its own.
+macro_rules! constants {
+    ($($(#[doc = $doc:literal])+ $type:ident = $value:expr;)+) => {$(
+        $(#[doc = $doc])+
+        pub(crate) struct $type;
 
-impl JsonSchema for Version {
-    fn schema_name() -> Cow<'static, str> {
-        "Version".into()
-    }
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
 
-    fn inline_schema() -> bool {
-        true
-    }
+            fn inline_schema() -> bool {
+                true
+            }
 
-    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "const": schema::SCHEMA_VERSION })
-    }
+            fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "const": $value })
+            }
+        }
+    )+};
+}
+
+constants! {
+    /// Version of the schema.
+    Version = schema::SCHEMA_VERSION;
+    /// Type of the line about missed events.
+    Missed = "missed";
+    /// Property that the sockets of a group of `list --by group` share.
+    GroupWord = "group";
 }
 
 /// Time.

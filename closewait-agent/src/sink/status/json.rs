@@ -128,7 +128,7 @@ pub(in crate::sink) struct ListedGroupObject<'a> {
     #[cfg_attr(test, schemars(with = "Time"))]
     time: &'a str,
     /// Property that the sockets share: `group`, which stands for the groups of `status`.
-    #[cfg_attr(test, schemars(with = "GroupWordName"))]
+    #[cfg_attr(test, schemars(with = "GroupWord"))]
     by: &'static str,
     #[serde(flatten)]
     group: StatusGroupObject<'a>,
