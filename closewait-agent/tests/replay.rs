@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use tests_support::blame::is_blame;
+use tests_support::{blame::is_blame, schema};
 
 /// Beginning of a warning.
 const WARNS: &str = "closewait: warn: ";
@@ -53,6 +53,29 @@ fn recordings_give_what_is_expected_of_them_every_time() {
         different.is_empty(),
         "see what changed with `BLESS=1 cargo test --test replay` and git diff: {different:?}"
     );
+}
+
+#[test]
+fn every_object_conforms_to_its_schema() {
+    let mut entered = false;
+    for recording in recordings() {
+        let expected = fs::read_to_string(recording.with_extension("expected")).expect("the expectation");
+        for line in expected.lines() {
+            schema::check_event(&serde_json::from_str(line).expect("JSON"));
+        }
+        let output = |command: &[&str]| {
+            let mut closewait = Command::new(env!("CARGO_BIN_EXE_closewait"));
+            closewait.args(command).arg(&recording).args(["--output", "json"]).stdin(Stdio::null());
+            String::from_utf8(closewait.output().expect("closewait").stdout).expect("UTF-8")
+        };
+        let all = output(&["replay", "--events", "all"]);
+        entered |= all.lines().any(|line| line.contains("\"event\":\"enter\""));
+        all.lines().for_each(|line| schema::check_event(&serde_json::from_str(line).expect("JSON")));
+        let report = output(&["report"]);
+        assert!(!report.is_empty(), "{}", recording.display());
+        report.lines().for_each(|line| schema::check_reported(&serde_json::from_str(line).expect("JSON")));
+    }
+    assert!(entered, "there are events of all types");
 }
 
 #[test]

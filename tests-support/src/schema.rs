@@ -80,6 +80,15 @@ pub fn check_status(object: &Value) {
     wall_seconds(object);
 }
 
+/// Checks a line of `report`. A report of a recording begins with the events of its incidents.
+pub fn check_reported(object: &Value) {
+    if object.get("event").is_some() {
+        return check_event(object);
+    }
+    conforms("report", object);
+    wall_seconds(object);
+}
+
 /// Returns the member `time`, in seconds since 1970.
 pub fn wall_seconds(event: &Value) -> f64 {
     let text = event["time"].as_str().expect("`time` is a text");

@@ -1,10 +1,14 @@
 //! `closewait doctor`: facilities of this kernel, granted privileges, and what is missing.
 
+mod json;
+
 use std::io::Write;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
+#[cfg(test)]
+pub(super) use self::json::{CheckLine, SummaryLine};
 #[cfg(test)]
 use crate::sink::document::*;
 use crate::{
@@ -41,7 +45,7 @@ pub(super) fn run(output: DoctorFormat, out: &mut impl Write) -> anyhow::Result<
     report.checks.extend(destroying(&facts, probe_destroy()));
     match output {
         DoctorFormat::Text => write_text(&report, out),
-        DoctorFormat::Json => write_json(&report, out),
+        DoctorFormat::Json => json::write(&report, out),
     }
     .context("writing the report failed")?;
     Ok(report.exit_code())
@@ -332,80 +336,6 @@ fn write_text(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()
     out.flush()
 }
 
-/// Line of JSON for a check.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub(super) struct CheckLine<'a> {
-    /// Version of the schema.
-    #[cfg_attr(test, schemars(with = "Version"))]
-    schema_version: u32,
-    #[serde(flatten)]
-    check: &'a Check,
-}
-
-/// Last line of JSON.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub(super) struct SummaryLine<'a> {
-    /// Version of the schema.
-    #[cfg_attr(test, schemars(with = "Version"))]
-    schema_version: u32,
-    /// Result of all checks.
-    #[cfg_attr(test, schemars(with = "DoctorResultName"))]
-    summary: &'static str,
-    /// Exit code of `closewait doctor`: 0 if `closewait run` can work, else the one that it would end with.
-    exit_code: u8,
-    /// Hook of `closewait run`; `null` if it would refuse to start.
-    #[cfg_attr(test, schemars(with = "Option<HookName>"))]
-    hook: Option<&'static str>,
-    /// Reason why `closewait run` would refuse to start, as text for people; otherwise `null`.
-    message: Option<String>,
-    /// Features that would be degraded.
-    degraded: Vec<DegradedLine<'a>>,
-}
-
-/// Feature that would be degraded.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-struct DegradedLine<'a> {
-    /// Name of the feature.
-    what: &'a str,
-    /// Reason.
-    why: &'a str,
-    /// Action for the user; `null` if there is none.
-    fix: Option<&'a str>,
-}
-
-fn write_json(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()> {
-    const SCHEMA_VERSION: u32 = 1;
-    for check in &report.checks {
-        serde_json::to_writer(&mut *out, &CheckLine { schema_version: SCHEMA_VERSION, check })?;
-        writeln!(out)?;
-    }
-    let plan = report.outcome.as_ref().ok();
-    let degraded: Vec<_> = plan
-        .into_iter()
-        .flat_map(|plan| &plan.degraded)
-        .map(|one| DegradedLine { what: one.what, why: &one.why, fix: one.fix.as_deref() })
-        .collect();
-    let summary = match plan {
-        Some(_) if degraded.is_empty() => "ok",
-        Some(_) => "degraded",
-        None => "refused",
-    };
-    let line = SummaryLine {
-        schema_version: SCHEMA_VERSION,
-        summary,
-        exit_code: report.exit_code(),
-        hook: plan.map(|plan| plan.hook.as_str()),
-        message: report.outcome.as_ref().err().map(ToString::to_string),
-        degraded,
-    };
-    serde_json::to_writer(&mut *out, &line)?;
-    writeln!(out)?;
-    out.flush()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,8 +352,11 @@ mod tests {
 
     fn json_of(report: &DoctorReport) -> Vec<serde_json::Value> {
         let mut out = Vec::new();
-        write_json(report, &mut out).unwrap();
-        str::from_utf8(&out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        json::write(report, &mut out).unwrap();
+        let lines = str::from_utf8(&out).unwrap().lines();
+        let lines: Vec<_> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.iter().for_each(|line| tests_support::schema::conforms("doctor", line));
+        lines
     }
 
     fn state(report: &DoctorReport, check: &str) -> CheckState {

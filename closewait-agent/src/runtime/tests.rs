@@ -169,6 +169,7 @@ impl Lines {
         thread::spawn(move || {
             for line in BufReader::new(from).lines() {
                 let event = serde_json::from_str(&line.unwrap()).unwrap();
+                tests_support::schema::check_event(&event);
                 shared.lock().unwrap().push(event);
             }
         });

@@ -5,8 +5,6 @@
 mod names;
 mod page;
 
-use std::collections::BTreeMap;
-
 pub(crate) use self::{names::*, page::page};
 pub(crate) use schemars::JsonSchema;
 use schemars::{SchemaGenerator, generate::SchemaSettings};
@@ -75,11 +73,11 @@ impl Document {
 }
 
 /// Splits the schema of an object with common and alternative members into one whole schema per alternative, each with its
-/// name: that of its tag.
+/// name.
 fn split(name: &str, mut schema: Value, parts: &Map<String, Value>) -> Vec<(String, Value)> {
     let common = schema.as_object_mut().expect("an object");
     let Some(Value::Array(variants)) = common.remove("oneOf").or_else(|| common.remove("anyOf")) else {
-        return vec![(tag(&schema).unwrap_or_else(|| name.to_owned()), schema)];
+        return vec![(line_name(name, tag(&schema)), schema)];
     };
     let whole = |variant: Value| {
         let mut whole = schema.clone();
@@ -94,18 +92,27 @@ fn split(name: &str, mut schema: Value, parts: &Map<String, Value>) -> Vec<(Stri
                 }
             }
         }
-        // Where there is no tag, the value of one member is the name of another one.
-        let tag = tag(&whole).unwrap_or_else(|| {
-            let members = whole["properties"].as_object_mut().expect("members");
-            let alternatives = ["process", "listener", "peer", "cgroup"];
-            let name =
-                alternatives.into_iter().find(|name| members.contains_key(*name)).expect("a member of this name");
-            members["by"] = json!({ "const": name, "description": members["by"]["description"] });
-            name.to_owned()
-        });
-        (tag, whole)
+        let members = whole["properties"].as_object_mut().expect("members");
+        if let Some(tag) = members.values_mut().find(|member| member["const"].is_string()) {
+            tag["description"] = format!("Type of the line: {}.", tag["const"]).replace('"', "`").into();
+        } else {
+            // The value of one member is the name of another one.
+            let named = ["process", "listener", "peer", "cgroup"].into_iter().find(|name| members.contains_key(*name));
+            members["by"]["const"] = named.expect("a member of this name").into();
+            members["by"].as_object_mut().expect("a schema").remove("$ref");
+        }
+        (line_name(name, tag(&whole)), whole)
     };
     variants.into_iter().map(whole).collect()
+}
+
+/// Returns the name of a line's definition: that of its tag, if it has one, else that of its type.
+fn line_name(name: &str, tag: Option<String>) -> String {
+    let words = tag.as_deref().unwrap_or(name).split('_').map(|word| {
+        let (first, rest) = word.split_at(1);
+        first.to_uppercase() + rest
+    });
+    words.collect::<String>().trim_end_matches("Line").to_owned() + "Line"
 }
 
 /// Returns the constant of the member that has one.
@@ -202,20 +209,4 @@ pub(crate) fn documents() -> Vec<Document> {
             &[root::<kill::PlannedObject<'_>>],
         ),
     ]
-}
-
-/// Returns the definitions of all documents by name.
-///
-/// # Panics
-///
-/// If two documents have different definitions with the same name.
-fn all_parts(documents: &[Document]) -> BTreeMap<&str, &Value> {
-    let mut all = BTreeMap::new();
-    for document in documents {
-        for (name, part) in document.schema["$defs"].as_object().expect("definitions") {
-            let other = all.insert(name.as_str(), part);
-            assert!(other.is_none_or(|other| other == part), "{}: another {name}", document.name);
-        }
-    }
-    all
 }

@@ -418,6 +418,7 @@ mod tests {
         let lines = String::from_utf8(render(&Topics::all(), Form::Json, 80, false).unwrap()).unwrap();
         let objects: Vec<serde_json::Value> =
             lines.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        objects.iter().for_each(|object| tests_support::schema::conforms("explain", object));
         assert_eq!(objects.len(), Topics::names().count());
         assert_eq!((&objects[0]["kind"], &objects[0]["name"]), (&"class".into(), &"hung".into()));
         let blocked = objects.iter().find(|object| object["name"] == "blocked").unwrap();

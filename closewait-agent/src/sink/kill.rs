@@ -344,7 +344,9 @@ mod tests {
         let selected: Vec<Selected> = rows().map(|row| Selected::new(&row, NOW)).collect();
         let plans = [Err(Refusal::NeverAccepted), Ok(target(&selected[1]))];
         let parse = |text: &str| -> Vec<serde_json::Value> {
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            let objects: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            objects.iter().for_each(tests_support::schema::check_killed);
+            objects
         };
         let shown = text(|to| json(&listing, &plans, None, to).unwrap());
         let lines = parse(&shown);

@@ -70,6 +70,7 @@ mod tests {
         };
         assert_eq!(shown(true), "1970-01-01T00:00:01.500Z missed 7 events: this reader is too slow\n");
         let object: serde_json::Value = serde_json::from_str(&shown(false)).unwrap();
+        tests_support::schema::check_event(&object);
         assert_eq!((object["event"].as_str(), object["count"].as_u64()), (Some("missed"), Some(7)));
     }
 

@@ -238,7 +238,9 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
 fn lines(arguments: &[&str]) -> Vec<Value> {
     let finished = finish(&mut closewait(arguments));
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    let lines: Vec<_> = finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    lines.iter().for_each(schema::check_reported);
+    lines
 }
 
 fn is_group(group: &Value, port: u16) -> bool {

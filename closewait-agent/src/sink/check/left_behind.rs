@@ -342,6 +342,7 @@ mod tests {
         let mut json = Vec::new();
         result(CommandEnd::Signaled(9), vec![group(7, 2)]).render(Form::Json, &mut json).unwrap();
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        tests_support::schema::conforms("check-command", &object);
         assert_eq!((&object["state"], &object["exit_code"]), (&"critical".into(), &137.into()));
         assert_eq!((&object["command_exit_code"], &object["command_signal"]), (&serde_json::Value::Null, &9.into()));
         assert_eq!((&object["sockets"], &object["left_behind"][0]["process"]["pid"]), (&2.into(), &7.into()));
