@@ -232,7 +232,7 @@ fn run(
         at,
         version: "0.1.0".to_owned(),
         kernel: None,
-        hook: "fake".to_owned(),
+        hook: "tp_btf".to_owned(),
         max_sockets: 1,
         max_tracked: 1,
         ring_buffer_bytes: 1,

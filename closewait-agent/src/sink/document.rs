@@ -158,6 +158,11 @@ fn polish(schema: &mut Value) {
                 *parts = named.collect();
                 assert_eq!(parts.len(), count, "two parts have the same short name");
             }
+            // An `enum` has a schema for each variant.
+            if let Some(values) = keywords.get("oneOf").and_then(constants) {
+                keywords.remove("oneOf");
+                keywords.extend(values);
+            }
             if let Some(Value::Object(members)) = keywords.get_mut("properties") {
                 for (_, member) in members.iter_mut().filter(|(name, _)| is_duration(name)) {
                     member["minimum"] = 0.into();
@@ -168,6 +173,17 @@ fn polish(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(polish),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+/// Returns the values and their meanings, if every alternative is a constant.
+fn constants(alternatives: &Value) -> Option<Map<String, Value>> {
+    let alternatives = alternatives.as_array()?.iter();
+    let list = |keyword: &str| alternatives.clone().map(|value| value.get(keyword).cloned()).collect::<Option<Value>>();
+    let mut values = Map::new();
+    values.insert("enum".to_owned(), list("const")?);
+    values.insert("enumDescriptions".to_owned(), list("description")?);
+    values.insert("type".to_owned(), "string".into());
+    Some(values)
 }
 
 fn short(name: &str) -> &str {

@@ -141,6 +141,7 @@ pub(in crate::sink) enum Event<'a> {
         stuck: bool,
         /// Diagnosis that the exit allows, only if the socket was stuck.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(test, schemars(with = "VerdictObject<'a>"))]
         verdict: Option<VerdictObject<'a>>,
     },
     /// An incident opens, doubles, nears a limit (5 minutes), or reaches it.
@@ -169,6 +170,7 @@ pub(in crate::sink) enum Event<'a> {
         scope: &'static str,
         /// Local port of the server sockets that count, only if `scope` is `local_port`.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(test, schemars(with = "u16"))]
         local_port: Option<u16>,
         /// Length of the interval, in seconds.
         window_seconds: f64,
