@@ -178,7 +178,10 @@ fn polish(schema: &mut Value) {
 /// Returns the values and their meanings, if every alternative is a constant.
 fn constants(alternatives: &Value) -> Option<Map<String, Value>> {
     let alternatives = alternatives.as_array()?.iter();
-    let list = |keyword: &str| alternatives.clone().map(|value| value.get(keyword).cloned()).collect::<Option<Value>>();
+    let list = |keyword: &str| {
+        let texts = alternatives.clone().map(|value| Some(value.get(keyword)?.as_str()?.trim_end_matches('.')));
+        texts.map(|text| Some(Value::from(text?))).collect::<Option<Value>>()
+    };
     let mut values = Map::new();
     values.insert("enum".to_owned(), list("const")?);
     values.insert("enumDescriptions".to_owned(), list("description")?);
@@ -209,7 +212,12 @@ pub(crate) fn documents() -> Vec<Document> {
             "Group of sockets",
             &[root::<schema::GroupObject<'_>>, root::<status::json::ListedGroupObject<'_>>],
         ),
-        Document::new("report", "`report`", "Incident report", &[root::<report::ReportObject<'_>>]),
+        Document::new(
+            "report",
+            "`report`, for a recording behind the events of its incidents",
+            "Incident report",
+            &[root::<report::ReportObject<'_>>],
+        ),
         Document::new("explain", "`explain`", "Class or rule of verdicts", &[root::<explain::TopicLine>]),
         Document::new("check", "`check`", "Result of a check", &[root::<check::ProbeObject<'_>>]),
         Document::new(

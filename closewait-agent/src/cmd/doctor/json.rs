@@ -8,7 +8,7 @@ use super::{Check, DoctorReport};
 #[cfg(test)]
 use crate::sink::document::*;
 
-/// Line of JSON for a check.
+/// Check of one facility.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(crate) struct CheckLine<'a> {
@@ -19,7 +19,7 @@ pub(crate) struct CheckLine<'a> {
     check: &'a Check,
 }
 
-/// Last line of JSON.
+/// Consequence of all checks for `closewait run`, as the last line.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(crate) struct SummaryLine<'a> {
@@ -42,7 +42,7 @@ pub(crate) struct SummaryLine<'a> {
 
 /// Feature that would be degraded.
 #[derive(Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, derive(JsonSchema), schemars(rename = "DegradedFeature"))]
 struct DegradedLine<'a> {
     /// Name of the feature.
     what: &'a str,

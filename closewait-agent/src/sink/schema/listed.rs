@@ -20,7 +20,7 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// JSON object of one listed socket.
+/// Listed socket.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct ListedObject<'a> {
@@ -120,7 +120,7 @@ impl<'a> From<&'a Seen<Listener>> for ListenerObject<'a> {
     }
 }
 
-/// JSON object of a group of sockets.
+/// Group of sockets.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct GroupObject<'a> {

@@ -117,7 +117,7 @@ pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8
     Ok(())
 }
 
-/// Object of a group of `list --by group`.
+/// Group of sockets, as in `status`.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct ListedGroupObject<'a> {
