@@ -65,17 +65,12 @@ fn close(schema: &mut Value) {
 
 /// Describes a difference. Of alternatives, that is the one with the fewest differences.
 fn describe(error: &ValidationError<'_>) -> String {
-    let nearest = match error.kind() {
-        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
-            context.iter().min_by_key(|differences| differences.len())
-        }
-        #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind of difference has no alternatives")]
-        _ => None,
-    };
-    match nearest {
-        Some(differences) => differences.iter().map(describe).collect::<Vec<_>>().join("; "),
-        None => format!("{}: {}", error.instance_path(), error.masked()),
+    if let ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } = error.kind()
+        && let Some(nearest) = context.iter().min_by_key(|differences| differences.len())
+    {
+        return nearest.iter().map(describe).collect::<Vec<_>>().join("; ");
     }
+    format!("{}: {}", error.instance_path(), error.masked())
 }
 
 #[cfg(test)]
@@ -84,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    fn stop() -> Value {
+    fn missed() -> Value {
         json!({ "schema_version": 1, "event": "missed", "time": "2026-11-26T18:46:26.262000000Z", "count": 3 })
     }
 
@@ -94,22 +89,22 @@ mod tests {
 
     #[test]
     fn a_wrong_event_is_refused() {
-        conforms("events", &stop());
+        conforms("events", &missed());
         let with = |member: &str, value: Value| {
-            let mut event = stop();
+            let mut event = missed();
             event[member] = value;
             is_refused(event)
         };
         assert!(with("schema_version", 2.into()) && with("count", Value::Null) && with("count", (-1).into()));
         assert!(with("time", "2026-11-26 18:46".into()) && with("event", "unheard_of".into()));
-        let mut event = stop();
+        let mut event = missed();
         event.as_object_mut().unwrap().remove("count");
         assert!(is_refused(event));
     }
 
     #[test]
     fn consumers_accept_new_members_and_these_tests_do_not() {
-        let mut event = stop();
+        let mut event = missed();
         event["new"] = 1.into();
         assert!(jsonschema::validator_for(&schema("events")).unwrap().is_valid(&event));
         assert!(is_refused(event));
