@@ -53,6 +53,22 @@ pub enum MilestoneKind {
     Resolved(Recovery),
 }
 
+impl MilestoneKind {
+    /// Returns the name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LastClosed => "last_closed",
+            Self::FirstStuck => "first_stuck",
+            Self::FirstUnaccepted => "first_unaccepted",
+            Self::Detected => "detected",
+            Self::Doubled => "doubled",
+            Self::LimitNear(_) => "limit_near",
+            Self::LimitReached(_) => "limit_reached",
+            Self::Resolved(_) => "resolved",
+        }
+    }
+}
+
 /// First forecast of an incident, to compare with what came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstForecast {
