@@ -55,13 +55,13 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
 fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
     let query = Query::Report { filter: list::filter(&args.filters), content: ReportContent::Courses };
     let mut notes = Vec::new();
-    // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
-    let shape = ListShape { form: Form::Json, ..ListShape::default() };
+    // The object has the sockets that cannot be seen.
+    let form = if is_json(format) { Form::Json } else { Form::Text };
+    let shape = ListShape { form, ..ListShape::default() };
     let note = &mut |note| notes.push(note);
     let (header, report) = list::answer_noting(&args.asked, &query, shape, note, |answer| Ok(answer.report()?))?;
-    if matches!(format, ReportFormat::Json) {
-        notes.drain(..).for_each(|note| log::warn!("{note}"));
-    }
+    warn(&notes, format);
+    notes.retain(|note| Some(note) != report.unseen.as_ref());
     let page = ReportPage {
         report: &report,
         version: &header.version,
@@ -105,8 +105,7 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
         return played.and_then(|()| Err(anyhow::anyhow!(NO_EVENT)).with_context(failed));
     };
     let mut notes: Vec<String> = reader.end().and_then(|end| end_text(end, path)).into_iter().collect();
-    // The user has to see it even if the report goes to a file.
-    notes.iter().for_each(|text| log::warn!("{text}"));
+    warn(&notes, format);
     notes.extend(
         played
             .as_ref()
@@ -128,6 +127,20 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
     render(&page, format, &mut shown)?;
     print(&shown)?;
     played
+}
+
+const fn is_json(format: ReportFormat) -> bool {
+    match format {
+        ReportFormat::Json => true,
+        ReportFormat::Text(_) | ReportFormat::Markdown => false,
+    }
+}
+
+/// Logs notes that the user would not see otherwise: an object has no place for them, and a report can go to a file.
+fn warn(notes: &[String], format: ReportFormat) {
+    if is_json(format) || !io::stdout().is_terminal() {
+        notes.iter().for_each(|note| log::warn!("{note}"));
+    }
 }
 
 /// Progress of a long replay: one line on standard error, if that is a terminal.

@@ -141,7 +141,9 @@ fn pileups(ended: &Ended) -> Vec<&Value> {
 
 #[test]
 fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_descriptors_run_out() {
-    let mut agent = Agent::start(&["--events", "all"]);
+    let files = temporary("hang");
+    let [socket, recording] = files.each_ref().map(String::as_str);
+    let mut agent = Agent::start(&["--events", "all", "--socket", socket, "--record", recording]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);
     let address = listener.local_addr().expect("the listener's address");
@@ -162,8 +164,14 @@ fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_
     let end = agent.wait_for("`pileup_end`", |event| of_port(event, "pileup_end", port));
     assert_eq!(end["how"], "drained", "{end}");
     let pileup = agent.wait_for("`pileup`", |event| of_port(event, "pileup", port));
+    let report = lines(&["report", "--output", "json", "--socket", socket]).remove(0);
     let ended = agent.stop();
     ended.totals();
+    check_resolved(&report, &ended, port);
+    // The same input gives the same courses.
+    let replayed = lines(&["report", "--output", "json", recording]).remove(0);
+    assert_eq!(replayed["resolved"], report["resolved"]);
+    fs::remove_file(recording).expect("the recording");
     let first_ones: Vec<_> = pileups(&ended).into_iter().filter(|event| event["again"] == false).collect();
     assert_eq!(first_ones.len(), 1, "{first_ones:?}");
 
@@ -185,9 +193,7 @@ fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_
 
 #[test]
 fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
-    let files = ["socket", "recording"].map(|kind| {
-        std::env::temp_dir().join(format!("closewait-pileup-{}.{kind}", process::id())).display().to_string()
-    });
+    let files = temporary("leak");
     let [socket, recording] = files.each_ref().map(String::as_str);
     let mut agent = Agent::start(&["--stuck-after", "1s", "--socket", socket, "--record", recording]);
     let ns = Namespace::new();
@@ -222,16 +228,60 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let since = schema::wall_seconds(&json!({ "time": group["piles_up_since"] }));
     assert!((since - schema::wall_seconds(&pileup)).abs() < 0.01, "{group}");
     assert!(group["count"].as_u64() >= pileup["count"].as_u64(), "{group}");
+    let detected =
+        group["course"]["milestones"].as_array().and_then(|all| all.iter().find(|one| one["kind"] == "detected"));
+    assert_eq!(detected.map(|one| (&one["time"], &one["count"])), Some((&pileup["time"], &pileup["count"])), "{group}");
+    for format in ["text", "md"] {
+        let finished = finish(&mut closewait(&["report", "--output", format, "--socket", socket]));
+        assert!(finished.code == Some(0) && finished.stdout.contains("incident detected"), "{finished:?}");
+    }
 
     drop(leaked);
     agent.wait_for("`pileup_end`", |event| is_ours(event, "pileup_end"));
     agent.stop().totals();
     // A report of a recording includes resolved incidents.
     let report = lines(&["report", "--output", "json", recording]);
-    assert!(report.iter().any(|event| is_ours(event, "pileup") && event["began"] == pileup["began"]), "{report:?}");
-    assert!(report.iter().any(|event| is_ours(event, "pileup_end")), "{report:?}");
-    assert!(report.last().is_some_and(|report| report["groups"].is_array()), "{report:?}");
+    let [report] = report.as_slice() else { panic!("one object: {report:?}") };
+    let resolved = report["resolved"].as_array().expect("a list").iter().find(|end| is_group(end, address.port()));
+    assert_eq!(resolved.map(|end| &end["began"]), Some(&pileup["began"]), "{report:?}");
     fs::remove_file(recording).expect("the recording");
+}
+
+/// Checks the course of the resolved incident of a port in a report: its milestones are the events of the stream.
+fn check_resolved(report: &Value, ended: &Ended, port: u16) {
+    let resolved = report["resolved"].as_array().expect("a list");
+    let resolved = resolved.iter().find(|end| end["group"]["local_port"] == port);
+    let resolved = resolved.unwrap_or_else(|| panic!("{report}"));
+    let milestones = resolved["course"]["milestones"].as_array().expect("milestones");
+    let times = |kind: &str| -> Vec<String> {
+        let of_kind = milestones.iter().filter(|one| one["kind"] == kind);
+        of_kind.map(|one| one["time"].as_str().expect("a time").to_owned()).collect()
+    };
+    let events: Vec<&Value> = pileups(ended).into_iter().filter(|event| of_port(event, "pileup", port)).collect();
+    let opened: Vec<_> = events.iter().filter(|event| event["state"] == "opened").collect();
+    assert_eq!(times("detected"), [opened[0]["time"].as_str().expect("a time")], "{resolved}");
+    assert_eq!(
+        (times("last_closed").len(), times("first_stuck").len(), times("resolved").len()),
+        (1, 1, 1),
+        "{resolved}"
+    );
+    let told: Vec<&str> = events.iter().map(|event| event["time"].as_str().expect("a time")).collect();
+    let doubled = times("doubled");
+    assert!(!doubled.is_empty() && doubled.iter().all(|time| told.contains(&time.as_str())), "{doubled:?}: {told:?}");
+    let ordered: Vec<&str> = milestones.iter().map(|one| one["time"].as_str().expect("a time")).collect();
+    assert!(ordered.is_sorted(), "{ordered:?}");
+    let points = resolved["course"]["points"].as_array().expect("points");
+    let most = points.iter().filter_map(|point| point["count"].as_u64()).max();
+    assert!(most > Some(DESCRIPTORS / 2), "{resolved}");
+    assert_eq!(points[0]["count"], 0, "the chart begins before the incident: {resolved}");
+    assert!(points.iter().any(|point| point["fds_open"].as_u64() > Some(0)) || !can(Ability::Files), "{resolved}");
+}
+
+/// Returns paths for a socket and a recording.
+fn temporary(name: &str) -> [String; 2] {
+    ["socket", "recording"].map(|kind| {
+        std::env::temp_dir().join(format!("closewait-pileup-{name}-{}.{kind}", process::id())).display().to_string()
+    })
 }
 
 /// Returns the output of a command, as JSON.
