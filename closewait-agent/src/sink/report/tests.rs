@@ -87,7 +87,7 @@ fn the_text_fits_every_width() {
 #[test]
 fn the_markdown_has_the_same_content() {
     let report = report();
-    assert_data_eq!(shown(&page(&report, &[]), ReportFormat::Markdown), file!["screens/ticket.md"].raw());
+    assert_data_eq!(shown(&page(&report, &[]), ReportFormat::Markdown), file!["screens/ticket-md.txt"].raw());
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn hostile_names_act_on_no_terminal_and_add_no_line_to_a_table() {
         let shown = shown(&page, format);
         assert!(!shown.chars().any(|shown| is_harmful(shown) && shown != '\n'), "{format:?}: {shown}");
     }
-    assert_data_eq!(shown(&page, ReportFormat::Markdown), file!["screens/hostile.md"].raw());
+    assert_data_eq!(shown(&page, ReportFormat::Markdown), file!["screens/hostile-md.txt"].raw());
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub(super) fn text(page: &ReportPage<'_>, screen: Screen) -> String {
         if let Some(cause) = &resolved.cause {
             named("CAUSE", cause, None, &mut lines);
         }
+        lines.push("", None);
         push_timeline(&resolved.timeline, &mut lines);
         // Without a problem, the latest incident is the reason for the report.
         if at == 0 && texts.problems.is_empty() {
