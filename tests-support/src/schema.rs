@@ -80,11 +80,8 @@ pub fn check_status(object: &Value) {
     wall_seconds(object);
 }
 
-/// Checks a line of `report`. A report of a recording begins with the events of its incidents.
+/// Checks the object of `report`.
 pub fn check_reported(object: &Value) {
-    if object.get("event").is_some() {
-        return check_event(object);
-    }
     conforms("report", object);
     wall_seconds(object);
 }

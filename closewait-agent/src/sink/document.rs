@@ -212,12 +212,7 @@ pub(crate) fn documents() -> Vec<Document> {
             "Group of sockets",
             &[root::<schema::GroupObject<'_>>, root::<status::json::ListedGroupObject<'_>>],
         ),
-        Document::new(
-            "report",
-            "`report`, for a recording behind the events of its incidents",
-            "Incident report",
-            &[root::<report::ReportObject<'_>>],
-        ),
+        Document::new("report", "`report`", "Incident report", &[root::<report::json::ReportObject<'_>>]),
         Document::new("explain", "`explain`", "Class or rule of verdicts", &[root::<explain::TopicLine>]),
         Document::new("check", "`check`", "Result of a check", &[root::<check::ProbeObject<'_>>]),
         Document::new(

@@ -93,6 +93,17 @@ names! {
         Accelerating: "the count grows at an increasing rate",
         Recovering: "the count falls",
     }
+    /// Kind of an event in the course of an incident.
+    MilestoneName {
+        "last_closed": "last exit that the program caused before the incident",
+        "first_stuck": "entry of the first socket that remained",
+        "first_unaccepted": "entry of the first socket that no program has accepted",
+        "detected": "first report",
+        "doubled": "report of twice as many sockets",
+        "limit_near": "first report of a limit that is reached within 5 minutes",
+        "limit_reached": "first report of a limit that is reached",
+        "resolved": "end",
+    }
     /// Limit that a growing group can exhaust.
     LimitName (Limit, Limit::name) {
         Descriptors: "open descriptors of the owner (`RLIMIT_NOFILE`)",
