@@ -94,7 +94,7 @@ names! {
         Recovering: "the count falls",
     }
     /// Kind of an event in the course of an incident.
-    MilestoneName {
+    MilestoneKindName {
         "last_closed": "last exit that the program caused before the incident",
         "first_stuck": "entry of the first socket that remained",
         "first_unaccepted": "entry of the first socket that no program has accepted",

@@ -96,7 +96,7 @@ struct MilestoneObject {
     #[cfg_attr(test, schemars(with = "Time"))]
     time: String,
     /// Kind of the event.
-    #[cfg_attr(test, schemars(with = "MilestoneName"))]
+    #[cfg_attr(test, schemars(with = "MilestoneKindName"))]
     kind: &'static str,
     /// Limit that the event is about; `null` if there is none.
     #[cfg_attr(test, schemars(with = "Option<LimitName>"))]
