@@ -1,11 +1,13 @@
 //! JSON object of `closewait status`.
 
-use std::{borrow::Cow, io};
+use std::{io, path::Path};
 
 use serde::Serialize;
 
+use super::StatusPage;
 use crate::{
     clock::TimeAnchor,
+    sink::command::with_socket,
     sink::json::write_line,
     sink::schema::{self, ForecastObject, GroupMembers, SCHEMA_VERSION, TaskObject, VerdictObject},
 };
@@ -30,10 +32,14 @@ struct StatusObject<'a> {
 
 #[derive(Serialize)]
 struct StatusGroupObject<'a> {
+    /// Identifier of the incident; `null` for a group without one.
+    id: Option<String>,
+    state: Option<&'static str>,
     severity: &'static str,
     service: Option<String>,
     owner: Option<TaskObject<'a>>,
     script: Option<&'a str>,
+    summary: String,
     group: GroupMembers,
     count: u64,
     shape: Option<&'static str>,
@@ -49,7 +55,7 @@ struct StatusGroupObject<'a> {
     exhaustion_seconds: Option<f64>,
     exhaustion: Option<ForecastObject>,
     verdict: VerdictObject<'a>,
-    command: Cow<'a, str>,
+    command: String,
 }
 
 /// Writes the object.
@@ -57,7 +63,8 @@ struct StatusGroupObject<'a> {
 /// # Errors
 ///
 /// If it cannot be written as JSON.
-pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn write(page: &StatusPage<'_>, to: &mut Vec<u8>) -> io::Result<()> {
+    let StatusPage { report, anchor, socket, .. } = *page;
     let time = |at: BootTime| schema::time(anchor.wall(at));
     let object = StatusObject {
         schema_version: SCHEMA_VERSION,
@@ -67,7 +74,7 @@ pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8
         count: report.totals.tracked.saturating_add(report.untracked),
         untracked: report.untracked,
         unseen: report.unseen.as_deref(),
-        groups: report.groups.iter().map(|group| StatusGroupObject::new(group, &time)).collect(),
+        groups: report.groups.iter().map(|group| StatusGroupObject::new(group, socket, &time)).collect(),
         more_groups: report.more,
     };
     serde_json::to_writer(&mut *to, &object)?;
@@ -94,13 +101,14 @@ pub(in crate::sink) fn group_objects(
     groups: &[&ReportedGroup],
     report: &IncidentReport,
     anchor: TimeAnchor,
+    socket: Option<&Path>,
     to: &mut impl io::Write,
 ) -> io::Result<()> {
     let time = |at: BootTime| schema::time(anchor.wall(at));
     let now = time(report.at);
     let mut lines = Vec::new();
     for group in groups {
-        let group = StatusGroupObject::new(group, &time);
+        let group = StatusGroupObject::new(group, socket, &time);
         let object = ListedGroupObject { schema_version: SCHEMA_VERSION, time: &now, by: "group", group };
         write_line(&object, &mut lines)?;
     }
@@ -110,16 +118,22 @@ pub(in crate::sink) fn group_objects(
 impl<'a> StatusGroupObject<'a> {
     fn new(
         ReportedGroup { piles_up_since, stuck: _, pileup }: &'a ReportedGroup,
+        socket: Option<&Path>,
         time: &impl Fn(BootTime) -> String,
     ) -> Self {
-        let Pileup { group, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
+        let Pileup { group, incident, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let service = pileup.service();
         let process = evidence.process.as_deref();
+        let command = pileup.command();
+        let command = with_socket(&command, socket).into_owned();
         Self {
+            id: incident.map(|incident| incident.id.to_string()),
+            state: incident.map(|incident| incident.state.name()),
             severity: pileup.severity().name(),
             service: service.label(),
             owner: service.owner.map(|(comm, pid)| TaskObject { pid, comm }),
             script: service.script,
+            summary: pileup.summary(),
             group: group.into(),
             count: *count,
             shape: shape.map(Shape::name),
@@ -135,7 +149,7 @@ impl<'a> StatusGroupObject<'a> {
             exhaustion_seconds: forecast.map(|forecast| schema::seconds(forecast.left)),
             exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
-            command: pileup.command(),
+            command,
         }
     }
 }

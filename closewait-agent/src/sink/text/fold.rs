@@ -163,8 +163,8 @@ impl FoldedText {
     }
 
     fn incident(&mut self, pileup: &Pileup, at: BootTime, anchor: TimeAnchor, to: &mut Vec<u8>) {
-        let Verdict { class, certainty, text, next, .. } = &pileup.verdict;
-        let (cause, next) = ((*class, *certainty == Certainty::Low), next.command.as_deref());
+        let Verdict { class, certainty, text, .. } = &pileup.verdict;
+        let (cause, next) = ((*class, *certainty == Certainty::Low), pileup.command());
         let printed = self.group(&pileup.group, at);
         let is_new = pileup.incident.is_none_or(|incident| incident.state == IncidentState::Opened);
         // The same cause is worth its lines again when it is no longer a guess.
@@ -173,8 +173,8 @@ impl FoldedText {
         if has_cause {
             printed.cause = Some(cause);
         }
-        let has_command = next.is_some() && (printed.command.as_deref() != next || is_new);
-        printed.command = next.map(str::to_owned);
+        let has_command = printed.command.as_deref() != Some(&*next) || is_new;
+        printed.command = Some(next.clone().into_owned());
         self.told = Some(at);
 
         let (style, severity) = (&self.lines.style, pileup.severity());
@@ -192,9 +192,9 @@ impl FoldedText {
             lines.push('\n');
             lines.push_str(&self.cause(text));
         }
-        if has_command && let Some(next) = next {
+        if has_command {
             lines.push('\n');
-            lines.push_str(&command(next));
+            lines.push_str(&command(&next));
         }
         style.push(to, severity.into(), &lines);
     }
