@@ -66,7 +66,7 @@ pub struct StatusPage<'a> {
 /// If it cannot be written as JSON.
 pub fn render(page: &StatusPage<'_>, form: Form, screen: Screen, to: &mut Vec<u8>) -> io::Result<()> {
     match form {
-        Form::Json => json::write(page, to),
+        Form::Json => json::write(page.report, page.anchor, to),
         Form::Text => text(page, screen, to),
     }
 }

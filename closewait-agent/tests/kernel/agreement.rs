@@ -32,7 +32,7 @@ const POOL: usize = 6;
 /// Number of requests between two comparisons.
 const REQUESTS: usize = 12;
 /// Number of comparisons while the server works, hangs, and has recovered.
-const PHASES: [usize; 3] = [3, 18, 10];
+const PHASES: [usize; 3] = [3, 20, 9];
 /// Maximum number of times that one comparison is repeated because the state has changed meanwhile.
 const MAX_REPEATS: usize = 8;
 
@@ -112,7 +112,12 @@ impl Outputs {
         let (groups, rows) = (self.objects(&["list", "--by", "group"]), self.objects(&["list"]));
         let (page, top, table) = (self.ask(&["status"]), self.ask(&["top", "--once"]), self.ask(&["list", "--by", "group"]));
         let written = self.ask(&["report"]);
-        let with_command = |page: &str, place: Place| Claim { command: block_command(page, place), ..of_table(page, place) };
+        // The page repeats the option of this command.
+        let option = format!(" --socket {}", self.socket);
+        let with_command = |page: &str, place: Place| {
+            let command = block_command(page, place).map(|command| command.replace(&option, ""));
+            Claim { command, ..of_table(page, place) }
+        };
         vec![
             ("report --output json", places.map(|place| of_groups(report, place))),
             ("list --by group --output json", places.map(|place| of_groups(&groups, place))),
@@ -300,7 +305,7 @@ fn every_output_agrees_once_a_second_through_an_incident() {
         match phase {
             1 => server.hang(),
             2 => {
-                server.recover();
+                server.recover(&ns);
                 stuck = 0;
             }
             _ => {}
@@ -311,6 +316,7 @@ fn every_output_agrees_once_a_second_through_an_incident() {
             assert!(phase == 1 || unanswered == 0, "{unanswered} requests without an answer");
             stuck += unanswered;
             samples.push(outputs.compare(stuck));
+            eprintln!("{:?}", samples.last());
             let rest = 1.0 - (boot_seconds() - began);
             thread::sleep(Duration::from_secs_f64(rest.max(0.0)));
         }

@@ -68,7 +68,7 @@ pub fn groups_of_report(
 ) -> io::Result<()> {
     let groups = sorted(report, shape);
     match shape.form {
-        Form::Json => status::group_objects(&groups, report, anchor, shape.socket.as_deref(), to),
+        Form::Json => status::group_objects(&groups, report, anchor, to),
         Form::Text => table_of_report(&groups, report, shape, to),
     }
 }

@@ -1,13 +1,11 @@
 //! JSON object of `closewait status`.
 
-use std::{io, path::Path};
+use std::{borrow::Cow, io};
 
 use serde::Serialize;
 
-use super::StatusPage;
 use crate::{
     clock::TimeAnchor,
-    sink::command::with_socket,
     sink::json::write_line,
     sink::schema::{self, ForecastObject, GroupMembers, SCHEMA_VERSION, TaskObject, VerdictObject},
 };
@@ -55,7 +53,7 @@ struct StatusGroupObject<'a> {
     exhaustion_seconds: Option<f64>,
     exhaustion: Option<ForecastObject>,
     verdict: VerdictObject<'a>,
-    command: String,
+    command: Cow<'a, str>,
 }
 
 /// Writes the object.
@@ -63,8 +61,7 @@ struct StatusGroupObject<'a> {
 /// # Errors
 ///
 /// If it cannot be written as JSON.
-pub(super) fn write(page: &StatusPage<'_>, to: &mut Vec<u8>) -> io::Result<()> {
-    let StatusPage { report, anchor, socket, .. } = *page;
+pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8>) -> io::Result<()> {
     let time = |at: BootTime| schema::time(anchor.wall(at));
     let object = StatusObject {
         schema_version: SCHEMA_VERSION,
@@ -74,7 +71,7 @@ pub(super) fn write(page: &StatusPage<'_>, to: &mut Vec<u8>) -> io::Result<()> {
         count: report.totals.tracked.saturating_add(report.untracked),
         untracked: report.untracked,
         unseen: report.unseen.as_deref(),
-        groups: report.groups.iter().map(|group| StatusGroupObject::new(group, socket, &time)).collect(),
+        groups: report.groups.iter().map(|group| StatusGroupObject::new(group, &time)).collect(),
         more_groups: report.more,
     };
     serde_json::to_writer(&mut *to, &object)?;
@@ -101,14 +98,13 @@ pub(in crate::sink) fn group_objects(
     groups: &[&ReportedGroup],
     report: &IncidentReport,
     anchor: TimeAnchor,
-    socket: Option<&Path>,
     to: &mut impl io::Write,
 ) -> io::Result<()> {
     let time = |at: BootTime| schema::time(anchor.wall(at));
     let now = time(report.at);
     let mut lines = Vec::new();
     for group in groups {
-        let group = StatusGroupObject::new(group, socket, &time);
+        let group = StatusGroupObject::new(group, &time);
         let object = ListedGroupObject { schema_version: SCHEMA_VERSION, time: &now, by: "group", group };
         write_line(&object, &mut lines)?;
     }
@@ -118,14 +114,11 @@ pub(in crate::sink) fn group_objects(
 impl<'a> StatusGroupObject<'a> {
     fn new(
         ReportedGroup { piles_up_since, stuck: _, pileup }: &'a ReportedGroup,
-        socket: Option<&Path>,
         time: &impl Fn(BootTime) -> String,
     ) -> Self {
         let Pileup { group, incident, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let service = pileup.service();
         let process = evidence.process.as_deref();
-        let command = pileup.command();
-        let command = with_socket(&command, socket).into_owned();
         Self {
             id: incident.map(|incident| incident.id.to_string()),
             state: incident.map(|incident| incident.state.name()),
@@ -149,7 +142,7 @@ impl<'a> StatusGroupObject<'a> {
             exhaustion_seconds: forecast.map(|forecast| schema::seconds(forecast.left)),
             exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
-            command,
+            command: pileup.command(),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::{read, write},
     net::accept,
     process::{Resource, Rlimit, setrlimit},
@@ -37,6 +37,8 @@ const RECOVER: u8 = b'r';
 const LISTENER: RawFd = 0;
 /// Descriptor of the control connection in the child.
 const CONTROL: RawFd = 1;
+/// First descriptor of a connection in the child. Lower ones look as if another program had handed them over.
+const CONNECTIONS: RawFd = 4;
 
 /// Child process with a listener. It answers each request at once, or keeps each connection without reading it.
 pub(super) struct Server {
@@ -61,12 +63,16 @@ impl Server {
         Self { pid, control, address }
     }
 
+    /// Makes the server keep each further connection without reading it.
     pub(super) fn hang(&mut self) {
         self.control.write_all(&[HANG]).expect("the server");
     }
 
-    pub(super) fn recover(&mut self) {
+    /// Makes the server close all connections, and serve again.
+    pub(super) fn recover(&mut self, ns: &Namespace) {
         self.control.write_all(&[RECOVER]).expect("the server");
+        // Ends its wait in accept().
+        drop(ns.connect(self.address));
     }
 
     /// Sends requests at a steady rate, and closes each connection after the answer, or when the client has lost patience. Returns
@@ -128,7 +134,9 @@ unsafe fn serve([listener, control]: [RawFd; 2]) -> ! {
     // The numbers of the parent's descriptors are above those of its standard streams.
     // SAFETY: takes numbers only; nothing in this child uses its standard streams.
     let duplicated = unsafe { libc::dup2(listener, LISTENER) >= 0 && libc::dup2(control, CONTROL) >= 0 };
-    if !duplicated || setrlimit(Resource::Nofile, limit).is_err() {
+    // SAFETY: takes numbers only; nothing in this child uses these descriptors.
+    let filled = (CONTROL + 1..CONNECTIONS).all(|fd| unsafe { libc::dup2(control, fd) >= 0 });
+    if !duplicated || !filled || setrlimit(Resource::Nofile, limit).is_err() {
         // SAFETY: ends this process without running anything of its parent's.
         unsafe { libc::_exit(1) };
     }
@@ -138,7 +146,9 @@ unsafe fn serve([listener, control]: [RawFd; 2]) -> ! {
     let mut hangs = false;
     loop {
         let mut ready = [PollFd::new(&control, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
-        if poll(&mut ready, None).is_err() {
+        // A hung server only accepts: it waits there, and not for a request to recover.
+        let limit = hangs.then_some(Timespec::default());
+        if poll(&mut ready, limit.as_ref()).is_err() {
             continue;
         }
         let [requested, connected] = ready.map(|one| !one.revents().is_empty());
@@ -153,8 +163,9 @@ unsafe fn serve([listener, control]: [RawFd; 2]) -> ! {
                 // SAFETY: ends this process without running anything of its parent's.
                 _ => unsafe { libc::_exit(0) },
             }
-        }
-        if connected && let Ok(stream) = accept(listener) {
+        } else if (connected || hangs)
+            && let Ok(stream) = accept(listener)
+        {
             if hangs {
                 let _stays_open = stream.into_raw_fd();
             } else {
@@ -166,8 +177,8 @@ unsafe fn serve([listener, control]: [RawFd; 2]) -> ! {
 }
 
 fn close_connections() {
-    for fd in CONTROL + 1..4096 {
-        // SAFETY: takes a number only; this child uses no descriptor but the first two.
+    for fd in CONNECTIONS..4096 {
+        // SAFETY: takes a number only; this child uses no descriptor but the lower ones.
         unsafe { libc::close(fd) };
     }
 }
