@@ -316,7 +316,6 @@ fn every_output_agrees_once_a_second_through_an_incident() {
             assert!(phase == 1 || unanswered == 0, "{unanswered} requests without an answer");
             stuck += unanswered;
             samples.push(outputs.compare(stuck));
-            eprintln!("{:?}", samples.last());
             let rest = 1.0 - (boot_seconds() - began);
             thread::sleep(Duration::from_secs_f64(rest.max(0.0)));
         }
