@@ -110,7 +110,8 @@ impl Outputs {
         let report = self.objects(&["report"]).remove(0);
         let report = report["groups"].as_array().expect("groups");
         let (groups, rows) = (self.objects(&["list", "--by", "group"]), self.objects(&["list"]));
-        let (page, top, table) = (self.ask(&["status"]), self.ask(&["top", "--once"]), self.ask(&["list", "--by", "group"]));
+        let (page, top, table) =
+            (self.ask(&["status"]), self.ask(&["top", "--once"]), self.ask(&["list", "--by", "group"]));
         let written = self.ask(&["report"]);
         // The page repeats the option of this command.
         let option = format!(" --socket {}", self.socket);
@@ -229,9 +230,13 @@ fn check_replayed(text: &str, events: &[Value], end: &Value, place: Place) {
     let mut expected = Vec::new();
     for event in events.iter().filter(|event| event["event"] == "pileup" && place.is(&event["group"])) {
         let of_event = Claim::of_object(event);
-        let new = (event["state"] == "opened" || command != of_event.command).then(|| of_event.command.clone()).flatten();
+        let new =
+            (event["state"] == "opened" || command != of_event.command).then(|| of_event.command.clone()).flatten();
         command.clone_from(&of_event.command);
-        expected.push((millis(event), Claim { count: of_event.count, label: of_event.label, command: new, ..Claim::default() }));
+        expected.push((
+            millis(event),
+            Claim { count: of_event.count, label: of_event.label, command: new, ..Claim::default() },
+        ));
     }
     assert_eq!(entries(text, place), expected, "{text}");
     let time = millis(end);
@@ -281,10 +286,13 @@ fn every_output_agrees_once_a_second_through_an_incident() {
     let hook = Hook::new("agreement", &ns, script);
     let (socket, recording) = (folder.socket(), folder.socket() + ".recording");
     let program = hook.program();
-    let mut agent = Agent::spawn(
-        run_command(&["--stuck-after", STUCK_AFTER, "--socket", &socket, "--record", &recording])
-            .args(["--on-pileup", &program, "--hook-every", "0s"]),
-    );
+    let mut agent =
+        Agent::spawn(run_command(&["--stuck-after", STUCK_AFTER, "--socket", &socket, "--record", &recording]).args([
+            "--on-pileup",
+            &program,
+            "--hook-every",
+            "0s",
+        ]));
     let text_socket = folder.socket() + ".text";
     let mut text = Running::spawn(&mut closewait(&["run", "--stuck-after", STUCK_AFTER, "--socket", &text_socket]));
     let text_stdout = read_in_background(text.0.stdout.take().expect("stdout is a pipe"));

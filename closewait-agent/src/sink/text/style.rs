@@ -84,7 +84,7 @@ impl TextStyle {
     }
 
     #[cfg(test)]
-    pub(super) fn of_terminal(width: u16) -> Self {
+    pub(crate) fn of_terminal(width: u16) -> Self {
         Self::of_day(false, width, TimeZone::UTC)
     }
 

@@ -170,7 +170,8 @@ unsafe fn serve([listener, control]: [RawFd; 2]) -> ! {
                 let _stays_open = stream.into_raw_fd();
             } else {
                 // Closes after the client. One that has gone is closed like one that was answered.
-                let _gone = read(&stream, &mut byte).and_then(|_| write(&stream, &byte)).and_then(|_| read(&stream, &mut byte));
+                let _gone =
+                    read(&stream, &mut byte).and_then(|_| write(&stream, &byte)).and_then(|_| read(&stream, &mut byte));
             }
         }
     }
