@@ -35,22 +35,22 @@ pub struct Style {
     pub color: bool,
 }
 
-/// Order in which columns give way on a narrow screen: numbers that few users need, then names, last the identity of
-/// sockets.
+/// Order in which columns give way on a narrow screen: numbers that few users need, then the local end, then names, last the
+/// identity of sockets. Letters of the owner come after everything that is not part of it.
 const CONCESSIONS: [Concession; 16] = [
     Concession::Drop("NETNS"),
     Concession::Drop("SEND-Q"),
     Concession::Drop("TIMER"),
     Concession::Shrink("WHERE", 16),
-    Concession::Shrink("OWNER", 24),
+    Concession::Shrink("OWNER", 34),
     Concession::Drop("WHERE"),
-    Concession::Shrink("OWNER", 18),
     Concession::Drop("RECV-Q"),
     Concession::Shrink("LOCAL", 21),
     Concession::Shrink("REMOTE", 21),
-    Concession::Shrink("VERDICT", 15),
-    Concession::Shrink("AGE", 9),
     Concession::Drop("LOCAL"),
+    Concession::Shrink("AGE", 12),
+    Concession::Shrink("VERDICT", 15),
+    Concession::Shrink("OWNER", 18),
     Concession::Shrink("AGE", 8),
     Concession::Shrink("OWNER", 8),
     Concession::Shrink("VERDICT", 7),
