@@ -187,7 +187,7 @@ fn the_text_of_run() {
                 Shown::Finding(_) | Shown::HandedOut | Shown::Unwritten => {}
             });
             let text = String::from_utf8(to).unwrap();
-            //CW
+            check_width(&text, width);
             writeln!(all, "== {name}, {width} columns\n{text}").unwrap();
         }
     }
