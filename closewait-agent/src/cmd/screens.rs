@@ -87,18 +87,19 @@ impl Played {
         String::from_utf8(to).unwrap()
     }
 
-    /// Returns the plan of `closewait kill`, in which every third socket is refused.
-    fn plan(&self, filter: &Filter, width: u16) -> String {
+    /// Returns the plan of `closewait kill`, in which every third socket is refused, and the number of the others.
+    fn plan(&self, filter: &Filter, width: u16) -> (String, usize) {
         let shape = ListShape { form: Form::Json, ..ListShape::default() };
         let query = Query::List { filter: filter.clone(), content: ListContent::Sockets };
-        let mut to = Vec::new();
+        let (mut to, mut count) = (Vec::new(), 0);
         let mut plan = |listing: Listing<'_>| {
             let selected: Vec<Selected> = listing.rows().map(|row| Selected::new(&row, self.end)).collect();
             let plans: Vec<_> = selected.iter().enumerate().map(|(at, one)| planned(at, one)).collect();
+            count = plans.iter().flatten().count();
             kill::plan(self.end, &selected, &plans, style(width), &mut to);
         };
         self.answer(&query, &shape, |answer| plan(answer.listing().unwrap()));
-        String::from_utf8(to).unwrap()
+        (String::from_utf8(to).unwrap(), count)
     }
 }
 
@@ -217,8 +218,9 @@ fn the_screens_of_top() {
                     Some(TopEvent::Sockets { filter, lines })
                 }
                 Some(TopEffect::Ask(TopRequest::Plan(filter))) => {
-                    let lines = lines(played.plan(&filter, size.0));
-                    Some(TopEvent::Plan { filter, lines, count: 2, at: played.end })
+                    let (plan, count) = played.plan(&filter, size.0);
+                    check_width(&plan, size.0);
+                    Some(TopEvent::Plan { filter, lines: lines(plan), count, at: played.end })
                 }
                 _ => None,
             };
