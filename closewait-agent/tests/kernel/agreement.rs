@@ -116,8 +116,12 @@ impl Outputs {
         // The page repeats the option of this command.
         let option = format!(" --socket {}", self.socket);
         let with_command = |page: &str, place: Place| {
+            // A group that needs attention has a block; its label is in capitals.
             let command = block_command(page, place).map(|command| command.replace(&option, ""));
-            Claim { command, ..of_table(page, place) }
+            let claim = of_table(page, place);
+            let is_problem = claim.label.as_ref().is_some_and(|label| label.starts_with(char::is_uppercase));
+            assert_eq!(command.is_some(), is_problem, "{page}");
+            Claim { command, ..claim }
         };
         vec![
             ("report --output json", places.map(|place| of_groups(report, place))),

@@ -1,4 +1,5 @@
 mod options;
+mod screens;
 
 use std::collections::BTreeMap;
 
