@@ -1,5 +1,6 @@
 //! Types of the engine's inputs, facts and outputs, which all parts of the agent share.
 
+mod course;
 mod dwell;
 mod exit;
 mod finding;
@@ -11,6 +12,7 @@ mod summary;
 mod verdict;
 
 pub use self::{
+    course::{CoursePoint, FirstForecast, IncidentCourse, Milestone, MilestoneKind, ResolvedIncident},
     dwell::{Dwell, Since},
     exit::{Exit, ExitCause},
     finding::{Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope, Totals},

@@ -56,11 +56,12 @@ pub fn render(
     match form {
         Form::Text => to.extend_from_slice(text(report, version, &time).as_bytes()),
         Form::Json => {
-            let groups = report.groups.iter().map(|ReportedGroup { piles_up_since, stuck, pileup }| ReportedObject {
-                stuck: *stuck,
-                piles_up_since: piles_up_since.map(time),
-                pileup: PileupObject::new(pileup, report.at, &time),
-            });
+            let groups =
+                report.groups.iter().map(|ReportedGroup { piles_up_since, stuck, pileup, .. }| ReportedObject {
+                    stuck: *stuck,
+                    piles_up_since: piles_up_since.map(time),
+                    pileup: PileupObject::new(pileup, report.at, &time),
+                });
             let object = ReportObject {
                 schema_version: SCHEMA_VERSION,
                 time: time(report.at),
@@ -81,7 +82,7 @@ pub fn render(
 }
 
 fn text(report: &IncidentReport, version: &str, time: &impl Fn(BootTime) -> String) -> String {
-    let IncidentReport { at, watched, stuck_after, totals, untracked, unseen, groups, more } = report;
+    let IncidentReport { at, watched, stuck_after, totals, untracked, unseen, groups, more, .. } = report;
     let mut text = String::new();
     let mut line = |line: String| {
         text.push_str(&line);
@@ -102,7 +103,7 @@ fn text(report: &IncidentReport, version: &str, time: &impl Fn(BootTime) -> Stri
     if groups.is_empty() {
         line(none(*untracked, unseen.as_deref()).to_owned());
     }
-    for (number, ReportedGroup { piles_up_since, stuck: _, pileup: group }) in (1..).zip(groups) {
+    for (number, ReportedGroup { piles_up_since, pileup: group, .. }) in (1..).zip(groups) {
         line(String::new());
         line(format!("{number}. {}", pileup::line(group, *at)));
         if let Some(since) = piles_up_since {

@@ -5,7 +5,7 @@ use std::{fmt, hash::Hasher as _};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use super::{Certainty, Class, PileupGroup, Role, RuleName, Verdict};
+use super::{Certainty, Class, PileupGroup, Role, RuleName, Verdict, verdict::rule_name};
 use crate::{text::harmless_field, time::BootTime};
 
 /// Host and boot on which an agent runs. A recording contains them, so that a replay gives the same incidents.
@@ -93,13 +93,14 @@ pub struct IncidentStatus {
 }
 
 /// Diagnosis of an incident at its last report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastDiagnosis {
     /// Time of the report.
     pub at: BootTime,
     /// Class of the cause.
     pub class: Class,
     /// Name of the rule that applied.
+    #[serde(deserialize_with = "rule_name")]
     pub rule: RuleName,
     /// Certainty of `class`.
     pub certainty: Certainty,

@@ -5,10 +5,15 @@ use std::{borrow::Cow, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Dwell, Endpoint, IncidentId, IncidentStatus, LastDiagnosis, Owner, ProxyPeer, ReadState, Role, Task, Totals,
-    Verdict,
+    Dwell, Endpoint, IncidentCourse, IncidentId, IncidentStatus, LastDiagnosis, Owner, ProxyPeer, ReadState,
+    ResolvedIncident, Role, Task, Totals, Verdict,
 };
-use crate::{process::Process, text::harmless_lines, time::BootTime, workload::Workload};
+use crate::{
+    process::Process,
+    text::{harmless_field, harmless_lines},
+    time::BootTime,
+    workload::Workload,
+};
 
 /// Change of a count per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -247,7 +252,7 @@ impl Pileup {
 }
 
 /// Way in which an incident ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Recovery {
     /// Nearly all sockets have exited.
     Drained,
@@ -266,13 +271,14 @@ impl Recovery {
 }
 
 /// Report of the end of an incident.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PileupEnd {
     /// Identifier of the incident.
     pub id: IncidentId,
     /// Port or remote endpoint of the incident.
     pub group: PileupGroup,
     /// Name of the service that owned most of the sockets at the last report; `None` if unknown.
+    #[serde(deserialize_with = "harmless_field")]
     pub service: Option<String>,
     /// Time of the incident's first report.
     pub began: BootTime,
@@ -308,6 +314,8 @@ pub struct IncidentReport {
     pub groups: Vec<ReportedGroup>,
     /// Number of further groups, which are less urgent.
     pub more: u64,
+    /// Latest incidents that have ended, oldest first.
+    pub resolved: Vec<ResolvedIncident>,
 }
 
 /// Group of an [`IncidentReport`].
@@ -319,6 +327,8 @@ pub struct ReportedGroup {
     pub stuck: u64,
     /// Report of the group.
     pub pileup: Pileup,
+    /// Course of the group's incident; `None` without an open incident.
+    pub course: Option<IncidentCourse>,
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ pub struct Verdict {
 }
 
 /// Deserializes the name of a rule of this build.
-fn rule_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+pub(super) fn rule_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
     let name = String::deserialize(deserializer)?;
     diagnose::rule_name(&name).ok_or_else(|| D::Error::custom(format_args!("no rule has the name {name:?}")))
 }

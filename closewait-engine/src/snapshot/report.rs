@@ -57,7 +57,10 @@ impl Engine {
             let stuck = members.partition_point(|(_, one)| is_stuck(one)) as u64;
             let oldest = members.first().map(|(_, one)| one.since.latest());
             let piles_up_since = pileup.incident.map(|incident| incident.began);
-            ranked.push(((pileup.urgency(), oldest, *flow_key), ReportedGroup { piles_up_since, stuck, pileup }));
+            ranked.push((
+                (pileup.urgency(), oldest, *flow_key),
+                ReportedGroup { piles_up_since, stuck, pileup, course: None },
+            ));
             // The evidence of a group can have many KB.
             if ranked.len() >= MAX_REPORT_GROUPS * 2 {
                 keep_most_urgent(&mut ranked);
@@ -73,6 +76,7 @@ impl Engine {
             unseen: self.config.unseen_sockets.clone(),
             more: all.saturating_sub(ranked.len() + others) as u64,
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
+            resolved: Vec::new(),
         }
     }
 

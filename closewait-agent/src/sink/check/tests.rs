@@ -15,7 +15,7 @@ fn group(class: Class, certainty: Certainty, count: u64, stuck: u64) -> Reported
         owners: Some(vec![(owner, 1)]),
         ..bare
     };
-    ReportedGroup { piles_up_since: None, stuck, pileup }
+    ReportedGroup { piles_up_since: None, stuck, pileup, course: None }
 }
 
 fn growing(mut of: ReportedGroup, per_second: f64, left: Option<u64>) -> ReportedGroup {
@@ -44,6 +44,7 @@ fn report(watched: bool, groups: Vec<ReportedGroup>) -> IncidentReport {
         unseen: None,
         groups,
         more: 0,
+        resolved: Vec::new(),
     }
 }
 

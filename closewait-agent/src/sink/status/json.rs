@@ -113,7 +113,7 @@ pub(in crate::sink) fn group_objects(
 
 impl<'a> StatusGroupObject<'a> {
     fn new(
-        ReportedGroup { piles_up_since, stuck: _, pileup }: &'a ReportedGroup,
+        ReportedGroup { piles_up_since, pileup, .. }: &'a ReportedGroup,
         time: &impl Fn(BootTime) -> String,
     ) -> Self {
         let Pileup { group, incident, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;

@@ -98,8 +98,12 @@ pub(crate) fn report(mut pileups: Vec<Pileup>) -> IncidentReport {
         totals: Totals { tracked, entered: tracked + 81, left: 81, ..Totals::default() },
         untracked: 0,
         unseen: None,
-        groups: pileups.into_iter().map(|pileup| ReportedGroup { piles_up_since: None, stuck: 0, pileup }).collect(),
+        groups: pileups
+            .into_iter()
+            .map(|pileup| ReportedGroup { piles_up_since: None, stuck: 0, pileup, course: None })
+            .collect(),
         more: 0,
+        resolved: Vec::new(),
     }
 }
 
@@ -181,6 +185,18 @@ fn calm_groups_are_one_line() {
     let (page, all_calm) = (shown(&report(groups[1..].to_vec()), (80, 24)), 20);
     let rows = page.lines().filter(|line| line.starts_with("pool  worker")).count();
     assert!(rows < all_calm && page.contains(&format!("and {} more groups", all_calm - rows)), "{page}");
+}
+
+#[test]
+fn a_count_that_clearly_grows_is_not_shown_as_level() {
+    let grows = |per_second, error| {
+        let mut leak = group(Class::Leak, Certainty::Low, 50, 80, ("app", 7, ""));
+        leak.slope = Some(Slope { per_second, error });
+        let page = shown(&report(vec![leak]), (80, 24));
+        let row = page.lines().find(|line| line.starts_with("LEAK?")).unwrap_or_else(|| panic!("{page}"));
+        row.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    assert_eq!([grows(1.0, 0.3), grows(-1.0, 0.3), grows(1.0, 0.6), grows(0.0, 0.0)], ["+1.0/s", "-1.0/s", "0", "0"]);
 }
 
 #[test]
