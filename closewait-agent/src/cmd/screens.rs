@@ -161,16 +161,17 @@ fn the_list_of_sockets() {
 
 #[test]
 fn the_lists_of_groups() {
-    let page = |played: &Played, size| {
+    let of_report = pages(&RECORDINGS, |played, size| {
         let mut to = Vec::new();
         list::groups_of_report(&played.report(), played.anchor, &shape(size, None), &mut to).unwrap();
-        let mut text = format!("-- by group\n{}", String::from_utf8(to).unwrap());
-        for by in [GroupBy::Process, GroupBy::Listener, GroupBy::Peer, GroupBy::Cgroup] {
-            write!(text, "-- by {}\n{}", by.name(), played.list(&Filter::default(), &shape(size, Some(by)))).unwrap();
-        }
-        text
-    };
-    assert_data_eq!(pages(&RECORDINGS, page), file!["screens/list-by.txt"].raw());
+        String::from_utf8(to).unwrap()
+    });
+    assert_data_eq!(of_report, file!["screens/list-by-group.txt"].raw());
+    let of = |by| pages(&RECORDINGS, |played, size| played.list(&Filter::default(), &shape(size, Some(by))));
+    assert_data_eq!(of(GroupBy::Process), file!["screens/list-by-process.txt"].raw());
+    assert_data_eq!(of(GroupBy::Listener), file!["screens/list-by-listener.txt"].raw());
+    assert_data_eq!(of(GroupBy::Peer), file!["screens/list-by-peer.txt"].raw());
+    assert_data_eq!(of(GroupBy::Cgroup), file!["screens/list-by-cgroup.txt"].raw());
 }
 
 #[test]
@@ -201,36 +202,37 @@ fn screen(model: &TopModel, (width, height): (u16, u16)) -> String {
     text_of(&cells, false)
 }
 
+/// Returns the screen after a key, and after the answer to the request of that key.
+fn screen_after(key: TopKey, played: &Played, size: (u16, u16)) -> String {
+    let snapshot =
+        TopSnapshot { report: played.report(), anchor: played.anchor, source: SourceState::Agent, notes: Vec::new() };
+    let mut model = TopModel::new(TopSettings { is_root: true, ..TopSettings::default() });
+    let _no_effect = model.handle(TopEvent::Snapshot(Box::new(snapshot)));
+    let lines = |text: String| text.lines().map(str::to_owned).collect();
+    let answer = match model.handle(TopEvent::Key(key)) {
+        Some(TopEffect::Ask(TopRequest::Sockets(filter))) => {
+            let shape = ListShape { style: style(size.0), ..ListShape::default() };
+            let lines = lines(played.list(&filter, &shape));
+            Some(TopEvent::Sockets { filter, lines })
+        }
+        Some(TopEffect::Ask(TopRequest::Plan(filter))) => {
+            let (plan, count) = played.plan(&filter, size.0);
+            check_width(&plan, size.0);
+            Some(TopEvent::Plan { filter, lines: lines(plan), count, at: played.end })
+        }
+        _ => None,
+    };
+    if let Some(answer) = answer {
+        let _no_effect = model.handle(answer);
+    }
+    screen(&model, size)
+}
+
 #[test]
 fn the_screens_of_top() {
-    let page = |played: &Played, size: (u16, u16)| {
-        let source = SourceState::Agent;
-        let snapshot = TopSnapshot { report: played.report(), anchor: played.anchor, source, notes: Vec::new() };
-        let mut model = TopModel::new(TopSettings { is_root: true, ..TopSettings::default() });
-        let _no_effect = model.handle(TopEvent::Snapshot(Box::new(snapshot)));
-        let mut text = format!("-- groups\n{}", screen(&model, size));
-        for key in [TopKey::Enter, TopKey::Char('K'), TopKey::Char('?')] {
-            let lines = |text: String| text.lines().map(str::to_owned).collect();
-            let answer = match model.handle(TopEvent::Key(key)) {
-                Some(TopEffect::Ask(TopRequest::Sockets(filter))) => {
-                    let lines =
-                        lines(played.list(&filter, &ListShape { style: style(size.0), ..ListShape::default() }));
-                    Some(TopEvent::Sockets { filter, lines })
-                }
-                Some(TopEffect::Ask(TopRequest::Plan(filter))) => {
-                    let (plan, count) = played.plan(&filter, size.0);
-                    check_width(&plan, size.0);
-                    Some(TopEvent::Plan { filter, lines: lines(plan), count, at: played.end })
-                }
-                _ => None,
-            };
-            if let Some(answer) = answer {
-                let _no_effect = model.handle(answer);
-            }
-            write!(text, "-- {key:?}\n{}", screen(&model, size)).unwrap();
-            let _no_effect = model.handle(TopEvent::Key(TopKey::Escape));
-        }
-        text
-    };
-    assert_data_eq!(pages(&SHOWN_IN_TOP, page), file!["screens/top.txt"].raw());
+    let after = |recordings, key| pages(recordings, |played, size| screen_after(key, played, size));
+    assert_data_eq!(after(&SHOWN_IN_TOP, TopKey::Home), file!["screens/top.txt"].raw());
+    assert_data_eq!(after(&SHOWN_IN_TOP, TopKey::Enter), file!["screens/top-sockets.txt"].raw());
+    assert_data_eq!(after(&SHOWN_IN_TOP, TopKey::Char('K')), file!["screens/top-plan.txt"].raw());
+    assert_data_eq!(after(&SHOWN_IN_TOP[..1], TopKey::Char('?')), file!["screens/top-help.txt"].raw());
 }
