@@ -33,11 +33,11 @@ impl Pileup {
 
     /// Returns the class of the problem, with a question mark if it is a guess. An unknown cause is no guess: it is `grows`.
     pub fn class_label(&self) -> String {
-        let word = match self.verdict.class {
-            Class::Unknown => return "grows".to_owned(),
-            Class::NeverAccepted => "unaccepted",
-            class => class.name(),
-        };
+        let class = self.verdict.class;
+        if class == Class::Unknown {
+            return "grows".to_owned();
+        }
+        let word = if class == Class::NeverAccepted { "unaccepted" } else { class.name() };
         let doubt = if self.verdict.certainty == Certainty::Low { "?" } else { "" };
         format!("{word}{doubt}")
     }
