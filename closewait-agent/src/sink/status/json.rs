@@ -30,10 +30,14 @@ struct StatusObject<'a> {
 
 #[derive(Serialize)]
 struct StatusGroupObject<'a> {
+    /// Identifier of the incident; `null` for a group without one.
+    id: Option<String>,
+    state: Option<&'static str>,
     severity: &'static str,
     service: Option<String>,
     owner: Option<TaskObject<'a>>,
     script: Option<&'a str>,
+    summary: String,
     group: GroupMembers,
     count: u64,
     shape: Option<&'static str>,
@@ -112,14 +116,17 @@ impl<'a> StatusGroupObject<'a> {
         ReportedGroup { piles_up_since, pileup, .. }: &'a ReportedGroup,
         time: &impl Fn(BootTime) -> String,
     ) -> Self {
-        let Pileup { group, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
+        let Pileup { group, incident, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let service = pileup.service();
         let process = evidence.process.as_deref();
         Self {
+            id: incident.map(|incident| incident.id.to_string()),
+            state: incident.map(|incident| incident.state.name()),
             severity: pileup.severity().name(),
             service: service.label(),
             owner: service.owner.map(|(comm, pid)| TaskObject { pid, comm }),
             script: service.script,
+            summary: pileup.summary(),
             group: group.into(),
             count: *count,
             shape: shape.map(Shape::name),
