@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use tests_support::blame::is_blame;
+use tests_support::{blame::is_blame, schema};
 
 /// Beginning of a warning.
 const WARNS: &str = "closewait: warn: ";
@@ -53,6 +53,19 @@ fn recordings_give_what_is_expected_of_them_every_time() {
         different.is_empty(),
         "see what changed with `BLESS=1 cargo test --test replay` and git diff: {different:?}"
     );
+}
+
+#[test]
+fn every_event_and_report_conforms_to_its_schema() {
+    for recording in recordings() {
+        let expected = fs::read_to_string(recording.with_extension("expected")).expect("the expectation");
+        expected.lines().for_each(|line| schema::check_event(&serde_json::from_str(line).expect("JSON")));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        command.arg("report").arg(&recording).args(["--output", "json"]).stdin(Stdio::null());
+        let report = String::from_utf8(command.output().expect("closewait").stdout).expect("UTF-8");
+        assert!(report.lines().any(|line| line.contains("\"groups\":")), "{}: {report}", recording.display());
+        report.lines().for_each(|line| schema::check_reported(&serde_json::from_str(line).expect("JSON")));
+    }
 }
 
 #[test]
