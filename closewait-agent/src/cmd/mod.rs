@@ -11,6 +11,8 @@ mod list;
 mod replay;
 mod report;
 mod run;
+#[cfg(test)]
+mod screens;
 mod status;
 mod stdout;
 mod tail;

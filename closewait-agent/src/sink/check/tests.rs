@@ -186,3 +186,13 @@ fn json_has_the_numbers_and_null_for_unknown_ones() {
     assert_eq!((&object["state"], &object["text"]), (&"unknown".into(), &"why".into()));
     assert_eq!((&object["exit_code"], &object["stuck"]), (&3.into(), &serde_json::Value::Null));
 }
+
+/// The line has no width: a monitoring system reads it.
+#[test]
+fn the_result_for_a_host_is_one_line() {
+    let report = crate::sink::status::tests::report(crate::sink::status::tests::scene());
+    let shown = [ProbeThresholds::default(), levels("stuck=1", "growth=100"), levels("growth=50,exhaustion=1h", "")]
+        .map(|levels| Probe::of(&report, levels, false).line())
+        .concat();
+    snapbox::assert_data_eq!(shown, snapbox::file!["scene.txt"].raw());
+}

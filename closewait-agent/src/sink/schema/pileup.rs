@@ -1,6 +1,6 @@
 //! JSON objects of groups that grow without closing.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use serde::Serialize;
 
@@ -74,8 +74,8 @@ pub(in crate::sink) struct PileupObject<'a> {
     verdict: VerdictObject<'a>,
     /// Evidence that a restart of the program would destroy.
     evidence: EvidenceObject<'a>,
-    /// Command of the verdict alone; `null` if it has none.
-    command: Option<&'a str>,
+    /// Command alone: that of the verdict, or one that lists the sockets of the group.
+    command: Cow<'a, str>,
     /// Address of the page about the verdict.
     runbook: String,
 }
@@ -362,7 +362,7 @@ impl<'a> PileupObject<'a> {
             exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
             evidence: EvidenceObject::new(evidence, at, time),
-            command: verdict.next.command.as_deref(),
+            command: pileup.command(),
             runbook: runbook(verdict.rule),
         }
     }

@@ -46,6 +46,11 @@ pub(in crate::sink) struct StatusObject<'a> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 struct StatusGroupObject<'a> {
+    /// Identifier of the incident; `null` for a group without one.
+    id: Option<String>,
+    /// State of the incident; `null` for a group without one.
+    #[cfg_attr(test, schemars(with = "Option<StateName>"))]
+    state: Option<&'static str>,
     /// Severity.
     #[cfg_attr(test, schemars(with = "SeverityName"))]
     severity: &'static str,
@@ -56,6 +61,8 @@ struct StatusGroupObject<'a> {
     /// Script, module, JAR file or main class that the process runs, never another argument; `null` if there is none,
     /// or the agent did not read it.
     script: Option<&'a str>,
+    /// Group in one line of at most 120 characters.
+    summary: String,
     /// Property that the sockets share.
     group: GroupMembers,
     /// Number of sockets in CLOSE_WAIT.
@@ -161,14 +168,17 @@ impl<'a> StatusGroupObject<'a> {
         ReportedGroup { piles_up_since, pileup, .. }: &'a ReportedGroup,
         time: &impl Fn(BootTime) -> String,
     ) -> Self {
-        let Pileup { group, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
+        let Pileup { group, incident, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let service = pileup.service();
         let process = evidence.process.as_deref();
         Self {
+            id: incident.map(|incident| incident.id.to_string()),
+            state: incident.map(|incident| incident.state.name()),
             severity: pileup.severity().name(),
             service: service.label(),
             owner: service.owner.map(|(comm, pid)| TaskObject { pid, comm }),
             script: service.script,
+            summary: pileup.summary(),
             group: group.into(),
             count: *count,
             shape: shape.map(Shape::name),

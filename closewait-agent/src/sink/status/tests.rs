@@ -10,8 +10,8 @@ use snapbox::{assert_data_eq, file};
 use super::*;
 use closewait_engine::{
     model::{
-        Certainty, Dwell, Endpoint, Forecast, Limit, Oldest, Onset, PileupGroup, ReportedGroup, Role, Shape, Slope,
-        Totals,
+        Certainty, Class, Dwell, Endpoint, Forecast, Limit, Oldest, Onset, PileupGroup, ReportedGroup, Role, Shape,
+        Slope, Totals,
     },
     process::{NextStep, Process},
     testing::{owner, pileup, process, workload},
