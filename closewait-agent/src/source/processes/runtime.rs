@@ -138,7 +138,9 @@ fn by_name(name: &str) -> Option<ProgramRuntime> {
         "beam.smp" | "beam" => ProgramRuntime::Beam,
         "perl" => ProgramRuntime::Perl,
         "mysqld" | "mariadbd" => ProgramRuntime::MySql,
-        "redis-server" | "valkey-server" => ProgramRuntime::Redis,
+        // Debian's redis-server is a link to one of the programs that check files: all three are the same program.
+        "redis-server" | "redis-check-rdb" | "redis-check-aof" => ProgramRuntime::Redis,
+        "valkey-server" | "valkey-check-rdb" | "valkey-check-aof" => ProgramRuntime::Redis,
         "memcached" => ProgramRuntime::Memcached,
         "apache" | "httpd" => ProgramRuntime::Apache,
         "pgbouncer" => ProgramRuntime::PgBouncer,
