@@ -138,9 +138,9 @@ fn by_name(name: &str) -> Option<ProgramRuntime> {
         "beam.smp" | "beam" => ProgramRuntime::Beam,
         "perl" => ProgramRuntime::Perl,
         "mysqld" | "mariadbd" => ProgramRuntime::MySql,
-        // Debian's redis-server is a link to one of the programs that check files: all three are the same program.
-        "redis-server" | "redis-check-rdb" | "redis-check-aof" => ProgramRuntime::Redis,
-        "valkey-server" | "valkey-check-rdb" | "valkey-check-aof" => ProgramRuntime::Redis,
+        // Debian's redis-server is a link to a program that checks files: one program does both, by the name that started it.
+        "redis-server" | "redis-check-rdb" | "redis-check-aof" | "valkey-server" | "valkey-check-rdb"
+        | "valkey-check-aof" => ProgramRuntime::Redis,
         "memcached" => ProgramRuntime::Memcached,
         "apache" | "httpd" => ProgramRuntime::Apache,
         "pgbouncer" => ProgramRuntime::PgBouncer,
@@ -203,6 +203,7 @@ mod tests {
         for (name, runtime) in [
             ("mariadbd", ProgramRuntime::MySql),
             ("valkey-server", ProgramRuntime::Redis),
+            ("redis-check-rdb", ProgramRuntime::Redis),
             ("apache2", ProgramRuntime::Apache),
             ("xinetd", ProgramRuntime::Inetd),
         ] {
