@@ -154,13 +154,16 @@ impl Process {
             let text = format!("continue {who}, unless a debugger has stopped it");
             return NextStep::command(text, format!("kill -CONT {pid}"));
         }
-        let Some(runtime) = self.runtime else { return NextStep::of_unknown(who, pid) };
+        let Some(runtime) = self.runtime else {
+            return self.busy_stacks(who).unwrap_or_else(|| self.without_busy(NextStep::of_unknown(who, pid)));
+        };
         match runtime {
             ProgramRuntime::Jvm => self.of_jvm(who),
             ProgramRuntime::CPython => self.of_python(who),
             ProgramRuntime::Go => self.of_go(who),
             ProgramRuntime::Node => self.of_node(who),
-            ProgramRuntime::DotNet if self.has(Tool::DotnetStack) => {
+            // In a container, the socket to which dotnet-stack connects is in another /tmp.
+            ProgramRuntime::DotNet if self.has(Tool::DotnetStack) && !self.is_in_container() => {
                 NextStep::command(note(who, "as its user"), format!("dotnet-stack report -p {pid}"))
             }
             ProgramRuntime::Ruby if self.has(Tool::Rbspy) => NextStep::command(
@@ -239,13 +242,7 @@ impl Process {
                 format!("py-spy dump --pid {pid}"),
             );
         }
-        if self.has(Tool::Gdb) {
-            return NextStep::command(
-                note(who, "as root; stops it while gdb reads"),
-                format!("gdb -p {pid} -batch -ex 'thread apply all bt'"),
-            );
-        }
-        self.kernel_stacks(who)
+        if self.has(Tool::Gdb) { self.gdb_stacks(who) } else { self.kernel_stacks(who) }
     }
 
     fn of_go(&self, who: &str) -> NextStep {
@@ -356,7 +353,24 @@ impl Process {
     }
 
     fn kernel_stacks(&self, who: &str) -> NextStep {
-        NextStep::command(note(who, "as root"), format!("grep . /proc/{}/task/*/stack", self.pid))
+        let command = || format!("grep . /proc/{}/task/*/stack", self.pid);
+        self.busy_stacks(who).unwrap_or_else(|| self.without_busy(NextStep::command(note(who, "as root"), command())))
+    }
+
+    fn without_busy(&self, step: NextStep) -> NextStep {
+        if self.busy_thread().is_some() { step.and("it shows nothing of a busy thread: gdb does") } else { step }
+    }
+
+    /// Returns the step for a process with a busy thread, of which the kernel shows nothing; `None` for another one, or without gdb.
+    fn busy_stacks(&self, who: &str) -> Option<NextStep> {
+        (self.busy_thread().is_some() && self.has(Tool::Gdb)).then(|| self.gdb_stacks(who))
+    }
+
+    fn gdb_stacks(&self, who: &str) -> NextStep {
+        NextStep::command(
+            note(who, "as root; stops it while gdb reads"),
+            format!("gdb -p {} -batch -ex 'thread apply all bt'", self.pid),
+        )
     }
 
     /// Whether a tool is known to exist on the host.

@@ -131,8 +131,9 @@ pub fn kill_command(filter: &Filter, agent_options: &str) -> String {
     command.extend(filter.pids.iter().map(|pid| format!(" --pid {pid}")));
     command.extend(filter.ports.iter().map(|port| format!(" --port {port}")));
     command.extend(filter.peers.iter().map(|peer| {
+        let peer = peer.to_string();
         // A shell takes brackets for a pattern.
-        if peer.address.is_ipv6() { format!(" --peer '{peer}'") } else { format!(" --peer {peer}") }
+        if peer.contains('[') { format!(" --peer '{peer}'") } else { format!(" --peer {peer}") }
     }));
     command.extend(
         filter

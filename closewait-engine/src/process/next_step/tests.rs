@@ -151,6 +151,21 @@ fn a_program_whose_only_worker_blocks_is_not_asked_for_an_answer() {
     }
 }
 
+/// `/proc/PID/task/TID/{stack,wchan}` show nothing of a thread that runs.
+#[test]
+fn a_busy_program_is_not_asked_for_its_kernel_stacks() {
+    let busy = group(&[thread(ThreadState::Running, 990)]);
+    for runtime in [Some(ProgramRuntime::Nginx), Some(ProgramRuntime::Php), None] {
+        let process = Process { runtime, ..process(ProgramRuntime::Php, &[Tool::Gdb]) };
+        assert!(command(&process).starts_with("grep . /proc/42/"), "{runtime:?}");
+        let process = Process { groups: busy.clone(), ..process };
+        assert_eq!(command(&process), "gdb -p 42 -batch -ex 'thread apply all bt'", "{runtime:?}");
+        let without = Process { tools: None, ..process }.next_step(None);
+        assert!(without.command.is_some_and(|command| command.starts_with("grep . /proc/42/")), "{runtime:?}");
+        assert!(without.text.ends_with("nothing of a busy thread: gdb does"), "{}", without.text);
+    }
+}
+
 #[test]
 fn databases_are_queried_with_their_own_commands() {
     let postgres = process(ProgramRuntime::Postgres, &[Tool::Psql]);
@@ -172,14 +187,16 @@ fn databases_are_queried_with_their_own_commands() {
     assert!(busy.command.is_none() && busy.text.contains("SCRIPT KILL"), "{busy:?}");
 }
 
-/// The database of the host would answer instead.
+/// Another program of the host would answer instead, or none.
 #[test]
-fn no_client_of_the_host_queries_a_database_in_a_container() {
+fn no_client_of_the_host_asks_a_program_in_a_container() {
     let in_container = |process: Process| Process { workload: Some(Box::new(testing::workload())), ..process };
     let postgres = in_container(process(ProgramRuntime::Postgres, &[Tool::Psql])).next_step(Some(5432));
     assert!(postgres.command.is_none() && postgres.text.ends_with("WHERE state <> 'idle'"), "{postgres:?}");
     let mysql = in_container(process(ProgramRuntime::MySql, &[Tool::MySql])).next_step(Some(3306));
     assert!(mysql.command.is_none() && mysql.text.contains("SHOW FULL PROCESSLIST"), "{mysql:?}");
+    let dotnet = in_container(process(ProgramRuntime::DotNet, &[Tool::DotnetStack])).next_step(None);
+    assert_eq!(dotnet.command.unwrap(), "grep . /proc/42/task/*/stack");
     let redis = in_container(process(ProgramRuntime::Redis, &[Tool::RedisCli]));
     assert_eq!(redis.next_step(Some(6379)).command.unwrap(), "nsenter -t 42 -n redis-cli -p 6379 CLIENT LIST");
     let without_nsenter = Process { missing_tools: [Tool::Nsenter].into(), ..redis.clone() };
