@@ -4,6 +4,7 @@
 //! replay`. With `BLESS=1` in the environment the test writes the latter.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -86,6 +87,23 @@ fn no_healthy_program_is_blamed() {
     }
     assert!(healthy > 0, "there are recordings of healthy programs");
     assert!(blamed.is_empty(), "{blamed:#?}");
+}
+
+#[test]
+fn every_suggested_command_is_valid_for_a_shell() {
+    let mut commands = BTreeSet::new();
+    for recording in recordings() {
+        for line in lines(&recording).lines() {
+            let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let suggested = [&event["command"], &event["verdict"]["command"]];
+            commands.extend(suggested.into_iter().filter_map(|command| command.as_str().map(str::to_owned)));
+        }
+    }
+    assert!(commands.len() > 1, "{commands:?}");
+    for command in &commands {
+        let checked = Command::new("sh").args(["-n", "-c", command]).output().expect("sh");
+        assert!(checked.status.success(), "{command}: {}", String::from_utf8_lossy(&checked.stderr));
+    }
 }
 
 /// Reports that are compared: a hang that is still young, a leak that doubles, a program that no longer accepts, and a healthy one.
