@@ -1,5 +1,6 @@
 //! Text and JSON of `closewait report`, for a ticket.
 
+pub mod html;
 mod json;
 mod text;
 

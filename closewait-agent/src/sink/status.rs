@@ -11,7 +11,10 @@ use std::{fmt::Write as _, io, path::Path};
 
 use self::blocks::Block;
 pub use self::rows::RowTrend;
-pub(super) use self::{json::group_objects, rows::HEADINGS};
+pub(super) use self::{
+    json::group_objects,
+    rows::{HEADINGS, age, port, used_limit, who},
+};
 use super::{
     Form,
     command::flag,
@@ -82,7 +85,7 @@ fn sgr(severity: Severity) -> Option<&'static str> {
 }
 
 /// Returns the class of a group in capitals, with a question mark if it is a guess, or in small letters if no action is needed.
-fn label(pileup: &Pileup) -> String {
+pub(super) fn label(pileup: &Pileup) -> String {
     let class = pileup.verdict.class;
     if is_calm(pileup) {
         return class.name().to_owned();
@@ -103,7 +106,7 @@ fn label(pileup: &Pileup) -> String {
 }
 
 /// Whether no action is needed, or it is too early to tell.
-fn is_calm(pileup: &Pileup) -> bool {
+pub(super) fn is_calm(pileup: &Pileup) -> bool {
     matches!(pileup.urgency(), Urgency::Undecided(_) | Urgency::Normal(_))
 }
 
@@ -299,8 +302,7 @@ fn calm_line(calm: &[&Pileup], width: usize) -> String {
     let mut line = "also: ".to_owned();
     for (at, pileup) in calm.iter().enumerate() {
         let comma = if at > 0 { ", " } else { "" };
-        let next =
-            format!("{comma}{} {} {} {}", pileup.count, label(pileup), rows::who(pileup), rows::port(&pileup.group));
+        let next = format!("{comma}{} {} {} {}", pileup.count, label(pileup), who(pileup), port(&pileup.group));
         // The number of the groups behind this one has to fit, too.
         let tail = more_groups(calm.len() - at - 1, true);
         if table::width(&line) + table::width(&next) + table::width(&tail) > width {

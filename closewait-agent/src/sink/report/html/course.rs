@@ -1,0 +1,453 @@
+//! Charts and table of the course of an incident.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use super::{
+    scale::{self, TimeAxis, ValueAxis, WIDTH},
+    words::{self, Clock},
+};
+use closewait_engine::{
+    model::{CoursePoint, FirstForecast, IncidentCourse, Limit, Milestone, MilestoneKind},
+    text::{duration, rate},
+    time::BootTime,
+};
+
+/// Maximum number of points that are drawn: more than pixels of a narrow page would not be seen.
+const MAX_POINTS: usize = 160;
+/// Heights of the areas of both charts, pixels.
+const COURSE_HEIGHT: f64 = 200.0;
+const FLOW_HEIGHT: f64 = 96.0;
+/// Height of the labels of the axis of time, and of a row of other labels, pixels.
+const AXIS_HEIGHT: f64 = 20.0;
+const ROW_HEIGHT: f64 = 16.0;
+/// Width of the narrowest chart whose marks have words, pixels. The style sheet hides the words on narrower pages.
+const WORDS_WIDTH: f64 = 600.0;
+/// Width of a character of a label, and of the number before it, pixels; both are generous.
+const CHARACTER_WIDTH: f64 = 6.6;
+const NUMBER_WIDTH: f64 = 22.0;
+/// A limit beyond this multiple of the highest count would flatten the curves, so the chart ends below it.
+const MAX_LIMIT_FACTOR: f64 = 3.0;
+/// Largest part of the chart before the first count and after the last, as a divisor of the time between both.
+const MARGIN_DIVISOR: u32 = 3;
+
+/// Charts of an incident.
+pub(super) struct CourseCharts<'a> {
+    /// Course of the incident.
+    pub(super) course: &'a IncidentCourse,
+    /// Limit that the chart shows, with its maximum.
+    pub(super) limit: Option<(Limit, u64)>,
+    /// Prefix of the element identifiers, unique in the page.
+    pub(super) prefix: String,
+    /// Writer of times.
+    pub(super) clock: Clock,
+}
+
+impl CourseCharts<'_> {
+    /// Returns both charts, or the reason why there are none.
+    pub(super) fn charts(&self) -> Markup {
+        let points = thin(&self.course.points);
+        let (Some(first), Some(last)) = (points.first(), points.last()) else {
+            return html! { p.note { "There are no counts over time: they need an agent that watches, or a recording." } };
+        };
+        if points.len() < 2 {
+            return html! { p.note { "There is one count so far, too few for a chart." } };
+        }
+        let axis = self.axis(first.at, last.at);
+        html! {
+            (self.timeline(&points, axis))
+            (self.flows(&points, axis))
+        }
+    }
+
+    /// Returns the axis of time: all counts, and what is near them of milestones and forecast.
+    fn axis(&self, first: BootTime, last: BootTime) -> TimeAxis {
+        let margin = last.since(first) / MARGIN_DIVISOR;
+        let times = self.course.milestones.iter().map(|milestone| milestone.at);
+        let times = times.chain(self.course.forecast.map(|forecast| forecast.exhausted_at + margin / 4));
+        let (mut from, mut to) = (first, last);
+        for time in times.filter(|time| first - margin <= *time && *time <= last + margin) {
+            (from, to) = (from.min(time), to.max(time));
+        }
+        TimeAxis { from, to }
+    }
+
+    fn timeline(&self, points: &[CoursePoint], axis: TimeAxis) -> Markup {
+        let highest = points.iter().map(|point| point.count.max(point.descriptors.unwrap_or(0))).max().unwrap_or(0);
+        let most = self.limit.map_or(0.0, |(_, most)| most as f64);
+        let shows_limit = most > 0.0 && most <= highest as f64 * MAX_LIMIT_FACTOR;
+        let top = if shows_limit { most.max(highest as f64) * 1.1 } else { (highest as f64 * 1.15).max(1.0) };
+        let values = ValueAxis { most: top, height: COURSE_HEIGHT };
+        let at = |time, value: u64| (axis.x(time), values.y(value as f64));
+        let counts: Vec<_> = points.iter().map(|point| at(point.at, point.count)).collect();
+        let stuck: Vec<_> = points.iter().map(|point| at(point.at, point.stuck)).collect();
+        let descriptors: Vec<_> =
+            points.iter().filter_map(|point| point.descriptors.map(|open| at(point.at, open))).collect();
+        let marks = self.marks(axis);
+        let rows = marks.iter().map(|mark| mark.row + 1).max().unwrap_or(0);
+        let above = rows as f64 * ROW_HEIGHT + 8.0;
+        let height = above + COURSE_HEIGHT + AXIS_HEIGHT;
+        let (title, desc) = (format!("{}-t", self.prefix), format!("{}-d", self.prefix));
+        html! {
+            figure {
+                figcaption { "Sockets in CLOSE_WAIT over time" }
+                svg role="img" width="100%" height=(px(height)) aria-labelledby={ (title) " " (desc) } {
+                    title id=(title) { "Sockets in CLOSE_WAIT over time" }
+                    desc id=(desc) { (self.description(points)) }
+                    (grid(&values, above))
+                    svg y=(px(above)) width="100%" height=(px(COURSE_HEIGHT)) viewBox=(view(COURSE_HEIGHT))
+                        preserveAspectRatio="none" {
+                        @if let Some(forecast) = &self.course.forecast { (cone(forecast, axis, values)) }
+                        path.count d=(scale::area(&counts, COURSE_HEIGHT)) {}
+                        path.stuck d=(scale::area(&stuck, COURSE_HEIGHT)) {}
+                        path.edge d=(scale::line(counts)) {}
+                        @if descriptors.len() > 1 { path.open d=(scale::line(descriptors.iter().copied())) {} }
+                    }
+                    @if shows_limit {
+                        @let y = px(above + values.y(most));
+                        line.limit x1="0" x2="100%" y1=(y) y2=(y) {}
+                    }
+                    (grid_labels(&values, above))
+                    @if let Some((limit, most)) = self.limit.filter(|_| shows_limit) {
+                        text.limit x="100%" y=(px(above + values.y(most as f64) - 4.0)) text-anchor="end" {
+                            (format!("limit: {most} {}", words::limit(limit)))
+                        }
+                    }
+                    @for mark in &marks {
+                        @let x = percent(mark.x);
+                        line.mark x1=(x) x2=(x) y1=(px(mark.row as f64 * ROW_HEIGHT + 3.0)) y2=(px(above + COURSE_HEIGHT)) {}
+                        text.mark x=(x) dx=(if mark.ends { "-4" } else { "4" }) y=(px(mark.row as f64 * ROW_HEIGHT + 13.0))
+                            text-anchor=(if mark.ends { "end" } else { "start" }) {
+                            tspan.number { (mark.number) } tspan.word { " " (mark.name) }
+                        }
+                    }
+                    @for x in self.doublings(axis) {
+                        @let x = percent(x);
+                        line.doubling x1=(x) x2=(x) y1=(px(above + COURSE_HEIGHT - 8.0)) y2=(px(above + COURSE_HEIGHT)) {}
+                    }
+                    (time_labels(axis, self.clock, above + COURSE_HEIGHT))
+                }
+                (self.legend(&descriptors, shows_limit, highest))
+            }
+        }
+    }
+
+    fn legend(&self, descriptors: &[(f64, f64)], shows_limit: bool, highest: u64) -> Markup {
+        let doubled = self.course.milestones.iter().any(|milestone| milestone.kind == MilestoneKind::Doubled);
+        html! {
+            ul.legend {
+                li { (swatch("count", "M0 10L24 2V14H0Z")) "in CLOSE_WAIT" }
+                li { (swatch("stuck", "M0 12L24 6V14H0Z")) "stuck among them" }
+                @if descriptors.len() > 1 { li { (swatch("open", "M0 11L24 3")) "open descriptors of the owner" } }
+                @if shows_limit { li { (swatch("limit", "M0 8H24")) "limit" } }
+                @if self.course.forecast.is_some() {
+                    li { (swatch("cone", "M0 12L24 2V12Z")) "first forecast, from earliest to latest" }
+                }
+                @if doubled { li { (swatch("doubling", "M12 6V14")) "doubled" } }
+                @if let Some((limit, most)) = self.limit.filter(|_| !shows_limit) {
+                    li { (format!("the limit of {most} {} is above the chart, whose highest value is {highest}", words::limit(limit))) }
+                }
+            }
+        }
+    }
+
+    fn description(&self, points: &[CoursePoint]) -> String {
+        let (Some(first), Some(last)) = (points.first(), points.last()) else { return String::new() };
+        let highest = points.iter().map(|point| point.count).max().unwrap_or(0);
+        let mut text = format!(
+            "{} sockets at {}, {} at {}, at most {highest}.",
+            first.count,
+            self.clock.short(first.at),
+            last.count,
+            self.clock.short(last.at)
+        );
+        if let Some(open) = last.descriptors {
+            text.push_str(&format!(" {open} descriptors are open at the end."));
+        }
+        if let Some((limit, most)) = self.limit {
+            text.push_str(&format!(" The limit is {most} {}.", words::limit(limit)));
+        }
+        text
+    }
+
+    /// Returns the marks of the milestones on the axis, with their numbers in the table. Doublings have none.
+    fn marks(&self, axis: TimeAxis) -> Vec<Mark> {
+        let marked: Vec<_> = self
+            .numbered()
+            .filter_map(|(number, one)| Some((number?, one)))
+            .filter(|(_, one)| axis.contains(one.at))
+            .collect();
+        let width = |name: &str| (NUMBER_WIDTH + name.len() as f64 * CHARACTER_WIDTH) / WORDS_WIDTH * 100.0;
+        let labels: Vec<_> =
+            marked.iter().map(|(_, one)| (axis.percent(one.at), width(words::milestone(one.kind)))).collect();
+        let placed = scale::place(&labels).into_iter().zip(marked);
+        placed
+            .map(|(scale::Placed { x, row, ends }, (number, one))| Mark {
+                number,
+                name: words::milestone(one.kind),
+                x,
+                row,
+                ends,
+            })
+            .collect()
+    }
+
+    fn doublings(&self, axis: TimeAxis) -> impl Iterator<Item = f64> {
+        let doubled = self.course.milestones.iter().filter(|one| one.kind == MilestoneKind::Doubled);
+        doubled.filter(move |one| axis.contains(one.at)).map(move |one| axis.percent(one.at))
+    }
+
+    /// Returns the milestones with their numbers.
+    fn numbered(&self) -> impl Iterator<Item = (Option<usize>, &Milestone)> {
+        let mut next = 0;
+        self.course.milestones.iter().map(move |milestone| {
+            let is_doubling = milestone.kind == MilestoneKind::Doubled;
+            next += usize::from(!is_doubling);
+            ((!is_doubling).then_some(next), milestone)
+        })
+    }
+
+    /// Returns the chart of entries above and exits below zero.
+    fn flows(&self, points: &[CoursePoint], axis: TimeAxis) -> Markup {
+        let steps: Vec<_> = points
+            .windows(2)
+            .filter_map(|pair| {
+                let [before, point] = pair else { return None };
+                let seconds = point.at.since(before.at).as_secs_f64();
+                let per_second = |number: u64| if seconds > 0.0 { number as f64 / seconds } else { 0.0 };
+                Some((axis.x(before.at), axis.x(point.at), per_second(point.entered), per_second(point.left)))
+            })
+            .collect();
+        let most = |of: fn(&(f64, f64, f64, f64)) -> f64| steps.iter().map(of).fold(0.0, f64::max);
+        let (entered, left) = (most(|step| step.2), most(|step| step.3));
+        let highest = entered.max(left);
+        if highest <= 0.0 {
+            return html! { p.note { "No socket entered or exited CLOSE_WAIT in this time." } };
+        }
+        let half = FLOW_HEIGHT / 2.0;
+        let values = ValueAxis { most: highest * 1.05, height: half };
+        let along = |above: bool| -> Vec<(f64, f64)> {
+            let y = |entered: f64, left: f64| if above { values.y(entered) } else { FLOW_HEIGHT - values.y(left) };
+            steps
+                .iter()
+                .flat_map(|(from, to, entered, left)| [(*from, y(*entered, *left)), (*to, y(*entered, *left))])
+                .collect()
+        };
+        let (title, desc) = (format!("{}-ft", self.prefix), format!("{}-fd", self.prefix));
+        let zero = px(half);
+        html! {
+            figure {
+                figcaption { "Entries and exits a second" }
+                svg role="img" width="100%" height=(px(FLOW_HEIGHT + AXIS_HEIGHT)) aria-labelledby={ (title) " " (desc) } {
+                    title id=(title) { "Entries and exits a second" }
+                    desc id=(desc) { (format!("At most {} entered and {} exited.", rate(entered), rate(left))) }
+                    svg width="100%" height=(px(FLOW_HEIGHT)) viewBox=(view(FLOW_HEIGHT)) preserveAspectRatio="none" {
+                        path.entered d=(scale::area(&along(true), half)) {}
+                        path.left d=(scale::area(&along(false), half)) {}
+                    }
+                    line.zero x1="0" x2="100%" y1=(zero) y2=(zero) {}
+                    text.tick x="0" y="12" { (format!("↑ entered, at most {}", rate(entered))) }
+                    text.tick x="0" y=(px(FLOW_HEIGHT - 4.0)) { (format!("↓ exited, at most {}", rate(left))) }
+                    (time_labels(axis, self.clock, FLOW_HEIGHT))
+                }
+            }
+        }
+    }
+
+    /// Returns the table of milestones, and the forecast with its outcome.
+    pub(super) fn milestones(&self, more: usize) -> Markup {
+        html! {
+            @if !self.course.milestones.is_empty() {
+                div.scroll { table {
+                    caption { "Timeline, in UTC" }
+                    thead { tr {
+                        th scope="col" { "No." } th scope="col" { "Time" } th scope="col" { "Event" }
+                        th.amount scope="col" { "Sockets" } th.amount scope="col" { "Used of limit" }
+                    } }
+                    tbody {
+                        @for (number, milestone) in self.numbered() {
+                            tr {
+                                td { @if let Some(number) = number { (number) } @else { "·" } }
+                                td { (self.clock.short(milestone.at)) }
+                                td { b { (words::milestone(milestone.kind)) } ": " (words::meaning(milestone.kind)) }
+                                td.amount { @if let Some(count) = milestone.count { (count) } }
+                                td.amount { @if let Some((limit, used, most)) = milestone.used {
+                                    (format!("{used} of {most} {}", words::limit(limit)))
+                                } }
+                            }
+                        }
+                    }
+                } }
+                @if more > 0 { p.note { (format!("{more} more milestones are not shown.")) } }
+            }
+            @if let Some(forecast) = &self.course.forecast { p { (self.outcome(forecast)) } }
+        }
+    }
+
+    /// Compares the first forecast with what came about.
+    fn outcome(&self, forecast: &FirstForecast) -> String {
+        let FirstForecast { made_at, limit, used, most, exhausted_at, earliest, latest } = *forecast;
+        let clock = self.clock;
+        let range = match latest {
+            Some(latest) => format!("between {} and {}", clock.short(earliest), clock.short(latest)),
+            None => format!("not before {}", clock.short(earliest)),
+        };
+        let limit_name = words::limit(limit);
+        let forecast = format!(
+            "Forecast at {}, with {used} of {most} {limit_name} used: exhausted at {}, {range}.",
+            clock.short(made_at),
+            clock.short(exhausted_at)
+        );
+        let reached = self.course.milestones.iter().find(|one| one.kind == MilestoneKind::LimitReached(limit));
+        let resolved = self.course.milestones.iter().find(|one| matches!(one.kind, MilestoneKind::Resolved(_)));
+        let outcome = match (reached, resolved) {
+            (Some(reached), _) => {
+                format!("Outcome: exhausted at {}, {}.", clock.short(reached.at), deviation(reached.at, exhausted_at))
+            }
+            (None, Some(resolved)) => {
+                format!("Outcome: not exhausted; the incident ended at {}.", clock.short(resolved.at))
+            }
+            (None, None) => format!("Not exhausted as of {}.", clock.short(clock.now)),
+        };
+        format!("{forecast} {outcome}")
+    }
+}
+
+/// Returns the difference between an event and its forecast in words.
+fn deviation(at: BootTime, forecast: BootTime) -> String {
+    let (late, early) = (at.since(forecast), forecast.since(at));
+    if late.max(early) < Duration::from_secs(1) {
+        "as forecast".to_owned()
+    } else if late > early {
+        format!("{} later than forecast", duration(late))
+    } else {
+        format!("{} earlier than forecast", duration(early))
+    }
+}
+
+/// Label of a milestone in the chart.
+struct Mark {
+    /// Number in the table.
+    number: usize,
+    name: &'static str,
+    /// Position, percent of the width.
+    x: f64,
+    row: usize,
+    /// Whether the label ends at its position.
+    ends: bool,
+}
+
+/// Returns the area between the earliest and the latest exhaustion, and the forecast itself.
+fn cone(forecast: &FirstForecast, axis: TimeAxis, values: ValueAxis) -> Markup {
+    let FirstForecast { made_at, used, most, exhausted_at, earliest, latest, .. } = *forecast;
+    if !axis.contains(made_at) {
+        return html! {};
+    }
+    // Times beyond the axis stay on their line: the chart clips it.
+    let point = |time: BootTime, value: u64| {
+        let all = axis.to.since(axis.from).as_secs_f64();
+        (time.since(axis.from).as_secs_f64() / all.max(f64::MIN_POSITIVE) * WIDTH, values.y(value as f64))
+    };
+    let start = point(made_at, used);
+    let slow = match latest {
+        Some(latest) => vec![point(latest, most)],
+        None => vec![(WIDTH, values.y(most as f64)), (WIDTH, start.1)],
+    };
+    let edge = [start, point(earliest, most)].into_iter().chain(slow);
+    html! {
+        path.cone d={ (scale::line(edge)) "Z" } {}
+        path.forecast d=(scale::line([start, point(exhausted_at, most)])) {}
+    }
+}
+
+fn grid(values: &ValueAxis, above: f64) -> Markup {
+    let base = px(above + values.height);
+    html! {
+        @for (_, y) in values.ticks() {
+            @let y = px(above + y);
+            line.grid x1="0" x2="100%" y1=(y) y2=(y) {}
+        }
+        line.zero x1="0" x2="100%" y1=(base) y2=(base) {}
+    }
+}
+
+fn grid_labels(values: &ValueAxis, above: f64) -> Markup {
+    html! { @for (value, y) in values.ticks() { text.tick x="0" y=(px(above + y - 3.0)) { (format!("{value}")) } } }
+}
+
+fn time_labels(axis: TimeAxis, clock: Clock, top: f64) -> Markup {
+    html! {
+        @for (x, label) in axis.ticks(clock.anchor) {
+            @let x = percent(x);
+            line.zero x1=(x) x2=(x) y1=(px(top)) y2=(px(top + 4.0)) {}
+            text.tick x=(x) y=(px(top + 16.0)) text-anchor="middle" { (label) }
+        }
+    }
+}
+
+fn swatch(class: &str, path: &str) -> Markup {
+    html! { svg.swatch width="24" height="14" aria-hidden="true" { path class=(class) d=(path) {} } }
+}
+
+/// Returns fewer points of the same course: the first one, and the last of each of at most [`MAX_POINTS`] parts.
+fn thin(points: &[CoursePoint]) -> Vec<CoursePoint> {
+    let Some((first, rest)) = points.split_first() else { return Vec::new() };
+    let parts = rest.chunks(rest.len().div_ceil(MAX_POINTS).max(1)).filter_map(|part| {
+        let mut merged = *part.last()?;
+        merged.entered = part.iter().map(|point| point.entered).sum();
+        merged.left = part.iter().map(|point| point.left).sum();
+        merged.descriptors = part.iter().rev().find_map(|point| point.descriptors);
+        Some(merged)
+    });
+    [*first].into_iter().chain(parts).collect()
+}
+
+fn px(value: f64) -> String {
+    format!("{value:.0}")
+}
+
+fn percent(value: f64) -> String {
+    format!("{value:.2}%")
+}
+
+fn view(height: f64) -> String {
+    format!("0 0 {WIDTH} {height}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(second: u64) -> BootTime {
+        BootTime(second * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_thinned_course_keeps_its_ends_and_all_entries() {
+        let point =
+            |at: u64| CoursePoint { at: second(at), count: at * 3, entered: 4, left: 1, ..CoursePoint::default() };
+        let points: Vec<_> = (0..1001).map(point).collect();
+        let thinned = thin(&points);
+        assert!(thinned.len() <= MAX_POINTS + 1, "{}", thinned.len());
+        assert_eq!(
+            (thinned.first(), thinned.last().map(|last| (last.at, last.count))),
+            (points.first(), Some((second(1000), 3000)))
+        );
+        assert_eq!(
+            thinned
+                .iter()
+                .map(|point| (point.entered, point.left))
+                .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)),
+            (4004, 1001)
+        );
+        assert_eq!((thin(&points[..3]), thin(&[])), (points[..3].to_vec(), vec![]));
+    }
+
+    #[test]
+    fn an_outcome_is_compared_with_the_forecast() {
+        assert_eq!(deviation(second(10), second(10)), "as forecast");
+        assert_eq!(deviation(second(12), second(10)), "2s later than forecast");
+        assert_eq!(deviation(second(100), second(171)), "1m11s earlier than forecast");
+    }
+}
