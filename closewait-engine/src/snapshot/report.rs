@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{
-    query::{EVERYTHING, Filter},
+    query::{EVERYTHING, Filter, ReportContent},
     urgency::Urgency,
     view::RowFacts,
 };
@@ -22,14 +22,14 @@ const MAX_REPORT_GROUPS: usize = 64;
 pub(super) const MAX_RANKED_GROUPS: usize = 1024;
 
 impl Engine {
-    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first.
+    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first, without the courses of incidents.
     pub fn report(&self, now: BootTime) -> IncidentReport {
-        self.report_of(now, &EVERYTHING)
+        self.report_of(now, &EVERYTHING, ReportContent::Groups)
     }
 
     /// Returns a report of the sockets in CLOSE_WAIT at `now` that match `filter`, in groups, the most urgent first. Growth and
     /// forecasts are those of the whole port or remote endpoint.
-    pub fn report_of(&self, now: BootTime, filter: &Filter) -> IncidentReport {
+    pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
         let mut members = self.members(now, |_flow_key| true);
         if !filter.is_empty() {
@@ -69,6 +69,7 @@ impl Engine {
         keep_most_urgent(&mut ranked);
         IncidentReport {
             at: now,
+            host: self.config.host.name.clone(),
             watched: self.config.watching.then(|| now.since(self.began)),
             stuck_after: self.config.stuck_after,
             totals: self.totals(),

@@ -37,6 +37,7 @@ fn growing(mut of: ReportedGroup, per_second: f64, left: Option<u64>) -> Reporte
 fn report(watched: bool, groups: Vec<ReportedGroup>) -> IncidentReport {
     IncidentReport {
         at: BootTime(0),
+        host: Some("web-1".to_owned()),
         watched: watched.then_some(Duration::from_secs(60)),
         stuck_after: Duration::from_secs(60),
         totals: Totals::default(),

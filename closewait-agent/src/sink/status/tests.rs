@@ -93,6 +93,7 @@ pub(crate) fn report(mut pileups: Vec<Pileup>) -> IncidentReport {
     let tracked = pileups.iter().map(|pileup| pileup.count).sum();
     IncidentReport {
         at: NOW,
+        host: Some("web-1".to_owned()),
         watched: Some(Duration::from_secs(11_520)),
         stuck_after: Duration::from_secs(60),
         totals: Totals { tracked, entered: tracked + 81, left: 81, ..Totals::default() },

@@ -12,7 +12,7 @@ use crate::{
         Class, Counters, Endpoint, ExitCause, Finding, IncidentState, InspectionEnd, InspectionFact, Limit,
         Observation, Output, Pileup, PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
     },
-    snapshot::query::Filter,
+    snapshot::query::{Filter, ReportContent},
     testing::{owner, process, socket_on_port},
 };
 
@@ -460,7 +460,7 @@ fn a_report_with_a_filter_counts_the_matching_sockets_and_which_are_stuck() {
         engine.handle(SocketEvent::Enter { key: SocketKey((1 << 63) + number), at: second(entered), socket });
     }
     let report = |filter: Filter| {
-        let report = engine.report_of(second(70), &filter);
+        let report = engine.report_of(second(70), &filter, ReportContent::Groups);
         let groups: Vec<_> = report
             .groups
             .iter()
