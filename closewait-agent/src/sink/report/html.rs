@@ -14,17 +14,15 @@ use self::{
     course::CourseCharts,
     words::{Clock, foreign},
 };
-use crate::{
-    clock::TimeAnchor,
-    sink::{
-        list::{missing, none},
-        schema,
-        status::{is_calm, used_limit},
-    },
+use super::{ReportPage, ReportSource};
+use crate::sink::{
+    list::{missing, none},
+    schema,
+    status::{is_calm, used_limit},
 };
 use closewait_engine::{
     model::{IncidentCourse, IncidentReport, ReportedGroup, ResolvedIncident, Totals},
-    text::{count, duration},
+    text::{count, duration, still_harmless},
 };
 
 /// Maximum size of a page, bytes: ticket systems and mail accept it.
@@ -41,21 +39,8 @@ pub const STYLE: &str = include_str!("html/style.css");
 pub const SCRIPT: &str = include_str!("html/copy.js");
 /// Content security policy: the page loads nothing, and runs and applies only its own script and style sheet, which it knows by
 /// their SHA-256.
-pub const POLICY: &str = "default-src 'none'; style-src 'sha256-/9W7DqyAlKUuDmnz5DmEIhmAj5SUNORXhcVd16/1k5E='; \
+pub const POLICY: &str = "default-src 'none'; style-src 'sha256-62B9cwexgSviSn/ZM/0VvBLyHyGxkyW2n/MkvdObNx8='; \
     script-src 'sha256-6VE6TM4EBAzQKh0YCi/jolxNwiX26aQZKtd4yEVf2fs='; base-uri 'none'; form-action 'none'";
-
-/// Facts about a report that its groups do not have.
-#[derive(Clone, Copy, Debug)]
-pub struct PageFacts<'a> {
-    /// Version of closewait that has made the report.
-    pub version: &'a str,
-    /// Name of the host; `None` if unknown.
-    pub host: Option<&'a str>,
-    /// Release of the kernel; `None` if unknown.
-    pub kernel: Option<&'a str>,
-    /// Relation of the kernel's clock and the wall clock.
-    pub anchor: TimeAnchor,
-}
 
 /// Numbers of parts of a page. A page that would be too large gets fewer.
 #[derive(Clone, Copy, Debug)]
@@ -84,17 +69,19 @@ impl PageLimits {
 /// # Errors
 ///
 /// If the report cannot be written as JSON.
-pub fn page(report: &IncidentReport, facts: &PageFacts<'_>) -> io::Result<String> {
+pub fn page(page: &ReportPage<'_>) -> io::Result<String> {
     let mut content = Markup::default();
     for limits in PageLimits::STEPS {
-        content = shown(report, facts, limits);
+        content = shown(page, limits);
         if content.0.len() <= MAX_SHOWN_BYTES {
             break;
         }
     }
-    let appendix = appendix(report, facts, MAX_PAGE_BYTES.saturating_sub(content.0.len() + FRAME_BYTES))?;
-    let title = format!("closewait: {}", facts.host.unwrap_or("CLOSE_WAIT report"));
-    let page = html! {
+    let appendix = appendix(page, MAX_PAGE_BYTES.saturating_sub(content.0.len() + FRAME_BYTES))?;
+    let host = page.report.host.as_deref().map(|host| format!(" of {host}")).unwrap_or_default();
+    let time = Clock { anchor: page.anchor, now: page.report.at }.full(page.report.at);
+    let title = still_harmless(format!("CLOSE_WAIT report{host}, {time}"));
+    let file = html! {
         (DOCTYPE)
         html lang="en" {
             head {
@@ -112,19 +99,20 @@ pub fn page(report: &IncidentReport, facts: &PageFacts<'_>) -> io::Result<String
             }
         }
     };
-    Ok(page.into_string())
+    Ok(file.into_string())
 }
 
 /// Returns everything that people read.
-fn shown(report: &IncidentReport, facts: &PageFacts<'_>, limits: PageLimits) -> Markup {
-    let clock = Clock { anchor: facts.anchor, now: report.at };
+fn shown(page: &ReportPage<'_>, limits: PageLimits) -> Markup {
+    let report = page.report;
+    let clock = Clock { anchor: page.anchor, now: report.at };
     let problems = report.groups.iter().take_while(|group| !is_calm(&group.pileup) || group.course.is_some()).count();
     let articles = problems.min(limits.articles);
     // The latest incidents come last.
     let resolved = report.resolved.iter().rev().take(limits.articles).enumerate();
     let more_resolved = report.resolved.len().saturating_sub(limits.articles);
     html! {
-        (head(report, facts, clock))
+        (head(page, clock))
         main {
             @for (number, group) in report.groups.iter().take(articles).enumerate() {
                 (incident(group, report, clock, number + 1))
@@ -135,22 +123,22 @@ fn shown(report: &IncidentReport, facts: &PageFacts<'_>, limits: PageLimits) -> 
             @for (number, one) in resolved { (ended(one, clock, number + 1)) }
             @if more_resolved > 0 { p.note { (count(more_resolved as u64, "earlier incident")) " that ended: not in this page." } }
             @if !report.groups.is_empty() { (groups::table(report, limits.rows, articles, limits.diagnoses)) }
-            (losses(report))
+            (losses(page))
         }
     }
 }
 
 /// Returns the head with the band.
-fn head(report: &IncidentReport, facts: &PageFacts<'_>, clock: Clock) -> Markup {
-    let (tone, word, sentence) = band(report);
+fn head(page: &ReportPage<'_>, clock: Clock) -> Markup {
+    let (report, (tone, word, sentence)) = (page.report, band(page.report));
     let Totals { entered, left, tracked, .. } = report.totals;
     html! {
         header {
-            h1 { "CLOSE_WAIT report" @if let Some(host) = facts.host { " of " (foreign(host)) } }
+            h1 { "CLOSE_WAIT report" @if let Some(host) = &report.host { " of " (foreign(host)) } }
             div.band.(tone) { p.word { (word) } p { (foreign(&sentence)) } }
             dl {
                 div { dt { "Time" } dd { (clock.full(report.at)) } }
-                @if let Some(kernel) = facts.kernel { div { dt { "Kernel" } dd { (foreign(kernel)) } } }
+                @if let ReportSource::Recording(name) = page.source { div { dt { "Recording" } dd { (foreign(name)) } } }
                 div { dt { "Watched" } dd {
                     @match report.watched {
                         Some(watched) => { "for " (duration(watched)) }
@@ -160,7 +148,7 @@ fn head(report: &IncidentReport, facts: &PageFacts<'_>, clock: Clock) -> Markup 
                 div { dt { "In CLOSE_WAIT" } dd { (count(tracked, "socket")) } }
                 @if report.watched.is_some() { div { dt { "Since the start" } dd { (entered) " entered, " (left) " exited" } } }
                 div { dt { "Stuck" } dd { "older than " (duration(report.stuck_after)) } }
-                div { dt { "closewait" } dd { (foreign(facts.version)) } }
+                div { dt { "closewait" } dd { (foreign(page.version)) } }
             }
             nav {
                 @if !report.groups.is_empty() { a href="#groups" { "Groups" } }
@@ -238,9 +226,11 @@ fn ended(ResolvedIncident { at, end, course }: &ResolvedIncident, clock: Clock, 
 }
 
 /// Returns the section on facts that the report lacks.
-fn losses(report: &IncidentReport) -> Markup {
+fn losses(page: &ReportPage<'_>) -> Markup {
+    let report = page.report;
     let lost = lost(&report.totals);
-    let missing: Vec<_> = missing(report.untracked, report.unseen.as_deref()).collect();
+    let missing: Vec<_> =
+        missing(report.untracked, report.unseen.as_deref()).chain(page.notes.iter().cloned()).collect();
     let unread = report.groups.iter().filter_map(|group| group.pileup.evidence.process.as_deref());
     let mut unread: Vec<_> = unread
         .flat_map(|process| process.unseen.iter().map(move |fact| format!("{}[{}]: {fact}", process.comm, process.pid)))
@@ -254,11 +244,11 @@ fn losses(report: &IncidentReport) -> Markup {
                 p { "Nothing was lost, and every socket in CLOSE_WAIT was visible." }
             }
             @else if lost.is_empty() { p { "Nothing was lost." } }
-            ul {
+            @if !lost.is_empty() || !missing.is_empty() || !unread.is_empty() { ul {
                 @for (number, what) in &lost { li { b { (number) } " " (what) } }
                 @for text in &missing { @for line in text.lines() { li { (foreign(&groups::cut(line, 300))) } } }
                 @for fact in unread.iter().take(8) { li { (foreign(&groups::cut(fact, 300))) } }
-            }
+            } }
             @if unread.len() > 8 { p.note { (unread.len() - 8) " more facts about processes could not be read." } }
         }
     }
@@ -281,14 +271,15 @@ fn lost(totals: &Totals) -> Vec<(u64, &'static str)> {
 }
 
 /// Returns the section with the report as JSON, in at most `most` bytes.
-fn appendix(report: &IncidentReport, facts: &PageFacts<'_>, most: usize) -> io::Result<Markup> {
-    let mut json = json(report, facts)?;
+fn appendix(page: &ReportPage<'_>, most: usize) -> io::Result<Markup> {
+    let report = page.report;
+    let mut json = json(report, page)?;
     let (mut groups, mut is_whole) = (report.groups.len(), true);
     if json.len() > most {
         is_whole = false;
         let mut shortened = without_counts(report);
         loop {
-            json = self::json(&shortened, facts)?;
+            json = self::json(&shortened, page)?;
             if json.len() <= most || groups == 0 {
                 break;
             }
@@ -316,9 +307,9 @@ fn appendix(report: &IncidentReport, facts: &PageFacts<'_>, most: usize) -> io::
 }
 
 /// Returns the report as JSON for a script element.
-fn json(report: &IncidentReport, facts: &PageFacts<'_>) -> io::Result<String> {
+fn json(report: &IncidentReport, page: &ReportPage<'_>) -> io::Result<String> {
     let mut json = Vec::new();
-    super::json::write(report, facts.version, &|at| schema::time(facts.anchor.wall(at)), &mut json)?;
+    super::json::write(report, page.version, &|at| schema::time(page.anchor.wall(at)), &mut json)?;
     // JSON has `<` only in strings. Without it, no text can end the element or open a comment.
     Ok(String::from_utf8(json).map_err(io::Error::other)?.replace('<', "\\u003c"))
 }

@@ -16,6 +16,8 @@ use closewait_engine::{
 
 /// Maximum number of points that are drawn: more than pixels of a narrow page would not be seen.
 const MAX_POINTS: usize = 160;
+/// Maximum number of known numbers of descriptors that are drawn as dots: they are read only now and then.
+const MAX_DOTS: usize = 24;
 /// Heights of the areas of both charts, pixels.
 const COURSE_HEIGHT: f64 = 200.0;
 const FLOW_HEIGHT: f64 = 96.0;
@@ -74,7 +76,8 @@ impl CourseCharts<'_> {
     }
 
     fn timeline(&self, points: &[CoursePoint], axis: TimeAxis) -> Markup {
-        let highest = points.iter().map(|point| point.count.max(point.descriptors.unwrap_or(0))).max().unwrap_or(0);
+        let counts = points.iter().map(|point| point.count);
+        let highest = counts.chain(self.descriptors(points).into_iter().map(|(_, open)| open)).max().unwrap_or(0);
         let most = self.limit.map_or(0.0, |(_, most)| most as f64);
         let shows_limit = most > 0.0 && most <= highest as f64 * MAX_LIMIT_FACTOR;
         let top = if shows_limit { most.max(highest as f64) * 1.1 } else { (highest as f64 * 1.15).max(1.0) };
@@ -82,8 +85,12 @@ impl CourseCharts<'_> {
         let at = |time, value: u64| (axis.x(time), values.y(value as f64));
         let counts: Vec<_> = points.iter().map(|point| at(point.at, point.count)).collect();
         let stuck: Vec<_> = points.iter().map(|point| at(point.at, point.stuck)).collect();
-        let descriptors: Vec<_> =
-            points.iter().filter_map(|point| point.descriptors.map(|open| at(point.at, open))).collect();
+        let descriptors: Vec<_> = self
+            .descriptors(points)
+            .into_iter()
+            .filter(|(time, _)| axis.contains(*time))
+            .map(|(time, open)| at(time, open))
+            .collect();
         let marks = self.marks(axis);
         let rows = marks.iter().map(|mark| mark.row + 1).max().unwrap_or(0);
         let above = rows as f64 * ROW_HEIGHT + 8.0;
@@ -102,7 +109,8 @@ impl CourseCharts<'_> {
                         path.count d=(scale::area(&counts, COURSE_HEIGHT)) {}
                         path.stuck d=(scale::area(&stuck, COURSE_HEIGHT)) {}
                         path.edge d=(scale::line(counts)) {}
-                        @if descriptors.len() > 1 { path.open d=(scale::line(descriptors.iter().copied())) {} }
+                        path.open d=(scale::line(descriptors.iter().copied())) {}
+                        @if descriptors.len() <= MAX_DOTS { path.dots d=(scale::dots(&descriptors)) {} }
                     }
                     @if shows_limit {
                         @let y = px(above + values.y(most));
@@ -139,7 +147,7 @@ impl CourseCharts<'_> {
             ul.legend {
                 li { (swatch("count", "M0 10L24 2V14H0Z")) "in CLOSE_WAIT" }
                 li { (swatch("stuck", "M0 12L24 6V14H0Z")) "stuck among them" }
-                @if descriptors.len() > 1 { li { (swatch("open", "M0 11L24 3")) "open descriptors of the owner" } }
+                @if !descriptors.is_empty() { li { (swatch("open", "M0 11L24 3")) "open descriptors of the owner" } }
                 @if shows_limit { li { (swatch("limit", "M0 8H24")) "limit" } }
                 @if self.course.forecast.is_some() {
                     li { (swatch("cone", "M0 12L24 2V12Z")) "first forecast, from earliest to latest" }
@@ -150,6 +158,19 @@ impl CourseCharts<'_> {
                 }
             }
         }
+    }
+
+    /// Returns the known numbers of open descriptors, from counts and milestones.
+    fn descriptors(&self, points: &[CoursePoint]) -> Vec<(BootTime, u64)> {
+        let counted = points.iter().filter_map(|point| Some((point.at, point.descriptors?)));
+        let reported = self.course.milestones.iter().filter_map(|milestone| match milestone.used {
+            Some((Limit::Descriptors, used, _)) => Some((milestone.at, used)),
+            Some((Limit::Backlog | Limit::Connections, ..)) | None => None,
+        });
+        let mut known: Vec<_> = counted.chain(reported).collect();
+        known.sort_unstable();
+        known.dedup_by_key(|(at, _)| *at);
+        known
     }
 
     fn description(&self, points: &[CoursePoint]) -> String {

@@ -131,6 +131,11 @@ pub(super) fn area(points: &[(f64, f64)], base: f64) -> String {
     line(edge) + "Z"
 }
 
+/// Returns the data of a path of dots: lines without length, whose round ends are not stretched.
+pub(super) fn dots(points: &[(f64, f64)]) -> String {
+    points.iter().map(|(x, y)| format!("M{x:.0} {y:.1}h0")).collect()
+}
+
 /// Label at a position on the axis of time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Placed {

@@ -1,0 +1,5 @@
+//! HTML page of `closewait report`: its text, its size, hostile names, its colors, and how a browser shows it.
+
+mod browser;
+mod fixture;
+mod static_page;
