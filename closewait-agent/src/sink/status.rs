@@ -13,7 +13,7 @@ use self::blocks::Block;
 pub use self::rows::RowTrend;
 pub(super) use self::{
     json::group_objects,
-    rows::{HEADINGS, age, port, used_limit, who},
+    rows::{HEADINGS, age, growth, port, used_limit, who},
 };
 use super::{
     Form,

@@ -68,10 +68,14 @@ pub(crate) fn incident() -> IncidentReport {
         forecast.latest.iter_mut().for_each(shift);
     }
     let mut leak = group(Class::Leak, Certainty::High, 420, 25_020, ("python3", 12_784, Some("leaky.py")));
+    leak.pileup.verdict.rule = "forgotten";
+    leak.pileup.verdict.next =
+        NextStep::command("find the path that returns without close()", "closewait list --pid 12784 --port 25020");
     leak.pileup.verdict.text =
         "python3[12784] serves other connections and has 420 sockets open whose peers closed up to 6m3s ago".to_owned();
     let mut pool = group(Class::Pool, Certainty::High, 6, 0, ("python3", 12_787, Some("pool.py")));
     let remote = Some(Endpoint { address: Ipv4Addr::LOCALHOST.into(), port: 25_030 });
+    pool.pileup.verdict.rule = "pool";
     pool.pileup.group = PileupGroup { role: Some(Role::Client), local_port: None, remote, ..pool.pileup.group };
     let groups = vec![hang(), leak, pool];
     let totals = Totals { entered: 1675, left: 105, tracked: 1570, ..Totals::default() };
@@ -81,6 +85,7 @@ pub(crate) fn incident() -> IncidentReport {
 /// Returns the hang of a server: 20 sockets a second enter from 75 s before the report on, and none exits.
 pub(crate) fn hang() -> ReportedGroup {
     let mut group = group(Class::Hung, Certainty::Medium, 1144, 25_140, ("java", 23_415, Some("ShopApi")));
+    group.stuck = 300;
     let ReportedGroup { pileup, course, .. } = &mut group;
     let start = NOW - 75;
     pileup.onset = Onset {

@@ -148,7 +148,7 @@ fn head(page: &ReportPage<'_>, clock: Clock) -> Markup {
                 div { dt { "In CLOSE_WAIT" } dd { (count(tracked, "socket")) } }
                 @if report.watched.is_some() { div { dt { "Since the start" } dd { (entered) " entered, " (left) " exited" } } }
                 div { dt { "Stuck" } dd { "older than " (duration(report.stuck_after)) } }
-                div { dt { "closewait" } dd { (foreign(page.version)) } }
+                div { dt { "Version" } dd { "closewait " (foreign(page.version)) } }
             }
             nav {
                 @if !report.groups.is_empty() { a href="#groups" { "Groups" } }

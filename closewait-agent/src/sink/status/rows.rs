@@ -158,7 +158,7 @@ pub(in crate::sink) fn port(group: &PileupGroup) -> String {
 }
 
 /// Formats the growth: `-` if no agent watched, or not for long enough.
-fn growth(pileup: &Pileup) -> String {
+pub(in crate::sink) fn growth(pileup: &Pileup) -> String {
     match (pileup.slope, pileup.shape) {
         (Some(slope), Some(Shape::Linear | Shape::Accelerating | Shape::Recovering)) => {
             let sign = if slope.per_second > 0.0 { "+" } else { "" };

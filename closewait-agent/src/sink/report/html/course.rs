@@ -105,9 +105,9 @@ impl CourseCharts<'_> {
                     (grid(&values, above))
                     svg y=(px(above)) width="100%" height=(px(COURSE_HEIGHT)) viewBox=(view(COURSE_HEIGHT))
                         preserveAspectRatio="none" {
-                        @if let Some(forecast) = &self.course.forecast { (cone(forecast, axis, values)) }
                         path.count d=(scale::area(&counts, COURSE_HEIGHT)) {}
                         path.stuck d=(scale::area(&stuck, COURSE_HEIGHT)) {}
+                        @if let Some(forecast) = &self.course.forecast { (cone(forecast, axis, values)) }
                         path.edge d=(scale::line(counts)) {}
                         path.open d=(scale::line(descriptors.iter().copied())) {}
                         @if descriptors.len() <= MAX_DOTS { path.dots d=(scale::dots(&descriptors)) {} }
@@ -118,7 +118,7 @@ impl CourseCharts<'_> {
                     }
                     (grid_labels(&values, above))
                     @if let Some((limit, most)) = self.limit.filter(|_| shows_limit) {
-                        text.limit x="100%" y=(px(above + values.y(most as f64) - 4.0)) text-anchor="end" {
+                        text.limit x="64" y=(px(above + values.y(most as f64) - 4.0)) {
                             (format!("limit: {most} {}", words::limit(limit)))
                         }
                     }
@@ -268,9 +268,11 @@ impl CourseCharts<'_> {
                         path.left d=(scale::area(&along(false), half)) {}
                     }
                     line.zero x1="0" x2="100%" y1=(zero) y2=(zero) {}
-                    text.tick x="0" y="12" { (format!("↑ entered, at most {}", rate(entered))) }
-                    text.tick x="0" y=(px(FLOW_HEIGHT - 4.0)) { (format!("↓ exited, at most {}", rate(left))) }
                     (time_labels(axis, self.clock, FLOW_HEIGHT))
+                }
+                ul.legend {
+                    li { (swatch("entered", "M0 2H24V10H0Z")) (format!("above the line: entered, at most {}", rate(entered))) }
+                    li { (swatch("left", "M0 4H24V12H0Z")) (format!("below the line: exited, at most {}", rate(left))) }
                 }
             }
         }
@@ -280,8 +282,7 @@ impl CourseCharts<'_> {
     pub(super) fn milestones(&self, more: usize) -> Markup {
         html! {
             @if !self.course.milestones.is_empty() {
-                div.scroll { table {
-                    caption { "Timeline, in UTC" }
+                figure { figcaption { "Timeline, in UTC" } table.timeline {
                     thead { tr {
                         th scope="col" { "No." } th scope="col" { "Time" } th scope="col" { "Event" }
                         th.amount scope="col" { "Sockets" } th.amount scope="col" { "Used of limit" }
@@ -291,7 +292,7 @@ impl CourseCharts<'_> {
                             tr {
                                 td { @if let Some(number) = number { (number) } @else { "·" } }
                                 td { (self.clock.short(milestone.at)) }
-                                td { b { (words::milestone(milestone.kind)) } ": " (words::meaning(milestone.kind)) }
+                                td.event { b { (words::milestone(milestone.kind)) } ": " (words::meaning(milestone.kind)) }
                                 td.amount { @if let Some(count) = milestone.count { (count) } }
                                 td.amount { @if let Some((limit, used, most)) = milestone.used {
                                     (format!("{used} of {most} {}", words::limit(limit)))

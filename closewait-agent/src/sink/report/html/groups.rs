@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use maud::{Markup, html};
 
 use super::words::{Clock, foreign};
-use crate::sink::status::{age, label, port, used_limit, who};
+use crate::sink::status::{age, growth, label, port, used_limit, who};
 use closewait_engine::{
     diagnose::verdict_sources,
     model::{IncidentReport, Pileup, ReportedGroup},
     snapshot::urgency::{Severity, Urgency},
-    text::{duration, rate},
+    text::duration,
 };
 
 /// Maximum length of a name, characters.
@@ -62,7 +62,7 @@ pub(super) fn table(report: &IncidentReport, rows: usize, articles: usize, mut d
                     @for (number, group) in report.groups.iter().take(rows).enumerate() {
                         (row(group, report, number, articles))
                         @if with_details(number) {
-                            tr.more { td colspan="9" { details {
+                            tr.more { td colspan="9" { details.diagnosis {
                                 summary { "Diagnosis, evidence and command" }
                                 (diagnosis(&group.pileup))
                             } } }
@@ -77,7 +77,6 @@ pub(super) fn table(report: &IncidentReport, rows: usize, articles: usize, mut d
 
 fn row(group: &ReportedGroup, report: &IncidentReport, number: usize, articles: usize) -> Markup {
     let ReportedGroup { pileup, stuck, .. } = group;
-    let growth = pileup.slope.map(|slope| rate(slope.per_second));
     let full_in = match (pileup.reached_limit(), pileup.forecast) {
         (Some(_), _) => "full".to_owned(),
         (None, Some(forecast)) => duration(forecast.left),
@@ -94,7 +93,7 @@ fn row(group: &ReportedGroup, report: &IncidentReport, number: usize, articles: 
             td { code { (port(&pileup.group)) } }
             td.amount { (pileup.count) }
             td.amount { (stuck) }
-            td.amount { (growth.unwrap_or_default()) }
+            td.amount { (growth(pileup)) }
             td.amount { (age(pileup, report)) }
             td.amount { @if let Some((_, used, most)) = used_limit(pileup) { (used) "/" (most) } }
             td.amount { (full_in) }
@@ -147,7 +146,7 @@ pub(super) fn facts(group: &ReportedGroup, report: &IncidentReport, clock: Clock
                     }
                 } }
             }
-            @if let Some(slope) = pileup.slope { div { dt { "Growth" } dd { (rate(slope.per_second)) } } }
+            @if pileup.slope.is_some() { div { dt { "Growth" } dd { (growth(pileup)) } } }
             @if let Some((limit, used, most)) = used_limit(pileup) {
                 div { dt { (super::words::limit(limit)) } dd { (used) " of " (most) } }
             }

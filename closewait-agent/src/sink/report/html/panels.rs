@@ -7,13 +7,15 @@ use crate::sink::text::{dwell, owner_list};
 use closewait_engine::{
     model::{AGE_BOUNDS, Dwell, Evidence, Pileup, ReadState},
     process::{Process, ThreadGroup, ThreadState},
-    text::{count, duration},
+    text::{Comm, count, duration},
 };
 
 /// Heights of the bars of the ages, with the number above the highest and the labels below, pixels.
 const AGES_HEIGHT: f64 = 112.0;
 const AGES_ABOVE: f64 = 16.0;
 const AGES_BELOW: f64 = 18.0;
+/// Minimum number of places for bars of ages.
+const MIN_COLUMNS: usize = 7;
 /// Share of its place that a bar takes.
 const BAR_SHARE: f64 = 0.86;
 /// Maximum number of places of threads.
@@ -51,7 +53,8 @@ fn ages(evidence: &Evidence, prefix: &str) -> Markup {
         return html! {};
     };
     // A bar alone would not show whether it is the only one.
-    let shown = first.saturating_sub(1)..(last + 2).min(counts.len());
+    let end = (last + 2).max(MIN_COLUMNS).min(counts.len());
+    let shown = first.saturating_sub(1).min(end - MIN_COLUMNS)..end;
     let highest = counts.iter().copied().max().unwrap_or(1).max(1);
     let place = 100.0 / shown.len() as f64;
     let bars: Vec<_> = shown
@@ -182,7 +185,10 @@ fn threads(process: &Process) -> Markup {
                 tbody {
                     @for group in process.groups.iter().take(MAX_PLACES) {
                         tr {
-                            td { (foreign(&place(group))) }
+                            td {
+                                (foreign(&place(group)))
+                                span.note { (foreign(&names(group))) }
+                            }
                             td.amount { (group.count) }
                             td.graph {
                                 svg width="100%" height="12" aria-hidden="true" {
@@ -217,14 +223,18 @@ fn place(group: &ThreadGroup) -> String {
     }
 }
 
+/// Returns the names of threads.
+fn names(group: &ThreadGroup) -> String {
+    group.comms.iter().map(Comm::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// Returns the table of the oldest sockets.
 fn oldest(evidence: &Evidence) -> Markup {
     if evidence.oldest.is_empty() {
         return html! {};
     }
     html! {
-        div.scroll { table {
-            caption { "Oldest sockets: they show the cause, and later ones its effect" }
+        figure { figcaption { "Oldest sockets: they show the cause, and later ones its effect" } div.scroll { table {
             thead { tr {
                 th scope="col" { "Peer" } th.amount scope="col" { "Age" } th scope="col" { "Read" }
                 th scope="col" { "Owners and descriptors" } th.amount scope="col" { "Cookie" }
@@ -234,13 +244,13 @@ fn oldest(evidence: &Evidence) -> Markup {
                     tr {
                         td { code { (socket.remote) } }
                         td.amount { (dwell(socket.dwell)) }
-                        td { (socket.read.map_or("unknown", words::read)) }
+                        td.keep { (socket.read.map_or("unknown", words::read)) }
                         td { (foreign(owner_list(socket.owners.as_deref()).trim_start_matches([' ', ',', ';']))) }
                         td.amount { @if let Some(cookie) = socket.cookie { (cookie) } }
                     }
                 }
             }
-        } }
+        } } }
     }
 }
 
