@@ -200,7 +200,7 @@ pub fn course() -> IncidentCourse {
         (15, MilestoneKind::Detected, Some(324), Some((limit, 368, 1024))),
         (31, MilestoneKind::Doubled, Some(648), Some((limit, 692, 1024))),
         (32, MilestoneKind::LimitNear(limit), Some(660), Some((limit, 704, 1024))),
-        (48, MilestoneKind::FirstUnaccepted, None, Some((Limit::Backlog, 129, 128))),
+        (48, MilestoneKind::FirstUnaccepted, None, None),
         (50, MilestoneKind::LimitReached(limit), Some(1000), Some((limit, 1024, 1024))),
         (90, MilestoneKind::Resolved(Recovery::Drained), Some(0), None),
     ];

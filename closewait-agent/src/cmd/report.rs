@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::{
-    color, list, print,
+    is_colored, list, print,
     replay::{NO_EVENT, end_text, open},
     status::screen,
 };
 use crate::{
-    cli::{self, OutputFormat},
+    cli::{self, ReportOutput},
     recording::{Item, Player},
     sink::{
         Form,
@@ -31,9 +31,10 @@ use closewait_engine::{
 /// If there is neither an agent nor the privilege for a scan, the recording cannot be read, or standard output cannot
 /// be written.
 pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
-    let format = match args.shape.output {
-        OutputFormat::Text => ReportFormat::Text(screen(color(args.shape))),
-        OutputFormat::Json => ReportFormat::Json,
+    let format = match args.output {
+        ReportOutput::Text => ReportFormat::Text(screen(is_colored(args.color))),
+        ReportOutput::Md => ReportFormat::Markdown,
+        ReportOutput::Json => ReportFormat::Json,
     };
     match &args.file {
         Some(file) => of_recording(file, format),

@@ -1,8 +1,12 @@
 //! Text, Markdown and JSON of `closewait report`, for a ticket.
 
+mod chart;
+mod content;
 pub mod html;
 mod json;
+mod markdown;
 mod text;
+mod timeline;
 
 use std::{io, path::Path};
 
@@ -41,8 +45,27 @@ pub enum ReportSource<'a> {
 pub enum ReportFormat {
     /// Text for people, wrapped to a screen.
     Text(Screen),
+    /// Markdown for a ticket system.
+    Markdown,
     /// One object.
     Json,
+}
+
+impl ReportPage<'_> {
+    /// Returns a time of day, with the date if it is another day than that of the report.
+    fn clock(&self, at: BootTime) -> String {
+        let (date, today) = (self.date(at), self.date(self.report.at));
+        match date.split_once(' ') {
+            Some((day, clock)) if today.starts_with(day) => clock.to_owned(),
+            Some(_) | None => date,
+        }
+    }
+
+    /// Returns a time to the second: `2026-11-25 22:48:33`, in UTC.
+    fn date(&self, at: BootTime) -> String {
+        let time = schema::time(self.anchor.wall(at));
+        time.get(..19).unwrap_or(&time).replace('T', " ")
+    }
 }
 
 /// Writes a report.
@@ -51,10 +74,10 @@ pub enum ReportFormat {
 ///
 /// If it cannot be written as JSON.
 pub fn render(page: &ReportPage<'_>, format: ReportFormat, to: &mut Vec<u8>) -> io::Result<()> {
-    let time = |at: BootTime| schema::time(page.anchor.wall(at));
     match format {
-        ReportFormat::Text(_screen) => to.extend_from_slice(text::text(page.report, page.version, &time).as_bytes()),
-        ReportFormat::Json => json::write(page.report, page.version, &time, to)?,
+        ReportFormat::Text(screen) => to.extend_from_slice(text::text(page, screen).as_bytes()),
+        ReportFormat::Markdown => to.extend_from_slice(markdown::markdown(page).as_bytes()),
+        ReportFormat::Json => json::write(page, to)?,
     }
     Ok(())
 }

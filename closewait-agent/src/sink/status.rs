@@ -13,7 +13,7 @@ use self::blocks::Block;
 pub use self::rows::RowTrend;
 pub(super) use self::{
     json::group_objects,
-    rows::{HEADINGS, age, growth, port, used_limit, who},
+    rows::{FULL, HEADINGS, age, growth, port, used_limit, who},
 };
 use super::{
     Form,
@@ -75,7 +75,7 @@ pub fn render(page: &StatusPage<'_>, form: Form, screen: Screen, to: &mut Vec<u8
 }
 
 /// Severity of text, as color.
-fn sgr(severity: Severity) -> Option<&'static str> {
+pub(super) fn sgr(severity: Severity) -> Option<&'static str> {
     match severity {
         Severity::Critical | Severity::Error => Some("1;31"),
         // Yellow alone cannot be read on a light background.
@@ -111,20 +111,20 @@ pub(super) fn is_calm(pileup: &Pileup) -> bool {
 }
 
 /// Lines of the page.
-struct Lines {
-    screen: Screen,
-    text: String,
+pub(super) struct Lines {
+    pub(super) screen: Screen,
+    pub(super) text: String,
     /// Number of rows that the lines take on the screen.
     rows: usize,
 }
 
 impl Lines {
-    fn new(screen: Screen) -> Self {
+    pub(super) fn new(screen: Screen) -> Self {
         Self { screen, text: String::new(), rows: 0 }
     }
 
     /// Adds a line, which a narrow terminal can wrap.
-    fn push(&mut self, line: &str, sgr: Option<&str>) {
+    pub(super) fn push(&mut self, line: &str, sgr: Option<&str>) {
         self.rows += rows_of(line, self.screen.width);
         // Writing to a String cannot fail.
         let _infallible: std::fmt::Result = match sgr.filter(|_| self.screen.color && !line.is_empty()) {
@@ -134,7 +134,7 @@ impl Lines {
     }
 
     /// Adds text, wrapped at words.
-    fn wrapped(&mut self, text: &str, sgr: Option<&str>) {
+    pub(super) fn wrapped(&mut self, text: &str, sgr: Option<&str>) {
         for line in wrap(text, self.screen.width, "") {
             self.push(&line, sgr);
         }
@@ -248,7 +248,7 @@ fn body(page: &StatusPage<'_>, shown: &[&Pileup], room: Option<usize>, lines: &m
 }
 
 /// Formats the number of sockets and groups.
-fn headline(report: &IncidentReport) -> String {
+pub(super) fn headline(report: &IncidentReport) -> String {
     let IncidentReport { totals, untracked, unseen, groups, more, watched, .. } = report;
     let watched_for = watched.map(duration);
     if groups.is_empty() {

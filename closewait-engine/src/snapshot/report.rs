@@ -11,7 +11,7 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     flow::group_key::FlowKey,
-    model::{IncidentReport, ReportedGroup},
+    model::{IncidentCourse, IncidentReport, ReportedGroup},
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
@@ -67,6 +67,13 @@ impl Engine {
             }
         }
         keep_most_urgent(&mut ranked);
+        let mut resolved = Vec::new();
+        if content == ReportContent::Courses {
+            for ((.., flow_key), group) in &mut ranked {
+                group.course = self.course(*flow_key, group, now, filter.is_empty());
+            }
+            resolved.extend(self.resolved.iter().filter(|one| filter.matches_resolved(&one.end)).cloned());
+        }
         IncidentReport {
             at: now,
             host: self.config.host.name.clone(),
@@ -77,8 +84,23 @@ impl Engine {
             unseen: self.config.unseen_sockets.clone(),
             more: all.saturating_sub(ranked.len() + others) as u64,
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
-            resolved: Vec::new(),
+            resolved,
         }
+    }
+
+    /// Returns the course of a group's incident; if the group is `whole`, until `now`.
+    fn course(&self, flow_key: FlowKey, group: &ReportedGroup, now: BootTime, whole: bool) -> Option<IncidentCourse> {
+        let counts = whole.then_some((now, group.pileup.count, group.stuck));
+        let mut course = self.flows.as_ref()?.course(flow_key, counts)?;
+        let evidence = &group.pileup.evidence;
+        let open = evidence.process.as_deref().and_then(|process| process.fds_open);
+        if let [.., before, last] = course.points.as_mut_slice()
+            && last.at == now
+            && evidence.process_at.is_some_and(|read| read > before.at)
+        {
+            last.descriptors = open;
+        }
+        Some(course)
     }
 
     /// Returns the groups of the tracked sockets, judged as of `now`.

@@ -6,22 +6,22 @@ mod panels;
 mod scale;
 mod words;
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use self::{
-    course::CourseCharts,
-    words::{Clock, foreign},
+use self::{course::CourseCharts, words::foreign};
+use super::{
+    ReportPage, ReportSource,
+    content::{ResolvedTexts, gaps},
+    timeline::Timeline,
 };
-use super::{ReportPage, ReportSource};
 use crate::sink::{
-    list::{missing, none},
-    schema,
+    list::none,
     status::{is_calm, used_limit},
 };
 use closewait_engine::{
-    model::{IncidentCourse, IncidentReport, ReportedGroup, ResolvedIncident, Totals},
+    model::{IncidentCourse, IncidentReport, Limit, ReportedGroup, ResolvedIncident, Totals},
     text::{count, duration, still_harmless},
 };
 
@@ -31,8 +31,10 @@ pub const MAX_PAGE_BYTES: usize = 200_000;
 const MAX_SHOWN_BYTES: usize = 110_000;
 /// Maximum size of the page around its content and JSON, bytes.
 const FRAME_BYTES: usize = 12_000;
-/// Maximum number of milestones of an incident.
-const MAX_MILESTONES: usize = 24;
+/// Maximum number of facts about processes that could not be read.
+const MAX_UNREAD: usize = 8;
+/// Reason why a report has no charts.
+const NO_COUNTS: &str = "There are no counts over time: they need an agent that watches, or a recording.";
 /// Style sheet of the page.
 pub const STYLE: &str = include_str!("html/style.css");
 /// Script of the copy buttons. The page is complete without it.
@@ -79,8 +81,7 @@ pub fn page(page: &ReportPage<'_>) -> io::Result<String> {
     }
     let appendix = appendix(page, MAX_PAGE_BYTES.saturating_sub(content.0.len() + FRAME_BYTES))?;
     let host = page.report.host.as_deref().map(|host| format!(" of {host}")).unwrap_or_default();
-    let time = Clock { anchor: page.anchor, now: page.report.at }.full(page.report.at);
-    let title = still_harmless(format!("CLOSE_WAIT report{host}, {time}"));
+    let title = still_harmless(format!("CLOSE_WAIT report{host}, {} UTC", page.date(page.report.at)));
     let file = html! {
         (DOCTYPE)
         html lang="en" {
@@ -105,31 +106,30 @@ pub fn page(page: &ReportPage<'_>) -> io::Result<String> {
 /// Returns everything that people read.
 fn shown(page: &ReportPage<'_>, limits: PageLimits) -> Markup {
     let report = page.report;
-    let clock = Clock { anchor: page.anchor, now: report.at };
     let problems = report.groups.iter().take_while(|group| !is_calm(&group.pileup) || group.course.is_some()).count();
     let articles = problems.min(limits.articles);
     // The latest incidents come last.
     let resolved = report.resolved.iter().rev().take(limits.articles).enumerate();
     let more_resolved = report.resolved.len().saturating_sub(limits.articles);
     html! {
-        (head(page, clock))
+        (head(page))
         main {
             @for (number, group) in report.groups.iter().take(articles).enumerate() {
-                (incident(group, report, clock, number + 1))
+                (incident(group, page, number + 1))
             }
             @if problems > articles {
                 p.note { (count((problems - articles) as u64, "more group")) " with a problem: in the table below." }
             }
-            @for (number, one) in resolved { (ended(one, clock, number + 1)) }
+            @for (number, one) in resolved { (ended(one, page, number + 1)) }
             @if more_resolved > 0 { p.note { (count(more_resolved as u64, "earlier incident")) " that ended: not in this page." } }
-            @if !report.groups.is_empty() { (groups::table(report, limits.rows, articles, limits.diagnoses)) }
+            @if !report.groups.is_empty() { (groups::table(page, limits.rows, articles, limits.diagnoses)) }
             (losses(page))
         }
     }
 }
 
 /// Returns the head with the band.
-fn head(page: &ReportPage<'_>, clock: Clock) -> Markup {
+fn head(page: &ReportPage<'_>) -> Markup {
     let (report, (tone, word, sentence)) = (page.report, band(page.report));
     let Totals { entered, left, tracked, .. } = report.totals;
     html! {
@@ -137,7 +137,7 @@ fn head(page: &ReportPage<'_>, clock: Clock) -> Markup {
             h1 { "CLOSE_WAIT report" @if let Some(host) = &report.host { " of " (foreign(host)) } }
             div.band.(tone) { p.word { (word) } p { (foreign(&sentence)) } }
             dl {
-                div { dt { "Time" } dd { (clock.full(report.at)) } }
+                div { dt { "Time" } dd { (page.date(report.at)) " UTC" } }
                 @if let ReportSource::Recording(name) = page.source { div { dt { "Recording" } dd { (foreign(name)) } } }
                 div { dt { "Watched" } dd {
                     @match report.watched {
@@ -176,98 +176,70 @@ fn band(report: &IncidentReport) -> (&'static str, &'static str, String) {
 }
 
 /// Returns the article on a group with a problem.
-fn incident(group: &ReportedGroup, report: &IncidentReport, clock: Clock, number: usize) -> Markup {
-    let pileup = &group.pileup;
-    let prefix = format!("i{number}");
+fn incident(group: &ReportedGroup, page: &ReportPage<'_>, number: usize) -> Markup {
+    let (pileup, prefix) = (&group.pileup, format!("i{number}"));
+    let forecast = pileup.forecast.map(|forecast| (forecast.limit, forecast.most));
+    let limit = forecast.or(used_limit(pileup).map(|(limit, _, most)| (limit, most)));
+    let milestones = group.course.as_ref().map_or(&[][..], |course| &course.milestones);
     html! {
         article #{ "incident-" (number) } {
             h2 { (groups::badge(pileup)) " " (foreign(&groups::name(pileup))) }
-            (groups::diagnosis(pileup))
-            (groups::facts(group, report, clock))
-            @if let Some(course) = &group.course {
-                @let forecast = pileup.forecast.map(|forecast| (forecast.limit, forecast.most));
-                @let limit = forecast.or(used_limit(pileup).map(|(limit, _, most)| (limit, most)));
-                (charts(course, limit, &prefix, clock))
-            } @else if report.watched.is_none() {
-                p.note { "There are no counts over time: they need an agent that watches, or a recording." }
+            (groups::diagnosis(group, page))
+            (groups::facts(group, page))
+            @match &group.course {
+                Some(course) => (charts(course, limit, &prefix, page)),
+                None if page.report.watched.is_none() => p.note { (NO_COUNTS) },
+                None => {}
             }
+            (course::table(&Timeline::of_group(group, page), milestones))
             (panels::panels(pileup, &prefix))
         }
     }
 }
 
-/// Returns the charts and milestones of a course.
-fn charts(
-    course: &IncidentCourse,
-    limit: Option<(closewait_engine::model::Limit, u64)>,
-    prefix: &str,
-    clock: Clock,
-) -> Markup {
-    let more = course.milestones.len().saturating_sub(MAX_MILESTONES);
-    let mut course = course.clone();
-    course.milestones.truncate(MAX_MILESTONES);
+/// Returns the charts of a course.
+fn charts(course: &IncidentCourse, limit: Option<(Limit, u64)>, prefix: &str, page: &ReportPage<'_>) -> Markup {
     let limit = course.forecast.map(|forecast| (forecast.limit, forecast.most)).or(limit);
-    let charts = CourseCharts { course: &course, limit, prefix: prefix.to_owned(), clock };
-    html! { (charts.charts()) (charts.milestones(more)) }
+    CourseCharts { course, limit, prefix: prefix.to_owned(), page }.charts()
 }
 
 /// Returns the article on an incident that has ended.
-fn ended(ResolvedIncident { at, end, course }: &ResolvedIncident, clock: Clock, number: usize) -> Markup {
+fn ended(resolved: &ResolvedIncident, page: &ReportPage<'_>, number: usize) -> Markup {
+    let ResolvedTexts { title, cause, timeline, .. } = ResolvedTexts::new(resolved, page);
+    let course = &resolved.course;
     let limit = course.milestones.iter().rev().find_map(|one| one.used).map(|(limit, _, most)| (limit, most));
     html! {
         article {
-            h2 { span.badge.good { "resolved" } " " (foreign(&groups::cut(end.service.as_deref().unwrap_or("unknown owner"), 120))) " " (end.group.place()) }
-            p { (foreign(&end.numbers(*at))) @if let Some(last) = &end.last {
-                (format!("; diagnosis at {}: {}, certainty {}", clock.short(last.at), last.class.name(), last.certainty.name()))
-            } "." }
-            (charts(course, limit, &format!("r{number}"), clock))
+            h2 { span.badge.good { "resolved" } " " (foreign(&groups::cut(&title, 200))) }
+            @if let Some(cause) = cause { p { b { "Cause: " } (foreign(&cause)) } }
+            (charts(course, limit, &format!("r{number}"), page))
+            (course::table(&timeline, &course.milestones))
         }
     }
 }
 
 /// Returns the section on facts that the report lacks.
 fn losses(page: &ReportPage<'_>) -> Markup {
-    let report = page.report;
-    let lost = lost(&report.totals);
-    let missing: Vec<_> =
-        missing(report.untracked, report.unseen.as_deref()).chain(page.notes.iter().cloned()).collect();
-    let unread = report.groups.iter().filter_map(|group| group.pileup.evidence.process.as_deref());
-    let mut unread: Vec<_> = unread
-        .flat_map(|process| process.unseen.iter().map(move |fact| format!("{}[{}]: {fact}", process.comm, process.pid)))
-        .collect();
-    unread.sort();
-    unread.dedup();
+    let unread = page.report.groups.iter().filter_map(|group| group.pileup.evidence.process.as_deref());
+    let unread = unread.flat_map(|process| {
+        process.unseen.iter().map(move |fact| format!("{}[{}]: {fact}", process.comm, process.pid))
+    });
+    let unread: BTreeSet<String> = unread.collect();
+    let more = unread.len().saturating_sub(MAX_UNREAD);
     html! {
         section #losses {
             h2 { "What could not be seen" }
-            @if lost.is_empty() && missing.is_empty() && unread.is_empty() {
-                p { "Nothing was lost, and every socket in CLOSE_WAIT was visible." }
+            @for gap in gaps(page) { @for line in gap.lines() { p { (foreign(&groups::cut(line, 400))) } } }
+            @if page.report.unseen.is_none() && page.report.untracked == 0 {
+                p { "All sockets in CLOSE_WAIT were visible." }
             }
-            @else if lost.is_empty() { p { "Nothing was lost." } }
-            @if !lost.is_empty() || !missing.is_empty() || !unread.is_empty() { ul {
-                @for (number, what) in &lost { li { b { (number) } " " (what) } }
-                @for text in &missing { @for line in text.lines() { li { (foreign(&groups::cut(line, 300))) } } }
-                @for fact in unread.iter().take(8) { li { (foreign(&groups::cut(fact, 300))) } }
-            } }
-            @if unread.len() > 8 { p.note { (unread.len() - 8) " more facts about processes could not be read." } }
+            @if !unread.is_empty() {
+                p { "Facts about processes that could not be read:" }
+                ul { @for fact in unread.iter().take(MAX_UNREAD) { li { (foreign(&groups::cut(fact, 400))) } } }
+            }
+            @if more > 0 { p.note { (count(more as u64, "more fact")) " not shown." } }
         }
     }
-}
-
-/// Returns the numbers of lost data that are not 0.
-fn lost(totals: &Totals) -> Vec<(u64, &'static str)> {
-    let all = [
-        (totals.lost_ring_full, "records were dropped because the ring buffer was full"),
-        (totals.lost_map_full, "entry times were dropped because the kernel's map was full"),
-        (totals.skipped_by_kernel.unwrap_or(0), "runs of the kernel program were skipped by the kernel"),
-        (totals.undecodable, "records could not be decoded"),
-        (totals.replaced, "exits were missed, and noticed when the socket entered again"),
-        (totals.unwritten, "lines were dropped because the reader of standard output was too slow"),
-        (totals.log_lines_dropped, "lines of the log were dropped because the reader of standard error was too slow"),
-        (totals.recordings_failed, "recordings ended early because they could not be written"),
-        (totals.repaired, "sockets were missed at first, and found by an audit"),
-    ];
-    all.into_iter().filter(|(number, _)| *number > 0).collect()
 }
 
 /// Returns the section with the report as JSON, in at most `most` bytes.
@@ -309,7 +281,7 @@ fn appendix(page: &ReportPage<'_>, most: usize) -> io::Result<Markup> {
 /// Returns the report as JSON for a script element.
 fn json(report: &IncidentReport, page: &ReportPage<'_>) -> io::Result<String> {
     let mut json = Vec::new();
-    super::json::write(report, page.version, &|at| schema::time(page.anchor.wall(at)), &mut json)?;
+    super::json::write(&ReportPage { report, ..*page }, &mut json)?;
     // JSON has `<` only in strings. Without it, no text can end the element or open a comment.
     Ok(String::from_utf8(json).map_err(io::Error::other)?.replace('<', "\\u003c"))
 }

@@ -43,7 +43,7 @@ const LIVE_CONCESSIONS: [Concession; 11] = [
     Concession::Drop("PORT"),
 ];
 /// Color of a limit that is reached.
-const FULL: &str = "1;37;41";
+pub(in crate::sink) const FULL: &str = "1;37;41";
 
 /// Course of a group's count that a live view adds to its row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,8 @@ use crate::{
     testing::{owner, process, socket_on_port},
 };
 
+mod course;
+
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const MILLI: u64 = 1_000_000;
 
@@ -32,6 +34,8 @@ struct Life {
 struct Reports {
     pileups: Vec<(u64, Pileup)>,
     ends: Vec<(u64, PileupEnd)>,
+    /// Engine at the end.
+    engine: Option<Engine>,
 }
 
 impl Reports {
@@ -88,7 +92,9 @@ fn play(lives: &[Life], end: u64) -> Reports {
     loop {
         let record = records.peek().map(|((millis, ..), _)| *millis);
         let due = engine.poll_timeout().map(|due| (due.0 / MILLI + 1).saturating_sub(began));
-        let Some(now) = record.into_iter().chain(due).min().filter(|now| *now <= end) else { return reports };
+        let Some(now) = record.into_iter().chain(due).min().filter(|now| *now <= end) else {
+            return Reports { engine: Some(engine), ..reports };
+        };
         while let Some(((millis, ..), _)) = records.peek()
             && *millis <= now
             && let Some((_, record)) = records.next()

@@ -1,21 +1,23 @@
 //! Charts and table of the course of an incident.
 
-use std::time::Duration;
-
 use maud::{Markup, html};
 
 use super::{
+    super::{ReportPage, content::amount, timeline::Timeline},
     scale::{self, TimeAxis, ValueAxis, WIDTH},
-    words::{self, Clock},
+    words::{self, foreign},
 };
+use crate::clock::TimeAnchor;
 use closewait_engine::{
     model::{CoursePoint, FirstForecast, IncidentCourse, Limit, Milestone, MilestoneKind},
-    text::{duration, rate},
+    text::{count, rate},
     time::BootTime,
 };
 
 /// Maximum number of points that are drawn: more than pixels of a narrow page would not be seen.
 const MAX_POINTS: usize = 160;
+/// Maximum number of events in the table.
+const MAX_ROWS: usize = 24;
 /// Maximum number of known numbers of descriptors that are drawn as dots: they are read only now and then.
 const MAX_DOTS: usize = 24;
 /// Heights of the areas of both charts, pixels.
@@ -42,8 +44,8 @@ pub(super) struct CourseCharts<'a> {
     pub(super) limit: Option<(Limit, u64)>,
     /// Prefix of the element identifiers, unique in the page.
     pub(super) prefix: String,
-    /// Writer of times.
-    pub(super) clock: Clock,
+    /// Page with the charts.
+    pub(super) page: &'a ReportPage<'a>,
 }
 
 impl CourseCharts<'_> {
@@ -51,7 +53,7 @@ impl CourseCharts<'_> {
     pub(super) fn charts(&self) -> Markup {
         let points = thin(&self.course.points);
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
-            return html! { p.note { "There are no counts over time: they need an agent that watches, or a recording." } };
+            return html! { p.note { (super::NO_COUNTS) } };
         };
         if points.len() < 2 {
             return html! { p.note { "There is one count so far, too few for a chart." } };
@@ -119,7 +121,7 @@ impl CourseCharts<'_> {
                     (grid_labels(&values, above))
                     @if let Some((limit, most)) = self.limit.filter(|_| shows_limit) {
                         text.limit x="64" y=(px(above + values.y(most as f64) - 4.0)) {
-                            (format!("limit: {most} {}", words::limit(limit)))
+                            (format!("limit: {most} {}", limit.name()))
                         }
                     }
                     @for mark in &marks {
@@ -134,9 +136,10 @@ impl CourseCharts<'_> {
                         @let x = percent(x);
                         line.doubling x1=(x) x2=(x) y1=(px(above + COURSE_HEIGHT - 8.0)) y2=(px(above + COURSE_HEIGHT)) {}
                     }
-                    (time_labels(axis, self.clock, above + COURSE_HEIGHT))
+                    (time_labels(axis, self.page.anchor, above + COURSE_HEIGHT))
                 }
                 (self.legend(&descriptors, shows_limit, highest))
+                @if let Some(forecast) = &self.course.forecast { p.note { (self.forecast(forecast)) } }
             }
         }
     }
@@ -154,7 +157,7 @@ impl CourseCharts<'_> {
                 }
                 @if doubled { li { (swatch("doubling", "M12 6V14")) "doubled" } }
                 @if let Some((limit, most)) = self.limit.filter(|_| !shows_limit) {
-                    li { (format!("the limit of {most} {} is above the chart, whose highest value is {highest}", words::limit(limit))) }
+                    li { (format!("the limit of {most} {} is above the chart, whose highest value is {highest}", limit.name())) }
                 }
             }
         }
@@ -179,34 +182,35 @@ impl CourseCharts<'_> {
         let mut text = format!(
             "{} sockets at {}, {} at {}, at most {highest}.",
             first.count,
-            self.clock.short(first.at),
+            self.page.clock(first.at),
             last.count,
-            self.clock.short(last.at)
+            self.page.clock(last.at)
         );
         if let Some(open) = last.descriptors {
             text.push_str(&format!(" {open} descriptors are open at the end."));
         }
         if let Some((limit, most)) = self.limit {
-            text.push_str(&format!(" The limit is {most} {}.", words::limit(limit)));
+            text.push_str(&format!(" The limit is {most} {}.", limit.name()));
         }
         text
     }
 
     /// Returns the marks of the milestones on the axis, with their numbers in the table. Doublings have none.
     fn marks(&self, axis: TimeAxis) -> Vec<Mark> {
-        let marked: Vec<_> = self
-            .numbered()
+        let marked: Vec<_> = numbers(&self.course.milestones)
+            .into_iter()
+            .zip(&self.course.milestones)
             .filter_map(|(number, one)| Some((number?, one)))
             .filter(|(_, one)| axis.contains(one.at))
             .collect();
         let width = |name: &str| (NUMBER_WIDTH + name.len() as f64 * CHARACTER_WIDTH) / WORDS_WIDTH * 100.0;
         let labels: Vec<_> =
-            marked.iter().map(|(_, one)| (axis.percent(one.at), width(words::milestone(one.kind)))).collect();
+            marked.iter().map(|(_, one)| (axis.percent(one.at), width(words::mark(one.kind)))).collect();
         let placed = scale::place(&labels).into_iter().zip(marked);
         placed
             .map(|(scale::Placed { x, row, ends }, (number, one))| Mark {
                 number,
-                name: words::milestone(one.kind),
+                name: words::mark(one.kind),
                 x,
                 row,
                 ends,
@@ -217,16 +221,6 @@ impl CourseCharts<'_> {
     fn doublings(&self, axis: TimeAxis) -> impl Iterator<Item = f64> {
         let doubled = self.course.milestones.iter().filter(|one| one.kind == MilestoneKind::Doubled);
         doubled.filter(move |one| axis.contains(one.at)).map(move |one| axis.percent(one.at))
-    }
-
-    /// Returns the milestones with their numbers.
-    fn numbered(&self) -> impl Iterator<Item = (Option<usize>, &Milestone)> {
-        let mut next = 0;
-        self.course.milestones.iter().map(move |milestone| {
-            let is_doubling = milestone.kind == MilestoneKind::Doubled;
-            next += usize::from(!is_doubling);
-            ((!is_doubling).then_some(next), milestone)
-        })
     }
 
     /// Returns the chart of entries above and exits below zero.
@@ -268,7 +262,7 @@ impl CourseCharts<'_> {
                         path.left d=(scale::area(&along(false), half)) {}
                     }
                     line.zero x1="0" x2="100%" y1=(zero) y2=(zero) {}
-                    (time_labels(axis, self.clock, FLOW_HEIGHT))
+                    (time_labels(axis, self.page.anchor, FLOW_HEIGHT))
                 }
                 ul.legend {
                     li { (swatch("entered", "M0 2H24V10H0Z")) (format!("above the line: entered, at most {}", rate(entered))) }
@@ -278,74 +272,55 @@ impl CourseCharts<'_> {
         }
     }
 
-    /// Returns the table of milestones, and the forecast with its outcome.
-    pub(super) fn milestones(&self, more: usize) -> Markup {
-        html! {
-            @if !self.course.milestones.is_empty() {
-                figure { figcaption { "Timeline, in UTC" } table.timeline {
-                    thead { tr {
-                        th scope="col" { "No." } th scope="col" { "Time" } th scope="col" { "Event" }
-                        th.amount scope="col" { "Sockets" } th.amount scope="col" { "Used of limit" }
-                    } }
-                    tbody {
-                        @for (number, milestone) in self.numbered() {
-                            tr {
-                                td { @if let Some(number) = number { (number) } @else { "·" } }
-                                td { (self.clock.short(milestone.at)) }
-                                td.event { b { (words::milestone(milestone.kind)) } ": " (words::meaning(milestone.kind)) }
-                                td.amount { @if let Some(count) = milestone.count { (count) } }
-                                td.amount { @if let Some((limit, used, most)) = milestone.used {
-                                    (format!("{used} of {most} {}", words::limit(limit)))
-                                } }
-                            }
-                        }
-                    }
-                } }
-                @if more > 0 { p.note { (format!("{more} more milestones are not shown.")) } }
-            }
-            @if let Some(forecast) = &self.course.forecast { p { (self.outcome(forecast)) } }
-        }
-    }
-
-    /// Compares the first forecast with what came about.
-    fn outcome(&self, forecast: &FirstForecast) -> String {
+    /// Returns the first forecast in a sentence. The timeline compares it with what came about.
+    fn forecast(&self, forecast: &FirstForecast) -> String {
         let FirstForecast { made_at, limit, used, most, exhausted_at, earliest, latest } = *forecast;
-        let clock = self.clock;
+        let clock = |at| self.page.clock(at);
         let range = match latest {
-            Some(latest) => format!("between {} and {}", clock.short(earliest), clock.short(latest)),
-            None => format!("not before {}", clock.short(earliest)),
+            Some(latest) => format!("between {} and {}", clock(earliest), clock(latest)),
+            None => format!("not before {}", clock(earliest)),
         };
-        let limit_name = words::limit(limit);
-        let forecast = format!(
-            "Forecast at {}, with {used} of {most} {limit_name} used: exhausted at {}, {range}.",
-            clock.short(made_at),
-            clock.short(exhausted_at)
-        );
-        let reached = self.course.milestones.iter().find(|one| one.kind == MilestoneKind::LimitReached(limit));
-        let resolved = self.course.milestones.iter().find(|one| matches!(one.kind, MilestoneKind::Resolved(_)));
-        let outcome = match (reached, resolved) {
-            (Some(reached), _) => {
-                format!("Outcome: exhausted at {}, {}.", clock.short(reached.at), deviation(reached.at, exhausted_at))
-            }
-            (None, Some(resolved)) => {
-                format!("Outcome: not exhausted; the incident ended at {}.", clock.short(resolved.at))
-            }
-            (None, None) => format!("Not exhausted as of {}.", clock.short(clock.now)),
-        };
-        format!("{forecast} {outcome}")
+        let (amount, made, at) = (amount((limit, used, most)), clock(made_at), clock(exhausted_at));
+        format!("First forecast at {made}, with {amount}: exhausted at {at}, {range}.")
     }
 }
 
-/// Returns the difference between an event and its forecast in words.
-fn deviation(at: BootTime, forecast: BootTime) -> String {
-    let (late, early) = (at.since(forecast), forecast.since(at));
-    if late.max(early) < Duration::from_secs(1) {
-        "as forecast".to_owned()
-    } else if late > early {
-        format!("{} later than forecast", duration(late))
-    } else {
-        format!("{} earlier than forecast", duration(early))
+/// Returns the table of a timeline. Events in the chart have their number in it.
+pub(super) fn table(timeline: &Timeline, milestones: &[Milestone]) -> Markup {
+    let numbers = numbers(milestones);
+    let more = timeline.rows.len().saturating_sub(MAX_ROWS);
+    html! {
+        figure {
+            figcaption { "Timeline, in UTC" }
+            table.timeline {
+                thead { tr {
+                    th scope="col" { "No." } th scope="col" { "Time" } th scope="col" { "Event" } th.amount scope="col" { "Counts" }
+                } }
+                tbody {
+                    @for (at, row) in timeline.rows.iter().take(MAX_ROWS).enumerate() {
+                        tr {
+                            td { @match numbers.get(at) { Some(Some(number)) => (number), _ => "·" } }
+                            td.keep { (row.time) }
+                            td.event { (foreign(&row.what)) }
+                            td.amount { (foreign(&row.counts)) }
+                        }
+                    }
+                }
+            }
+            @if more > 0 { p.note { (count(more as u64, "more event")) " not shown." } }
+        }
     }
+}
+
+/// Returns the numbers of milestones in charts and tables. Doublings have none: there can be many.
+fn numbers(milestones: &[Milestone]) -> Vec<Option<usize>> {
+    let mut next = 0;
+    let number = |milestone: &Milestone| {
+        let is_doubling = milestone.kind == MilestoneKind::Doubled;
+        next += usize::from(!is_doubling);
+        (!is_doubling).then_some(next)
+    };
+    milestones.iter().map(number).collect()
 }
 
 /// Label of a milestone in the chart.
@@ -398,9 +373,9 @@ fn grid_labels(values: &ValueAxis, above: f64) -> Markup {
     html! { @for (value, y) in values.ticks() { text.tick x="0" y=(px(above + y - 3.0)) { (format!("{value}")) } } }
 }
 
-fn time_labels(axis: TimeAxis, clock: Clock, top: f64) -> Markup {
+fn time_labels(axis: TimeAxis, anchor: TimeAnchor, top: f64) -> Markup {
     html! {
-        @for (x, label) in axis.ticks(clock.anchor) {
+        @for (x, label) in axis.ticks(anchor) {
             @let x = percent(x);
             line.zero x1=(x) x2=(x) y1=(px(top)) y2=(px(top + 4.0)) {}
             text.tick x=(x) y=(px(top + 16.0)) text-anchor="middle" { (label) }
@@ -464,12 +439,5 @@ mod tests {
             (4004, 1001)
         );
         assert_eq!((thin(&points[..3]), thin(&[])), (points[..3].to_vec(), vec![]));
-    }
-
-    #[test]
-    fn an_outcome_is_compared_with_the_forecast() {
-        assert_eq!(deviation(second(10), second(10)), "as forecast");
-        assert_eq!(deviation(second(12), second(10)), "2s later than forecast");
-        assert_eq!(deviation(second(100), second(171)), "1m11s earlier than forecast");
     }
 }

@@ -4,7 +4,13 @@ use std::borrow::Cow;
 
 use maud::{Markup, html};
 
-use super::words::{Clock, foreign};
+use super::{
+    super::{
+        ReportPage,
+        content::{self, ProblemTexts},
+    },
+    words::foreign,
+};
 use crate::sink::status::{age, growth, label, port, used_limit, who};
 use closewait_engine::{
     diagnose::verdict_sources,
@@ -19,6 +25,9 @@ const MAX_NAME: usize = 120;
 const MAX_PROSE: usize = 1000;
 /// Maximum length of a command, bytes. A command is not cut, because a part of it could do something else.
 const MAX_COMMAND: usize = 1000;
+
+/// Facts that panels show.
+const SHOWN_ELSEWHERE: [&str; 5] = ["first sockets", "read", "ages", "threads", "calls"];
 
 /// Returns the name of the style of a group's severity.
 pub(super) fn tone(pileup: &Pileup) -> &'static str {
@@ -41,7 +50,8 @@ pub(super) fn badge(pileup: &Pileup) -> Markup {
 
 /// Returns the table of groups. Each row leads to its incident, or opens its diagnosis, for the first `detailed` groups without an
 /// incident in the page.
-pub(super) fn table(report: &IncidentReport, rows: usize, articles: usize, mut detailed: usize) -> Markup {
+pub(super) fn table(page: &ReportPage<'_>, rows: usize, articles: usize, mut detailed: usize) -> Markup {
+    let report = page.report;
     let mut with_details = |number: usize| {
         let is_detailed = number >= articles && detailed > 0;
         detailed -= usize::from(is_detailed);
@@ -64,7 +74,7 @@ pub(super) fn table(report: &IncidentReport, rows: usize, articles: usize, mut d
                         @if with_details(number) {
                             tr.more { td colspan="9" { details.diagnosis {
                                 summary { "Diagnosis, evidence and command" }
-                                (diagnosis(&group.pileup))
+                                (diagnosis(group, page))
                             } } }
                         }
                     }
@@ -101,14 +111,15 @@ fn row(group: &ReportedGroup, report: &IncidentReport, number: usize, articles: 
     }
 }
 
-/// Returns the diagnosis of a group: evidence, certainty, next step, command, and what the rule excludes.
-pub(super) fn diagnosis(pileup: &Pileup) -> Markup {
-    let verdict = &pileup.verdict;
+/// Returns the diagnosis of a group: limit, evidence, certainty, next step, command, and what the rule excludes.
+pub(super) fn diagnosis(group: &ReportedGroup, page: &ReportPage<'_>) -> Markup {
+    let ProblemTexts { limit, cause, next, command, .. } = ProblemTexts::new(group, page);
+    let verdict = &group.pileup.verdict;
     let about = verdict_sources().map(|source| source.about).find(|about| about.name == verdict.rule);
-    let command = pileup.command();
     html! {
-        p { (foreign(&cut(&verdict.text, MAX_PROSE))) }
-        p { b { "Next: " } (foreign(&cut(&verdict.next.text, MAX_PROSE))) }
+        @if let Some(limit) = limit { p { b { (if limit.is_reached { "Full: " } else { "Limit: " }) } (limit.text) } }
+        p { b { "Cause: " } (foreign(&cut(&cause, MAX_PROSE))) }
+        p { b { "Next: " } (foreign(&cut(&next, MAX_PROSE))) }
         @if command.len() <= MAX_COMMAND {
             div.command { pre { code { (foreign(&command)) } } button type="button" hidden { "Copy" } }
         } @else { p.note { "The command is too long for this page; the JSON has it." } }
@@ -126,36 +137,17 @@ pub(super) fn diagnosis(pileup: &Pileup) -> Markup {
     }
 }
 
-/// Returns the facts of a group that are not in its charts.
-pub(super) fn facts(group: &ReportedGroup, report: &IncidentReport, clock: Clock) -> Markup {
+/// Returns the facts of a group that neither its panels nor its timeline show.
+pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Markup {
     let pileup = &group.pileup;
-    let evidence = &pileup.evidence;
-    let process = pileup.service().process().filter(|process| Some(process) != pileup.service().name().as_ref());
-    let remotes: Vec<_> = evidence.top_remotes.iter().map(|(address, count)| format!("{address} ({count})")).collect();
-    let owners: Vec<_> =
-        pileup.owners.iter().flatten().map(|(task, count)| format!("{}[{}] ({count})", task.comm, task.pid)).collect();
+    let facts = content::facts(group, page);
     html! {
         dl {
-            div { dt { "In CLOSE_WAIT" } dd { (pileup.count) ", stuck " (group.stuck) } }
-            div { dt { "Since" } dd { (clock.short(pileup.onset.first_stuck)) ", " (age(pileup, report)) " ago" } }
-            @if report.watched.is_some() {
-                div { dt { "Last close" } dd {
-                    @match pileup.onset.last_closed {
-                        Some(closed) => { (clock.short(closed)) ", " (duration(report.at.since(closed))) " ago" }
-                        None => { "none seen" }
-                    }
-                } }
-            }
-            @if pileup.slope.is_some() { div { dt { "Growth" } dd { (growth(pileup)) } } }
-            @if let Some((limit, used, most)) = used_limit(pileup) {
-                div { dt { (super::words::limit(limit)) } dd { (used) " of " (most) } }
-            }
-            @if let Some(process) = process { div { dt { "Process" } dd { (foreign(&cut(&process, MAX_NAME))) } } }
-            @if owners.len() > 1 { div { dt { "Owners" } dd { (foreign(&cut(&owners.join(", "), MAX_PROSE))) } } }
-            @if !remotes.is_empty() {
-                div { dt { "Peers" } dd { (remotes.join(", ")) @if evidence.remotes as usize > remotes.len() {
-                    " and " (evidence.remotes as usize - remotes.len()) " more addresses"
-                } } }
+            div { dt { "In CLOSE_WAIT" } dd { (pileup.count) } }
+            div { dt { "Oldest" } dd { (age(pileup, page.report)) } }
+            @if page.report.watched.is_some() { div { dt { "Growth" } dd { (growth(pileup)) } } }
+            @for (name, value) in facts.iter().filter(|(name, _)| !SHOWN_ELSEWHERE.contains(name)) {
+                div { dt { (name) } dd { (foreign(&cut(value, MAX_PROSE))) } }
             }
         }
     }

@@ -2,7 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::words::{self, foreign};
+use super::{
+    super::content::read_text,
+    words::{self, foreign},
+};
 use crate::sink::text::{dwell, owner_list};
 use closewait_engine::{
     model::{AGE_BOUNDS, Dwell, Evidence, Pileup, ReadState},
@@ -129,10 +132,8 @@ fn reads(pileup: &Pileup, prefix: &str) -> Markup {
     let Some((most, _)) = known.iter().copied().max_by_key(|(_, count)| *count) else { return html! {} };
     let unknown = pileup.count.saturating_sub(sum);
     let all = (sum + unknown) as f64;
-    let mut parts: Vec<(&str, String, u64)> = known
-        .iter()
-        .map(|(state, count)| (words::read(*state), format!("read-{}", position(*state)), *count))
-        .collect();
+    let mut parts: Vec<(&str, String, u64)> =
+        known.iter().map(|(state, count)| (read_text(*state), format!("read-{}", position(*state)), *count)).collect();
     if unknown > 0 {
         parts.push(("unknown", "read-unknown".to_owned(), unknown));
     }
@@ -244,7 +245,7 @@ fn oldest(evidence: &Evidence) -> Markup {
                     tr {
                         td { code { (socket.remote) } }
                         td.amount { (dwell(socket.dwell)) }
-                        td.keep { (socket.read.map_or("unknown", words::read)) }
+                        td.keep { (socket.read.map_or("unknown", read_text)) }
                         td { (foreign(owner_list(socket.owners.as_deref()).trim_start_matches([' ', ',', ';']))) }
                         td.amount { @if let Some(cookie) = socket.cookie { (cookie) } }
                     }
