@@ -34,6 +34,7 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let format = match args.output {
         ReportOutput::Text => ReportFormat::Text(screen(is_colored(args.color))),
         ReportOutput::Md => ReportFormat::Markdown,
+        ReportOutput::Html => ReportFormat::Html,
         ReportOutput::Json => ReportFormat::Json,
     };
     match &args.file {

@@ -64,7 +64,9 @@ pub(crate) fn incident() -> IncidentReport {
         shift(at);
     }
     if let (Some(forecast), Some(last)) = (&mut ended.course.forecast, &mut ended.end.last) {
-        [&mut forecast.made_at, &mut forecast.exhausted_at, &mut forecast.earliest, &mut last.at].map(shift);
+        for at in [&mut forecast.made_at, &mut forecast.exhausted_at, &mut forecast.earliest, &mut last.at] {
+            shift(at);
+        }
         forecast.latest.iter_mut().for_each(shift);
     }
     let mut leak = group(Class::Leak, Certainty::High, 420, 25_020, ("python3", 12_784, Some("leaky.py")));

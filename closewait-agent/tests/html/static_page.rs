@@ -178,7 +178,7 @@ fn the_largest_report_is_shortened_and_the_page_says_so() {
         "more groups are less urgent and not in this page",
         "with a problem: in the table below",
         "that ended: not in this page",
-        "more milestones are not shown",
+        "more events not shown",
     ] {
         assert!(page.contains(text), "{text}");
     }
