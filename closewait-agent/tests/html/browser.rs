@@ -1,6 +1,6 @@
 //! The page in a headless Chromium, through the DevTools protocol on a pipe.
 //!
-//! `.ci/packages browser` installs the browser, and `cargo xtask test` calls it and sets `CLOSEWAIT_REQUIRE_BROWSER`: then a
+//! `.ci/packages browser` installs the browser, and `cargo xtask test` calls it. CI sets `CLOSEWAIT_REQUIRE_BROWSER`: then a
 //! missing browser is a failure. Without that variable the tests say that they did not run. With `CLOSEWAIT_SCREENSHOTS=DIR` they
 //! write a PNG of each page.
 
