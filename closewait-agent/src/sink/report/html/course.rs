@@ -1,5 +1,7 @@
 //! Charts and table of the course of an incident.
 
+use std::time::Duration;
+
 use maud::{Markup, html};
 
 use super::{
@@ -20,6 +22,10 @@ const MAX_POINTS: usize = 160;
 const MAX_ROWS: usize = 24;
 /// Maximum number of known numbers of descriptors that are drawn as dots: they are read only now and then.
 const MAX_DOTS: usize = 24;
+/// Minimum time over which a rate is measured.
+const MIN_STEP: Duration = Duration::from_secs(1);
+/// Maximum number of rates.
+const MAX_STEPS: u32 = 120;
 /// Heights of the areas of both charts, pixels.
 const COURSE_HEIGHT: f64 = 200.0;
 const FLOW_HEIGHT: f64 = 96.0;
@@ -225,13 +231,11 @@ impl CourseCharts<'_> {
 
     /// Returns the chart of entries above and exits below zero.
     fn flows(&self, points: &[CoursePoint], axis: TimeAxis) -> Markup {
-        let steps: Vec<_> = points
-            .windows(2)
-            .filter_map(|pair| {
-                let [before, point] = pair else { return None };
-                let seconds = point.at.since(before.at).as_secs_f64();
-                let per_second = |number: u64| if seconds > 0.0 { number as f64 / seconds } else { 0.0 };
-                Some((axis.x(before.at), axis.x(point.at), per_second(point.entered), per_second(point.left)))
+        let steps: Vec<_> = steps(points, axis)
+            .into_iter()
+            .map(|(from, to, entered, left)| {
+                let seconds = to.since(from).as_secs_f64();
+                (axis.x(from), axis.x(to), entered as f64 / seconds, left as f64 / seconds)
             })
             .collect();
         let most = |of: fn(&(f64, f64, f64, f64)) -> f64| steps.iter().map(of).fold(0.0, f64::max);
@@ -321,6 +325,31 @@ fn numbers(milestones: &[Milestone]) -> Vec<Option<usize>> {
         (!is_doubling).then_some(next)
     };
     milestones.iter().map(number).collect()
+}
+
+/// Returns entries and exits between two times, over at least [`MIN_STEP`] each: two counts can be so close that their rate would
+/// say nothing.
+fn steps(points: &[CoursePoint], axis: TimeAxis) -> Vec<(BootTime, BootTime, u64, u64)> {
+    let least = MIN_STEP.max(axis.to.since(axis.from) / MAX_STEPS);
+    let mut steps: Vec<(BootTime, BootTime, u64, u64)> = Vec::new();
+    for pair in points.windows(2) {
+        let [before, point] = pair else { continue };
+        match steps.last_mut() {
+            Some((from, to, entered, left)) if to.since(*from) < least => {
+                (*to, *entered, *left) = (point.at, *entered + point.entered, *left + point.left);
+            }
+            Some(_) | None => steps.push((before.at, point.at, point.entered, point.left)),
+        }
+    }
+    // The rest after the last whole step belongs to that step.
+    if let [.., (_, to, entered, left), rest] = &mut steps[..]
+        && rest.1.since(rest.0) < least
+    {
+        (*to, *entered, *left) = (rest.1, *entered + rest.2, *left + rest.3);
+        steps.pop();
+    }
+    steps.retain(|(from, to, ..)| from < to);
+    steps
 }
 
 /// Label of a milestone in the chart.
@@ -418,6 +447,21 @@ mod tests {
 
     fn second(second: u64) -> BootTime {
         BootTime(second * 1_000_000_000)
+    }
+
+    #[test]
+    fn rates_are_measured_over_at_least_a_second() {
+        let point = |millis: u64, entered: u64| CoursePoint {
+            at: BootTime(millis * 1_000_000),
+            entered,
+            left: 1,
+            ..CoursePoint::default()
+        };
+        let points = [point(0, 9), point(30, 1), point(1000, 19), point(2000, 20), point(2000, 5)];
+        let axis = TimeAxis { from: second(0), to: second(2) };
+        let all = steps(&points, axis);
+        assert_eq!(all, [(second(0), second(1), 20, 2), (second(1), second(2), 25, 2)]);
+        assert_eq!(steps(&points[..1], axis), []);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) const fn mark(kind: MilestoneKind) -> &'static str {
 pub(super) const fn read_meaning(state: ReadState) -> &'static str {
     match state {
         ReadState::NeverRead => {
-            "The program has not read most of these requests. The few that it did read show the cause."
+            "The program has not read most of these requests. The sockets of those that it did read show the cause."
         }
         ReadState::Partial => "The program stopped while it was reading these requests.",
         ReadState::Goodbye => "The program read its requests, but not the peer's last message.",
