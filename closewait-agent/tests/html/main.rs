@@ -2,4 +2,5 @@
 
 mod browser;
 mod fixture;
+mod picture;
 mod static_page;

@@ -18,6 +18,8 @@ use closewait_engine::{
 
 /// Maximum number of points that are drawn: more than pixels of a narrow page would not be seen.
 const MAX_POINTS: usize = 160;
+/// Maximum number of marks in a chart: each can need a row of its own.
+const MAX_MARKS: usize = 12;
 /// Maximum number of events in the table.
 const MAX_ROWS: usize = 24;
 /// Maximum number of known numbers of descriptors that are drawn as dots: they are read only now and then.
@@ -208,6 +210,7 @@ impl CourseCharts<'_> {
             .zip(&self.course.milestones)
             .filter_map(|(number, one)| Some((number?, one)))
             .filter(|(_, one)| axis.contains(one.at))
+            .take(MAX_MARKS)
             .collect();
         let width = |name: &str| (NUMBER_WIDTH + name.len() as f64 * CHARACTER_WIDTH) / WORDS_WIDTH * 100.0;
         let labels: Vec<_> =
@@ -269,8 +272,8 @@ impl CourseCharts<'_> {
                     (time_labels(axis, self.page.anchor, FLOW_HEIGHT))
                 }
                 ul.legend {
-                    li { (swatch("entered", "M0 2H24V10H0Z")) (format!("above the line: entered, at most {}", rate(entered))) }
-                    li { (swatch("left", "M0 4H24V12H0Z")) (format!("below the line: exited, at most {}", rate(left))) }
+                    li { (swatch("entered", "M0 2H24V10H0Z")) "above the line: entered, " (at_most(entered)) }
+                    li { (swatch("left", "M0 4H24V12H0Z")) "below the line: exited, " (at_most(left)) }
                 }
             }
         }
@@ -325,6 +328,11 @@ fn numbers(milestones: &[Milestone]) -> Vec<Option<usize>> {
         (!is_doubling).then_some(next)
     };
     milestones.iter().map(number).collect()
+}
+
+/// Formats the highest rate.
+fn at_most(per_second: f64) -> String {
+    if per_second > 0.0 { format!("at most {}", rate(per_second)) } else { "none".to_owned() }
 }
 
 /// Returns entries and exits between two times, over at least [`MIN_STEP`] each: two counts can be so close that their rate would

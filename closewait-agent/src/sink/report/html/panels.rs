@@ -148,7 +148,7 @@ fn reads(pileup: &Pileup, prefix: &str) -> Markup {
     html! {
         figure {
             figcaption { "Read by the program" }
-            p { (words::read_meaning(most)) }
+            p { (if unknown > sum { words::READ_UNKNOWN } else { words::read_meaning(most) }) }
             svg role="img" width="100%" height="28" aria-labelledby={ (title) " " (desc) } {
                 title id=(title) { "Number of sockets by what the program has read" }
                 desc id=(desc) { (text.join("; ")) }

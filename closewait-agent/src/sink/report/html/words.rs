@@ -29,6 +29,9 @@ pub(super) const fn mark(kind: MilestoneKind) -> &'static str {
     }
 }
 
+/// Statement about read states that are mostly unknown.
+pub(super) const READ_UNKNOWN: &str = "For most sockets it is unknown what the program has read.";
+
 /// Returns the conclusion that the most frequent read state allows.
 pub(super) const fn read_meaning(state: ReadState) -> &'static str {
     match state {
