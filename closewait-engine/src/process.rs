@@ -112,6 +112,11 @@ impl Process {
         }
     }
 
+    /// Whether its threads were not read, as happens if a read of the process did not answer in time.
+    pub(crate) const fn lacks_threads(&self) -> bool {
+        self.threads_seen == 0
+    }
+
     /// Describes the activity of the threads with the two most important statements; `None` if it is unknown.
     pub fn activity(&self) -> Option<String> {
         if self.frozen == Some(true) {
@@ -382,6 +387,7 @@ mod tests {
             "the time in which it was runnable is unknown"
         );
         assert_eq!(process(None, &[runs(484, Some(899))]).busy_thread(), None);
+        assert_eq!(process(None, &[runs(19, Some(1000))]).busy_thread(), None, "it may have just woken up");
         let mut node = process(Some(ProgramRuntime::Node), &[main(thread(232, 5)), runs(484, Some(1000))]);
         assert_eq!(node.busy_thread(), None);
         node.groups = group(&[main(runs(120, Some(1000)))]);

@@ -1,6 +1,10 @@
 //! `closewait report`.
 
-use std::path::Path;
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 
@@ -11,6 +15,7 @@ use super::{
 };
 use crate::{
     cli::{self, ReportOutput},
+    clock,
     recording::{Item, Player},
     sink::{
         Form,
@@ -20,7 +25,7 @@ use crate::{
 };
 use closewait_engine::{
     snapshot::query::{Filter, Query, ReportContent},
-    text::harmless,
+    text::{duration, harmless},
     time::BootTime,
 };
 
@@ -51,13 +56,13 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
 fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
     let query = Query::Report { filter: list::filter(&args.filters), content: ReportContent::Courses };
     let mut notes = Vec::new();
-    // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
-    let shape = ListShape { form: Form::Json, ..ListShape::default() };
+    // The object has the sockets that cannot be seen.
+    let form = if is_json(format) { Form::Json } else { Form::Text };
+    let shape = ListShape { form, ..ListShape::default() };
     let note = &mut |note| notes.push(note);
     let (header, report) = list::answer_noting(&args.asked, &query, shape, note, |answer| Ok(answer.report()?))?;
-    if matches!(format, ReportFormat::Json) {
-        notes.drain(..).for_each(|note| log::warn!("{note}"));
-    }
+    warn(&notes, format);
+    notes.retain(|note| Some(note) != report.unseen.as_ref());
     let page = ReportPage {
         report: &report,
         version: &header.version,
@@ -80,21 +85,35 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
     let failed = || format!("playing {} failed", path.display());
     let mut reader = open(path)?;
     let (mut player, mut last) = (Player::default(), BootTime::default());
-    let mut play = |item: anyhow::Result<Item<'_>>| -> anyhow::Result<()> {
-        let item = item?;
-        if let Item::Time(now) | Item::Began { at: now, .. } = &item {
-            last = last.max(*now);
+    let mut progress = ReplayProgress::new();
+    let mut play = || -> anyhow::Result<()> {
+        while let Some(item) = reader.next() {
+            let item = item?;
+            if let Item::Began { at, .. } = &item {
+                progress.begin = Some(*at);
+            }
+            if let Item::Time(now) | Item::Began { at: now, .. } = &item {
+                last = last.max(*now);
+            }
+            player.play(item, |_shown, _anchor| Ok(()))?;
+            progress.show(reader.position(), last);
         }
-        player.play(item, |_shown, _anchor| Ok(()))
+        Ok(())
     };
-    let played = reader.by_ref().map(|item| item.map_err(Into::into)).try_for_each(&mut play).with_context(failed);
+    let played = play().with_context(failed);
+    progress.clear();
     let Some(engine) = player.engine() else {
         return played.and_then(|()| Err(anyhow::anyhow!(NO_EVENT)).with_context(failed));
     };
-    // Text and JSON have no place for it: a log line reaches the user even if standard output goes to a file.
-    if let Some(text) = reader.end().and_then(|end| end_text(end, path)) {
-        log::warn!("{text}");
-    }
+    let mut notes: Vec<String> = reader.end().and_then(|end| end_text(end, path)).into_iter().collect();
+    warn(&notes, format);
+    notes.extend(
+        played
+            .as_ref()
+            .err()
+            .map(|error| format!("the rest is missing: {error:#}"))
+            .map(|text| harmless(text.as_bytes())),
+    );
     let name = harmless(path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes());
     let report = engine.report_of(last, &Filter::default(), ReportContent::Courses);
     let page = ReportPage {
@@ -102,11 +121,77 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION"),
         anchor: player.anchor(),
         source: ReportSource::Recording(&name),
-        notes: &[],
+        notes: &notes,
         socket: None,
     };
     let mut shown = Vec::new();
     render(&page, format, &mut shown)?;
     print(&shown)?;
     played
+}
+
+const fn is_json(format: ReportFormat) -> bool {
+    match format {
+        ReportFormat::Json => true,
+        ReportFormat::Text(_) | ReportFormat::Markdown => false,
+    }
+}
+
+/// Logs notes that the user would not see otherwise: an object has no place for them, and a report can go to a file.
+fn warn(notes: &[String], format: ReportFormat) {
+    if is_json(format) || !io::stdout().is_terminal() {
+        notes.iter().for_each(|note| log::warn!("{note}"));
+    }
+}
+
+/// Progress of a long replay: one line on standard error, if that is a terminal.
+struct ReplayProgress {
+    is_terminal: bool,
+    /// Start of the recorded engine.
+    begin: Option<BootTime>,
+    /// Number of items until the next look at the clock.
+    items: u32,
+    /// Time of the next line.
+    next: BootTime,
+    is_shown: bool,
+}
+
+impl ReplayProgress {
+    /// Interval of lines.
+    const INTERVAL: Duration = Duration::from_secs(1);
+    /// Number of items between looks at the clock.
+    const ITEMS: u32 = 256;
+
+    fn new() -> Self {
+        let next = clock::now() + Self::INTERVAL;
+        Self { is_terminal: io::stderr().is_terminal(), begin: None, items: 0, next, is_shown: false }
+    }
+
+    /// Shows that the recording is read up to `position`, bytes, and played until `at`; at most once an interval.
+    fn show(&mut self, position: u64, at: BootTime) {
+        if !self.is_terminal {
+            return;
+        }
+        self.items = self.items.wrapping_add(1);
+        if !self.items.is_multiple_of(Self::ITEMS) || clock::now() < self.next {
+            return;
+        }
+        self.next = clock::now() + Self::INTERVAL;
+        self.is_shown = true;
+        let played = duration(at.since(self.begin.unwrap_or(at)));
+        Self::write(&format!("\r\x1b[K{:.1} MB read, {played} played", position as f64 / 1e6));
+    }
+
+    /// Removes the line.
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.is_shown) {
+            Self::write("\r\x1b[K");
+        }
+    }
+
+    fn write(text: &str) {
+        let mut stderr = io::stderr();
+        // Nothing depends on it.
+        let _unseen = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+    }
 }

@@ -84,3 +84,6 @@ pub fn render(page: &ReportPage<'_>, format: ReportFormat, to: &mut Vec<u8>) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

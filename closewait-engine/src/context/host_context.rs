@@ -36,6 +36,8 @@ const MAX_MORE_OWNERS: usize = 65_536;
 const MAX_UNHELD: usize = 4096;
 /// Age at which an inspection reads the state of a process again.
 const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Maximum age of a process's state that is kept if a newer read did not end in time.
+const MAX_PROCESS_AGE: Duration = Duration::from_secs(15);
 /// Age at which an inspection searches for the tools of the host again.
 const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -139,6 +141,7 @@ impl HostContext {
     /// Stores a fact of an inspection.
     pub(crate) fn learn(&mut self, fact: InspectionFact) {
         match fact {
+            InspectionFact::Process { at, process } if self.knows_more(&process, at) => {}
             InspectionFact::Process { at, mut process } => {
                 process.tools = self.tools.as_ref().map(|(_, tools)| tools.clone());
                 self.inspected.insert(process.pid, at);
@@ -172,6 +175,16 @@ impl HostContext {
                 self.places.insert(inode, place);
             }
         }
+    }
+
+    /// Whether a process that was read at `at` lacks its threads, and they are known from a read a short time ago. On a crowded host
+    /// a read may not end in time, and one such read must not change a verdict. The next inspection reads the process again.
+    fn knows_more(&self, process: &Process, at: BootTime) -> bool {
+        let Process { pid, started_ns, .. } = *process;
+        let is_recent = self.inspected.get(&pid).is_some_and(|known| at.since(*known) <= MAX_PROCESS_AGE);
+        let is_same = |known: &Process| started_ns.is_none() || known.started_ns == started_ns;
+        let known = self.processes.get(&pid).filter(|known| !known.lacks_threads() && is_same(known));
+        process.lacks_threads() && process.frozen != Some(true) && is_recent && known.is_some()
     }
 
     /// Replaces the watched ports at `now`. Drops the closes of other ports, and of ports with another onset.

@@ -1,6 +1,8 @@
 //! Entries and exits of each local port and each remote endpoint, healthy ones included: they distinguish a hung
 //! program from one that misses some closes.
 
+mod courses;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
@@ -17,8 +19,8 @@ use crate::{
         evidence::{LATE, LateExits},
     },
     flow::group_key::FlowKey,
-    flow::growth::{Aged, CourseLog, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
-    model::{Dwell, IncidentCourse, IncidentState, IncidentStatus, Since, StuckCounts},
+    flow::growth::{Aged, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
+    model::{Dwell, IncidentState, IncidentStatus, Since, StuckCounts},
     time::{BootTime, nanos},
     track::hashing::KeyedState,
 };
@@ -41,8 +43,6 @@ const MAX_LATE_EXITS: usize = 8;
 const MAX_TREND_WINDOWS: usize = 6;
 /// Minimum number of windows for a trend, which gives three differences.
 const MIN_TREND_WINDOWS: usize = 4;
-/// Maximum number of open incidents with a log, at about 8 KB each. A report shows fewer groups.
-const MAX_LOGS: usize = 256;
 /// Interval of counts, unless the age at which a socket counts as stuck is less.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// Minimum interval of counts for each socket; a count takes a hundredth of that.
@@ -281,7 +281,7 @@ impl Flows {
 
     /// Records an inspection of the flow's growth; see [`Growth::inspected`].
     pub(crate) fn inspected(&mut self, key: FlowKey, at: BootTime, seen: Option<&Inspected>) -> Option<IncidentStatus> {
-        let may_log = self.growths().filter(|(_, growth)| growth.log().is_some()).count() < MAX_LOGS;
+        let may_log = self.may_log();
         let growth = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut());
         let incident = growth.and_then(|growth| growth.inspected(at, seen, may_log));
         self.suspects = self.any_suspect();
@@ -293,32 +293,6 @@ impl Flows {
         if let Some(growth) = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut()) {
             growth.reported(last);
         }
-    }
-
-    /// Logs the open descriptors of the owners of open incidents; `read` returns them with the time of the inspection.
-    pub(crate) fn log_descriptors(&mut self, read: impl Fn(u32) -> Option<(BootTime, u64)>) {
-        let growths = self.flows.values_mut().filter_map(|stats| stats.growth.as_deref_mut());
-        for log in growths.filter_map(Growth::log_mut) {
-            if let Some((at, open)) = log.owner().and_then(&read) {
-                log.descriptors(at, open);
-            }
-        }
-    }
-
-    /// Returns the course of a flow's open incident; with the time and the numbers of sockets and of stuck sockets `now`, until
-    /// that time.
-    pub(crate) fn course(&self, key: FlowKey, now: Option<(BootTime, u64, u64)>) -> Option<IncidentCourse> {
-        let stats = self.flows.get(&key)?;
-        let growth = stats.growth.as_deref()?;
-        let now = now.map(|(at, present, stuck)| Point {
-            at,
-            present,
-            stuck: Aged { present: stuck, left: stats.stuck_left },
-            entered: stats.entered,
-            left: stats.closed + stats.lost,
-            ..stats.latest
-        });
-        Some(CourseLog::course(growth.log()?, growth.incident()?.id, now.as_ref()))
     }
 
     /// Returns the open incident of a flow; `None` if there is none.

@@ -11,6 +11,8 @@ use crate::text::Comm;
 const NAMES: usize = 3;
 /// Minimum share of the time, in thousandths, in which a busy thread uses a CPU or is ready to run.
 const BUSY_PERMILLE: u32 = 900;
+/// Minimum share of the time, in thousandths, in which a busy thread uses a CPU.
+const MIN_USED_PERMILLE: u32 = 20;
 
 /// State of a thread in the scheduler (`task_state_array`, fs/proc/array.c at v5.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -143,9 +145,10 @@ impl ThreadGroup {
 }
 
 /// Whether a thread is busy: it used a CPU (`used`), or ran or was ready to run (`wanted`), for [`BUSY_PERMILLE`] thousandths of
-/// the time. If `wanted` is unknown, a thread that shares its CPU does not count as busy.
+/// the time. If `wanted` is unknown, a thread that shares its CPU does not count as busy. Nor does one that got less than
+/// [`MIN_USED_PERMILLE`]: on a crowded host, a thread that has just woken up may wait for a CPU all of the measured time.
 pub(super) fn is_busy(used: Option<u32>, wanted: Option<u32>) -> bool {
-    used.max(wanted).is_some_and(|share| share >= BUSY_PERMILLE)
+    used.is_some_and(|used| used.max(wanted.unwrap_or(0)) >= BUSY_PERMILLE && used >= MIN_USED_PERMILLE)
 }
 
 /// Groups threads by state, system call and object of their wait; the largest group comes first.

@@ -14,8 +14,8 @@ use closewait_engine::{
     Config, Engine,
     diagnose::{RULES, Seen},
     model::{
-        Certainty, Class, Connection, Dwell, Exit, ExitCause, Forecast, Limit, Opener, ProxyPeer, Slope, Socket,
-        SocketEvent, SocketKey, Timer, TimerKind,
+        Certainty, Class, Connection, CoursePoint, Dwell, Exit, ExitCause, Forecast, Limit, Opener, ProxyPeer, Slope,
+        Socket, SocketEvent, SocketKey, Timer, TimerKind,
     },
     snapshot::groups::{Key, ListedGroup},
     snapshot::hints::Hint,
@@ -100,7 +100,11 @@ fn sample() -> Vec<AnswerItem<'static>> {
     let mut group = report.groups.pop().unwrap();
     report.host = Some("web-1".to_owned());
     report.resolved = vec![testing::resolved()];
-    group.course = Some(testing::course());
+    report.resolved[0].course.points.truncate(1);
+    let mut course = testing::course();
+    course.points =
+        vec![CoursePoint { at: BootTime(1), count: 2, stuck: 3, entered: 4, left: 5, descriptors: Some(6) }];
+    group.course = Some(course);
     group.pileup.verdict = testing::verdict(Class::Hung, Certainty::High);
     group.pileup.slope = Some(Slope { per_second: 0.5, error: 0.25 });
     let limit = Forecast {

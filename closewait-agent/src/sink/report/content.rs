@@ -72,7 +72,8 @@ pub(super) struct ResolvedTexts<'a> {
 impl<'a> ReportTexts<'a> {
     pub(super) fn new(page: &ReportPage<'a>) -> Self {
         let report = page.report;
-        let (calm, problems): (Vec<_>, Vec<_>) = report.groups.iter().partition(|group| is_calm(&group.pileup));
+        let (calm, problems): (Vec<_>, Vec<_>) =
+            report.groups.iter().partition(|group| is_calm(&group.pileup) && group.course.is_none());
         let calm = calm.into_iter().map(|ReportedGroup { pileup, .. }| {
             let (who, port) = (who(pileup), port(&pileup.group));
             format!("{}  {who} {port}: {}", label(pileup), pileup.numbers("in CLOSE_WAIT"))
@@ -174,7 +175,7 @@ pub(super) fn limit(group: &ReportedGroup, page: &ReportPage<'_>) -> Option<Limi
         return Some(LimitText { is_reached: true, text });
     }
     let Forecast { left, .. } = pileup.forecast?;
-    let text = format!("{}, full in {}, at {}", amount(used), duration(left), page.clock(page.report.at + left));
+    let text = format!("{} are used, full at {}", amount(used), page.clock(page.report.at + left));
     Some(LimitText { is_reached: false, text })
 }
 
@@ -210,7 +211,7 @@ pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'stat
     add("first sockets", list(evidence.oldest.iter().map(socket).collect()));
     add("read", list(evidence.reads.iter().map(|(state, count)| format!("{count} {}", read_text(*state))).collect()));
     add("ages", Some(format!("p50 {}, p90 {}", duration(evidence.median), duration(evidence.p90))));
-    let remotes = evidence.top_remotes.iter().map(|(address, count)| format!("{count} {address}"));
+    let remotes = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}"));
     let more = u64::from(evidence.remotes).saturating_sub(evidence.top_remotes.len() as u64);
     let more = (more > 0).then(|| closewait_engine::text::count(more, "more address"));
     add("peers", list(remotes.chain(more).collect()));

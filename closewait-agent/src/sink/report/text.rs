@@ -44,6 +44,7 @@ pub(super) fn text(page: &ReportPage<'_>, screen: Screen) -> String {
         if let Some(cause) = &resolved.cause {
             named("CAUSE", cause, None, &mut lines);
         }
+        lines.push("", None);
         push_timeline(&resolved.timeline, &mut lines);
         // Without a problem, the latest incident is the reason for the report.
         if at == 0 && texts.problems.is_empty() {
@@ -109,7 +110,12 @@ fn push_timeline(timeline: &Timeline, lines: &mut Lines) {
     let widest = |of: fn(&super::timeline::TimelineRow) -> &str| {
         timeline.rows.iter().map(|row| table::width(of(row))).max().unwrap_or_default()
     };
-    let (time, what, counts) = (widest(|row| &row.time), widest(|row| &row.what), widest(|row| &row.counts));
+    // An event without counts needs no column.
+    let (time, what, counts) = (
+        widest(|row| &row.time),
+        widest(|row| if row.counts.is_empty() { "" } else { &row.what }),
+        widest(|row| &row.counts),
+    );
     let is_wide = 1 + time + 2 + what + 2 + counts <= lines.screen.width;
     let indent = " ".repeat(time + 3);
     for row in &timeline.rows {
@@ -121,10 +127,6 @@ fn push_timeline(timeline: &Timeline, lines: &mut Lines) {
             (false, false) => ": ".to_owned(),
         };
         let line = format!("{begin}{}{separator}{}", row.what, row.counts);
-        if is_wide {
-            lines.push(&line, None);
-        } else {
-            wrap(&line, lines.screen.width, &indent).iter().for_each(|line| lines.push(line, None));
-        }
+        wrap(&line, lines.screen.width, &indent).iter().for_each(|line| lines.push(line, None));
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Screen, is_calm, label, sgr,
 };
 use closewait_engine::{
-    model::{Dwell, IncidentReport, Limit, Pileup, PileupGroup, Shape},
+    model::{Dwell, IncidentReport, Limit, Pileup, PileupGroup, Shape, Slope},
     snapshot::urgency::NEAR_LIMIT,
     text::{duration, rate},
 };
@@ -42,6 +42,9 @@ const LIVE_CONCESSIONS: [Concession; 11] = [
     Concession::Shrink("WHO", 12),
     Concession::Drop("PORT"),
 ];
+/// Minimum change of the count, as a multiple of its possible error, that is shown for a group that is not old enough to have a shape
+/// that grows.
+const CLEAR: f64 = 2.0;
 /// Color of a limit that is reached.
 pub(in crate::sink) const FULL: &str = "1;37;41";
 
@@ -159,14 +162,17 @@ pub(in crate::sink) fn port(group: &PileupGroup) -> String {
 
 /// Formats the growth: `-` if no agent watched, or not for long enough.
 pub(in crate::sink) fn growth(pileup: &Pileup) -> String {
-    match (pileup.slope, pileup.shape) {
-        (Some(slope), Some(Shape::Linear | Shape::Accelerating | Shape::Recovering)) => {
-            let sign = if slope.per_second > 0.0 { "+" } else { "" };
-            format!("{sign}{}", rate(slope.per_second))
-        }
-        (Some(_), Some(Shape::Plateau | Shape::Transient)) => "0".to_owned(),
-        (None, _) | (_, None) => "-".to_owned(),
+    let Some((Slope { per_second, error }, shape)) = pileup.slope.zip(pileup.shape) else { return "-".to_owned() };
+    let is_level = match shape {
+        Shape::Linear | Shape::Accelerating | Shape::Recovering => false,
+        // Few sockets may be old enough for an incident yet, although their number grows.
+        Shape::Plateau | Shape::Transient => per_second.abs() <= error * CLEAR,
+    };
+    if is_level {
+        return "0".to_owned();
     }
+    let sign = if per_second > 0.0 { "+" } else { "" };
+    format!("{sign}{}", rate(per_second))
 }
 
 /// Formats the age of the oldest socket, with a sign if only a lower bound is known.

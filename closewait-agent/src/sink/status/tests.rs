@@ -189,6 +189,18 @@ fn calm_groups_are_one_line() {
 }
 
 #[test]
+fn a_count_that_clearly_grows_is_not_shown_as_level() {
+    let grows = |per_second, error| {
+        let mut leak = group(Class::Leak, Certainty::Low, 50, 80, ("app", 7, ""));
+        leak.slope = Some(Slope { per_second, error });
+        let page = shown(&report(vec![leak]), (80, 24));
+        let row = page.lines().find(|line| line.starts_with("LEAK?")).unwrap_or_else(|| panic!("{page}"));
+        row.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    assert_eq!([grows(1.0, 0.3), grows(-1.0, 0.3), grows(1.0, 0.6), grows(0.0, 0.0)], ["+1.0/s", "-1.0/s", "0", "0"]);
+}
+
+#[test]
 fn hostile_and_wide_names_stay_in_their_cells() {
     let escaped = closewait_engine::text::harmless(b"\x1b]0;x\x07\n\xe2\x80\xae");
     let hostile = group(Class::Hung, Certainty::High, 9, 1, ("python3", 4_194_304, &escaped));

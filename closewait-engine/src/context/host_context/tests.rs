@@ -47,6 +47,25 @@ fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
 }
 
 #[test]
+fn a_read_that_did_not_end_in_time_keeps_the_state_of_a_short_time_ago() {
+    let mut host_context = HostContext::default();
+    let mut read = |at, threads_seen, started_ns| {
+        let process = Process { threads_seen, started_ns, ..process("x", 1, None) };
+        host_context.learn(InspectionFact::Process { at: BootTime(at), process: Box::new(process) });
+        (host_context.processes()[&1].threads_seen, host_context.inspected_at(1))
+    };
+    let second = 1_000_000_000;
+    assert_eq!(read(0, 0, Some(7)), (0, Some(BootTime(0))), "nothing else is known");
+    let full = (4, Some(BootTime(second)));
+    assert_eq!(read(second, 4, Some(7)), full);
+    assert_eq!(read(6 * second, 0, Some(7)), full);
+    assert_eq!(read(16 * second, 0, None), full);
+    assert_eq!(read(17 * second, 0, None), (0, Some(BootTime(17 * second))), "the old state is too old");
+    read(18 * second, 4, Some(7));
+    assert_eq!(read(19 * second, 0, Some(8)), (0, Some(BootTime(19 * second))), "another process has the pid");
+}
+
+#[test]
 fn listeners_over_the_limit_are_dropped_and_counted_until_the_next_scan() {
     let mut host_context = HostContext::default();
     for key in 0..MAX_LISTENERS as u64 + 3 {

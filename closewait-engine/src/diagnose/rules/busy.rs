@@ -17,15 +17,15 @@ impl Rule for BusyThread {
         &About {
             name: "busy_thread",
             when: "the socket is a server's; the FIN is unread on at least one socket of the group; a thread of the owner runs, \
-                   or is ready to run, nearly all of the time; the program does not serve other connections of the port",
+                   or is ready to run, nearly all of the time, and gets at least 2 % of a CPU; the program does not serve other connections of the port",
             class: &[Class::Hung],
             certainty: &[
                 (
                     Certainty::High,
-                    "one thread serves all connections: after 60 s or longer with 5 or more new connections",
+                    "after 3 min or longer without progress, with 5 or more new connections, if one thread serves all connections",
                 ),
-                (Certainty::Medium, "the same sooner, or for a program with several threads"),
-                (Certainty::Low, "after less than 15 s, or with fewer than 2 new connections"),
+                (Certainty::Medium, "after 60 s or longer without progress, with 2 or more new connections"),
+                (Certainty::Low, "sooner, or with fewer new connections"),
             ],
             says: "the thread that should read the FIN is busy",
             next: "see where the busy thread is",
