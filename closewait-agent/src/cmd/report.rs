@@ -133,7 +133,7 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
 const fn is_json(format: ReportFormat) -> bool {
     match format {
         ReportFormat::Json => true,
-        ReportFormat::Text(_) | ReportFormat::Markdown => false,
+        ReportFormat::Text(_) | ReportFormat::Markdown | ReportFormat::Html => false,
     }
 }
 

@@ -158,10 +158,10 @@ impl CourseCharts<'_> {
             ul.legend {
                 li { (swatch("count", "M0 10L24 2V14H0Z")) "in CLOSE_WAIT" }
                 li { (swatch("stuck", "M0 12L24 6V14H0Z")) "stuck among them" }
-                @if !descriptors.is_empty() { li { (swatch("open", "M0 11L24 3")) "open descriptors of the owner" } }
+                @if !descriptors.is_empty() { li { (swatch("open", "M0 11L24 3")) "open descriptors" } }
                 @if shows_limit { li { (swatch("limit", "M0 8H24")) "limit" } }
                 @if self.course.forecast.is_some() {
-                    li { (swatch("cone", "M0 12L24 2V12Z")) "first forecast, from earliest to latest" }
+                    li { (swatch("cone", "M0 12L24 2V12Z")) "first forecast" }
                 }
                 @if doubled { li { (swatch("doubling", "M12 6V14")) "doubled" } }
                 @if let Some((limit, most)) = self.limit.filter(|_| !shows_limit) {
@@ -204,7 +204,7 @@ impl CourseCharts<'_> {
     }
 
     /// Returns the marks of the milestones on the axis, with their numbers in the table. Doublings have none.
-    fn marks(&self, axis: TimeAxis) -> Vec<Mark> {
+    fn marks(&self, axis: TimeAxis) -> Vec<ChartMark> {
         let marked: Vec<_> = numbers(&self.course.milestones)
             .into_iter()
             .zip(&self.course.milestones)
@@ -217,7 +217,7 @@ impl CourseCharts<'_> {
             marked.iter().map(|(_, one)| (axis.percent(one.at), width(words::mark(one.kind)))).collect();
         let placed = scale::place(&labels).into_iter().zip(marked);
         placed
-            .map(|(scale::Placed { x, row, ends }, (number, one))| Mark {
+            .map(|(scale::Placed { x, row, ends }, (number, one))| ChartMark {
                 number,
                 name: words::mark(one.kind),
                 x,
@@ -361,7 +361,7 @@ fn steps(points: &[CoursePoint], axis: TimeAxis) -> Vec<(BootTime, BootTime, u64
 }
 
 /// Label of a milestone in the chart.
-struct Mark {
+struct ChartMark {
     /// Number in the table.
     number: usize,
     name: &'static str,
