@@ -256,9 +256,12 @@ accepted yet and half-closed connections in use. Needs CAP_NET_ADMIN.";
 #[derive(Clone, Debug, Args)]
 #[command(after_help = FILTERS)]
 pub struct ReportArgs {
-    /// Format and color.
-    #[command(flatten)]
-    pub shape: OutputArgs,
+    /// Text, Markdown for a ticket system, or one JSON object
+    #[arg(long, value_enum, default_value_t = ReportOutput::Text, value_name = "FORMAT")]
+    pub output: ReportOutput,
+    /// Color of text; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
     /// Recording to report on, as of its end
     #[arg(value_name = "FILE", conflicts_with_all = ["pid", "port", "peer", "cgroup", "older_than", "verdict"])]
     pub file: Option<PathBuf>,
@@ -321,6 +324,17 @@ pub enum OutputFormat {
     /// Lines and tables.
     Text,
     /// Objects.
+    Json,
+}
+
+/// `--output` of `closewait report`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportOutput {
+    /// Text for people.
+    Text,
+    /// Markdown.
+    Md,
+    /// One object.
     Json,
 }
 

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use tests_support::blame::is_blame;
+use tests_support::{blame::is_blame, schema};
 
 /// Beginning of a warning.
 const WARNS: &str = "closewait: warn: ";
@@ -56,6 +56,19 @@ fn recordings_give_what_is_expected_of_them_every_time() {
 }
 
 #[test]
+fn every_event_and_report_conforms_to_its_schema() {
+    for recording in recordings() {
+        let expected = fs::read_to_string(recording.with_extension("expected")).expect("the expectation");
+        expected.lines().for_each(|line| schema::check_event(&serde_json::from_str(line).expect("JSON")));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        command.arg("report").arg(&recording).args(["--output", "json"]).stdin(Stdio::null());
+        let report = String::from_utf8(command.output().expect("closewait").stdout).expect("UTF-8");
+        assert!(report.lines().any(|line| line.contains("\"groups\":")), "{}: {report}", recording.display());
+        report.lines().for_each(|line| schema::check_reported(&serde_json::from_str(line).expect("JSON")));
+    }
+}
+
+#[test]
 fn no_healthy_program_is_blamed() {
     let (mut blamed, mut healthy) = (Vec::new(), 0);
     for recording in recordings() {
@@ -75,10 +88,94 @@ fn no_healthy_program_is_blamed() {
     assert!(blamed.is_empty(), "{blamed:#?}");
 }
 
+/// Reports that are compared: a hang that is still young, a leak that doubles, a program that no longer accepts, and a healthy one.
+const REPORTS: [(&str, &str); 5] = [
+    ("worker-pool", "txt"),
+    ("worker-pool", "md"),
+    ("subscribers-lost", "txt"),
+    ("stops-accepting", "md"),
+    ("healthy-burst", "txt"),
+];
+
+#[test]
+fn a_report_of_a_recording_is_what_is_expected_of_it_every_time() {
+    let bless = env::var_os("BLESS").is_some();
+    let mut different = Vec::new();
+    for (name, extension) in REPORTS {
+        let recording = recordings().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
+        let recording = recording.expect("a recording");
+        let format = if extension == "md" { "md" } else { "text" };
+        let report = || {
+            let (code, text, log) = run("report", &recording, &["--color", "never", "--output", format]);
+            assert_eq!((code, log.as_str()), (Some(0), ""), "{name}");
+            text
+        };
+        let got = report();
+        assert_eq!(got, report(), "{name} is not the same twice");
+        let path = recording.with_extension(format!("report.{extension}"));
+        if bless {
+            fs::write(&path, &got).expect("the expectation");
+        } else if fs::read_to_string(&path).ok().as_deref() != Some(&got) {
+            different.push(path.display().to_string());
+        }
+    }
+    assert!(
+        different.is_empty(),
+        "see what changed with `BLESS=1 cargo test --test replay` and git diff: {different:?}"
+    );
+}
+
+#[test]
+fn the_reports_of_all_recordings_have_the_course_of_each_incident() {
+    let mut courses = 0;
+    for recording in recordings() {
+        let (code, report, log) = run("report", &recording, &["--output", "json"]);
+        assert_eq!((code, log.as_str()), (Some(0), ""), "{}", recording.display());
+        let report: serde_json::Value = serde_json::from_str(&report).expect("one object");
+        // The events of the stream are the milestones of the report.
+        let events = lines(&recording);
+        let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let opened: Vec<_> =
+            events.filter(|event| event["state"] == "opened").map(|event| event["id"].clone()).collect();
+        let groups = report["groups"].as_array().expect("groups");
+        for group in groups.iter().filter(|group| !group["id"].is_null()) {
+            courses += 1;
+            assert!(opened.contains(&group["id"]), "{}", recording.display());
+            let milestones = group["course"]["milestones"].as_array().expect("milestones");
+            let detected: Vec<_> = milestones.iter().filter(|one| one["kind"] == "detected").collect();
+            assert_eq!((detected.len(), &detected[0]["time"]), (1, &group["began"]), "{}", recording.display());
+            let points = group["course"]["points"].as_array().expect("points");
+            assert!((3..=97).contains(&points.len()), "{}", recording.display());
+            assert_eq!(points.last().expect("a point")["count"], group["count"], "{}", recording.display());
+        }
+    }
+    assert!(courses >= 5, "{courses}");
+}
+
+#[test]
+fn a_report_of_a_cut_recording_says_so() {
+    let recording =
+        recordings().into_iter().find(|path| path.ends_with("worker-pool.recording")).expect("one of several frames");
+    let bytes = fs::read(&recording).expect("a recording");
+    let cut = Scratch::new("report-cut", &bytes[..bytes.len() - 20]);
+    for format in ["text", "md", "json"] {
+        let (code, text, log) = run("report", &cut.0, &["--output", format]);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains(WARNS) && log.contains("is cut at byte "), "{log}");
+        assert_eq!(text.contains("is cut at byte "), format != "json", "{text}");
+    }
+}
+
 /// Returns the output of `closewait replay` with these arguments: exit code, standard output, standard error.
 fn replay(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    run("replay", file, arguments)
+}
+
+/// Returns the output of a command of closewait on a recording: exit code, standard output, standard error.
+fn run(name: &str, file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
-    let output = command.arg("replay").arg(file).args(arguments).stdin(Stdio::null()).output().expect("closewait");
+    command.env("COLUMNS", "100");
+    let output = command.arg(name).arg(file).args(arguments).stdin(Stdio::null()).output().expect("closewait");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

@@ -58,7 +58,7 @@ use self::{
     jobs::audit::Audit,
     jobs::inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     jobs::queries::Queries,
-    model::{Counters, Finding, Observation, Output, Totals},
+    model::{Counters, Finding, Observation, Output, ResolvedIncident, Totals},
     snapshot::query::Filter,
     snapshot::view::{Selection, View},
     time::BootTime,
@@ -113,6 +113,8 @@ pub struct Engine {
     dropped: u64,
     /// Time of the next reminder of stuck sockets; `None` while none is stuck.
     still_stuck: Option<BootTime>,
+    /// Latest incidents that have ended, oldest first.
+    resolved: VecDeque<ResolvedIncident>,
     stopping: bool,
 }
 
@@ -156,6 +158,7 @@ impl Engine {
             losses_at_scan: Losses::default(),
             dropped: 0,
             still_stuck: None,
+            resolved: VecDeque::new(),
             stopping: false,
             config,
         }

@@ -10,8 +10,9 @@ use closewait_common::{
 
 use super::{
     model::{
-        Certainty, Class, Dwell, Endpoint, Evidence, Listener, Onset, Owner, Pileup, PileupGroup, Protocol, Role,
-        Socket, Task, Verdict,
+        Certainty, Class, CoursePoint, Dwell, Endpoint, Evidence, FirstForecast, Host, IncidentCourse, IncidentId,
+        LastDiagnosis, Limit, Listener, Milestone, MilestoneKind, Onset, Owner, Pileup, PileupEnd, PileupGroup,
+        Protocol, Recovery, ResolvedIncident, Role, Socket, Task, Verdict,
     },
     process::Process,
     snapshot::view::Row,
@@ -185,4 +186,62 @@ pub fn record_bytes(record: &Record) -> Vec<u8> {
 pub fn detailed_bytes(detailed: &Detailed) -> Vec<u8> {
     // SAFETY: a `repr(C)` struct of integers and byte arrays without unnamed padding: every byte is set.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(detailed).cast::<u8>(), DETAILED_SIZE) }.to_vec()
+}
+
+/// Returns the course of an incident from second 1, with one milestone of each kind.
+pub fn course() -> IncidentCourse {
+    let second = |seconds: u64| BootTime(seconds * 1_000_000_000);
+    let limit = Limit::Descriptors;
+    let group = pileup(Class::Hung, Certainty::High, 0).group;
+    let kinds = [
+        (1, MilestoneKind::LastClosed, None, None),
+        (2, MilestoneKind::FirstStuck, None, None),
+        (15, MilestoneKind::Detected, Some(324), Some((limit, 368, 1024))),
+        (31, MilestoneKind::Doubled, Some(648), Some((limit, 692, 1024))),
+        (32, MilestoneKind::LimitNear(limit), Some(660), Some((limit, 704, 1024))),
+        (48, MilestoneKind::FirstUnaccepted, None, None),
+        (50, MilestoneKind::LimitReached(limit), Some(1000), Some((limit, 1024, 1024))),
+        (90, MilestoneKind::Resolved(Recovery::Drained), Some(0), None),
+    ];
+    let milestones = kinds.map(|(at, kind, count, used)| Milestone { at: second(at), kind, count, used });
+    let point = |at: u64| CoursePoint {
+        at: second(at),
+        count: at.saturating_sub(2) * 20,
+        stuck: at.saturating_sub(62) * 20,
+        entered: if at > 1 { 20 } else { 0 },
+        left: 0,
+        descriptors: (at == 15).then_some(368),
+    };
+    IncidentCourse {
+        id: IncidentId::new(&Host::default(), &group, second(2)),
+        milestones: milestones.to_vec(),
+        forecast: Some(FirstForecast {
+            made_at: second(15),
+            limit,
+            used: 368,
+            most: 1024,
+            exhausted_at: second(52),
+            earliest: second(51),
+            latest: Some(second(53)),
+        }),
+        points: (1..=50).map(point).collect(),
+    }
+}
+
+/// Returns a resolved incident with the course of [`course`].
+pub fn resolved() -> ResolvedIncident {
+    let (course, second) = (course(), |seconds: u64| BootTime(seconds * 1_000_000_000));
+    let last = LastDiagnosis::new(second(50), &verdict(Class::Hung, Certainty::High));
+    let end = PileupEnd {
+        id: course.id,
+        group: pileup(Class::Hung, Certainty::High, 0).group,
+        service: Some("java[23415] ShopApi".to_owned()),
+        began: second(15),
+        onset: second(2),
+        last: Some(last),
+        count: 0,
+        most: 1000,
+        how: Recovery::Drained,
+    };
+    ResolvedIncident { at: second(90), end, course }
 }

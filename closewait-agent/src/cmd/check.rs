@@ -19,7 +19,7 @@ use crate::{
     },
     source::program,
 };
-use closewait_engine::snapshot::query::Query;
+use closewait_engine::snapshot::query::{Query, ReportContent};
 
 /// Runs a probe or a command. Returns the exit code: 3 for every error of its own, which the line names.
 pub(super) fn check(args: &cli::CheckArgs) -> u8 {
@@ -56,7 +56,7 @@ fn begin(args: &cli::CheckArgs) -> anyhow::Result<OpenFiles> {
 fn probe(args: &cli::CheckArgs) -> anyhow::Result<u8> {
     begin(args)?;
     let filter = filter(&args.filters);
-    let (filtered, query) = (!filter.is_empty(), Query::Report(filter));
+    let (filtered, query) = (!filter.is_empty(), Query::Report { filter, content: ReportContent::Groups });
     let shape = ListShape { form: args.shape.output.into(), ..ListShape::default() };
     let note = &mut |note| log::warn!("{note}");
     answer_needing(&args.asked, &query, shape, ScanNeeds::KernelPrograms, note, |answer| {

@@ -180,6 +180,7 @@ pub(super) fn engine_of_scan(facts: &HostFacts, stuck_after: Duration, max_track
         unseen_sockets: unseen_sockets(facts),
         reads_progress: true,
         key_secret: source::key_secret(),
+        host: facts.host.clone(),
         ..Config::default()
     };
     RecordingEngine::new(Engine::new(config, clock::now()), decoder, None)

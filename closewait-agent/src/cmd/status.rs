@@ -9,7 +9,7 @@ use crate::{
         status::{Screen, StatusPage, render},
     },
 };
-use closewait_engine::snapshot::query::{Filter, Query};
+use closewait_engine::snapshot::query::{Filter, Query, ReportContent};
 
 /// Width of text that does not go to a terminal, columns.
 const DEFAULT_WIDTH: u16 = 80;
@@ -25,19 +25,20 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
     // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
     let shape = ListShape { form: Form::Json, ..ListShape::default() };
     let note = &mut |note| notes.push(note);
-    let (header, report) =
-        list::answer_noting(&args.asked, &Query::Report(Filter::default()), shape, note, |answer| {
+    let (header, report) = list::answer_noting(
+        &args.asked,
+        &Query::Report { filter: Filter::default(), content: ReportContent::Groups },
+        shape,
+        note,
+        |answer| {
             // An agent answers with groups, never with all sockets.
             Ok(answer.report()?)
-        })?;
+        },
+    )?;
     if form == Form::Json {
         notes.drain(..).for_each(|note| log::warn!("{note}"));
     }
-    let screen = Screen {
-        width: list::width().unwrap_or(DEFAULT_WIDTH).into(),
-        height: list::height().map(usize::from),
-        color: color(args.shape),
-    };
+    let screen = screen(color(args.shape));
     let page = StatusPage {
         report: &report,
         anchor: header.anchor,
@@ -48,4 +49,9 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
     let mut shown = Vec::new();
     render(&page, form, screen, &mut shown)?;
     print(&shown)
+}
+
+/// Returns the screen that a page is fitted to.
+pub(super) fn screen(color: bool) -> Screen {
+    Screen { width: list::width().unwrap_or(DEFAULT_WIDTH).into(), height: list::height().map(usize::from), color }
 }

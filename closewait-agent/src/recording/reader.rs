@@ -126,6 +126,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Returns the number of bytes read so far.
+    pub const fn position(&self) -> u64 {
+        self.at
+    }
+
     /// Returns the way the recording ends; `None` before all items were read.
     pub fn end(&self) -> Option<RecordingEnd> {
         self.end.filter(|_| !self.has_items())

@@ -84,9 +84,9 @@ fn items<'e, E>(
             return take(AnswerItem::Header(header));
         }
         Query::List { filter, content } => (filter, *content),
-        Query::Report(filter) => {
+        Query::Report { filter, content } => {
             take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total: 0, untracked: 0, unseen: None }))?;
-            let mut report = engine.report_of(now, filter);
+            let mut report = engine.report_of(now, filter, *content);
             let groups = std::mem::take(&mut report.groups);
             take(AnswerItem::Report(Box::new(report)))?;
             return groups.into_iter().try_for_each(|group| take(AnswerItem::Group(Box::new(group))));

@@ -1,7 +1,7 @@
 //! Text and JSON of `closewait status`: all groups on one screen, the most urgent first.
 
 mod blocks;
-mod json;
+pub(super) mod json;
 pub mod live;
 mod rows;
 #[cfg(test)]
@@ -11,7 +11,10 @@ use std::{fmt::Write as _, io, path::Path};
 
 use self::blocks::Block;
 pub use self::rows::RowTrend;
-pub(super) use self::{json::group_objects, rows::HEADINGS};
+pub(super) use self::{
+    json::group_objects,
+    rows::{FULL, HEADINGS, port, used_limit, who},
+};
 use super::{
     Form,
     command::flag,
@@ -72,7 +75,7 @@ pub fn render(page: &StatusPage<'_>, form: Form, screen: Screen, to: &mut Vec<u8
 }
 
 /// Severity of text, as color.
-fn sgr(severity: Severity) -> Option<&'static str> {
+pub(super) fn sgr(severity: Severity) -> Option<&'static str> {
     match severity {
         Severity::Critical | Severity::Error => Some("1;31"),
         // Yellow alone cannot be read on a light background.
@@ -82,30 +85,30 @@ fn sgr(severity: Severity) -> Option<&'static str> {
 }
 
 /// Returns the class of a group in capitals, with a question mark if it is a guess, or in small letters if no action is needed.
-fn label(pileup: &Pileup) -> String {
+pub(super) fn label(pileup: &Pileup) -> String {
     if is_calm(pileup) { pileup.verdict.class.name().to_owned() } else { pileup.class_label().to_uppercase() }
 }
 
 /// Whether no action is needed, or it is too early to tell.
-fn is_calm(pileup: &Pileup) -> bool {
+pub(super) fn is_calm(pileup: &Pileup) -> bool {
     matches!(pileup.urgency(), Urgency::Undecided(_) | Urgency::Normal(_))
 }
 
 /// Lines of the page.
-struct Lines {
-    screen: Screen,
-    text: String,
+pub(super) struct Lines {
+    pub(super) screen: Screen,
+    pub(super) text: String,
     /// Number of rows that the lines take on the screen.
     rows: usize,
 }
 
 impl Lines {
-    fn new(screen: Screen) -> Self {
+    pub(super) fn new(screen: Screen) -> Self {
         Self { screen, text: String::new(), rows: 0 }
     }
 
     /// Adds a line, which a narrow terminal can wrap.
-    fn push(&mut self, line: &str, sgr: Option<&str>) {
+    pub(super) fn push(&mut self, line: &str, sgr: Option<&str>) {
         self.rows += rows_of(line, self.screen.width);
         // Writing to a String cannot fail.
         let _infallible: std::fmt::Result = match sgr.filter(|_| self.screen.color && !line.is_empty()) {
@@ -115,7 +118,7 @@ impl Lines {
     }
 
     /// Adds text, wrapped at words.
-    fn wrapped(&mut self, text: &str, sgr: Option<&str>) {
+    pub(super) fn wrapped(&mut self, text: &str, sgr: Option<&str>) {
         for line in wrap(text, self.screen.width, "") {
             self.push(&line, sgr);
         }
@@ -229,7 +232,7 @@ fn body(page: &StatusPage<'_>, shown: &[&Pileup], room: Option<usize>, lines: &m
 }
 
 /// Formats the number of sockets and groups.
-fn headline(report: &IncidentReport) -> String {
+pub(super) fn headline(report: &IncidentReport) -> String {
     let IncidentReport { totals, untracked, unseen, groups, more, watched, .. } = report;
     let watched_for = watched.map(duration);
     if groups.is_empty() {
@@ -283,8 +286,7 @@ fn calm_line(calm: &[&Pileup], width: usize) -> String {
     let mut line = "also: ".to_owned();
     for (at, pileup) in calm.iter().enumerate() {
         let comma = if at > 0 { ", " } else { "" };
-        let next =
-            format!("{comma}{} {} {} {}", pileup.count, label(pileup), rows::who(pileup), rows::port(&pileup.group));
+        let next = format!("{comma}{} {} {} {}", pileup.count, label(pileup), who(pileup), port(&pileup.group));
         // The number of the groups behind this one has to fit, too.
         let tail = more_groups(calm.len() - at - 1, true);
         if table::width(&line) + table::width(&next) + table::width(&tail) > width {

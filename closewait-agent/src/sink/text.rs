@@ -213,7 +213,7 @@ fn how_text(left: ExitCause) -> &'static str {
 }
 
 /// Formats the losses; `nothing lost` if there are none.
-fn losses(totals: Totals) -> String {
+pub(super) fn losses(totals: Totals) -> String {
     let counts = [
         (totals.lost_ring_full, "records lost, the ring buffer was full (--ring-buffer)"),
         (totals.lost_map_full, "times of entry lost, the map was full (--max-sockets)"),

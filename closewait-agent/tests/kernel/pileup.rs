@@ -141,7 +141,9 @@ fn pileups(ended: &Ended) -> Vec<&Value> {
 
 #[test]
 fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_descriptors_run_out() {
-    let mut agent = Agent::start(&["--events", "all"]);
+    let files = temporary("hang");
+    let [socket, recording] = files.each_ref().map(String::as_str);
+    let mut agent = Agent::start(&["--events", "all", "--socket", socket, "--record", recording]);
     let ns = Namespace::new();
     let listener = ns.listen(V4);
     let address = listener.local_addr().expect("the listener's address");
@@ -162,8 +164,14 @@ fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_
     let end = agent.wait_for("`pileup_end`", |event| of_port(event, "pileup_end", port));
     assert_eq!(end["how"], "drained", "{end}");
     let pileup = agent.wait_for("`pileup`", |event| of_port(event, "pileup", port));
+    let report = lines(&["report", "--output", "json", "--socket", socket]).remove(0);
     let ended = agent.stop();
     ended.totals();
+    check_resolved(&report, &ended, port);
+    // The same input gives the same courses.
+    let replayed = lines(&["report", "--output", "json", recording]).remove(0);
+    assert_eq!(without_times(&replayed["resolved"]), without_times(&report["resolved"]));
+    fs::remove_file(recording).expect("the recording");
     let first_ones: Vec<_> = pileups(&ended).into_iter().filter(|event| event["again"] == false).collect();
     assert_eq!(first_ones.len(), 1, "{first_ones:?}");
 
@@ -185,9 +193,7 @@ fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_
 
 #[test]
 fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
-    let files = ["socket", "recording"].map(|kind| {
-        std::env::temp_dir().join(format!("closewait-pileup-{}.{kind}", process::id())).display().to_string()
-    });
+    let files = temporary("leak");
     let [socket, recording] = files.each_ref().map(String::as_str);
     let mut agent = Agent::start(&["--stuck-after", "1s", "--socket", socket, "--record", recording]);
     let ns = Namespace::new();
@@ -222,23 +228,79 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let since = schema::wall_seconds(&json!({ "time": group["piles_up_since"] }));
     assert!((since - schema::wall_seconds(&pileup)).abs() < 0.01, "{group}");
     assert!(group["count"].as_u64() >= pileup["count"].as_u64(), "{group}");
+    let milestones = group["course"]["milestones"].as_array().expect("milestones");
+    let detected = milestones.iter().find(|one| one["kind"] == "detected").expect("the first report");
+    assert!(is_same_time(detected, &pileup) && detected["count"] == pileup["count"], "{group}");
+    for format in ["text", "md"] {
+        let finished = finish(&mut closewait(&["report", "--output", format, "--socket", socket]));
+        assert!(finished.code == Some(0) && finished.stdout.contains("incident detected"), "{finished:?}");
+    }
 
     drop(leaked);
     agent.wait_for("`pileup_end`", |event| is_ours(event, "pileup_end"));
     agent.stop().totals();
     // A report of a recording includes resolved incidents.
     let report = lines(&["report", "--output", "json", recording]);
-    assert!(report.iter().any(|event| is_ours(event, "pileup") && event["began"] == pileup["began"]), "{report:?}");
-    assert!(report.iter().any(|event| is_ours(event, "pileup_end")), "{report:?}");
-    assert!(report.last().is_some_and(|report| report["groups"].is_array()), "{report:?}");
+    let [report] = report.as_slice() else { panic!("one object: {report:?}") };
+    let resolved = report["resolved"].as_array().expect("a list").iter().find(|end| is_group(end, address.port()));
+    assert_eq!(resolved.map(|end| &end["id"]), Some(&pileup["id"]), "{report:?}");
     fs::remove_file(recording).expect("the recording");
+}
+
+/// Checks the course of the resolved incident of a port in a report: its milestones are the events of the stream.
+fn check_resolved(report: &Value, ended: &Ended, port: u16) {
+    let resolved = report["resolved"].as_array().expect("a list");
+    let resolved = resolved.iter().find(|end| end["group"]["local_port"] == port);
+    let resolved = resolved.unwrap_or_else(|| panic!("{report}"));
+    let milestones = resolved["course"]["milestones"].as_array().expect("milestones");
+    let of_kind = |kind: &str| milestones.iter().filter(|one| one["kind"] == kind).collect::<Vec<_>>();
+    let events: Vec<&Value> = pileups(ended).into_iter().filter(|event| of_port(event, "pileup", port)).collect();
+    let opened = events.iter().find(|event| event["state"] == "opened").expect("the first report");
+    for kind in ["last_closed", "first_stuck", "detected", "resolved"] {
+        assert_eq!(of_kind(kind).len(), 1, "{kind}: {resolved}");
+    }
+    assert!(is_same_time(of_kind("detected")[0], opened), "{resolved}");
+    let doubled = of_kind("doubled");
+    let is_told = |milestone: &Value| events.iter().any(|event| is_same_time(milestone, event));
+    assert!(!doubled.is_empty() && doubled.iter().all(|milestone| is_told(milestone)), "{doubled:?}: {events:?}");
+    let ordered: Vec<&str> = milestones.iter().map(|one| one["time"].as_str().expect("a time")).collect();
+    assert!(ordered.is_sorted(), "{ordered:?}");
+    let points = resolved["course"]["points"].as_array().expect("points");
+    let most = points.iter().filter_map(|point| point["count"].as_u64()).max();
+    assert!(most > Some(DESCRIPTORS / 2), "{resolved}");
+    assert_eq!(points[0]["count"], 0, "the chart begins before the incident: {resolved}");
+    assert!(points.iter().any(|point| point["fds_open"].as_u64() > Some(0)) || !can(Ability::Files), "{resolved}");
+}
+
+/// Whether two objects have the same time. Each answer reads both clocks again, so the wall clock differs by less than 1 ms.
+fn is_same_time(one: &Value, other: &Value) -> bool {
+    (schema::wall_seconds(one) - schema::wall_seconds(other)).abs() < 1e-3
+}
+
+/// Returns a value without texts that are times.
+fn without_times(value: &Value) -> Value {
+    match value {
+        Value::Array(values) => values.iter().map(without_times).collect(),
+        Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), without_times(value))).collect(),
+        Value::String(text) if text.ends_with('Z') && text.contains('T') => Value::Null,
+        other => other.clone(),
+    }
+}
+
+/// Returns paths for a socket and a recording.
+fn temporary(name: &str) -> [String; 2] {
+    ["socket", "recording"].map(|kind| {
+        std::env::temp_dir().join(format!("closewait-pileup-{name}-{}.{kind}", process::id())).display().to_string()
+    })
 }
 
 /// Returns the output of a command, as JSON.
 fn lines(arguments: &[&str]) -> Vec<Value> {
     let finished = finish(&mut closewait(arguments));
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    let lines: Vec<_> = finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    lines.iter().for_each(schema::check_reported);
+    lines
 }
 
 fn is_group(group: &Value, port: u16) -> bool {

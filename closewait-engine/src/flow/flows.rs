@@ -1,6 +1,8 @@
 //! Entries and exits of each local port and each remote endpoint, healthy ones included: they distinguish a hung
 //! program from one that misses some closes.
 
+mod courses;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
@@ -279,8 +281,9 @@ impl Flows {
 
     /// Records an inspection of the flow's growth; see [`Growth::inspected`].
     pub(crate) fn inspected(&mut self, key: FlowKey, at: BootTime, seen: Option<&Inspected>) -> Option<IncidentStatus> {
+        let may_log = self.may_log();
         let growth = self.flows.get_mut(&key).and_then(|stats| stats.growth.as_mut());
-        let incident = growth.and_then(|growth| growth.inspected(at, seen));
+        let incident = growth.and_then(|growth| growth.inspected(at, seen, may_log));
         self.suspects = self.any_suspect();
         incident
     }

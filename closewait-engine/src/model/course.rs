@@ -6,7 +6,7 @@ use super::{IncidentId, Limit, PileupEnd, Recovery};
 use crate::time::BootTime;
 
 /// Course of an incident: its milestones, the first forecast, and counts over time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncidentCourse {
     /// Identifier of the incident.
     pub id: IncidentId,
@@ -14,7 +14,8 @@ pub struct IncidentCourse {
     pub milestones: Vec<Milestone>,
     /// First forecast of the incident; `None` if there was none.
     pub forecast: Option<FirstForecast>,
-    /// Counts from before the incident until now, oldest first; fewer for each second the longer the incident lasts.
+    /// Counts from before the incident until now, oldest first; fewer for each second the longer the incident lasts. Counts from
+    /// before the first count of the agent contain only sockets that remained until then.
     pub points: Vec<CoursePoint>,
 }
 
@@ -42,7 +43,7 @@ pub enum MilestoneKind {
     FirstUnaccepted,
     /// First report of the incident.
     Detected,
-    /// Report of twice as many sockets as at the report before.
+    /// Report of twice as many sockets as at detection, or at the last report of this kind.
     Doubled,
     /// First report of a limit that will be reached soon.
     LimitNear(Limit),
@@ -50,6 +51,22 @@ pub enum MilestoneKind {
     LimitReached(Limit),
     /// End of the incident.
     Resolved(Recovery),
+}
+
+impl MilestoneKind {
+    /// Returns the name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LastClosed => "last_closed",
+            Self::FirstStuck => "first_stuck",
+            Self::FirstUnaccepted => "first_unaccepted",
+            Self::Detected => "detected",
+            Self::Doubled => "doubled",
+            Self::LimitNear(_) => "limit_near",
+            Self::LimitReached(_) => "limit_reached",
+            Self::Resolved(_) => "resolved",
+        }
+    }
 }
 
 /// First forecast of an incident, to compare with what came about.
@@ -84,12 +101,12 @@ pub struct CoursePoint {
     pub entered: u64,
     /// Number of exits since the previous point; 0 at the first.
     pub left: u64,
-    /// Open descriptors of the owner at its last inspection; `None` if unknown.
+    /// Open descriptors of the owner; `None` if no inspection has read them since the previous point.
     pub descriptors: Option<u64>,
 }
 
 /// Incident that has ended, with its course.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedIncident {
     /// Time of the end.
     pub at: BootTime,

@@ -299,6 +299,9 @@ pub struct PileupEnd {
 pub struct IncidentReport {
     /// Time of the report.
     pub at: BootTime,
+    /// Name of the host, as `uname -n` prints it; `None` if unknown.
+    #[serde(deserialize_with = "harmless_field")]
+    pub host: Option<String>,
     /// Time for which an agent has watched; `None` for a one-off scan.
     pub watched: Option<Duration>,
     /// Age at which a socket counts as stuck.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::peer::Peer;
 use crate::{
-    model::Class,
+    model::{Class, PileupEnd, PileupGroup},
     snapshot::view::{Row, RowFacts},
     time::BootTime,
     workload::Workload,
@@ -31,7 +31,14 @@ pub enum Query {
         content: ListContent,
     },
     /// An incident report on the selected sockets.
-    Report(Filter),
+    Report {
+        /// Selected sockets.
+        #[serde(default)]
+        filter: Filter,
+        /// Content of the answer.
+        #[serde(default)]
+        content: ReportContent,
+    },
     /// The stream of events, until the agent ends. The engine has no part in it.
     Tail {
         /// Time for which past events come first; `None` for new events only.
@@ -39,6 +46,17 @@ pub enum Query {
         /// Whether events are text for people instead of JSON.
         text: bool,
     },
+}
+
+/// Content of an incident report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportContent {
+    /// Groups as they are now.
+    #[default]
+    Groups,
+    /// Groups, the courses of their incidents, and the latest resolved incidents: several KB for each incident.
+    Courses,
 }
 
 /// Content of the answer to a list.
@@ -151,6 +169,20 @@ impl Filter {
                     None => cgroup_id(text).is_some_and(|id| socket.cgroup == Some(id)),
                 }))
             && older_than.is_none_or(|age| since_entry(facts, now).is_some_and(|since| since >= age))
+    }
+
+    /// Whether a resolved incident matches. The owner, the cgroup and the age of its sockets are not known any more, so no incident
+    /// matches a filter on one of them.
+    pub fn matches_resolved(&self, end: &PileupEnd) -> bool {
+        let Self { pids, ports, peers, cgroups, older_than, verdicts: _ } = self;
+        let PileupGroup { local_port, remote, .. } = &end.group;
+        let any_port = |port: &u16| *local_port == Some(*port) || remote.is_some_and(|remote| remote.port == *port);
+        pids.is_empty()
+            && cgroups.is_empty()
+            && older_than.is_none()
+            && (ports.is_empty() || ports.iter().any(any_port))
+            && (peers.is_empty() || remote.is_some_and(|remote| peers.iter().any(|peer| peer.matches(remote))))
+            && (self.verdicts.is_empty() || end.last.as_ref().is_some_and(|last| self.matches_verdict(last.class)))
     }
 
     /// Whether a verdict of this class matches.
@@ -422,8 +454,9 @@ mod tests {
         };
         let list = |content| Query::List { filter: filter.clone(), content };
         let groups = ListContent::Groups(GroupBy::Process);
+        let report = Query::Report { filter: filter.clone(), content: ReportContent::Courses };
         let tail = Query::Tail { since: Some(Duration::from_millis(1500)), text: true };
-        for query in [list(ListContent::Table), list(groups), Query::Report(Filter::default()), tail] {
+        for query in [list(ListContent::Table), list(groups), report, tail] {
             let line = serde_json::to_string(&query).unwrap();
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<Query>(&line).unwrap(), query);

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{
-    query::{EVERYTHING, Filter},
+    query::{EVERYTHING, Filter, ReportContent},
     urgency::Urgency,
     view::RowFacts,
 };
@@ -11,7 +11,7 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     flow::group_key::FlowKey,
-    model::{IncidentReport, ReportedGroup},
+    model::{IncidentCourse, IncidentReport, ReportedGroup},
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
@@ -22,14 +22,14 @@ const MAX_REPORT_GROUPS: usize = 64;
 pub(super) const MAX_RANKED_GROUPS: usize = 1024;
 
 impl Engine {
-    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first.
+    /// Returns a report of all groups with sockets in CLOSE_WAIT at `now`, the most urgent first, without the courses of incidents.
     pub fn report(&self, now: BootTime) -> IncidentReport {
-        self.report_of(now, &EVERYTHING)
+        self.report_of(now, &EVERYTHING, ReportContent::Groups)
     }
 
     /// Returns a report of the sockets in CLOSE_WAIT at `now` that match `filter`, in groups, the most urgent first. Growth and
     /// forecasts are those of the whole port or remote endpoint.
-    pub fn report_of(&self, now: BootTime, filter: &Filter) -> IncidentReport {
+    pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
         let mut members = self.members(now, |_flow_key| true);
         if !filter.is_empty() {
@@ -67,8 +67,16 @@ impl Engine {
             }
         }
         keep_most_urgent(&mut ranked);
+        let mut resolved = Vec::new();
+        if content == ReportContent::Courses {
+            for ((.., flow_key), group) in &mut ranked {
+                group.course = self.course(*flow_key, group, now, filter.is_empty());
+            }
+            resolved.extend(self.resolved.iter().filter(|one| filter.matches_resolved(&one.end)).cloned());
+        }
         IncidentReport {
             at: now,
+            host: self.config.host.name.clone(),
             watched: self.config.watching.then(|| now.since(self.began)),
             stuck_after: self.config.stuck_after,
             totals: self.totals(),
@@ -76,8 +84,23 @@ impl Engine {
             unseen: self.config.unseen_sockets.clone(),
             more: all.saturating_sub(ranked.len() + others) as u64,
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
-            resolved: Vec::new(),
+            resolved,
         }
+    }
+
+    /// Returns the course of a group's incident; if the group is `whole`, until `now`.
+    fn course(&self, flow_key: FlowKey, group: &ReportedGroup, now: BootTime, whole: bool) -> Option<IncidentCourse> {
+        let counts = whole.then_some((now, group.pileup.count, group.stuck));
+        let mut course = self.flows.as_ref()?.course(flow_key, counts)?;
+        let evidence = &group.pileup.evidence;
+        let open = evidence.process.as_deref().and_then(|process| process.fds_open);
+        if let [.., before, last] = course.points.as_mut_slice()
+            && last.at == now
+            && evidence.process_at.is_some_and(|read| read > before.at)
+        {
+            last.descriptors = open;
+        }
+        Some(course)
     }
 
     /// Returns the groups of the tracked sockets, judged as of `now`.

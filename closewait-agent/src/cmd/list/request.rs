@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use closewait_engine::{
-    snapshot::query::{GroupBy, Query},
+    snapshot::query::{GroupBy, Query, ReportContent},
     text::harmless,
 };
 
@@ -76,7 +76,11 @@ impl ListRequest {
         let style = Style { width: None, wide: *wide, color: color(*shape) };
         let shape = ListShape { form, by, style, order, columns, height: None, socket: asked.socket.clone() };
         let filter = filter(filters);
-        let query = if of_report { Query::Report(filter) } else { Query::List { filter, content: shape.content() } };
+        let query = if of_report {
+            Query::Report { filter, content: ReportContent::Groups }
+        } else {
+            Query::List { filter, content: shape.content() }
+        };
         Ok(Self { query, shape, of_report, all: *all })
     }
 

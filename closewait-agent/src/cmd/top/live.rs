@@ -15,7 +15,7 @@ use crate::{
     sink::{Form, answer::AnswerCollector, list::ListShape},
     tui::{SourceState, TopEvent, TopRequest, TopSnapshot, TopSource},
 };
-use closewait_engine::snapshot::query::{Filter, Query};
+use closewait_engine::snapshot::query::{Filter, Query, ReportContent};
 
 /// Time between two queries to an agent.
 const QUERY_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,7 +38,8 @@ impl Live {
     }
 
     pub(super) fn snapshot(&mut self) -> anyhow::Result<TopSnapshot> {
-        let (query, mut notes) = (Query::Report(Filter::default()), Vec::new());
+        let (query, mut notes) =
+            (Query::Report { filter: Filter::default(), content: ReportContent::Groups }, Vec::new());
         // The report has the sockets that cannot be seen, so the scan need not note them, as for JSON.
         let shape = ListShape { form: Form::Json, ..ListShape::default() };
         if let Some(answer) = ask_agent(&self.asked, &query, &shape, &mut |note| notes.push(note))? {

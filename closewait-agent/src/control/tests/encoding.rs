@@ -14,8 +14,8 @@ use closewait_engine::{
     Config, Engine,
     diagnose::{RULES, Seen},
     model::{
-        Certainty, Class, Connection, Dwell, Exit, ExitCause, Forecast, Limit, Opener, ProxyPeer, Slope, Socket,
-        SocketEvent, SocketKey, Timer, TimerKind,
+        Certainty, Class, Connection, CoursePoint, Dwell, Exit, ExitCause, Forecast, Limit, Opener, ProxyPeer, Slope,
+        Socket, SocketEvent, SocketKey, Timer, TimerKind,
     },
     snapshot::groups::{Key, ListedGroup},
     snapshot::hints::Hint,
@@ -32,7 +32,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
     sample().iter().for_each(|item| frame.add(item).unwrap());
     let text: String =
         frame.bytes().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
-    assert_eq!((PROTOCOL, text.as_str()), (8, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
+    assert_eq!((PROTOCOL, text.as_str()), (9, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
 }
 
 /// A client refuses a row whose rule it does not know.
@@ -40,7 +40,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
 fn the_rules_are_those_of_this_version_of_the_protocol() {
     let mut names: Vec<&str> = RULES.iter().map(|rule| rule.about().name).collect();
     names.sort_unstable();
-    assert_eq!((PROTOCOL, names.as_slice()), (8, &NAMES[..]), "raise PROTOCOL, and change the names");
+    assert_eq!((PROTOCOL, names.as_slice()), (9, &NAMES[..]), "raise PROTOCOL, and change the names");
 }
 
 /// Names of all rules for present sockets.
@@ -98,6 +98,13 @@ fn sample() -> Vec<AnswerItem<'static>> {
     engine.handle(SocketEvent::Enter { key, at: BootTime(1_000_000_000), socket: testing::socket() });
     let mut report = engine.report(now);
     let mut group = report.groups.pop().unwrap();
+    report.host = Some("web-1".to_owned());
+    report.resolved = vec![testing::resolved()];
+    report.resolved[0].course.points.truncate(1);
+    let mut course = testing::course();
+    course.points =
+        vec![CoursePoint { at: BootTime(1), count: 2, stuck: 3, entered: 4, left: 5, descriptors: Some(6) }];
+    group.course = Some(course);
     group.pileup.verdict = testing::verdict(Class::Hung, Certainty::High);
     group.pileup.slope = Some(Slope { per_second: 0.5, error: 0.25 });
     let limit = Forecast {

@@ -11,7 +11,7 @@ use closewait_engine::{
     Config,
     model::{Certainty, Class, Dwell, Exit, ExitCause, SocketEvent, SocketKey},
     process::NextStep,
-    snapshot::query::{Filter, GroupBy, ListContent},
+    snapshot::query::{Filter, GroupBy, ListContent, ReportContent},
     testing::{listener, owner, process, row, socket, socket_on_port, verdict, workload},
     text::is_harmful,
 };
@@ -245,13 +245,17 @@ fn an_agent_and_a_scan_show_the_same_in_every_shape() {
 fn a_report_arrives_as_it_was_made() {
     let engine = engine(&[80, 81]);
     let (mut asked, anchor) = (AnswerCollector::default(), TimeAnchor::booted_at(UNIX_EPOCH));
-    answer(&engine, &Query::Report(Filter::default()), NOW, anchor, |frame| {
-        asked.frame(frame).map_err(io::Error::other)
-    })
+    answer(
+        &engine,
+        &Query::Report { filter: Filter::default(), content: ReportContent::Courses },
+        NOW,
+        anchor,
+        |frame| asked.frame(frame).map_err(io::Error::other),
+    )
     .unwrap();
     let (header, report) = asked.report().unwrap();
     assert_eq!((header.at, header.version.as_str()), (NOW, env!("CARGO_PKG_VERSION")));
-    assert_eq!(report, engine.report(NOW));
+    assert_eq!(report, engine.report_of(NOW, &Filter::default(), ReportContent::Courses));
     assert_eq!(report.groups.len(), 2);
 }
 

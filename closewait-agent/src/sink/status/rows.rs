@@ -46,7 +46,7 @@ const LIVE_CONCESSIONS: [Concession; 11] = [
 /// that grows.
 const CLEAR: f64 = 2.0;
 /// Color of a limit that is reached.
-const FULL: &str = "1;37;41";
+pub(in crate::sink) const FULL: &str = "1;37;41";
 
 /// Course of a group's count that a live view adds to its row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,7 +120,7 @@ pub(super) fn write(
 }
 
 /// Returns the name of the owner, and the number of other owners.
-pub(super) fn who(pileup: &Pileup) -> String {
+pub(in crate::sink) fn who(pileup: &Pileup) -> String {
     let mut text = String::new();
     push_who(&mut text, pileup);
     text
@@ -148,7 +148,7 @@ fn push_who(to: &mut String, pileup: &Pileup) -> (usize, usize) {
 }
 
 /// Formats the port of a server, or the remote endpoint of a client: `:8080`, `>10.0.0.7:443`.
-pub(super) fn port(group: &PileupGroup) -> String {
+pub(in crate::sink) fn port(group: &PileupGroup) -> String {
     match (group.local_port, group.remote) {
         (Some(port), _) => format!(":{port}"),
         (None, Some(remote)) => {
@@ -185,7 +185,7 @@ pub(super) fn age(pileup: &Pileup, report: &IncidentReport) -> String {
 }
 
 /// Limit that a group uses up, with the used amount and the maximum.
-pub(super) fn used_limit(pileup: &Pileup) -> Option<(Limit, u64, u64)> {
+pub(in crate::sink) fn used_limit(pileup: &Pileup) -> Option<(Limit, u64, u64)> {
     let evidence = &pileup.evidence;
     let backlog = evidence.backlog.map(|(used, most)| (Limit::Backlog, used.into(), most.into()));
     let descriptors = evidence.process.as_deref().and_then(|process| process.descriptors());

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{dwell, owner_list};
 use closewait_engine::{
-    model::{Forecast, Limit, Moment, Pileup, PileupEnd, Task},
+    model::{Forecast, Limit, Pileup, PileupEnd, Task},
     text::{bounds, duration, rate},
     time::BootTime,
 };
@@ -105,16 +105,6 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
         lines.push(format!("waits for: {}", proxy_peer.socket.remote));
     }
     lines
-}
-
-/// Formats the counts before, the newest last: `seconds ago: there, +entered -left`.
-pub(in crate::sink) fn history(pileup: &Pileup, at: BootTime) -> String {
-    /// Maximum number of moments: more would fill a screen.
-    const SHOWN: usize = 12;
-    let history = &pileup.evidence.history;
-    let last = &history[history.len().saturating_sub(SHOWN)..];
-    let moment = |one: &Moment| format!("{}: {} +{} -{}", at.since(one.at).as_secs(), one.count, one.entered, one.left);
-    last.iter().map(moment).collect::<Vec<_>>().join(", ")
 }
 
 /// Formats the end of an incident.

@@ -16,8 +16,9 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        Certainty, Class, Evidence, Finding, Forecast, IncidentId, LastDiagnosis, Limit, Moment, Oldest, Onset, Output,
-        Pileup, PileupEnd, ReadState, Shape, Slope, Socket, SocketKey, Task,
+        Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit, Milestone,
+        MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape, Slope,
+        Socket, SocketKey, Task,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -33,6 +34,8 @@ const MAX_REFRESHED: usize = 32;
 const MAX_TOP_REMOTES: usize = 3;
 /// Maximum number of reported owners; those with the most sockets come first.
 const MAX_OWNERS: usize = 8;
+/// Maximum number of resolved incidents that the engine keeps for a report.
+const MAX_RESOLVED: usize = 16;
 
 /// Interval of reminders of sockets that are still stuck.
 const STILL_STUCK_INTERVAL: Duration = Duration::from_secs(60);
@@ -81,13 +84,22 @@ impl Engine {
             self.host_context.watch(&ports, now);
             self.outputs.push_back(Output::WatchPorts(ports));
         }
+        flows.log_descriptors(|pid| {
+            let open = self.host_context.processes().get(&pid)?.fds_open?;
+            Some((self.host_context.inspected_at(pid)?, open))
+        });
         for (flow_key, ended) in ended {
-            let super::EndedIncident { id, began, onset, last, count, most, how } = ended;
+            let super::EndedIncident { id, began, onset, last, count, most, how, course } = ended;
             let last = last.map(|last| *last);
             let (service, last) =
                 last.map_or((None, None), |LastReport { service, diagnosis }| (service, Some(diagnosis)));
             let group = flow_key.group();
             let end = Box::new(PileupEnd { id, group, service, began, onset, last, count, most, how });
+            let course = course.unwrap_or_else(|| course_without_log(&end, now));
+            if self.resolved.len() >= MAX_RESOLVED {
+                self.resolved.pop_front();
+            }
+            self.resolved.push_back(ResolvedIncident { at: now, end: (*end).clone(), course });
             self.find(Finding::PileupEnd { at: now, end });
         }
         self.count_stuck(now);
@@ -159,21 +171,30 @@ impl Engine {
                 let pileup = members.get(flow_key).and_then(|members| {
                     let pileup = self.pileup(*flow_key, members, &grouping, at)?;
                     let id = IncidentId::new(&self.config.host, &pileup.group, first_without_pause(members)?);
-                    Some((id, pileup))
+                    let entries = match pileup.incident {
+                        Some(_) => Vec::new(),
+                        None => members.iter().map(|(_, one)| one.since.latest()).collect(),
+                    };
+                    Some((id, pileup, entries))
                 });
                 (*flow_key, pileup)
             })
             .collect();
         for (flow_key, pileup) in pileups {
             let Some(flows) = &mut self.flows else { return };
-            let pileup = pileup.filter(|(_, pileup)| !pileup.is_benign());
-            let seen = pileup.as_ref().map(|(id, Pileup { count, onset, forecast, .. })| Inspected {
+            let pileup = pileup.filter(|(_, pileup, _)| !pileup.is_benign());
+            let seen = pileup.as_ref().map(|(id, Pileup { count, owners, onset, forecast, .. }, entries)| Inspected {
                 id: *id,
                 count: *count,
                 onset: onset.first_stuck,
                 forecast: *forecast,
+                last_closed: onset.last_closed,
+                first_unaccepted: onset.unaccepted_since,
+                owner: owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task.pid),
+                entries: entries.clone(),
+                began: self.began,
             });
-            let pileup = pileup.map(|(_, pileup)| pileup);
+            let pileup = pileup.map(|(_, pileup, _)| pileup);
             let Some((incident, pileup)) = flows.inspected(flow_key, at, seen.as_ref()).zip(pileup) else { continue };
             let diagnosis = LastDiagnosis::new(at, &pileup.verdict);
             flows.reported(flow_key, LastReport { service: pileup.service().label(), diagnosis });
@@ -352,6 +373,17 @@ impl Course {
             at_most: Some(per_second - error).filter(|slow| *slow > 0.0).and_then(left),
         })
     }
+}
+
+/// Returns the course of an incident without a log that ended at `now`.
+fn course_without_log(end: &PileupEnd, now: BootTime) -> IncidentCourse {
+    let milestone = |at, kind, count| Milestone { at, kind, count, used: None };
+    let milestones = vec![
+        milestone(end.onset, MilestoneKind::FirstStuck, None),
+        milestone(end.began, MilestoneKind::Detected, None),
+        milestone(now, MilestoneKind::Resolved(end.how), Some(end.count)),
+    ];
+    IncidentCourse { id: end.id, milestones, forecast: None, points: Vec::new() }
 }
 
 /// Returns the index of the first socket of the growth among `members`. The growth begins with the first socket that the program

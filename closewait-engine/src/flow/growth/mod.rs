@@ -5,15 +5,20 @@
 //! in a row, by far more than the number of exits. Windows last from seconds, for a hang, to a quarter of an hour, for a leak of
 //! one socket per minute.
 
+mod course_log;
 mod evidence;
 mod series;
 
 use std::time::Duration;
 
+pub(crate) use self::course_log::CourseLog;
 pub(crate) use self::series::{Aged, Point};
 use self::series::{Series, slope};
 use crate::{
-    model::{Forecast, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, Limit, Recovery, Shape, Slope},
+    model::{
+        Forecast, IncidentCourse, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, Limit, MilestoneKind,
+        Recovery, Shape, Slope,
+    },
     snapshot::urgency::NEAR_LIMIT,
     time::BootTime,
 };
@@ -118,7 +123,7 @@ struct Active {
 impl Active {
     /// Returns an incident that begins at `at`.
     fn open(at: BootTime, mature: u64, seen: &Inspected) -> Self {
-        let Inspected { id, count, onset, forecast } = *seen;
+        let Inspected { id, count, onset, forecast, .. } = *seen;
         let mut near = LimitSet::default();
         // A limit that is reached already gets a report of its own, after the next inspection.
         if let Some(forecast) = forecast.filter(|forecast| forecast.left <= NEAR_LIMIT) {
@@ -142,8 +147,8 @@ impl Active {
         active
     }
 
-    /// Updates the incident after an inspection at `at`. Returns its state if that has to be reported.
-    fn inspected(&mut self, at: BootTime, seen: &Inspected) -> Option<IncidentState> {
+    /// Updates the incident after an inspection at `at`. Returns the milestones that it has reached, which have to be reported.
+    fn inspected(&mut self, at: BootTime, seen: &Inspected) -> [Option<MilestoneKind>; 2] {
         let Inspected { count, forecast, .. } = *seen;
         self.schedule_check(at, forecast);
         self.exhausted = forecast.is_some_and(|forecast| forecast.is_reached());
@@ -156,13 +161,17 @@ impl Active {
             set.insert(limit);
             is_new
         };
-        let limit = forecast.is_some_and(|Forecast { limit, left, .. }| match (self.exhausted, left <= NEAR_LIMIT) {
-            (true, _) => is_news(&mut self.reached, limit),
-            (false, true) => is_news(&mut self.near, limit),
-            (false, false) => false,
+        let limit = forecast.and_then(|Forecast { limit, left, .. }| match (self.exhausted, left <= NEAR_LIMIT) {
+            (true, _) => is_news(&mut self.reached, limit).then_some(MilestoneKind::LimitReached(limit)),
+            (false, true) => is_news(&mut self.near, limit).then_some(MilestoneKind::LimitNear(limit)),
+            (false, false) => None,
         });
-        let state = if self.exhausted { IncidentState::Exhausted } else { IncidentState::Updated };
-        (doubled || limit).then_some(state)
+        [doubled.then_some(MilestoneKind::Doubled), limit]
+    }
+
+    /// Returns the state after the first report.
+    fn state(&self) -> IncidentState {
+        if self.exhausted { IncidentState::Exhausted } else { IncidentState::Updated }
     }
 
     /// Sets the time of the next inspection: when the limit will be near, or reached.
@@ -175,7 +184,7 @@ impl Active {
 }
 
 /// Facts about an incident from one inspection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Inspected {
     /// Identifier of an incident that begins now.
     pub(crate) id: IncidentId,
@@ -185,6 +194,16 @@ pub(crate) struct Inspected {
     pub(crate) onset: BootTime,
     /// Forecast for the limit that is exhausted first.
     pub(crate) forecast: Option<Forecast>,
+    /// Latest exit that the program caused.
+    pub(crate) last_closed: Option<BootTime>,
+    /// Entry of the oldest socket that no program has accepted.
+    pub(crate) first_unaccepted: Option<BootTime>,
+    /// Owner of most sockets of the growth.
+    pub(crate) owner: Option<u32>,
+    /// Entries of the sockets in ascending order; empty during an incident.
+    pub(crate) entries: Vec<BootTime>,
+    /// Start of the agent.
+    pub(crate) began: BootTime,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -208,6 +227,8 @@ pub(crate) struct EndedIncident {
     pub(crate) count: u64,
     pub(crate) most: u64,
     pub(crate) how: Recovery,
+    /// Course; `None` if there were too many incidents at the same time.
+    pub(crate) course: Option<IncidentCourse>,
 }
 
 /// Parts of an incident's last report that its end repeats.
@@ -227,6 +248,8 @@ pub(crate) struct Growth {
     /// Whether `age` is less than `stuck_after`.
     early: bool,
     last: Option<Box<LastReport>>,
+    /// Log of the open incident.
+    log: Option<Box<CourseLog>>,
 }
 
 /// Course of a flow's count.
@@ -247,7 +270,7 @@ impl Growth {
         if let Some(before) = before {
             series.push(before, window);
         }
-        Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false, last: None }
+        Self { series, state: GrowthState::Quiet, age: Duration::MAX, early: false, last: None, log: None }
     }
 
     /// Returns the minimum age of mature sockets that an incident has fixed; `None` without an incident.
@@ -268,6 +291,9 @@ impl Growth {
         stuck_after: Duration,
     ) -> Option<EndedIncident> {
         self.series.push(point, window);
+        if let Some(log) = &mut self.log {
+            log.push(&point);
+        }
         (self.age, self.early) = (age, age < stuck_after);
         let mature = point.mature.present;
         match self.state {
@@ -301,8 +327,9 @@ impl Growth {
                 Recovery::Drained => GrowthState::Quiet,
                 Recovery::Level => GrowthState::Level(point.mature.present),
             };
+            let course = self.log.take().map(|log| log.ended(&active, &point, how));
             let (Active { id, began, onset, .. }, last) = (active, self.last.take());
-            return Some(EndedIncident { id, began, onset, last, count, most, how });
+            return Some(EndedIncident { id, began, onset, last, count, most, how, course });
         }
         let doubled = point.present >= active.reported.saturating_mul(2);
         let is_due = doubled || point.at >= active.next_check;
@@ -319,9 +346,9 @@ impl Growth {
 
     /// Returns the incident as of its last inspection; `None` if there is none.
     pub(crate) fn incident(&self) -> Option<IncidentStatus> {
-        let Active { id, began, exhausted, .. } = self.active()?;
-        let state = if exhausted { IncidentState::Exhausted } else { IncidentState::Updated };
-        Some(IncidentStatus { id, state, began })
+        let active = self.active()?;
+        let Active { id, began, .. } = active;
+        Some(IncidentStatus { id, state: active.state(), began })
     }
 
     /// Returns the counts, oldest first.
@@ -339,9 +366,24 @@ impl Growth {
         matches!(self.state, GrowthState::Quiet) && self.series.finest().all(|point| point.mature.present == 0)
     }
 
+    /// Returns the log of the open incident.
+    pub(crate) fn log(&self) -> Option<&CourseLog> {
+        self.log.as_deref()
+    }
+
+    /// Returns the log of the open incident.
+    pub(crate) fn log_mut(&mut self) -> Option<&mut CourseLog> {
+        self.log.as_deref_mut()
+    }
+
     /// Records an inspection of suspected growth at `at`. Without `seen`, there is nothing to report; growth is suspected again if
-    /// it continues. Returns the incident if it has to be reported.
-    pub(crate) fn inspected(&mut self, at: BootTime, seen: Option<&Inspected>) -> Option<IncidentStatus> {
+    /// it continues. An incident that begins gets a log if it `may_log`. Returns the incident if it has to be reported.
+    pub(crate) fn inspected(
+        &mut self,
+        at: BootTime,
+        seen: Option<&Inspected>,
+        may_log: bool,
+    ) -> Option<IncidentStatus> {
         let before = self.active();
         let Some(seen) = seen else {
             self.state = match before {
@@ -354,10 +396,17 @@ impl Growth {
         };
         let mature = self.series.newest().map_or(0, |newest| newest.mature.present);
         let (active, state) = match before {
-            None => (Active::open(at, mature, seen), Some(IncidentState::Opened)),
+            None => {
+                self.log = may_log.then(|| Box::new(CourseLog::open(at, seen, &self.series.history())));
+                (Active::open(at, mature, seen), Some(IncidentState::Opened))
+            }
             Some(mut active) => {
-                let state = active.inspected(at, seen);
-                (active, state)
+                let reached = active.inspected(at, seen);
+                if let Some(log) = &mut self.log {
+                    log.inspected(at, seen);
+                    reached.into_iter().flatten().for_each(|kind| log.reached(at, kind, seen));
+                }
+                (active, reached.iter().any(Option::is_some).then(|| active.state()))
             }
         };
         self.state = GrowthState::Active(active);

@@ -12,9 +12,11 @@ use crate::{
         Class, Counters, Endpoint, ExitCause, Finding, IncidentState, InspectionEnd, InspectionFact, Limit,
         Observation, Output, Pileup, PileupEnd, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey,
     },
-    snapshot::query::Filter,
+    snapshot::query::{Filter, ReportContent},
     testing::{owner, process, socket_on_port},
 };
+
+mod course;
 
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const MILLI: u64 = 1_000_000;
@@ -32,6 +34,8 @@ struct Life {
 struct Reports {
     pileups: Vec<(u64, Pileup)>,
     ends: Vec<(u64, PileupEnd)>,
+    /// Engine at the end.
+    engine: Option<Engine>,
 }
 
 impl Reports {
@@ -88,7 +92,9 @@ fn play(lives: &[Life], end: u64) -> Reports {
     loop {
         let record = records.peek().map(|((millis, ..), _)| *millis);
         let due = engine.poll_timeout().map(|due| (due.0 / MILLI + 1).saturating_sub(began));
-        let Some(now) = record.into_iter().chain(due).min().filter(|now| *now <= end) else { return reports };
+        let Some(now) = record.into_iter().chain(due).min().filter(|now| *now <= end) else {
+            return Reports { engine: Some(engine), ..reports };
+        };
         while let Some(((millis, ..), _)) = records.peek()
             && *millis <= now
             && let Some((_, record)) = records.next()
@@ -460,7 +466,7 @@ fn a_report_with_a_filter_counts_the_matching_sockets_and_which_are_stuck() {
         engine.handle(SocketEvent::Enter { key: SocketKey((1 << 63) + number), at: second(entered), socket });
     }
     let report = |filter: Filter| {
-        let report = engine.report_of(second(70), &filter);
+        let report = engine.report_of(second(70), &filter, ReportContent::Groups);
         let groups: Vec<_> = report
             .groups
             .iter()
