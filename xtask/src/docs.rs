@@ -1,30 +1,33 @@
-//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules.
+//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, and docs/schema/, generated from the types
+//! that are written as JSON.
 
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Compares the page with the rules, or writes it: only the engine knows them.
-const TEST: &str = "diagnose::page::tests::the_page_matches_the_rules";
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and one of the agent, which
+/// knows the types.
+const TESTS: [&str; 2] =
+    ["diagnose::page::tests::the_page_matches_the_rules", "cmd::documents::the_schemas_match_the_types"];
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Write nothing; fail if a page in docs/ is not up to date
+    /// Write nothing; fail if a file in docs/ is not up to date
     #[arg(long)]
     check: bool,
 }
 
-/// Writes the generated page, or checks it.
+/// Writes the generated files, or checks them.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
     let mut command = workspace.cargo("test");
-    command.args(test::PACKAGES).args(["--quiet", "--lib"]);
+    command.args(test::PACKAGES).args(["--quiet", "--no-fail-fast", "--lib"]);
     // With `--nocapture` a difference is shown on stderr.
-    command.args(["--", "--nocapture", "--exact", TEST]).env_remove("BLESS");
+    command.args(["--", "--nocapture", "--exact"]).args(TESTS).env_remove("BLESS");
     command.envs((!options.check).then_some(("BLESS", "1")));
     let output = exec::output(&mut command)?;
     ensure!(
-        output.contains("1 passed"),
-        "there is no test {TEST}, which writes docs/diagnoses.md; name it in {}",
+        output.matches("1 passed").count() == TESTS.len(),
+        "one of the tests {TESTS:?}, which write the files, does not exist; name it in {}",
         file!()
     );
     Ok(())

@@ -2,6 +2,8 @@
 
 pub mod check;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod explain;
 mod hooks;
 mod kill;

@@ -17,6 +17,8 @@ use super::{
     status::wrap,
     table::{Align, Column},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
     model::{Owner, Socket},
@@ -149,19 +151,30 @@ fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
 
 /// Object of `list` with additional members.
 #[derive(Serialize)]
-struct PlannedObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct PlannedObject<'a> {
     #[serde(flatten)]
     listed: ListedObject<'a>,
+    /// Plan for the socket.
+    #[cfg_attr(test, schemars(with = "PlanName"))]
     plan: &'static str,
+    /// Reason why `kill` refuses the socket; `null` if `plan` is `kill`.
     reason: Option<String>,
     #[serde(flatten)]
     result: Option<ResultMembers<'a>>,
 }
 
+/// Outcome for a socket.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ResultMembers<'a> {
+    /// Outcome, only with `--yes`; `null` if `plan` is `refuse`.
+    #[cfg_attr(test, schemars(with = "Option<OutcomeName>"))]
     result: Option<&'static str>,
+    /// Reason why the socket was refused or not destroyed, only with `--yes`; otherwise `null`.
     result_reason: Option<String>,
+    /// Every open descriptor of a destroyed socket, only with `--yes`; `null` if it was not destroyed, or if none was
+    /// found and some processes could not be read.
     fds_open: Option<Vec<OwnerObject<'a>>>,
 }
 
@@ -337,7 +350,9 @@ mod tests {
         let selected: Vec<Selected> = rows().map(|row| Selected::new(&row, NOW)).collect();
         let plans = [Err(Refusal::NeverAccepted), Ok(target(&selected[1]))];
         let parse = |text: &str| -> Vec<serde_json::Value> {
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            let objects: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            objects.iter().for_each(tests_support::schema::check_killed);
+            objects
         };
         let shown = text(|to| json(&listing, &plans, None, to).unwrap());
         let lines = parse(&shown);

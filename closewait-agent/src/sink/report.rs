@@ -2,7 +2,7 @@
 
 mod chart;
 mod content;
-mod json;
+pub(super) mod json;
 mod markdown;
 mod text;
 mod timeline;

@@ -1,7 +1,7 @@
 //! Text and JSON of `closewait status`: all groups on one screen, the most urgent first.
 
 mod blocks;
-mod json;
+pub(super) mod json;
 pub mod live;
 mod rows;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{thread, time::Duration};
 use serde_json::Value;
 
 use self::{
-    claims::{Claim, Place, block_command, of_groups, of_socket_table, of_sockets, of_table},
+    claims::{Claim, Place, block_command, of_groups, of_report, of_socket_table, of_sockets, of_table},
     server::{Server, idle_pool},
 };
 use crate::{
@@ -139,19 +139,6 @@ impl Outputs {
         let port = place.port.to_string();
         of_socket_table(&self.ask(&["list", "--port", &port]))
     }
-}
-
-/// Returns the claim of the text of `report`: the line with the place has the count and the class.
-fn of_report(page: &str, place: Place) -> Claim {
-    let port = place.port.to_string();
-    let words = |line: &str| -> Vec<String> {
-        line.split([' ', ',', ';', ':']).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
-    };
-    let Some(line) = page.lines().map(words).find(|line| line.contains(&port)) else { return Claim::nothing() };
-    let count = line.iter().find_map(|word| word.parse().ok().filter(|count| *count != u64::from(place.port)));
-    let classes = ["hung", "leak", "pool", "never_accepted", "transient", "unknown"];
-    let class = line.iter().find(|word| classes.contains(&word.as_str())).cloned();
-    Claim { count, class, ..Claim::default() }
 }
 
 /// Whether a claim of an event at `time` is that of an answer before or after it, with a count between theirs.

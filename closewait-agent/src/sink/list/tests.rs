@@ -20,6 +20,7 @@ use closewait_engine::{
     time::BootTime,
 };
 use std::{path::PathBuf, time::Duration};
+use tests_support::schema::{check_grouped, check_listed};
 
 const NOW: BootTime = BootTime(100_000_000_000_000);
 
@@ -100,7 +101,9 @@ impl TableFixture {
 
     fn objects(&self, by: Option<GroupBy>) -> Vec<Value> {
         let text = self.shown(&ListRequest { by, form: Form::Json, ..ListRequest::default() });
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        objects.iter().for_each(if by.is_some() { check_grouped } else { check_listed });
+        objects
     }
 }
 

@@ -183,3 +183,20 @@ pub(super) fn block_command(page: &str, place: Place) -> Option<String> {
     lines.next()?;
     lines.find(|line| line.starts_with("     ")).map(|line| line.trim().to_owned())
 }
+
+/// Returns the claim of the text of `report`: class, name, place and count begin a paragraph, and a problem has its command on a line of
+/// its own.
+pub(super) fn of_report(page: &str, place: Place) -> Claim {
+    let word = format!("{}:", place.word());
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let mut words = line.split_whitespace();
+        let (Some(label), Some(_place)) = (words.next(), words.find(|one| *one == word)) else { continue };
+        let Some(count) = words.next().and_then(|count| count.parse().ok()) else { continue };
+        let mut paragraph = lines.take_while(|line| !line.is_empty()).skip_while(|line| !line.starts_with("NEXT "));
+        let command = paragraph.find(|line| line.starts_with("  ") && !line.starts_with("   "));
+        let command = command.map(|line| line.trim().to_owned());
+        return Claim { count: Some(count), label: Some(label.to_owned()), command, ..Claim::default() };
+    }
+    Claim::nothing()
+}
