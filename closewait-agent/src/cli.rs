@@ -256,7 +256,7 @@ accepted yet and half-closed connections in use. Needs CAP_NET_ADMIN.";
 #[derive(Clone, Debug, Args)]
 #[command(after_help = FILTERS)]
 pub struct ReportArgs {
-    /// Text, Markdown for a ticket system, or one JSON object
+    /// Text, Markdown or an HTML page for a ticket system, or one JSON object
     #[arg(long, value_enum, default_value_t = ReportOutput::Text, value_name = "FORMAT")]
     pub output: ReportOutput,
     /// Color of text; auto: on a terminal, unless NO_COLOR is set
@@ -334,6 +334,8 @@ pub enum ReportOutput {
     Text,
     /// Markdown.
     Md,
+    /// HTML page.
+    Html,
     /// One object.
     Json,
 }

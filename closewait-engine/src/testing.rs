@@ -88,6 +88,7 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
             oldest: Vec::new(),
             median: Duration::ZERO,
             p90: Duration::ZERO,
+            ages: [0; 13],
             reads: Vec::new(),
             unaccepted: 0,
             remotes: 0,

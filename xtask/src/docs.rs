@@ -1,13 +1,16 @@
-//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, and docs/schema/, generated from the types
-//! that are written as JSON.
+//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/incident.svg, from a recording, and
+//! docs/schema/, generated from the types that are written as JSON.
 
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and one of the agent, which
-/// knows the types.
-const TESTS: [&str; 2] =
-    ["diagnose::page::tests::the_page_matches_the_rules", "cmd::documents::the_schemas_match_the_types"];
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and two of the agent, which
+/// knows the types and draws the picture.
+const TESTS: [&str; 3] = [
+    "diagnose::page::tests::the_page_matches_the_rules",
+    "cmd::documents::the_schemas_match_the_types",
+    "picture::the_picture_of_the_readme_matches_the_recording",
+];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -20,7 +23,7 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
     let mut command = workspace.cargo("test");
-    command.args(test::PACKAGES).args(["--quiet", "--no-fail-fast", "--lib"]);
+    command.args(test::PACKAGES).args(["--quiet", "--no-fail-fast", "--lib", "--test", "html"]);
     // With `--nocapture` a difference is shown on stderr.
     command.args(["--", "--nocapture", "--exact"]).args(TESTS).env_remove("BLESS");
     command.envs((!options.check).then_some(("BLESS", "1")));

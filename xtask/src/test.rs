@@ -30,6 +30,7 @@ pub(crate) struct Summary {
 /// Runs both kinds of tests, the second also when the first fails, and reports every failure.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
+    root::install(workspace, "browser")?;
     let mut host = workspace.cargo("test");
     host.args(PACKAGES).arg("--no-fail-fast");
     if !options.filter.is_empty() {

@@ -39,6 +39,7 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
     let format = match args.output {
         ReportOutput::Text => ReportFormat::Text(screen(is_colored(args.color))),
         ReportOutput::Md => ReportFormat::Markdown,
+        ReportOutput::Html => ReportFormat::Html,
         ReportOutput::Json => ReportFormat::Json,
     };
     match &args.file {
@@ -132,7 +133,7 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
 const fn is_json(format: ReportFormat) -> bool {
     match format {
         ReportFormat::Json => true,
-        ReportFormat::Text(_) | ReportFormat::Markdown => false,
+        ReportFormat::Text(_) | ReportFormat::Markdown | ReportFormat::Html => false,
     }
 }
 

@@ -1,7 +1,8 @@
-//! Text, Markdown and JSON of `closewait report`, for a ticket.
+//! Text, Markdown, HTML and JSON of `closewait report`, for a ticket.
 
 mod chart;
 mod content;
+pub mod html;
 pub(super) mod json;
 mod markdown;
 mod text;
@@ -46,6 +47,8 @@ pub enum ReportFormat {
     Text(Screen),
     /// Markdown for a ticket system.
     Markdown,
+    /// One HTML file that loads nothing.
+    Html,
     /// One object.
     Json,
 }
@@ -76,6 +79,7 @@ pub fn render(page: &ReportPage<'_>, format: ReportFormat, to: &mut Vec<u8>) -> 
     match format {
         ReportFormat::Text(screen) => to.extend_from_slice(text::text(page, screen).as_bytes()),
         ReportFormat::Markdown => to.extend_from_slice(markdown::markdown(page).as_bytes()),
+        ReportFormat::Html => to.extend_from_slice(html::page(page)?.as_bytes()),
         ReportFormat::Json => json::write(page, to)?,
     }
     Ok(())

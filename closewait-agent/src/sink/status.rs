@@ -13,7 +13,7 @@ use self::blocks::Block;
 pub use self::rows::RowTrend;
 pub(super) use self::{
     json::group_objects,
-    rows::{FULL, HEADINGS, port, used_limit, who},
+    rows::{FULL, HEADINGS, age, growth, port, used_limit, who},
 };
 use super::{
     Form,

@@ -180,7 +180,7 @@ pub fn dwell(dwell: Dwell) -> String {
 }
 
 /// Formats all owners; empty if there is none, or the search was not possible.
-fn owner_list(owners: Option<&[Owner]>) -> String {
+pub(super) fn owner_list(owners: Option<&[Owner]>) -> String {
     /// Maximum number of owners: a socket that every worker has inherited would fill the screen.
     const SHOWN: usize = 4;
     let owners = owners.unwrap_or_default();

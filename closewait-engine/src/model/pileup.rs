@@ -142,6 +142,27 @@ pub struct Onset {
     pub unaccepted_since: Option<BootTime>,
 }
 
+/// Upper bounds of the buckets of [`Evidence::ages`], exclusive. The last bucket has none.
+pub const AGE_BOUNDS: [Duration; 12] = [
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_mins(1),
+    Duration::from_mins(3),
+    Duration::from_mins(10),
+    Duration::from_mins(30),
+    Duration::from_hours(1),
+    Duration::from_hours(3),
+    Duration::from_hours(12),
+    Duration::from_hours(24),
+];
+
+/// Returns the number of the bucket of [`AGE_BOUNDS`] that contains an age.
+pub fn age_bucket(age: Duration) -> usize {
+    AGE_BOUNDS.partition_point(|bound| *bound <= age)
+}
+
 /// Evidence that a restart would destroy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -151,6 +172,8 @@ pub struct Evidence {
     pub median: Duration,
     /// 90th percentile of the sockets' minimum ages.
     pub p90: Duration,
+    /// Number of sockets by minimum age, in the buckets of [`AGE_BOUNDS`].
+    pub ages: [u32; AGE_BOUNDS.len() + 1],
     /// Number of sockets in each read state.
     pub reads: Vec<(ReadState, u32)>,
     /// Number of unaccepted sockets.
@@ -343,6 +366,14 @@ mod tests {
         model::{Certainty, Class},
         testing::{owner, pileup},
     };
+
+    #[test]
+    fn an_age_is_below_the_bound_of_its_bucket() {
+        let bucket = |millis| age_bucket(Duration::from_millis(millis));
+        assert_eq!([0, 999, 1000, 2999, 3000].map(bucket), [0, 0, 1, 1, 2]);
+        assert_eq!(age_bucket(Duration::MAX), AGE_BOUNDS.len());
+        assert!(AGE_BOUNDS.is_sorted());
+    }
 
     #[test]
     fn a_group_without_a_command_is_listed() {

@@ -106,7 +106,7 @@ fn head(page: &ReportPage<'_>) -> String {
 }
 
 /// Returns what the report may lack.
-fn gaps(page: &ReportPage<'_>) -> Vec<String> {
+pub(super) fn gaps(page: &ReportPage<'_>) -> Vec<String> {
     let IncidentReport { untracked, unseen, watched, totals, .. } = page.report;
     let mut gaps: Vec<String> = missing(*untracked, unseen.as_deref()).collect();
     gaps.extend(page.notes.iter().cloned());
@@ -118,7 +118,8 @@ fn gaps(page: &ReportPage<'_>) -> Vec<String> {
 }
 
 impl<'a> ProblemTexts<'a> {
-    fn new(group: &'a ReportedGroup, page: &ReportPage<'a>) -> Self {
+    /// Returns the texts of a group.
+    pub(super) fn new(group: &'a ReportedGroup, page: &ReportPage<'a>) -> Self {
         let ReportedGroup { pileup, course, .. } = group;
         let verdict = &pileup.verdict;
         let timeline = Timeline::of_group(group, page);
@@ -160,7 +161,7 @@ pub(super) fn amount((limit, used, most): (Limit, u64, u64)) -> String {
 }
 
 /// Returns the text about the limit that is reached, or exhausted first.
-fn limit(group: &ReportedGroup, page: &ReportPage<'_>) -> Option<LimitText> {
+pub(super) fn limit(group: &ReportedGroup, page: &ReportPage<'_>) -> Option<LimitText> {
     let ReportedGroup { pileup, course, .. } = group;
     let used = used_limit(pileup)?;
     if let Some(limit) = pileup.reached_limit() {
@@ -179,7 +180,7 @@ fn limit(group: &ReportedGroup, page: &ReportPage<'_>) -> Option<LimitText> {
 }
 
 /// Returns the state of a socket's received data.
-const fn read_text(state: ReadState) -> &'static str {
+pub(super) const fn read_text(state: ReadState) -> &'static str {
     match state {
         ReadState::NeverRead => "never read",
         ReadState::Probe => "without data, end not read",
@@ -200,7 +201,7 @@ pub(super) fn socket(oldest: &Oldest) -> String {
     format!("{fd}{} for {}", oldest.remote, dwell(oldest.dwell))
 }
 
-fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'static str, String)> {
+pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'static str, String)> {
     let ReportedGroup { pileup, stuck, course, .. } = group;
     let Pileup { owners, evidence, onset, .. } = pileup;
     let stuck_after = duration(page.report.stuck_after);
@@ -234,7 +235,7 @@ fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'static str, Str
 }
 
 impl<'a> ResolvedTexts<'a> {
-    fn new(resolved: &'a ResolvedIncident, page: &ReportPage<'a>) -> Self {
+    pub(super) fn new(resolved: &'a ResolvedIncident, page: &ReportPage<'a>) -> Self {
         let ResolvedIncident { at, end, course } = resolved;
         let name = end.service.as_deref().unwrap_or("unknown owner");
         let cause = end.last.as_ref().map(|last| {

@@ -161,7 +161,7 @@ pub(in crate::sink) fn port(group: &PileupGroup) -> String {
 }
 
 /// Formats the growth: `-` if no agent watched, or not for long enough.
-fn growth(pileup: &Pileup) -> String {
+pub(in crate::sink) fn growth(pileup: &Pileup) -> String {
     let Some((Slope { per_second, error }, shape)) = pileup.slope.zip(pileup.shape) else { return "-".to_owned() };
     let is_level = match shape {
         Shape::Linear | Shape::Accelerating | Shape::Recovering => false,
@@ -176,7 +176,7 @@ fn growth(pileup: &Pileup) -> String {
 }
 
 /// Formats the age of the oldest socket, with a sign if only a lower bound is known.
-pub(super) fn age(pileup: &Pileup, report: &IncidentReport) -> String {
+pub(in crate::sink) fn age(pileup: &Pileup, report: &IncidentReport) -> String {
     match pileup.evidence.oldest.first().map(|oldest| oldest.dwell) {
         Some(Dwell::Exact(age)) => duration(age),
         Some(Dwell::Between { at_least, .. }) => format!("≥{}", duration(at_least)),

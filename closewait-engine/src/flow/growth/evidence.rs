@@ -16,9 +16,9 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit, Milestone,
-        MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape, Slope,
-        Socket, SocketKey, Task,
+        AGE_BOUNDS, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
+        Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
+        Slope, Socket, SocketKey, Task, age_bucket,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -309,6 +309,7 @@ impl Engine {
             oldest: grown.iter().take(MAX_OLDEST).map(|(_, one)| shown(one, now)).collect(),
             median: ages(500),
             p90: ages(900),
+            ages: age_counts(members, now),
             reads,
             unaccepted: number(unaccepted),
             remotes: number(remotes.len()),
@@ -343,6 +344,17 @@ impl Engine {
         };
         Some(Pileup { forecast: reached.or(pileup.forecast), ..pileup })
     }
+}
+
+/// Returns the number of sockets in each age bucket.
+fn age_counts(members: &Members<'_>, now: BootTime) -> [u32; AGE_BOUNDS.len() + 1] {
+    let mut counts = [0; AGE_BOUNDS.len() + 1];
+    for (_, one) in members {
+        if let Some(count) = counts.get_mut(age_bucket(one.since.dwell(now).at_least())) {
+            *count += 1;
+        }
+    }
+    counts
 }
 
 impl Course {

@@ -88,6 +88,7 @@ fn all_numbers_of_a_report_are_of_its_moment_or_have_their_own_time() {
     // The count has the sockets that had entered by then, and not those of newer records.
     assert_eq!(pileup.count, (millis - HANGS) / EVERY + 1, "at {millis} ms");
     assert_eq!(pileup.evidence.oldest[0].dwell, Dwell::Exact(moment.since(at(HANGS))));
+    assert_eq!(pileup.evidence.ages.iter().copied().map(u64::from).sum::<u64>(), pileup.count);
     assert_eq!(pileup.onset.first_stuck, at(HANGS));
     assert!(pileup.evidence.history.iter().all(|one| one.at <= moment && one.count <= pileup.count));
     // Descriptors were read before, and have that time.
