@@ -4,13 +4,14 @@
 //! replay`. With `BLESS=1` in the environment the test writes the latter.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use tests_support::blame::is_blame;
+use tests_support::{blame::is_blame, schema};
 
 /// Beginning of a warning.
 const WARNS: &str = "closewait: warn: ";
@@ -56,6 +57,19 @@ fn recordings_give_what_is_expected_of_them_every_time() {
 }
 
 #[test]
+fn every_event_and_report_conforms_to_its_schema() {
+    for recording in recordings() {
+        let expected = fs::read_to_string(recording.with_extension("expected")).expect("the expectation");
+        expected.lines().for_each(|line| schema::check_event(&serde_json::from_str(line).expect("JSON")));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        command.arg("report").arg(&recording).args(["--output", "json"]).stdin(Stdio::null());
+        let report = String::from_utf8(command.output().expect("closewait").stdout).expect("UTF-8");
+        assert!(report.lines().any(|line| line.contains("\"groups\":")), "{}: {report}", recording.display());
+        report.lines().for_each(|line| schema::check_reported(&serde_json::from_str(line).expect("JSON")));
+    }
+}
+
+#[test]
 fn no_healthy_program_is_blamed() {
     let (mut blamed, mut healthy) = (Vec::new(), 0);
     for recording in recordings() {
@@ -73,6 +87,23 @@ fn no_healthy_program_is_blamed() {
     }
     assert!(healthy > 0, "there are recordings of healthy programs");
     assert!(blamed.is_empty(), "{blamed:#?}");
+}
+
+#[test]
+fn every_suggested_command_is_valid_for_a_shell() {
+    let mut commands = BTreeSet::new();
+    for recording in recordings() {
+        for line in lines(&recording).lines() {
+            let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let suggested = [&event["command"], &event["verdict"]["command"]];
+            commands.extend(suggested.into_iter().filter_map(|command| command.as_str().map(str::to_owned)));
+        }
+    }
+    assert!(commands.len() > 1, "{commands:?}");
+    for command in &commands {
+        let checked = Command::new("sh").args(["-n", "-c", command]).output().expect("sh");
+        assert!(checked.status.success(), "{command}: {}", String::from_utf8_lossy(&checked.stderr));
+    }
 }
 
 /// Reports that are compared: a hang that is still young, a leak that doubles, a program that no longer accepts, and a healthy one.

@@ -59,6 +59,9 @@ pub struct Process {
     /// Tools that exist on the host. The engine adds them to each process that it stores.
     #[serde(skip)]
     pub tools: Option<BTreeSet<Tool>>,
+    /// Tools that the agent searched for and did not find. The engine adds them to each process that it stores.
+    #[serde(skip)]
+    pub missing_tools: BTreeSet<Tool>,
     /// Number of open descriptors.
     pub fds_open: Option<u64>,
     /// Limit of open descriptors: the soft limit of `RLIMIT_NOFILE`.
@@ -80,6 +83,9 @@ pub struct Process {
     /// cgroup is not frozen.
     #[serde(default, deserialize_with = "harmless_field")]
     pub frozen_by: Option<String>,
+    /// Whether its network namespace is another than the agent's, in which users run commands; `None` if the agent did not read it.
+    #[serde(default)]
+    pub other_netns: Option<bool>,
     /// Facts that the agent could not read, each a sentence with the reason.
     #[serde(deserialize_with = "harmless_field")]
     pub unseen: Vec<String>,
@@ -99,6 +105,7 @@ impl Process {
             script: None,
             signals_caught: None,
             tools: None,
+            missing_tools: BTreeSet::new(),
             fds_open: None,
             fds_limit: None,
             threads: None,
@@ -108,6 +115,7 @@ impl Process {
             cpu_permille: None,
             frozen: None,
             frozen_by: None,
+            other_netns: None,
             unseen: Vec::new(),
         }
     }

@@ -1,10 +1,16 @@
 //! `closewait doctor`: facilities of this kernel, granted privileges, and what is missing.
 
+mod json;
+
 use std::io::Write;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
+#[cfg(test)]
+pub(super) use self::json::{CheckLine, SummaryLine};
+#[cfg(test)]
+use crate::sink::document::*;
 use crate::{
     host::{
         caps::Capability,
@@ -39,7 +45,7 @@ pub(super) fn run(output: DoctorFormat, out: &mut impl Write) -> anyhow::Result<
     report.checks.extend(destroying(&facts, probe_destroy()));
     match output {
         DoctorFormat::Text => write_text(&report, out),
-        DoctorFormat::Json => write_json(&report, out),
+        DoctorFormat::Json => json::write(&report, out),
     }
     .context("writing the report failed")?;
     Ok(report.exit_code())
@@ -47,6 +53,7 @@ pub(super) fn run(output: DoctorFormat, out: &mut impl Write) -> anyhow::Result<
 
 /// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum CheckState {
     /// The facility exists.
@@ -61,6 +68,7 @@ pub(super) enum CheckState {
 
 /// Check of one facility.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct Check {
     /// Name of the facility.
     pub check: &'static str,
@@ -70,7 +78,7 @@ pub(super) struct Check {
     pub found: String,
     /// Purpose of the facility.
     pub needed_for: &'static str,
-    /// Action for the user, unless the facility exists.
+    /// Action for the user; `null` if the facility exists.
     pub fix: Option<String>,
 }
 
@@ -328,66 +336,6 @@ fn write_text(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()
     out.flush()
 }
 
-/// Line of JSON for a check.
-#[derive(Serialize)]
-struct CheckLine<'a> {
-    schema_version: u32,
-    #[serde(flatten)]
-    check: &'a Check,
-}
-
-/// Last line of JSON.
-#[derive(Serialize)]
-struct SummaryLine<'a> {
-    schema_version: u32,
-    /// `ok`, `degraded` or `refused`.
-    summary: &'static str,
-    exit_code: u8,
-    /// Hook of `run`; `null` if refused.
-    hook: Option<&'static str>,
-    /// Reason why `run` refuses, otherwise `null`.
-    message: Option<String>,
-    degraded: Vec<DegradedLine<'a>>,
-}
-
-/// Feature that degrades under the plan.
-#[derive(Serialize)]
-struct DegradedLine<'a> {
-    what: &'a str,
-    why: &'a str,
-    fix: Option<&'a str>,
-}
-
-fn write_json(report: &DoctorReport, out: &mut impl Write) -> std::io::Result<()> {
-    const SCHEMA_VERSION: u32 = 1;
-    for check in &report.checks {
-        serde_json::to_writer(&mut *out, &CheckLine { schema_version: SCHEMA_VERSION, check })?;
-        writeln!(out)?;
-    }
-    let plan = report.outcome.as_ref().ok();
-    let degraded: Vec<_> = plan
-        .into_iter()
-        .flat_map(|plan| &plan.degraded)
-        .map(|one| DegradedLine { what: one.what, why: &one.why, fix: one.fix.as_deref() })
-        .collect();
-    let summary = match plan {
-        Some(_) if degraded.is_empty() => "ok",
-        Some(_) => "degraded",
-        None => "refused",
-    };
-    let line = SummaryLine {
-        schema_version: SCHEMA_VERSION,
-        summary,
-        exit_code: report.exit_code(),
-        hook: plan.map(|plan| plan.hook.as_str()),
-        message: report.outcome.as_ref().err().map(ToString::to_string),
-        degraded,
-    };
-    serde_json::to_writer(&mut *out, &line)?;
-    writeln!(out)?;
-    out.flush()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,8 +352,11 @@ mod tests {
 
     fn json_of(report: &DoctorReport) -> Vec<serde_json::Value> {
         let mut out = Vec::new();
-        write_json(report, &mut out).unwrap();
-        str::from_utf8(&out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        json::write(report, &mut out).unwrap();
+        let lines = str::from_utf8(&out).unwrap().lines();
+        let lines: Vec<_> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.iter().for_each(|line| tests_support::schema::conforms("doctor", line));
+        lines
     }
 
     fn state(report: &DoctorReport, check: &str) -> CheckState {

@@ -2,6 +2,8 @@
 
 pub mod check;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod explain;
 mod hooks;
 mod kill;
@@ -9,6 +11,8 @@ mod list;
 mod replay;
 mod report;
 mod run;
+#[cfg(test)]
+mod screens;
 mod status;
 mod stdout;
 mod tail;

@@ -285,6 +285,15 @@ fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<N
     }
 }
 
+/// Returns the inode of the network namespace of the process with this folder below `/proc`.
+///
+/// # Errors
+///
+/// If the link cannot be read, as for a process that this one may not trace.
+pub fn of_process(folder: &Path) -> io::Result<u32> {
+    linked_inode(&folder.join("ns/net"))?.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// Returns the number in the target `net:[N]` of a link.
 fn linked_inode(path: &Path) -> io::Result<Option<u32>> {
     Ok(parse_link(fs::read_link(path)?.as_os_str().as_encoded_bytes()))

@@ -47,7 +47,79 @@ fn is_program(file: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use closewait_engine::{
+        process::{Process, ProgramRuntime, Tool},
+        testing,
+    };
+
     use super::{super::testing::Fixture, *};
+
+    /// Programs that next steps run without a search: POSIX has all of them.
+    const ALWAYS: [&str; 4] = ["grep", "kill", "sleep", "echo"];
+
+    /// Returns the names of the programs that a shell command runs.
+    fn programs(command: &str) -> Vec<&str> {
+        let (mut parts, mut start, mut quote) = (Vec::new(), 0, None);
+        for (at, character) in command.char_indices() {
+            match (quote, character) {
+                (Some(open), _) if open == character => quote = None,
+                (None, '\'' | '"') => quote = Some(character),
+                (None, '&' | '|' | ';' | '(' | ')') => {
+                    parts.push(&command[start..at]);
+                    start = at + 1;
+                }
+                _ => {}
+            }
+        }
+        parts.push(&command[start..]);
+        let mut programs = Vec::new();
+        for part in parts {
+            let mut words = part.split_whitespace();
+            let first = words.next();
+            programs.extend(first);
+            if first == Some("nsenter") {
+                // After -t PID -n.
+                programs.extend(words.nth(3));
+            }
+        }
+        programs
+    }
+
+    #[test]
+    fn every_command_of_a_next_step_is_valid_and_runs_only_programs_that_are_searched() {
+        let mut seen = BTreeSet::new();
+        let processes = ProgramRuntime::ALL.into_iter().flat_map(|runtime| {
+            let of = move |tools: &[Tool], other_netns, version: &str| Process {
+                runtime: Some(runtime),
+                runtime_version: Some(version.to_owned()),
+                tools: Some(tools.iter().copied().collect()),
+                signals_caught: Some(u64::MAX),
+                other_netns: Some(other_netns),
+                ..testing::process("$(touch x) 'a", 42, Some((10, 1024)))
+            };
+            let sets = Tool::ALL.map(|tool| vec![tool]).into_iter().chain([Vec::new(), Tool::ALL.to_vec()]);
+            sets.flat_map(move |tools| {
+                [(false, "17"), (true, "21")].map(|(other_netns, version)| of(&tools, other_netns, version))
+            })
+        });
+        for process in processes {
+            for port in [None, Some(8080)] {
+                let Some(command) = process.next_step(port).command else { continue };
+                let checked = Command::new("sh").args(["-n", "-c", &command]).output().unwrap();
+                assert!(checked.status.success(), "{command}: {}", String::from_utf8_lossy(&checked.stderr));
+                assert!(!command.contains("touch"), "{command}");
+                for program in programs(&command) {
+                    let is_searched = Tool::ALL.iter().any(|tool| tool.name() == program);
+                    assert!(is_searched || ALWAYS.contains(&program), "{program} of {command}");
+                    seen.insert(program.to_owned());
+                }
+            }
+        }
+        let never_run: Vec<_> = Tool::ALL.into_iter().map(Tool::name).filter(|name| !seen.contains(*name)).collect();
+        assert_eq!(never_run, ["dlv"], "only the text names it");
+    }
 
     #[test]
     fn only_programs_are_found_each_wherever_it_is() {

@@ -169,6 +169,7 @@ impl Lines {
         thread::spawn(move || {
             for line in BufReader::new(from).lines() {
                 let event = serde_json::from_str(&line.unwrap()).unwrap();
+                tests_support::schema::check_event(&event);
                 shared.lock().unwrap().push(event);
             }
         });
@@ -231,7 +232,7 @@ fn run(
         at,
         version: "0.1.0".to_owned(),
         kernel: None,
-        hook: "fake".to_owned(),
+        hook: "tp_btf".to_owned(),
         max_sockets: 1,
         max_tracked: 1,
         ring_buffer_bytes: 1,

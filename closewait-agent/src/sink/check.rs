@@ -20,6 +20,8 @@ use super::{
     list::none,
     schema::{SCHEMA_VERSION, VerdictObject, seconds},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     model::{IncidentReport, ReportedGroup},
     snapshot::urgency::Severity,
@@ -292,40 +294,74 @@ fn performance_data(measures: &Measures, levels: ProbeThresholds) -> String {
     data
 }
 
+/// Result of a check.
 #[derive(Serialize)]
-struct ProbeObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct ProbeObject<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// State of the service.
+    #[cfg_attr(test, schemars(with = "ProbeStateName"))]
     state: String,
+    /// Exit code of the command, which is that of the state: 0 ok, 1 warning, 2 critical, 3 unknown.
     exit_code: u8,
+    /// Reason of the state, as text for people.
     text: &'a str,
+    /// Number of sockets in CLOSE_WAIT; `null` if the check was not possible.
     close_wait: Option<u64>,
+    /// Number of stuck sockets; `null` if the check was not possible.
     stuck: Option<u64>,
+    /// Number of open incidents; `null` if the check was not possible.
     incidents: Option<u64>,
+    /// Growth of the fastest growing group, in sockets per second; `null` if no agent watches.
     growth_per_second: Option<f64>,
+    /// Time until the first limit is reached, in seconds; 0 if it is reached; `null` without a forecast.
     exhaustion_seconds: Option<f64>,
+    /// Time for which the agent has watched, in seconds; `null` without an agent.
     watched_seconds: Option<f64>,
+    /// Thresholds of `--warn`; `null` without the option.
     warning: Option<ThresholdsObject>,
+    /// Thresholds of `--crit`; `null` without the option.
     critical: Option<ThresholdsObject>,
+    /// Groups, the most urgent first.
     groups: Vec<ProbedGroupObject<'a>>,
+    /// Number of further groups, which are less urgent and were not checked.
     more_groups: u64,
 }
 
+/// Thresholds of an option.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ThresholdsObject {
+    /// Number of stuck sockets; `null` without this threshold.
     stuck: Option<u64>,
+    /// Growth of a group, in sockets per second; `null` without this threshold.
     growth_per_second: Option<f64>,
+    /// Time until a limit is reached, in seconds; `null` without this threshold.
     exhaustion_seconds: Option<f64>,
 }
 
+/// Group of sockets.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ProbedGroupObject<'a> {
+    /// Owner of most sockets: unit, pod or container, or else the process with its script; `null` if unknown.
     service: Option<String>,
+    /// Port or remote endpoint, as text for people.
     place: String,
+    /// Severity.
+    #[cfg_attr(test, schemars(with = "SeverityName"))]
     severity: &'static str,
+    /// Number of sockets in CLOSE_WAIT.
     count: u64,
+    /// Number of sockets that are certainly stuck.
     stuck: u64,
+    /// Change of the count, in sockets per second; negative if it falls; `null` without an agent that watches.
     slope_per_second: Option<f64>,
+    /// Time until the first limit is reached, in seconds; 0 if it is reached; `null` without a forecast.
     exhaustion_seconds: Option<f64>,
+    /// Diagnosis of the group.
     verdict: VerdictObject<'a>,
 }
 

@@ -107,6 +107,7 @@ mod tests {
             assert!(std::ptr::eq(first, event.json().unwrap()), "the same bytes");
             assert_eq!(first, written);
             let value: serde_json::Value = serde_json::from_slice(first).unwrap();
+            tests_support::schema::check_event(&value);
             assert_eq!((value["seq"].as_u64(), event.seq), (Some(seq), seq));
             assert!(first.ends_with(b"}\n"));
         }

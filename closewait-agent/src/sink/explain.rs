@@ -6,6 +6,8 @@ use serde::Serialize;
 use textwrap::{Options, WordSplitter};
 
 use super::{Form, json, schema::SCHEMA_VERSION};
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     diagnose::{About, VerdictSource, evidence::CounterEvidence, verdict_sources},
     model::{Certainty, Class},
@@ -252,40 +254,78 @@ fn sentence(text: &str) -> String {
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum TopicObject {
-    Class { name: &'static str, meaning: &'static str, rules: Vec<&'static str> },
+    /// Class of causes.
+    Class {
+        /// Name of the class, as in `class` of a verdict.
+        #[cfg_attr(test, schemars(with = "ClassName"))]
+        name: &'static str,
+        /// Meaning of the class.
+        meaning: &'static str,
+        /// Names of the rules that can give it, in their order of evaluation.
+        rules: Vec<&'static str>,
+    },
+    /// Rule, or another source of verdicts.
     Rule(RuleObject),
 }
 
+/// Rule, or another source of verdicts.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct RuleObject {
+    /// Name of the rule, as in `rule` of a verdict.
     name: &'static str,
+    /// Classes that the rule can give.
+    #[cfg_attr(test, schemars(with = "Vec<ClassName>"))]
     classes: Vec<&'static str>,
+    /// Conclusion from the conditions.
     conclusion: &'static str,
+    /// Conditions, all of which have to be true.
     conditions: Vec<&'static str>,
+    /// Certainties that the rule can give, the highest first.
     certainty: Vec<CertaintyObject>,
+    /// Evidence against the conclusion: if present, the rule does not apply; if it cannot be read, the certainty is at
+    /// most `medium`.
     counter_evidence: Vec<CounterEvidenceObject>,
+    /// Next step.
     next: &'static str,
+    /// Similar cases that have another cause.
     not_to_be_confused_with: &'static [&'static str],
+    /// Programs in which the case was seen.
     seen_in: &'static [&'static str],
 }
 
+/// Certainty that a rule can give.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema), schemars(rename = "RuleCertainty"))]
 struct CertaintyObject {
+    /// Certainty.
+    #[cfg_attr(test, schemars(with = "CertaintyName"))]
     certainty: &'static str,
+    /// Condition for this certainty.
     condition: &'static str,
 }
 
+/// Evidence that would speak against a rule.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct CounterEvidenceObject {
+    /// Name of the evidence.
     name: &'static str,
+    /// Meaning of the evidence.
     meaning: &'static str,
+    /// Source that the agent reads it from.
     source: &'static str,
 }
 
+/// Line of `closewait explain`.
 #[derive(Serialize)]
-struct TopicLine {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct TopicLine {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
     #[serde(flatten)]
     topic: TopicObject,
@@ -378,6 +418,7 @@ mod tests {
         let lines = String::from_utf8(render(&Topics::all(), Form::Json, 80, false).unwrap()).unwrap();
         let objects: Vec<serde_json::Value> =
             lines.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        objects.iter().for_each(|object| tests_support::schema::conforms("explain", object));
         assert_eq!(objects.len(), Topics::names().count());
         assert_eq!((&objects[0]["kind"], &objects[0]["name"]), (&"class".into(), &"hung".into()));
         let blocked = objects.iter().find(|object| object["name"] == "blocked").unwrap();

@@ -14,13 +14,23 @@ use super::{
     json::write_line,
     list::{Style, rows::SocketTable},
     schema::{self, ListedObject, OwnerObject},
+    status::wrap,
     table::{Align, Column},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     kill::{Outcome, Refusal, Selected, Target},
     model::{Owner, Socket},
     time::BootTime,
 };
+
+/// Consequences of a destruction.
+const CONSEQUENCES: [&str; 3] = [
+    "  the peer gets a RST, which ends its half of the connection if that is still there",
+    "  the program gets ECONNABORTED, at its next write or by SO_ERROR; poll() wakes it up",
+    "  the descriptor is not freed: it counts as open until the program closes it",
+];
 
 /// Maximum number of sockets per call.
 pub const MAX_SELECTED: usize = 100_000;
@@ -53,20 +63,18 @@ pub fn plan(now: BootTime, selected: &[Selected], plans: &[Planned], style: Styl
     // Writing to a Vec cannot fail.
     let _infallible: io::Result<()> = table.write(Some(column), to);
     let count = plans.iter().filter(|plan| plan.is_ok()).count();
-    line(
-        to,
-        &format!("\n{} to destroy, of {} that {}", sockets(count), selected.len(), match_or_matches(selected.len())),
-    );
+    let which = match_or_matches(selected.len());
+    let mut lines = vec![String::new(), format!("{} to destroy, of {} that {which}", sockets(count), selected.len())];
     if count > 0 {
-        line(to, "  the peer gets a RST, which ends its half of the connection if that is still there");
-        line(to, "  the program gets ECONNABORTED, at its next write or by SO_ERROR; poll() wakes it up");
-        line(to, "  the descriptor is not freed: it counts as open until the program closes it");
+        lines.extend(CONSEQUENCES.map(str::to_owned));
     }
-    refusals(selected, plans, to);
+    lines.extend(refusals(selected, plans));
+    let width = style.width.map_or(usize::MAX, usize::from);
+    lines.iter().flat_map(|text| wrap(text, width, "  ")).for_each(|text| line(to, &text));
 }
 
-/// Writes the number of refused sockets per type of reason, with the first of each type.
-fn refusals(selected: &[Selected], plans: &[Planned], to: &mut Vec<u8>) {
+/// Returns the number of refused sockets per type of reason, with the first of each type.
+fn refusals(selected: &[Selected], plans: &[Planned]) -> impl Iterator<Item = String> {
     let mut kinds: Vec<(&Refusal, &Socket, usize)> = Vec::new();
     for (selected, plan) in selected.iter().zip(plans) {
         let Err(refusal) = plan else { continue };
@@ -75,10 +83,10 @@ fn refusals(selected: &[Selected], plans: &[Planned], to: &mut Vec<u8>) {
             None => kinds.push((refusal, &selected.socket, 1)),
         }
     }
-    for (refusal, socket, count) in kinds {
+    kinds.into_iter().map(|(refusal, socket, count)| {
         let which = if count == 1 { ends(socket) } else { format!("the first is {}", ends(socket)) };
-        line(to, &format!("{} refused ({which}): {refusal}", sockets(count)));
-    }
+        format!("{} refused ({which}): {refusal}", sockets(count))
+    })
 }
 
 /// Writes the outcome for the sockets to destroy. `blind` is the reason why descriptors may be missing. `error_cause`
@@ -143,19 +151,30 @@ fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) 
 
 /// Object of `list` with additional members.
 #[derive(Serialize)]
-struct PlannedObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct PlannedObject<'a> {
     #[serde(flatten)]
     listed: ListedObject<'a>,
+    /// Plan for the socket.
+    #[cfg_attr(test, schemars(with = "PlanName"))]
     plan: &'static str,
+    /// Reason why `kill` refuses the socket; `null` if `plan` is `kill`.
     reason: Option<String>,
     #[serde(flatten)]
     result: Option<ResultMembers<'a>>,
 }
 
+/// Outcome for a socket.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ResultMembers<'a> {
+    /// Outcome, only with `--yes`; `null` if `plan` is `refuse`.
+    #[cfg_attr(test, schemars(with = "Option<OutcomeName>"))]
     result: Option<&'static str>,
+    /// Reason why the socket was refused or not destroyed, only with `--yes`; otherwise `null`.
     result_reason: Option<String>,
+    /// Every open descriptor of a destroyed socket, only with `--yes`; `null` if it was not destroyed, or if none was
+    /// found and some processes could not be read.
     fds_open: Option<Vec<OwnerObject<'a>>>,
 }
 
@@ -331,7 +350,9 @@ mod tests {
         let selected: Vec<Selected> = rows().map(|row| Selected::new(&row, NOW)).collect();
         let plans = [Err(Refusal::NeverAccepted), Ok(target(&selected[1]))];
         let parse = |text: &str| -> Vec<serde_json::Value> {
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            let objects: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            objects.iter().for_each(tests_support::schema::check_killed);
+            objects
         };
         let shown = text(|to| json(&listing, &plans, None, to).unwrap());
         let lines = parse(&shown);

@@ -3,6 +3,8 @@
 pub mod answer;
 pub mod check;
 pub(crate) mod command;
+#[cfg(test)]
+pub(crate) mod document;
 mod event;
 pub mod explain;
 mod headline;

@@ -3,7 +3,7 @@
 mod chart;
 mod content;
 pub mod html;
-mod json;
+pub(super) mod json;
 mod markdown;
 mod text;
 mod timeline;

@@ -1,5 +1,6 @@
 //! JSON objects of schema version 1. Members are only added, never removed.
 
+mod event;
 mod listed;
 mod pileup;
 pub(super) mod socket;
@@ -9,22 +10,28 @@ use std::{borrow::Cow, net::IpAddr, time::Duration};
 use serde::Serialize;
 
 pub(super) use self::{
+    event::{Event, EventLine, LimitsObject, scope},
     listed::{GroupObject, ListedObject},
     pileup::{ForecastObject, GroupMembers, PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
-    histogram::Summary,
-    model::{Dwell, Endpoint, ExitCause, Owner, Scope, Task, Totals, Verdict},
+    model::{Dwell, Endpoint, ExitCause, Owner, Task, Totals, Verdict},
     process::{Process, ProgramRuntime},
 };
 
 /// Version of the schema.
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
+/// Address and port of one end of a connection.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct EndpointObject {
+    /// IP address. An IPv4-mapped IPv6 address is written as IPv4.
     address: IpAddr,
+    /// TCP port.
     port: u16,
 }
 
@@ -36,9 +43,14 @@ impl From<Endpoint> for EndpointObject {
 
 /// `dwell_seconds` and its companions. An unknown dwell time has only `dwell_seconds: null`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct DwellMembers {
+    /// Dwell time: time that the socket has spent in CLOSE_WAIT, in seconds. If `exact` is false, this is the lower
+    /// bound; `null` if not even that is known.
     dwell_seconds: Option<f64>,
+    /// Whether the agent saw the socket enter CLOSE_WAIT, so that the dwell time is exact.
     exact: bool,
+    /// Upper bound of the dwell time, in seconds, only if `exact` is false; `null` if there is no bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     dwell_at_most_seconds: Option<Option<f64>>,
 }
@@ -58,9 +70,13 @@ impl From<Option<Dwell>> for DwellMembers {
     }
 }
 
+/// Process or thread.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct TaskObject<'a> {
+    /// PID in the pid namespace of the agent.
     pub(super) pid: u32,
+    /// Name that the kernel has for it (`comm`, 15 bytes at most), with control characters escaped.
     pub(super) comm: &'a str,
 }
 
@@ -70,10 +86,15 @@ impl<'a> From<&'a Task> for TaskObject<'a> {
     }
 }
 
+/// Process with an open descriptor of the socket.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct OwnerObject<'a> {
+    /// PID of the process in the pid namespace of the agent.
     pid: u32,
+    /// Number of the descriptor in that process.
     fd: u32,
+    /// Name that the kernel has for the process (`comm`, 15 bytes at most), with control characters escaped.
     comm: &'a str,
 }
 
@@ -83,13 +104,23 @@ impl<'a> From<&'a Owner> for OwnerObject<'a> {
     }
 }
 
+/// Diagnosis. `docs/diagnoses.md` and `closewait explain` describe every class and rule.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct VerdictObject<'a> {
+    /// Class of the cause.
+    #[cfg_attr(test, schemars(with = "ClassName"))]
     class: &'static str,
+    /// Name of the rule that gave the verdict; new versions can have new rules.
     rule: &'static str,
+    /// Certainty of the verdict.
+    #[cfg_attr(test, schemars(with = "CertaintyName"))]
     certainty: &'static str,
+    /// Evidence, as text for people.
     text: &'a str,
+    /// Next step, as text for people.
     next: Cow<'a, str>,
+    /// Command of the next step alone; `null` if the step has none.
     command: Option<&'a str>,
 }
 
@@ -109,16 +140,28 @@ impl<'a> From<&'a Verdict> for VerdictObject<'a> {
 
 /// Identity and activity of a process.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct ProcessObject<'a> {
+    /// PID in the pid namespace of the agent.
     pid: u32,
+    /// Name that the kernel has for the process (`comm`, 15 bytes at most), with control characters escaped.
     comm: &'a str,
+    /// Path of the program file; `null` if it could not be read.
     exe: Option<&'a str>,
+    /// Runtime or server software that the program is known to be; `null` for any other program.
+    #[cfg_attr(test, schemars(with = "Option<RuntimeName>"))]
     runtime: Option<&'static str>,
+    /// Activity of its threads, as text for people; `null` if it was not inspected.
     activity: Option<String>,
+    /// Number of threads; `null` if unknown.
     threads: Option<u32>,
+    /// CPU time that the inspected threads used, in thousandths of one CPU; `null` if unknown.
     cpu_permille: Option<u32>,
+    /// Number of open descriptors; `null` if unknown.
     fds_open: Option<u64>,
+    /// Limit of open descriptors (soft limit of `RLIMIT_NOFILE`); `null` if unknown.
     fds_limit: Option<u64>,
+    /// Facts that the agent could not read, each a text with the reason.
     unseen: &'a [String],
 }
 
@@ -139,34 +182,53 @@ impl<'a> From<&'a Process> for ProcessObject<'a> {
     }
 }
 
+/// Counts since the agent started. With pinned maps they continue those of the previous agent.
 #[derive(Serialize)]
-pub(super) struct LimitsObject {
-    pub(super) max_sockets: u32,
-    pub(super) max_tracked: u32,
-    pub(super) ring_buffer_bytes: u32,
-    pub(super) stuck_after_seconds: f64,
-}
-
-#[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(super) struct TotalsObject {
+    /// Number of sockets that entered CLOSE_WAIT.
     entered: u64,
+    /// Number of sockets that exited CLOSE_WAIT.
     left: u64,
+    /// Number of exits of sockets whose enter was missed; included in `left`.
     left_unseen: u64,
+    /// Number of records lost because the ring buffer was full.
     lost_ring_full: u64,
+    /// Number of entry times lost because the map in the kernel was full.
     lost_map_full: u64,
+    /// Number of missed exits, noticed when the socket entered again.
     replaced: u64,
+    /// Number of runs of the kernel program, for any change of state, that the kernel skipped because the program was
+    /// interrupted on that CPU: some of them may have been an enter or an exit; `null` if the kernel does not count
+    /// them.
     skipped_by_kernel: Option<u64>,
+    /// Number of records that the agent could not decode.
     undecodable: u64,
+    /// Number of output lines dropped because no program read them.
     unwritten: u64,
+    /// Number of log lines dropped because no program read standard error.
     log_lines_dropped: u64,
+    /// 1 if the recording ended early because it could not be written, else 0.
     recordings_failed: u64,
+    /// Number of sockets whose enter was missed, found by an audit.
     repaired: u64,
+    /// Number of sockets whose exit was missed, found by an audit: their `leave` has `how` `unknown` and no dwell time.
     phantom: u64,
+    /// Number of sockets in CLOSE_WAIT that the agent tracks now.
     tracked: u64,
+    /// Number of sockets that exited CLOSE_WAIT and whose descriptor is still open.
     fd_open: u64,
+    /// Number of those that the agent does not watch, because the limit is reached; included in `fd_open`.
     fd_open_unwatched: u64,
+    /// Number of sockets that entered or were found while `--max-tracked` were tracked already: only the dwell time of
+    /// those is known, by the kernel's histogram, unless a later scan finds them below the limit. A socket that enters
+    /// again counts again.
     untracked: u64,
+    /// Number of sockets that entered on a port, or towards a remote endpoint, beyond the 4,096 with counted enters and
+    /// exits.
     ungrouped: u64,
+    /// Number of other items dropped over a limit, the most in one scan: descriptors beyond the first of each socket,
+    /// listeners, other connections of owners, sockets without an owner that the agent did not search for elsewhere.
     unkept: u64,
 }
 
@@ -196,116 +258,6 @@ impl From<Totals> for TotalsObject {
     }
 }
 
-#[derive(Serialize)]
-pub(super) struct BucketObject {
-    le_seconds: f64,
-    count: u64,
-}
-
-#[derive(Serialize)]
-pub(super) struct SummaryObject {
-    count: u64,
-    p50_seconds: Option<f64>,
-    p90_seconds: Option<f64>,
-    p99_seconds: Option<f64>,
-    max_seconds: Option<f64>,
-    buckets: Vec<BucketObject>,
-}
-
-impl From<&Summary> for SummaryObject {
-    fn from(summary: &Summary) -> Self {
-        let buckets = summary.buckets.iter();
-        Self {
-            count: summary.count,
-            p50_seconds: summary.p50.map(seconds),
-            p90_seconds: summary.p90.map(seconds),
-            p99_seconds: summary.p99.map(seconds),
-            max_seconds: summary.max.map(seconds),
-            buckets: buckets.map(|(edge, count)| BucketObject { le_seconds: seconds(*edge), count: *count }).collect(),
-        }
-    }
-}
-
-/// Event; the member `event` has its name.
-#[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum Event<'a> {
-    Start {
-        time: String,
-        version: &'a str,
-        kernel: Option<&'a str>,
-        hook: &'a str,
-        pinned: Option<&'a str>,
-        limits: LimitsObject,
-        degraded: &'a [String],
-    },
-    Enter {
-        time: String,
-        socket: SocketObject<'a>,
-    },
-    Stuck {
-        time: String,
-        socket: SocketObject<'a>,
-        #[serde(flatten)]
-        dwell: DwellMembers,
-        owners: Option<Vec<OwnerObject<'a>>>,
-        verdict: VerdictObject<'a>,
-        process: Option<ProcessObject<'a>>,
-        /// Identifier of the open incident; `null` if there is none.
-        incident: Option<String>,
-    },
-    Leave {
-        time: String,
-        socket: SocketObject<'a>,
-        #[serde(flatten)]
-        dwell: DwellMembers,
-        how: &'static str,
-        closer: Option<TaskObject<'a>>,
-        fd_open: Option<bool>,
-        stuck: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        verdict: Option<VerdictObject<'a>>,
-    },
-    Pileup {
-        time: String,
-        #[serde(flatten)]
-        pileup: PileupObject<'a>,
-    },
-    PileupEnd {
-        time: String,
-        #[serde(flatten)]
-        end: PileupEndObject<'a>,
-    },
-    Histogram {
-        time: String,
-        scope: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        local_port: Option<u16>,
-        window_seconds: f64,
-        finished: SummaryObject,
-        unfinished: SummaryObject,
-    },
-    Health {
-        time: String,
-        #[serde(flatten)]
-        totals: TotalsObject,
-    },
-    Stop {
-        time: String,
-        totals: TotalsObject,
-    },
-}
-
-/// Line of the event stream.
-#[derive(Serialize)]
-pub(super) struct EventLine<'a> {
-    pub(super) schema_version: u32,
-    pub(super) seq: u64,
-    pub(super) host: Option<&'a str>,
-    #[serde(flatten)]
-    pub(super) event: Event<'a>,
-}
-
 pub(super) fn how(how: ExitCause) -> &'static str {
     match how {
         ExitCause::Closed => "closed",
@@ -316,14 +268,6 @@ pub(super) fn how(how: ExitCause) -> &'static str {
         ExitCause::Destroyed => "destroyed",
         ExitCause::ListenerClosed => "listener_closed",
         ExitCause::Unknown => "unknown",
-    }
-}
-
-pub(super) fn scope(scope: Scope) -> (&'static str, Option<u16>) {
-    match scope {
-        Scope::All => ("all", None),
-        Scope::LocalPort(port) => ("local_port", Some(port)),
-        Scope::Other => ("other", None),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Text and JSON of `closewait status`: all groups on one screen, the most urgent first.
 
 mod blocks;
-mod json;
+pub(super) mod json;
 pub mod live;
 mod rows;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::clock::TimeAnchor;
 use closewait_engine::{
-    model::{Class, IncidentReport, Pileup},
+    model::{IncidentReport, Pileup},
     snapshot::urgency::{Severity, Urgency, UrgencyCounts},
     text::{count, duration},
 };
@@ -86,23 +86,7 @@ pub(super) fn sgr(severity: Severity) -> Option<&'static str> {
 
 /// Returns the class of a group in capitals, with a question mark if it is a guess, or in small letters if no action is needed.
 pub(super) fn label(pileup: &Pileup) -> String {
-    let class = pileup.verdict.class;
-    if is_calm(pileup) {
-        return class.name().to_owned();
-    }
-    let name = match class {
-        Class::Unknown => return "GROWS".to_owned(),
-        Class::NeverAccepted => "UNACCEPTED".to_owned(),
-        Class::Hung
-        | Class::Leak
-        | Class::Pool
-        | Class::HalfClose
-        | Class::Inherited
-        | Class::ProxyWait
-        | Class::Transient => class.name().to_ascii_uppercase(),
-    };
-    let is_guess = pileup.verdict.certainty == closewait_engine::model::Certainty::Low;
-    if is_guess { name + "?" } else { name }
+    if is_calm(pileup) { pileup.verdict.class.name().to_owned() } else { pileup.class_label().to_uppercase() }
 }
 
 /// Whether no action is needed, or it is too early to tell.

@@ -8,13 +8,24 @@ use super::{
     json::write_line,
     schema::{self, SCHEMA_VERSION},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::text::{count, harmless, is_harmful};
 
+/// Events that the reader of `closewait tail` missed, because it was too slow.
 #[derive(Serialize)]
-struct MissedObject {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(super) struct MissedObject {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// Type of the line.
+    #[cfg_attr(test, schemars(with = "Missed"))]
     event: &'static str,
+    /// Time at which the client noticed it.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: String,
+    /// Number of missed events.
     count: u64,
 }
 
@@ -59,6 +70,7 @@ mod tests {
         };
         assert_eq!(shown(true), "1970-01-01T00:00:01.500Z missed 7 events: this reader is too slow\n");
         let object: serde_json::Value = serde_json::from_str(&shown(false)).unwrap();
+        tests_support::schema::check_event(&object);
         assert_eq!((object["event"].as_str(), object["count"].as_u64()), (Some("missed"), Some(7)));
     }
 

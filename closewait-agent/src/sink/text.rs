@@ -4,19 +4,23 @@ mod fold;
 pub(super) mod pileup;
 mod style;
 
-use std::{fmt::Write as _, io};
+use std::{borrow::Cow, fmt::Write as _, io};
 
-use self::style::{Priority, sgr};
+use self::style::{INDENT, Priority, sgr};
 use super::{EventContent, NumberedEvent, Sink, Start, schema::how};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
-    model::{Dwell, ExitCause, Finding, Owner, Protocol, Role, Scope, Socket, Totals},
+    model::{Dwell, ExitCause, Finding, Owner, Protocol, Role, Scope, Socket, Totals, Verdict},
     text::{bounds, duration},
     time::BootTime,
 };
 
 pub use self::{fold::FoldedText, style::TextStyle};
+
+/// Indentation of the evidence of an incident, and of a command in it.
+const EVIDENCE_INDENT: &str = "    ";
+const COMMAND_INDENT: &str = "        ";
 
 /// Sink with one line per finding. Histograms go to the log, see [`histogram_line`].
 #[derive(Clone, Debug)]
@@ -51,7 +55,14 @@ impl Sink for Text {
 
 impl Text {
     fn push(&self, to: &mut Vec<u8>, priority: Priority, (anchor, at): (TimeAnchor, BootTime), line: &str) {
-        self.style.push(to, priority, &format!("{}{line}", self.style.time(anchor, at)));
+        let text = format!("{}{line}", self.style.time(anchor, at));
+        let wrapped: Vec<_> = text.lines().flat_map(|line| self.wrap(line)).collect();
+        self.style.push(to, priority, &wrapped.join("\n"));
+    }
+
+    /// Wraps a line to the width of the terminal, except a command, which is copied as a whole.
+    fn wrap<'t>(&self, line: &'t str) -> Vec<Cow<'t, str>> {
+        if line.starts_with(COMMAND_INDENT) { vec![line.into()] } else { self.style.wrap(line, "", INDENT) }
     }
 
     fn start(&self, start: &Start, anchor: TimeAnchor, to: &mut Vec<u8>) {
@@ -67,17 +78,21 @@ impl Text {
         );
     }
 
+    /// Formats a stuck socket.
+    fn stuck(&self, socket: &Socket, stuck: Dwell, owners: Option<&[Owner]>, verdict: &Verdict) -> String {
+        let (word, ends, dwell) = (self.paint(sgr::BOLD_RED, "stuck"), ends(socket), dwell(stuck));
+        let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
+        format!("{word} {ends} for {dwell}; {verdict}{}{}", owner_list(owners), unread(socket))
+    }
+
     fn finding(&self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) {
         match finding {
             Finding::Enter { at, socket } => {
                 let word = self.paint(sgr::DIM, "enter");
                 self.push(to, Priority::Info, (anchor, *at), &format!("{word} {}", ends(socket)));
             }
-            Finding::Stuck { at, socket, dwell: stuck, owners, verdict, .. } => {
-                let word = self.paint(sgr::BOLD_RED, "stuck");
-                let (owners, facts) = (owner_list(owners.as_deref()), facts(socket));
-                let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
-                let line = format!("{word} {} for {}; {verdict}{owners}{facts}", ends(socket), dwell(*stuck));
+            Finding::Stuck { at, socket, dwell, owners, verdict, .. } => {
+                let line = self.stuck(socket, *dwell, owners.as_deref(), verdict);
                 self.push(to, Priority::Warning, (anchor, *at), &line);
             }
             Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, stuck: _, verdict: _ } => {
@@ -96,7 +111,8 @@ impl Text {
                 let word = self.paint(sgr::BOLD_RED, "PILEUP");
                 let mut lines = format!("{word} {}", pileup::line(pileup, *at));
                 for line in pileup::evidence(pileup, *at) {
-                    lines.push_str("\n    ");
+                    lines.push('\n');
+                    lines.push_str(EVIDENCE_INDENT);
                     lines.push_str(&line);
                 }
                 self.push(to, pileup.severity().into(), (anchor, *at), &lines);
@@ -114,7 +130,7 @@ impl Text {
                 let word = self.paint(sgr::DIM, "stop");
                 let Totals { entered, left, tracked, .. } = totals;
                 let line = format!(
-                    "{word} {entered} entered, {left} left, {tracked} still in CLOSE_WAIT; {}",
+                    "{word} {entered} entered, {left} exited, {tracked} still in CLOSE_WAIT; {}",
                     losses(*totals)
                 );
                 self.push(to, Priority::Info, (anchor, *at), &line);
@@ -178,22 +194,9 @@ pub(super) fn owner_list(owners: Option<&[Owner]>) -> String {
     text
 }
 
-/// Formats facts of the socket that help to locate it.
-fn facts(socket: &Socket) -> String {
-    let mut facts = String::new();
-    if socket.accepted == Some(false) {
-        facts.push_str("; never accepted");
-    }
-    if let Some(unread) = socket.unread_bytes {
-        let _infallible: std::fmt::Result = write!(facts, "; recv-q {unread}");
-    }
-    if let Some(inode) = socket.inode {
-        let _infallible: std::fmt::Result = write!(facts, "; inode {inode}");
-    }
-    if let Some(netns) = socket.netns {
-        let _infallible: std::fmt::Result = write!(facts, "; netns {netns}");
-    }
-    facts
+/// Formats the unread data as `ss` counts it, with the FIN; empty if it is unknown.
+fn unread(socket: &Socket) -> String {
+    socket.unread_bytes.map(|bytes| format!("; recv-q {bytes}")).unwrap_or_default()
 }
 
 fn how_text(left: ExitCause) -> &'static str {

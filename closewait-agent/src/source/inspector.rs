@@ -320,8 +320,8 @@ fn tools(patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
     let search = || tools::existing(&Tool::ALL.map(Tool::name));
     match deadline::run(Subject::Path("PATH".into()), "the folders of programs", patience, search) {
         Ok(found) => {
-            let tools = Tool::ALL.into_iter().filter(|tool| found.contains(tool.name())).collect();
-            each(InspectionFact::Tools { at: clock::now(), tools });
+            let (tools, missing) = Tool::ALL.into_iter().partition(|tool| found.contains(tool.name()));
+            each(InspectionFact::Tools { at: clock::now(), tools, missing });
         }
         Err(why) => log::debug!("the tools of this host are unknown: {why}"),
     }

@@ -60,10 +60,19 @@ closewait report Cargo.toml";
 
 /// Runs command lines on a screen of 100 columns. Returns the output of each, and its exit code if that is not 0.
 fn transcript(lines: &str) -> String {
+    transcript_at(100, lines)
+}
+
+/// Runs command lines on a screen with this number of columns.
+fn transcript_at(columns: usize, lines: &str) -> String {
     let mut transcript = String::new();
     for line in lines.lines() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
-        command.args(line.split(' ').skip(1)).env("COLUMNS", "100").env_remove("CLOSEWAIT_LOG").stdin(Stdio::null());
+        command
+            .args(line.split(' ').skip(1))
+            .env("COLUMNS", columns.to_string())
+            .env_remove("CLOSEWAIT_LOG")
+            .stdin(Stdio::null());
         let output = command.output().expect("closewait");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         write!(transcript, "$ {line}\n{}{}", text(output.stdout), text(output.stderr)).expect("a string");
@@ -105,6 +114,20 @@ closewait explain leak
 closewait explain never-accepted
 closewait explain --output json owner_stopped";
     assert_data_eq!(transcript(lines), file!["explain.txt"]);
+}
+
+#[test]
+fn explanations_fit_every_screen() {
+    let lines = "\
+closewait explain
+closewait explain hung
+closewait explain blocked";
+    let all = [80, 120, 200].map(|columns| {
+        let text = transcript_at(columns, lines);
+        assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
+        format!("== {columns} columns\n{text}")
+    });
+    assert_data_eq!(all.concat(), file!["explain-sizes.txt"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     agent::{Agent, closewait, finish},
     listing::{list, of_namespace},
     net::{Id, Namespace, V4},
-    socket,
+    schema, socket,
 };
 
 #[test]
@@ -17,6 +17,7 @@ fn doctor_finds_what_a_kernel_of_this_version_has() {
     let finished = finish(&mut closewait(&["doctor", "--output", "json"]));
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let lines: Vec<Value> = finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    lines.iter().for_each(|line| schema::conforms("doctor", line));
     let found = |check: &str| {
         let line = lines.iter().find(|line| line["check"] == check);
         let found = line.unwrap_or_else(|| panic!("no check {check}: {lines:?}"))["state"] == "ok";

@@ -20,6 +20,7 @@ use crate::{
     clock::poll_until,
     leftovers,
     net::{Namespace, V4},
+    schema,
     setup::{NOBODY, PublicBinary},
 };
 
@@ -70,6 +71,7 @@ fn result(ns: &Namespace, command: &mut Command) -> (Finished, Value) {
     let ended = ns.run(|| finish(command));
     let last = ended.stderr.lines().last().unwrap_or_default();
     let result = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    schema::conforms("check-command", &result);
     (ended, result)
 }
 

@@ -16,7 +16,7 @@ use crate::{
     clock::{PATIENCE, poll_until},
     listing::list_at,
     net::{Id, Namespace, V4},
-    socket,
+    schema, socket,
 };
 
 /// Time after which the agent searches for the descriptor every four seconds at most.
@@ -45,6 +45,7 @@ fn a_descriptor_whose_connection_is_over_goes_from_the_list_with_its_process() {
     assert_eq!(the_one(&path, &id), None, "its process has ended, though nobody has waited for it");
     let report = finish(&mut closewait(&["report", "--output", "json", "--socket", &path]));
     let report: Value = serde_json::from_str(&report.stdout).expect("JSON");
+    schema::check_reported(&report);
     assert_eq!(report["totals"]["fd_open"], 0, "{}", report["totals"]);
     owner.wait().expect("wait");
     agent.stop().totals();

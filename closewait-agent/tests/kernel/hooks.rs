@@ -306,12 +306,12 @@ fn what_is_no_program_or_others_could_change_is_refused_at_the_start() {
 
 /// Folder with a script to run, which writes down its work there. It ignores sockets of other namespaces than one:
 /// the agent watches all of the host's.
-struct Hook {
+pub(crate) struct Hook {
     folder: PathBuf,
 }
 
 impl Hook {
-    fn new(name: &str, ns: &Namespace, script: &str) -> Self {
+    pub(crate) fn new(name: &str, ns: &Namespace, script: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("closewait-hooks-{}-{name}", process::id()));
         let _earlier = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).expect("a folder");
@@ -327,7 +327,7 @@ impl Hook {
         hook
     }
 
-    fn program(&self) -> String {
+    pub(crate) fn program(&self) -> String {
         self.folder.join("hook").to_str().expect("UTF-8").to_owned()
     }
 
@@ -351,7 +351,7 @@ impl Hook {
         assert!(poll_until(PATIENCE, || self.folder.join(file).exists()), "the script has not made {file}");
     }
 
-    fn read(&self, file: &str) -> String {
+    pub(crate) fn read(&self, file: &str) -> String {
         fs::read_to_string(self.folder.join(file)).expect("what the script has written")
     }
 

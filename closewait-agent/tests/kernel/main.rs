@@ -13,6 +13,7 @@ mod leftovers;
 mod setup;
 
 mod accepting;
+mod agreement;
 mod audit;
 mod bad_input;
 mod bounds;

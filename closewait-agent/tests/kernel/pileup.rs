@@ -298,7 +298,9 @@ fn temporary(name: &str) -> [String; 2] {
 fn lines(arguments: &[&str]) -> Vec<Value> {
     let finished = finish(&mut closewait(arguments));
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    let lines: Vec<_> = finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    lines.iter().for_each(schema::check_reported);
+    lines
 }
 
 fn is_group(group: &Value, port: u16) -> bool {

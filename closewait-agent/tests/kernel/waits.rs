@@ -102,7 +102,7 @@ fn a_stopped_process_waits_for_nothing_but_to_continue() {
     assert_eq!(only(&stopped), (None, None), "{stopped:?}");
     assert_eq!(stopped.activity().as_deref(), Some("it is stopped, by a signal or a debugger"));
     assert_eq!(stopped.occupation(), Occupation::Halted);
-    let command = stopped.next_step().command.expect("a command");
+    let command = stopped.next_step(None).command.expect("a command");
     assert_eq!(command, format!("kill -CONT {pid}"));
     assert_eq!(finish(Command::new("sh").args(["-c", &command])).code, Some(0));
     // The kernel restarts the call, whose arguments are gone then.
@@ -134,7 +134,7 @@ fn is_frozen_in(top: &Path, (file, freeze, thaw): (&str, &str, &str)) {
     assert_eq!(frozen.activity().as_deref(), Some("its cgroup is frozen"));
     let by = frozen.frozen_by.as_deref().expect("a file");
     assert!(by.ends_with(&format!("/closewait frozen-{}/{file}", process::id())), "{by}");
-    let command = frozen.next_step().command.expect("a command");
+    let command = frozen.next_step(None).command.expect("a command");
     assert_eq!(command, format!("echo {thaw} > '{by}'"));
     assert_eq!(finish(Command::new("sh").args(["-c", &command])).code, Some(0));
     until("it is thawed", || inspect(child.pid()).frozen == Some(false));

@@ -63,8 +63,12 @@ pub(crate) struct HostContext {
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
-    /// Tools that exist on this host, with the time of the search; `None` before the first search.
-    tools: Option<(BootTime, BTreeSet<Tool>)>,
+    /// Time of the last search for tools; `None` before the first.
+    tools_searched: Option<BootTime>,
+    /// Tools that exist on this host; `None` before the first search.
+    tools: Option<BTreeSet<Tool>>,
+    /// Tools that the last search did not find.
+    missing_tools: BTreeSet<Tool>,
     owner_quota: Quota,
     /// Numbers of facts that the last scan and the last inspection dropped.
     dropped: [u64; 2],
@@ -86,7 +90,9 @@ impl Default for HostContext {
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
+            tools_searched: None,
             tools: None,
+            missing_tools: BTreeSet::new(),
             owner_quota: Quota::new(MAX_MORE_OWNERS),
             dropped: [0; 2],
         }
@@ -143,7 +149,8 @@ impl HostContext {
         match fact {
             InspectionFact::Process { at, process } if self.knows_more(&process, at) => {}
             InspectionFact::Process { at, mut process } => {
-                process.tools = self.tools.as_ref().map(|(_, tools)| tools.clone());
+                process.tools.clone_from(&self.tools);
+                process.missing_tools.clone_from(&self.missing_tools);
                 self.inspected.insert(process.pid, at);
                 let samples = self.wait_samples.entry(process.pid).or_default();
                 if samples.len() >= MAX_WAIT_SAMPLES {
@@ -152,11 +159,12 @@ impl HostContext {
                 samples.push_back(WaitsSample::of(&process, at));
                 self.processes.insert(process.pid, *process);
             }
-            InspectionFact::Tools { at, tools } => {
+            InspectionFact::Tools { at, tools, missing } => {
+                (self.tools_searched, self.tools, self.missing_tools) = (Some(at), Some(tools), missing);
                 for process in self.processes.values_mut() {
-                    process.tools = Some(tools.clone());
+                    process.tools.clone_from(&self.tools);
+                    process.missing_tools.clone_from(&self.missing_tools);
                 }
-                self.tools = Some((at, tools));
             }
             InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
@@ -269,7 +277,7 @@ impl HostContext {
         let connections_of = self.connections.request(now, owners, is_stale, &wanted);
         let dropped_connections = self.connections.count_dropped();
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
-        let searched = self.tools.as_ref().map(|(at, _)| *at);
+        let searched = self.tools_searched;
         let tools = !wanted.is_empty() && searched.is_none_or(|searched| now.since(searched) >= TOOLS_REFRESH_INTERVAL);
         InspectionRequest {
             processes,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{About, text};
 use crate::{
-    model::{Certainty, Class, PileupGroup, Task, Verdict},
+    model::{Certainty, Class, PileupGroup, Role, Task, Verdict},
     process::Process,
     text::rate,
 };
@@ -47,7 +47,8 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
     let (since, rate) = (text::duration(since), rate(entered_per_second));
     let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them are still there", share / 10));
     let doing = process.and_then(text::doing_of).unwrap_or_default();
-    let next = owner.map(|task| text::dump_of(task, process));
+    let port = group.local_port.filter(|_| group.role != Some(Role::Client));
+    let next = owner.map(|task| text::dump_of(task, process, port));
     let next = next.unwrap_or_else(|| "find the process that owns them".into());
     Verdict {
         class: Class::Unknown,
@@ -61,10 +62,7 @@ pub fn growth(growing: &Growing<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        diagnose::testing::{process, task},
-        model::Role,
-    };
+    use crate::diagnose::testing::{process, task};
 
     const NOWHERE: PileupGroup = PileupGroup { role: None, netns: None, cgroup: None, local_port: None, remote: None };
     const PORT: PileupGroup = PileupGroup { role: Some(Role::Server), local_port: Some(8080), ..NOWHERE };
@@ -88,7 +86,10 @@ mod tests {
             "{}",
             verdict.text
         );
-        assert_eq!(verdict.next.text, "see where the threads of shop[7] are; see what happened 12s ago");
+        assert_eq!(
+            verdict.next.text,
+            "see where the threads of shop[7] are (as root or its user); see what happened 12s ago"
+        );
         assert!(verdict.next.command.is_some());
     }
 }

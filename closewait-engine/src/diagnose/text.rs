@@ -8,7 +8,7 @@ use super::Case;
 pub(super) use crate::text::{count, duration};
 use crate::{
     model::{Dwell, Owner, Task},
-    process::{NextStep, Process},
+    process::{NextStep, Process, Tool},
 };
 
 /// Maximum number of processes that a text names; it counts the others.
@@ -100,13 +100,15 @@ pub(super) fn dump(case: &Case<'_>) -> NextStep {
     // The first process of a forking server may only wait for the others.
     let process = owners(case).next();
     let of = process.and_then(|process| tasks.iter().find(|task| task.pid == process.pid).copied());
-    dump_of(of.unwrap_or(first), process)
+    let port = (!case.is_client()).then_some(case.socket.local.port);
+    dump_of(of.unwrap_or(first), process, port)
 }
 
-/// Returns the next step that shows where the threads of a task's process are; `process` has the known facts about it.
-pub(super) fn dump_of(task: &Task, process: Option<&Process>) -> NextStep {
+/// Returns the next step that shows where the threads of a task's process are; `process` has the known facts about it, `port` is
+/// the local port of its service.
+pub(super) fn dump_of(task: &Task, process: Option<&Process>, port: Option<u16>) -> NextStep {
     let of_unknown = || NextStep::of_unknown(&format!("{}[{}]", task.comm, task.pid), task.pid);
-    process.map_or_else(of_unknown, Process::next_step)
+    process.map_or_else(of_unknown, |process| process.next_step(port))
 }
 
 /// Returns a next step that lists the sockets of the same port.
@@ -116,32 +118,41 @@ pub(super) fn list(case: &Case<'_>, what: &str) -> NextStep {
 
 /// Returns a next step that shows the listeners of the port.
 pub(super) fn ss_listeners(case: &Case<'_>, what: String) -> NextStep {
-    NextStep::command(what, format!("{}ss -ltnp 'sport = :{}'", in_namespace(case), case.socket.local.port))
+    let port = case.socket.local.port;
+    match inside(case) {
+        Ok(inside) => NextStep::command(what, format!("{inside}ss -ltnp 'sport = :{port}'")),
+        Err(_) => NextStep::command(what, format!("closewait list --by listener --port {port}")),
+    }
 }
 
-/// Returns a next step that shows the connections of the first owner.
+/// Returns a next step that shows the established connections of the first owner.
 pub(super) fn ss_connections(case: &Case<'_>, what: String) -> NextStep {
-    match tasks(case).first() {
-        Some(task) => NextStep::command(what, format!("{}ss -tnp | grep pid={},", in_namespace(case), task.pid)),
-        None => what.into(),
-    }
+    ss_in_state(case, what, "established")
 }
 
 /// Returns a next step that shows the connections of the first owner that no program has answered.
 pub(super) fn ss_connecting(case: &Case<'_>, what: String) -> NextStep {
-    match tasks(case).first() {
-        Some(task) => {
-            NextStep::command(what, format!("{}ss -tnp state syn-sent | grep pid={},", in_namespace(case), task.pid))
-        }
-        None => what.into(),
+    ss_in_state(case, what, "syn-sent")
+}
+
+fn ss_in_state(case: &Case<'_>, what: String, state: &str) -> NextStep {
+    let Some(task) = tasks(case).first().copied() else { return what.into() };
+    match inside(case) {
+        Ok(inside) => NextStep::command(
+            format!("{what} (as root)"),
+            format!("{inside}ss -tnp state {state} | grep pid={},", task.pid),
+        ),
+        Err(missing) => format!("{what} ({} is not installed here)", missing.name()).into(),
     }
 }
 
-/// Returns the beginning of a command that runs in the network namespace of an owner in a container.
-fn in_namespace(case: &Case<'_>) -> String {
-    let in_container =
-        |process: &&Process| process.workload.as_deref().is_some_and(|workload| workload.container.is_some());
-    owners(case).find(in_container).map_or_else(String::new, |process| format!("nsenter -t {} -n ", process.pid))
+/// Returns the beginning of a command that runs ss in the network namespace of an owner; empty in the agent's, the missing tool if
+/// the host lacks one for it.
+fn inside(case: &Case<'_>) -> Result<String, Tool> {
+    if case.processes.iter().any(|process| process.lacks(Tool::Ss)) {
+        return Err(Tool::Ss);
+    }
+    owners(case).next().map_or_else(|| Ok(String::new()), |process| process.in_netns().ok_or(Tool::Nsenter))
 }
 
 /// Returns the port of the service: the remote port of a client, the local port otherwise.
@@ -211,12 +222,40 @@ mod tests {
         // The first waits for its children, the second for connections, the third for a file lock.
         scene.processes = vec![waits(1, 61), waits(2, 288), waits(3, 73)];
         assert_eq!(scene.case(dump).command.unwrap(), "grep . /proc/3/task/*/wchan");
-        assert_eq!(scene.case(dump).text, "see where the threads of unicorn[3] are");
+        assert_eq!(scene.case(dump).text, "see where the threads of unicorn[3] are (as root or its user)");
         assert_eq!(scene.case(doing), " unicorn[3]: its only thread waits in flock.");
         scene.processes = vec![waits(1, 61)];
         assert!(scene.case(dump).text.contains("unicorn[1]"));
         scene.processes = Vec::new();
         assert!(scene.case(dump).text.contains("unicorn[1]"), "no process was inspected");
+    }
+
+    #[test]
+    fn sockets_are_shown_in_the_namespace_of_the_owner_by_a_tool_that_exists() {
+        let mut scene = Scene::server();
+        let mut owner = process(42, "app", "/usr/bin/app");
+        let mut commands = |owner: &Process| {
+            scene.processes = vec![owner.clone()];
+            let what = || "see".to_owned();
+            [ss_listeners, ss_connections, ss_connecting].map(|step| scene.case(|case| step(case, what())))
+        };
+        let command = |step: NextStep| step.command.unwrap();
+        let own = [
+            "ss -ltnp 'sport = :8080'",
+            "ss -tnp state established | grep pid=42,",
+            "ss -tnp state syn-sent | grep pid=42,",
+        ];
+        assert_eq!(commands(&owner).map(command), own);
+        owner.other_netns = Some(true);
+        assert_eq!(commands(&owner).map(command), own.map(|own| format!("nsenter -t 42 -n {own}")));
+        for (tool, name) in [(Tool::Ss, "ss"), (Tool::Nsenter, "nsenter")] {
+            owner.missing_tools = [tool].into();
+            let [listeners, connections, connecting] = commands(&owner);
+            assert_eq!(command(listeners), "closewait list --by listener --port 8080");
+            for step in [connections, connecting] {
+                assert_eq!(step, NextStep::from(format!("see ({name} is not installed here)")));
+            }
+        }
     }
 
     #[test]

@@ -306,6 +306,9 @@ pub enum InspectionFact {
         at: BootTime,
         /// Tools that exist on this host.
         tools: BTreeSet<Tool>,
+        /// Tools that do not exist there; empty in recordings of earlier versions.
+        #[serde(default)]
+        missing: BTreeSet<Tool>,
     },
     /// Location of a socket without an owner.
     Location {

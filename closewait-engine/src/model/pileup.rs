@@ -267,6 +267,8 @@ impl Pileup {
         let owner = self.service().owner.map(|(_, pid)| format!(" --pid {pid}")).unwrap_or_default();
         let place = match (self.group.local_port, self.group.remote) {
             (Some(port), _) => format!(" --port {port}"),
+            // A shell takes brackets for a pattern, and zsh refuses one that matches no file.
+            (None, Some(remote)) if remote.address.is_ipv6() => format!(" --peer '{remote}'"),
             (None, Some(remote)) => format!(" --peer {remote}"),
             (None, None) => String::new(),
         };
@@ -383,7 +385,7 @@ mod tests {
         assert_eq!(group.command(), "closewait list --pid 7 --port 80");
         let remote = Endpoint { address: std::net::Ipv6Addr::LOCALHOST.into(), port: 443 };
         (group.group.local_port, group.group.remote) = (None, Some(remote));
-        assert_eq!(group.command(), "closewait list --pid 7 --peer [::1]:443");
+        assert_eq!(group.command(), "closewait list --pid 7 --peer '[::1]:443'");
         group.group.remote = None;
         assert_eq!(group.command(), "closewait list --pid 7");
     }

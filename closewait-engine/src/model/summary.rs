@@ -25,13 +25,19 @@ impl PileupGroup {
 }
 
 impl Pileup {
-    /// Returns the word for the problem: its class, with a question mark if it is a guess, or `full` if a limit is reached.
+    /// Returns the word for the problem: its class as in [`Self::class_label`], or `full` if a limit is reached.
     pub fn label(&self) -> String {
-        if self.forecast.as_ref().is_some_and(Forecast::is_reached) {
-            return "full".to_owned();
-        }
+        let is_full = self.forecast.as_ref().is_some_and(Forecast::is_reached);
+        if is_full { "full".to_owned() } else { self.class_label() }
+    }
+
+    /// Returns the class of the problem, with a question mark if it is a guess. An unknown cause is no guess: it is `grows`.
+    pub fn class_label(&self) -> String {
         let class = self.verdict.class;
-        let word = if class == Class::Unknown { "grows" } else { class.name() };
+        if class == Class::Unknown {
+            return "grows".to_owned();
+        }
+        let word = if class == Class::NeverAccepted { "unaccepted" } else { class.name() };
         let doubt = if self.verdict.certainty == Certainty::Low { "?" } else { "" };
         format!("{word}{doubt}")
     }

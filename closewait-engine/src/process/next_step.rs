@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Process, ProgramRuntime};
+use super::{Process, ProgramRuntime, ThreadState};
 use crate::text::{harmless_field, is_harmful};
 
 /// Number of descriptors that a JVM needs to answer jcmd: one to listen, and one to answer.
@@ -45,11 +45,15 @@ pub enum Tool {
     ValkeyCli,
     /// `ps`.
     Ps,
+    /// `ss`.
+    Ss,
+    /// `nsenter`.
+    Nsenter,
 }
 
 impl Tool {
     /// All tools.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Jcmd,
         Self::PySpy,
         Self::Rbspy,
@@ -63,6 +67,8 @@ impl Tool {
         Self::RedisCli,
         Self::ValkeyCli,
         Self::Ps,
+        Self::Ss,
+        Self::Nsenter,
     ];
 
     /// Returns the file name of the tool.
@@ -81,6 +87,8 @@ impl Tool {
             Self::RedisCli => "redis-cli",
             Self::ValkeyCli => "valkey-cli",
             Self::Ps => "ps",
+            Self::Ss => "ss",
+            Self::Nsenter => "nsenter",
         }
     }
 }
@@ -98,9 +106,10 @@ pub struct NextStep {
 
 impl NextStep {
     /// Returns the step for a process with an unknown runtime: a command that prints the kernel function in which each thread
-    /// waits, and 0 for a thread that runs.
+    /// waits, and 0 for a thread that runs. The kernel also prints 0 to users who may not trace the process (`proc_pid_wchan`,
+    /// fs/proc/base.c at v5.10).
     pub fn of_unknown(who: &str, pid: u32) -> Self {
-        Self::command(see_threads(who), format!("grep . /proc/{pid}/task/*/wchan"))
+        Self::command(note(who, "as root or its user"), format!("grep . /proc/{pid}/task/*/wchan"))
     }
 
     /// Returns a step with a command.
@@ -133,8 +142,9 @@ impl<T: Into<String>> From<T> for NextStep {
 }
 
 impl Process {
-    /// Returns the step that shows where the threads of the process are, or that continues a stopped process.
-    pub fn next_step(&self) -> NextStep {
+    /// Returns the step that shows where the threads of the process are, or that continues a stopped process. `port` is the local
+    /// port of the service, if the process serves one.
+    pub fn next_step(&self, port: Option<u16>) -> NextStep {
         let who = &format!("{}[{}]", self.comm, self.pid);
         let pid = self.pid;
         if self.frozen == Some(true) {
@@ -144,13 +154,16 @@ impl Process {
             let text = format!("continue {who}, unless a debugger has stopped it");
             return NextStep::command(text, format!("kill -CONT {pid}"));
         }
-        let Some(runtime) = self.runtime else { return NextStep::of_unknown(who, pid) };
+        let Some(runtime) = self.runtime else {
+            return self.busy_stacks(who).unwrap_or_else(|| self.without_busy(NextStep::of_unknown(who, pid)));
+        };
         match runtime {
             ProgramRuntime::Jvm => self.of_jvm(who),
             ProgramRuntime::CPython => self.of_python(who),
             ProgramRuntime::Go => self.of_go(who),
             ProgramRuntime::Node => self.of_node(who),
-            ProgramRuntime::DotNet if self.has(Tool::DotnetStack) => {
+            // In a container, the socket to which dotnet-stack connects is in another /tmp.
+            ProgramRuntime::DotNet if self.has(Tool::DotnetStack) && !self.is_in_container() => {
                 NextStep::command(note(who, "as its user"), format!("dotnet-stack report -p {pid}"))
             }
             ProgramRuntime::Ruby if self.has(Tool::Rbspy) => NextStep::command(
@@ -160,12 +173,12 @@ impl Process {
             ProgramRuntime::HaProxy => {
                 NextStep::from(format!("see which sessions {who} has: send `show sess all` to its stats socket"))
             }
-            ProgramRuntime::Postgres => self.of_postgres(who),
+            ProgramRuntime::Postgres => self.of_postgres(who, port),
             ProgramRuntime::PgBouncer => NextStep::from(format!(
                 "see what {who} waits for: `SHOW CLIENTS` and `SHOW SERVERS` in its admin console"
             )),
             ProgramRuntime::MySql => self.of_mysql(who),
-            ProgramRuntime::Redis => self.of_redis(who),
+            ProgramRuntime::Redis => self.of_redis(who, port),
             ProgramRuntime::Inetd => self.of_inetd(who),
             ProgramRuntime::DotNet
             | ProgramRuntime::Ruby
@@ -199,8 +212,9 @@ impl Process {
         if self.has(Tool::Jcmd) && !no_fds {
             let version = self.runtime_version.as_deref().and_then(jdk);
             return match version {
+                // The JVM creates the file itself: in a container, or under systemd's PrivateTmp=, in another /tmp.
                 Some(version) if version >= JDK_WITH_DUMP_TO_FILE => NextStep::command(
-                    note(who, "as its user"),
+                    note(who, &format!("as root or its user; the JVM writes to /proc/{pid}/root/tmp/{pid}.json")),
                     format!("jcmd {pid} Thread.dump_to_file -format=json /tmp/{pid}.json"),
                 ),
                 Some(_) => NextStep::command(note(who, "as its user"), format!("jcmd {pid} Thread.print")),
@@ -212,7 +226,8 @@ impl Process {
         }
         // A JVM that was started with -Xrs does not catch SIGQUIT, which would end it.
         if self.catches(SIGQUIT) == Some(true) {
-            let text = format!("make {who} print its threads to its standard output; it keeps running");
+            let text =
+                format!("make {who} print its threads to its standard output, /proc/{pid}/fd/1; it keeps running");
             let text = if no_fds { format!("{text} (jcmd fails: all descriptors are in use)") } else { text };
             return NextStep::command(text, format!("kill -QUIT {pid}"));
         }
@@ -223,22 +238,21 @@ impl Process {
         let pid = self.pid;
         if self.has(Tool::PySpy) {
             return NextStep::command(
-                note(who, "stops it for a few milliseconds; --nonblocking does not"),
+                note(who, "as root; stops it for a few milliseconds; --nonblocking does not"),
                 format!("py-spy dump --pid {pid}"),
             );
         }
-        if self.has(Tool::Gdb) {
-            return NextStep::command(
-                note(who, "stops it while gdb reads"),
-                format!("gdb -p {pid} -batch -ex 'thread apply all bt'"),
-            );
-        }
-        self.kernel_stacks(who)
+        if self.has(Tool::Gdb) { self.gdb_stacks(who) } else { self.kernel_stacks(who) }
     }
 
     fn of_go(&self, who: &str) -> NextStep {
         let (pid, debugger) = (self.pid, self.has(Tool::Delve));
-        let debugger = if debugger { "; otherwise attach dlv, which stops it while attached" } else { "" };
+        // At the end, dlv offers to end the process.
+        let debugger = if debugger {
+            "; otherwise attach dlv, which stops it while attached, and answer `n` when it asks to kill the process"
+        } else {
+            ""
+        };
         NextStep::from(format!(
             "see where the goroutines of {who} are: /debug/pprof/goroutine?debug=2, if it serves net/http/pprof{debugger}. \
              Do not send SIGQUIT to {pid}: it would end the process"
@@ -247,26 +261,44 @@ impl Process {
 
     fn of_node(&self, who: &str) -> NextStep {
         let pid = self.pid;
-        if self.catches(SIGUSR1) == Some(false) {
+        // Without the handler of Node.js the signal would end the process. The handler needs the main thread.
+        if self.catches(SIGUSR1) != Some(true) || self.is_blocked() {
             return self.kernel_stacks(who);
         }
-        let text = note(who, "opens its inspector, on 127.0.0.1:9229");
-        if self.has(Tool::Node) {
-            NextStep::command(text, format!("kill -USR1 {pid} && node inspect -p {pid}"))
-        } else {
-            NextStep::command(text, format!("kill -USR1 {pid}"))
-        }
+        let Some(inside) = self.in_netns().filter(|_| self.has(Tool::Node) && !self.lacks(Tool::Ss)) else {
+            let text =
+                format!("open the inspector of {who}, on its 127.0.0.1:9229, and connect a debugger; it stays open");
+            return NextStep::command(text, format!("kill -USR1 {pid}"));
+        };
+        let text = note(
+            who,
+            "as root; pauses it for 3s; its inspector stays open on 127.0.0.1:9229; prints no stack if it blocks outside of \
+             JavaScript, or if another program has that port",
+        );
+        // Without the check, the debugger would show another program that has the port.
+        let check = format!("{inside}ss -ltnp 'sport = :9229' | grep pid={pid},");
+        let input = "sleep 2; echo pause; sleep 2; echo bt; sleep 1; echo .exit";
+        NextStep::command(
+            text,
+            format!("kill -USR1 {pid} && sleep 1 && {check} && ({input}) | {inside}node inspect -p {pid}"),
+        )
     }
 
-    fn of_postgres(&self, who: &str) -> NextStep {
-        // In a container, the process has another pid.
-        let in_container = self.workload.as_deref().is_some_and(|workload| workload.container.is_some());
+    fn of_postgres(&self, who: &str, port: Option<u16>) -> NextStep {
+        // In a container, the process has another pid, and the sockets of the database are in other folders.
+        let in_container = self.is_in_container();
         let of = if in_container { "state <> 'idle'".to_owned() } else { format!("pid = {}", self.pid) };
         let columns = "pid, pg_blocking_pids(pid), wait_event_type, wait_event, state, query";
         let query = format!("SELECT {columns} FROM pg_stat_activity WHERE {of}");
         let text = format!("see what {who} waits for, and for which process");
-        if self.has(Tool::Psql) {
-            NextStep::command(format!("{text} (as a database superuser)"), format!("psql -c \"{query}\""))
+        if self.has(Tool::Psql) && !in_container {
+            let port = port.map_or_else(String::new, |port| format!(" -p {port}"));
+            NextStep::command(
+                format!(
+                    "{text} (as a database superuser, such as the user postgres; -h for another folder of its socket)"
+                ),
+                format!("psql{port} -d postgres -c \"{query}\""),
+            )
         } else {
             NextStep::from(format!("{text}, in the database: {query}"))
         }
@@ -275,28 +307,38 @@ impl Process {
     fn of_mysql(&self, who: &str) -> NextStep {
         let text = format!("see which queries and locks {who} waits for");
         let queries = "SHOW FULL PROCESSLIST; SHOW ENGINE INNODB STATUS";
-        match [Tool::MariaDb, Tool::MySql].into_iter().find(|tool| self.has(*tool)) {
+        let tool = [Tool::MariaDb, Tool::MySql].into_iter().find(|tool| self.has(*tool));
+        // In a container, the socket of the database is in another folder.
+        match tool.filter(|_| !self.is_in_container()) {
             Some(tool) => NextStep::command(
-                format!("{text} (as a database administrator)"),
+                format!("{text} (as a database administrator; -S for another path of its socket)"),
                 format!("{} -E -e '{queries}'", tool.name()),
             ),
             None => NextStep::from(format!("{text}, in the database: {queries}")),
         }
     }
 
-    fn of_redis(&self, who: &str) -> NextStep {
-        // While a script runs too long, Redis answers every other command with an error (`-BUSY`).
+    fn of_redis(&self, who: &str, port: Option<u16>) -> NextStep {
+        // A busy Redis answers no command, or every other command with `-BUSY`.
         if self.busy_thread().is_some() {
             return NextStep::from(format!(
-                "see what keeps {who} busy: it runs one command at a time. CLIENT LIST and SLOWLOG GET show which; SCRIPT KILL \
-                 ends a script"
+                "see what keeps {who} busy: it runs one command at a time. SCRIPT KILL ends a script; SLOWLOG GET shows the \
+                 command when it has ended"
             ));
         }
-        match [Tool::RedisCli, Tool::ValkeyCli].into_iter().find(|tool| self.has(*tool)) {
-            Some(tool) => NextStep::command(
-                format!("see what the clients of {who} do (-p for another port than 6379)"),
-                format!("{} CLIENT LIST", tool.name()),
-            ),
+        if self.is_blocked() {
+            return self.kernel_stacks(who);
+        }
+        let tool = [Tool::RedisCli, Tool::ValkeyCli].into_iter().find(|tool| self.has(*tool));
+        match tool.zip(self.in_netns()) {
+            Some((tool, inside)) => {
+                let (port, note) = match port {
+                    Some(port) => (format!(" -p {port}"), ""),
+                    None => (String::new(), " (-p for another port than 6379)"),
+                };
+                let command = format!("{inside}{}{port} CLIENT LIST", tool.name());
+                NextStep::command(format!("see what the clients of {who} do{note}"), command)
+            }
             None => NextStep::from(format!("see what the clients of {who} do: CLIENT LIST and SLOWLOG GET")),
         }
     }
@@ -311,12 +353,57 @@ impl Process {
     }
 
     fn kernel_stacks(&self, who: &str) -> NextStep {
-        NextStep::command(note(who, "as root"), format!("grep . /proc/{}/task/*/stack", self.pid))
+        let command = || format!("grep . /proc/{}/task/*/stack", self.pid);
+        self.busy_stacks(who).unwrap_or_else(|| self.without_busy(NextStep::command(note(who, "as root"), command())))
+    }
+
+    fn without_busy(&self, step: NextStep) -> NextStep {
+        if self.busy_thread().is_some() { step.and("it shows nothing of a busy thread: gdb does") } else { step }
+    }
+
+    /// Returns the step for a process with a busy thread, of which the kernel shows nothing; `None` for another one, or without gdb.
+    fn busy_stacks(&self, who: &str) -> Option<NextStep> {
+        (self.busy_thread().is_some() && self.has(Tool::Gdb)).then(|| self.gdb_stacks(who))
+    }
+
+    fn gdb_stacks(&self, who: &str) -> NextStep {
+        NextStep::command(
+            note(who, "as root; stops it while gdb reads"),
+            format!("gdb -p {} -batch -ex 'thread apply all bt'", self.pid),
+        )
     }
 
     /// Whether a tool is known to exist on the host.
     fn has(&self, tool: Tool) -> bool {
         self.tools.as_ref().is_some_and(|tools| tools.contains(&tool))
+    }
+
+    /// Whether a tool is known not to exist on the host.
+    pub fn lacks(&self, tool: Tool) -> bool {
+        self.missing_tools.contains(&tool)
+    }
+
+    /// Returns the beginning of a command that runs in the network namespace of the process: empty in the agent's; `None` if that
+    /// takes a tool that does not exist on the host.
+    pub fn in_netns(&self) -> Option<String> {
+        if !self.other_netns.unwrap_or_else(|| self.is_in_container()) {
+            return Some(String::new());
+        }
+        (!self.lacks(Tool::Nsenter)).then(|| format!("nsenter -t {} -n ", self.pid))
+    }
+
+    fn is_in_container(&self) -> bool {
+        self.workload.as_deref().is_some_and(|workload| workload.container.is_some())
+    }
+
+    /// Whether the first thread is known to wait for something other than events.
+    fn is_blocked(&self) -> bool {
+        let main = self.groups.iter().find(|group| group.has_main);
+        main.is_some_and(|main| match main.state {
+            ThreadState::DiskSleep => true,
+            ThreadState::Sleeping => main.syscall.is_some_and(|call| !call.waits_for_many()),
+            _ => false,
+        })
     }
 
     /// Whether the process catches a signal; `None` if unknown.
@@ -352,145 +439,4 @@ fn jdk(version: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        process::{Thread, ThreadState, group},
-        testing,
-    };
-
-    fn process(runtime: ProgramRuntime, tools: &[Tool]) -> Process {
-        let tools = Some(tools.iter().copied().collect());
-        Process { runtime: Some(runtime), tools, ..testing::process("app", 42, Some((10, 1024))) }
-    }
-
-    fn command(process: &Process) -> String {
-        process.next_step().command.unwrap_or_default()
-    }
-
-    fn thread(state: ThreadState, used: u32) -> Thread {
-        let comm = testing::process("app", 42, None).comm;
-        let (syscall, arg, limit, wchan) = (None, None, None, None);
-        let (cpu_permille, wanted_permille) = (Some(used), None);
-        Thread { comm, state, syscall, arg, limit, wchan, cpu_permille, wanted_permille, main: true }
-    }
-
-    #[test]
-    fn without_a_tool_no_step_runs_one() {
-        for runtime in ProgramRuntime::ALL {
-            for tools in [None, Some(std::collections::BTreeSet::new())] {
-                let process = Process { tools, signals_caught: Some(u64::MAX), ..process(runtime, &[]) };
-                let first = command(&process).split(' ').next().unwrap_or_default().to_owned();
-                assert!(["", "grep", "kill"].contains(&&*first), "{}: {first}", runtime.name());
-            }
-        }
-    }
-
-    #[test]
-    fn a_step_runs_only_tools_that_exist() {
-        for runtime in ProgramRuntime::ALL {
-            for tool in Tool::ALL {
-                let process = process(runtime, &[tool]);
-                let first = command(&process).split(' ').next().unwrap_or_default().to_owned();
-                let other = Tool::ALL.into_iter().find(|other| *other != tool && other.name() == first);
-                assert_eq!(other, None, "{} with {}", runtime.name(), tool.name());
-            }
-        }
-    }
-
-    #[test]
-    fn jcmd_fits_the_version_and_the_descriptors_of_the_jvm() {
-        let jvm = |version: Option<&str>, fds| Process {
-            runtime_version: version.map(str::to_owned),
-            signals_caught: Some(1 << 2),
-            fds_open: Some(fds),
-            ..process(ProgramRuntime::Jvm, &[Tool::Jcmd])
-        };
-        assert_eq!(command(&jvm(Some("21.0.4"), 9)), "jcmd 42 Thread.dump_to_file -format=json /tmp/42.json");
-        for version in [Some("17.0.13"), Some("1.8.0_392"), Some("x"), None] {
-            assert_eq!(command(&jvm(version, 9)), "jcmd 42 Thread.print", "{version:?}");
-        }
-        assert_eq!([jdk("1.8.0_392"), jdk("25-ea"), jdk("21")], [Some(8), Some(25), Some(21)]);
-        assert_eq!(command(&jvm(Some("21.0.4"), 1021)), "jcmd 42 Thread.dump_to_file -format=json /tmp/42.json");
-        assert_eq!(command(&jvm(Some("21.0.4"), 1022)), "kill -QUIT 42");
-        let without_jcmd = Process { tools: None, ..jvm(Some("21.0.4"), 9) };
-        assert_eq!(command(&without_jcmd), "kill -QUIT 42");
-        for signals_caught in [None, Some(0), Some(!(1 << 2))] {
-            let would_end = Process { signals_caught, ..without_jcmd.clone() };
-            assert_eq!(command(&would_end), "grep . /proc/42/task/*/stack", "-Xrs: the signal ends it");
-        }
-    }
-
-    #[test]
-    fn a_stopped_or_frozen_process_is_made_to_continue() {
-        let mut process = process(ProgramRuntime::CPython, &[Tool::PySpy]);
-        (process.threads, process.threads_seen) = (Some(1), 1);
-        process.groups = group(&[thread(ThreadState::Stopped, 0)]);
-        assert_eq!(command(&process), "kill -CONT 42");
-        process.frozen = Some(true);
-        assert_eq!(process.next_step(), NextStep::from("thaw the cgroup of app[42]"));
-        process.frozen_by = Some("/sys/fs/cgroup/a.slice/cgroup.freeze".to_owned());
-        assert_eq!(command(&process), "echo 0 > /sys/fs/cgroup/a.slice/cgroup.freeze");
-        process.frozen_by = Some("/sys/fs/cgroup/freezer/a b;c/freezer.state".to_owned());
-        assert_eq!(command(&process), "echo THAWED > '/sys/fs/cgroup/freezer/a b;c/freezer.state'");
-        for file in [
-            "/sys/fs/cgroup/';reboot;'/cgroup.freeze",
-            "/sys/fs/cgroup/x\u{15}touch x\r/cgroup.freeze",
-            "/sys/fs/cgroup/\u{202e}/cgroup.freeze",
-            "/sys/fs/cgroup/../../../etc/cgroup.freeze",
-            "/sys/fs/cgroup/a/./cgroup.freeze",
-            "/etc/shadow",
-            "/sys/fs/cgroup/a/shadow",
-        ] {
-            process.frozen_by = Some(file.to_owned());
-            assert_eq!(process.next_step().command, None, "{file:?}");
-        }
-    }
-
-    #[test]
-    fn side_effects_come_before_the_command() {
-        let python = process(ProgramRuntime::CPython, &[Tool::PySpy]);
-        assert_eq!(
-            python.next_step().text,
-            "see where the threads of app[42] are (stops it for a few milliseconds; --nonblocking does not)"
-        );
-        assert_eq!(
-            command(&process(ProgramRuntime::CPython, &[Tool::Gdb])),
-            "gdb -p 42 -batch -ex 'thread apply all bt'"
-        );
-        let go = process(ProgramRuntime::Go, &[Tool::Delve]).next_step();
-        assert!(go.command.is_none() && go.text.contains("dlv") && go.text.contains("Do not send SIGQUIT"));
-    }
-
-    #[test]
-    fn node_is_not_sent_a_signal_that_would_end_it() {
-        let node = process(ProgramRuntime::Node, &[Tool::Node]);
-        assert_eq!(command(&node), "kill -USR1 42 && node inspect -p 42");
-        let caught = Process { signals_caught: Some(1 << 9), tools: None, ..node.clone() };
-        assert_eq!(command(&caught), "kill -USR1 42");
-        assert_eq!(command(&Process { signals_caught: Some(0), ..node }), "grep . /proc/42/task/*/stack");
-    }
-
-    #[test]
-    fn databases_are_queried_with_their_own_commands() {
-        let postgres = process(ProgramRuntime::Postgres, &[Tool::Psql]);
-        let query = command(&postgres);
-        assert!(query.starts_with("psql -c \"SELECT pid, pg_blocking_pids(pid), wait_event_type"), "{query}");
-        assert!(query.ends_with("FROM pg_stat_activity WHERE pid = 42\""), "{query}");
-        let workload = Some(Box::new(testing::workload()));
-        assert!(command(&Process { workload, ..postgres }).ends_with("WHERE state <> 'idle'\""));
-        assert!(process(ProgramRuntime::Postgres, &[]).next_step().text.contains("pg_stat_activity WHERE pid = 42"));
-        let mysql = command(&process(ProgramRuntime::MySql, &[Tool::MySql]));
-        assert_eq!(mysql, "mysql -E -e 'SHOW FULL PROCESSLIST; SHOW ENGINE INNODB STATUS'");
-        let mut redis = process(ProgramRuntime::Redis, &[Tool::ValkeyCli]);
-        assert_eq!(command(&redis), "valkey-cli CLIENT LIST");
-        redis.groups = group(&[thread(ThreadState::Running, 990)]);
-        let busy = redis.next_step();
-        assert!(busy.command.is_none() && busy.text.contains("SCRIPT KILL"), "{busy:?}");
-    }
-
-    #[test]
-    fn the_step_for_inetd_shows_its_children() {
-        assert!(command(&process(ProgramRuntime::Inetd, &[Tool::Ps])).starts_with("ps --ppid 42 "));
-    }
-}
+mod tests;

@@ -5,6 +5,8 @@ use std::{fmt::Write as _, io, time::Duration};
 use serde::Serialize;
 
 use super::{ProbeState, count, line};
+#[cfg(test)]
+use crate::sink::document::*;
 use crate::sink::{
     Form, json,
     schema::{SCHEMA_VERSION, TaskObject, VerdictObject, seconds},
@@ -185,30 +187,57 @@ impl CommandResult {
     }
 }
 
+/// Result for a command.
 #[derive(Serialize)]
-struct ResultObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(in crate::sink) struct ResultObject<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// State of the sockets, whatever the exit code of the command.
+    #[cfg_attr(test, schemars(with = "ProbeStateName"))]
     state: String,
+    /// Exit code of `closewait`: that of a command that failed, else that of `state`.
     exit_code: u8,
+    /// Result, as text for people.
     text: String,
+    /// Exit code of the command; `null` if a signal ended it.
     command_exit_code: Option<u8>,
+    /// Number of the signal that ended the command; `null` if it exited.
     command_signal: Option<u8>,
+    /// Time that a socket had to stay in CLOSE_WAIT to count (`--grace`), in seconds.
     grace_seconds: f64,
+    /// Time after which a socket counted even if its program closed it (`--stuck-after`), in seconds; `null` without
+    /// the option.
     stuck_after_seconds: Option<f64>,
+    /// Number of sockets that were left behind.
     sockets: u64,
+    /// Sockets by process and port or remote endpoint, the largest group first.
     left_behind: Vec<LeftBehindObject<'a>>,
+    /// Number of further sockets, which are in none of the groups.
     more_sockets: u64,
+    /// Reason why sockets may be missing, as text for people; `null` if there is none.
     gap: Option<&'a str>,
 }
 
+/// Sockets of one process and one port or remote endpoint.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct LeftBehindObject<'a> {
+    /// Owner of the sockets, or of their listener while no program has accepted them.
     process: TaskObject<'a>,
+    /// Name of the owner for people.
     service: &'a str,
+    /// Port or remote endpoint, as text for people.
     place: &'a str,
+    /// Number of sockets.
     count: u64,
+    /// Longest dwell time, in seconds.
     longest_seconds: f64,
+    /// End of the sockets.
+    #[cfg_attr(test, schemars(with = "FateName"))]
     fate: &'static str,
+    /// Diagnosis of the oldest socket; `null` if `fate` is not `open`.
     verdict: Option<VerdictObject<'a>>,
 }
 
@@ -313,6 +342,7 @@ mod tests {
         let mut json = Vec::new();
         result(CommandEnd::Signaled(9), vec![group(7, 2)]).render(Form::Json, &mut json).unwrap();
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        tests_support::schema::conforms("check-command", &object);
         assert_eq!((&object["state"], &object["exit_code"]), (&"critical".into(), &137.into()));
         assert_eq!((&object["command_exit_code"], &object["command_signal"]), (&serde_json::Value::Null, &9.into()));
         assert_eq!((&object["sockets"], &object["left_behind"][0]["process"]["pid"]), (&2.into(), &7.into()));

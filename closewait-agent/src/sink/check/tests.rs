@@ -173,6 +173,7 @@ fn json_has_the_numbers_and_null_for_unknown_ones() {
     let hung = report(false, vec![group(Class::Hung, Certainty::Medium, 60, 50)]);
     Probe::of(&hung, levels("stuck=5", ""), false).render(Form::Json, &mut json).unwrap();
     let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    tests_support::schema::conforms("check", &object);
     assert_eq!((&object["state"], &object["exit_code"], &object["stuck"]), (&"warning".into(), &1.into(), &50.into()));
     assert_eq!(object["growth_per_second"], serde_json::Value::Null);
     assert_eq!((&object["warning"]["stuck"], &object["critical"]), (&5.into(), &serde_json::Value::Null));
@@ -181,6 +182,17 @@ fn json_has_the_numbers_and_null_for_unknown_ones() {
     json.clear();
     Probe::unknown("why").render(Form::Json, &mut json).unwrap();
     let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    tests_support::schema::conforms("check", &object);
     assert_eq!((&object["state"], &object["text"]), (&"unknown".into(), &"why".into()));
     assert_eq!((&object["exit_code"], &object["stuck"]), (&3.into(), &serde_json::Value::Null));
+}
+
+/// The line has no width: a monitoring system reads it.
+#[test]
+fn the_result_for_a_host_is_one_line() {
+    let report = crate::sink::status::tests::report(crate::sink::status::tests::scene());
+    let shown = [ProbeThresholds::default(), levels("stuck=1", "growth=100"), levels("growth=50,exhaustion=1h", "")]
+        .map(|levels| Probe::of(&report, levels, false).line())
+        .concat();
+    snapbox::assert_data_eq!(shown, snapbox::file!["scene.txt"].raw());
 }

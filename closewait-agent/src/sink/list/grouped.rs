@@ -54,8 +54,8 @@ pub(super) fn write(groups: &[ListedGroup], by: GroupBy, shape: &ListShape, to: 
         verdict.end();
         let tail = push_key(key.text(), group);
         key.end_keeping(tail, 0);
-        push_owners(owners.text(), group);
-        owners.end();
+        let (tail, rest) = push_owners(owners.text(), group);
+        owners.end_keeping(tail, rest);
         push_fds(fds.text(), group);
         fds.end();
     }
@@ -141,12 +141,18 @@ fn push_task(to: &mut String, task: &Task) -> usize {
     to.len() - before
 }
 
-fn push_owners(to: &mut String, group: &ListedGroup) {
+/// Adds the owners. Returns the number of bytes to keep when the cell is cut, and the number of bytes after them to cut first: the
+/// first owner stays.
+fn push_owners(to: &mut String, group: &ListedGroup) -> (usize, usize) {
+    let (mut tail, mut first_ends) = (0, to.len());
     for (at, task) in group.owners.iter().take(MAX_NAMED).enumerate() {
         if at > 0 {
             to.push_str(", ");
         }
-        push_task(to, task);
+        let length = push_task(to, task);
+        if at == 0 {
+            (tail, first_ends) = (length, to.len());
+        }
     }
     let others = group.owners.len().saturating_sub(MAX_NAMED);
     if others > 0 {
@@ -154,6 +160,7 @@ fn push_owners(to: &mut String, group: &ListedGroup) {
         push_number(to, others as u64);
         to.push_str(" more");
     }
+    (tail, to.len() - first_ends)
 }
 
 /// Adds `812 of 1024`, and the number of descriptors of ended connections.

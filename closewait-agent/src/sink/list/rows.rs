@@ -35,22 +35,22 @@ pub struct Style {
     pub color: bool,
 }
 
-/// Order in which columns give way on a narrow screen: numbers that few users need, then names, last the identity of
-/// sockets.
+/// Order in which columns give way on a narrow screen: numbers that few users need, then the local end, then names, last the
+/// identity of sockets. Letters of the owner come after everything that is not part of it.
 const CONCESSIONS: [Concession; 16] = [
     Concession::Drop("NETNS"),
     Concession::Drop("SEND-Q"),
     Concession::Drop("TIMER"),
     Concession::Shrink("WHERE", 16),
-    Concession::Shrink("OWNER", 24),
+    Concession::Shrink("OWNER", 34),
     Concession::Drop("WHERE"),
-    Concession::Shrink("OWNER", 18),
     Concession::Drop("RECV-Q"),
     Concession::Shrink("LOCAL", 21),
     Concession::Shrink("REMOTE", 21),
-    Concession::Shrink("VERDICT", 15),
-    Concession::Shrink("AGE", 9),
     Concession::Drop("LOCAL"),
+    Concession::Shrink("AGE", 12),
+    Concession::Shrink("VERDICT", 15),
+    Concession::Shrink("OWNER", 18),
     Concession::Shrink("AGE", 8),
     Concession::Shrink("OWNER", 8),
     Concession::Shrink("VERDICT", 7),
@@ -297,9 +297,7 @@ fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
     match (row.owners, row.socket.accepted) {
         (Some([]) | None, Some(false)) => {
             to.push_str("never accepted");
-            let before = to.len();
-            push_backlog(to, row);
-            return (0, to.len() - before);
+            return push_listener(to, row);
         }
         (None, _) => to.push('?'),
         (Some([]), _) => to.push_str("no process"),
@@ -333,20 +331,27 @@ fn push_descriptor(to: &mut String, owner: &Owner) {
     push_number(to, owner.fd.into());
 }
 
-fn push_backlog(to: &mut String, row: &Row<'_>) {
-    let Some(listener) = row.listener else { return };
+/// Adds the process that has not accepted the socket, and the backlog. Returns the number of bytes to keep when the cell is cut,
+/// and the number of bytes after them to cut first.
+fn push_listener(to: &mut String, row: &Row<'_>) -> (usize, usize) {
+    let Some(listener) = row.listener else { return (0, 0) };
+    let mut tail = 0;
+    if let Some(owner) = listener.owners.first() {
+        to.push_str(" by ");
+        to.push_str(owner.task.comm.as_str());
+        let before = to.len();
+        to.push('[');
+        push_number(to, owner.task.pid.into());
+        to.push(']');
+        tail = to.len() - before;
+    }
+    let before = to.len();
     to.push_str(" (backlog ");
     push_number(to, listener.what.backlog.into());
     to.push('/');
     push_number(to, listener.what.backlog_max.into());
-    if let Some(owner) = listener.owners.first() {
-        to.push_str(" of ");
-        to.push_str(owner.task.comm.as_str());
-        to.push('[');
-        push_number(to, owner.task.pid.into());
-        to.push(']');
-    }
     to.push(')');
+    (tail, to.len() - before)
 }
 
 fn push_verdict(to: &mut String, verdict: &Verdict) {

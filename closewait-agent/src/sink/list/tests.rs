@@ -1,4 +1,5 @@
 mod options;
+mod screens;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ use closewait_engine::{
     time::BootTime,
 };
 use std::{path::PathBuf, time::Duration};
+use tests_support::schema::{check_grouped, check_listed};
 
 const NOW: BootTime = BootTime(100_000_000_000_000);
 
@@ -99,7 +101,9 @@ impl TableFixture {
 
     fn objects(&self, by: Option<GroupBy>) -> Vec<Value> {
         let text = self.shown(&ListRequest { by, form: Form::Json, ..ListRequest::default() });
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        objects.iter().for_each(if by.is_some() { check_grouped } else { check_listed });
+        objects
     }
 }
 
@@ -157,28 +161,28 @@ fn a_pipe_gets_everything() {
     let expected = r"AGE                     RECV-Q  SEND-Q  TIMER                  LOCAL                           REMOTE                                         OWNER                                                           WHERE                   VERDICT
 1m30s                        1       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 shop-api-worker1[1234567] fd 153, java[77] fd 3, java[78] fd 3  shop/shop-api-7d9f/api  hung high
 ≥12m ≤3h               1234567       0                         [2001:db8:1234:5678::a1]:41234  [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9] fd 12                                                             pool medium
-1m30s                        ?       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 never accepted (backlog 65/64 of nginx[812])                                            never_accepted fact
+1m30s                        ?       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 never accepted by nginx[812] (backlog 65/64)                                            never_accepted fact
 gone: reset 3m12s ago        1       0                         10.0.0.5:8080                   10.0.0.9:40000                                 nginx[812] fd 7                                                                         unknown";
     assert_eq!(table(&TableFixture::new().shown(&ListRequest::default())), expected);
 }
 
 #[test]
 fn a_screen_of_120_columns_loses_what_matters_least() {
-    let expected = r"AGE                    LOCAL                  REMOTE                             OWNER               VERDICT
-1m30s                  10.0.0.5:8080          10.0.0.9:51234                     s…[1234567] fd 153  hung high
-≥12m ≤3h               [2001:db8…::a1]:41234  [2001:db8:ffff:567…234:5678]:5432  \u{1b}…}x[9] fd 12  pool medium
-1m30s                  10.0.0.5:8080          10.0.0.9:51234                     never accepted…     never_accepted fact
-gone: reset 3m12s ago  10.0.0.5:8080          10.0.0.9:40000                     nginx[812] fd 7     unknown";
+    let expected = r"AGE                    REMOTE                                    OWNER                               VERDICT
+1m30s                  10.0.0.9:51234                            shop-api-worker1[1234567] fd 153…   hung high
+≥12m ≤3h               [2001:db8:ffff:5678:9a…0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9] fd 12         pool medium
+1m30s                  10.0.0.9:51234                            never accepted by nginx[812]…       never_accepted fact
+gone: reset 3m12s ago  10.0.0.9:40000                            nginx[812] fd 7                     unknown";
     assert_eq!(table(&TableFixture::new().shown(&at_width(120))), expected);
 }
 
 #[test]
 fn a_screen_of_80_columns_shortens_names_and_addresses_but_no_port() {
-    let expected = r"AGE                   REMOTE                 OWNER               VERDICT
-1m30s                 10.0.0.9:51234         s…[1234567] fd 153  hung high
-≥12m ≤3h              [2001:db8:…5678]:5432  \u{1b}…}x[9] fd 12  pool medium
-1m30s                 10.0.0.9:51234         never accepted…     never_accepted…
-gone: reset…          10.0.0.9:40000         nginx[812] fd 7     unknown";
+    let expected = r"AGE           REMOTE                 OWNER                       VERDICT
+1m30s         10.0.0.9:51234         shop-a…er1[1234567] fd 153  hung high
+≥12m ≤3h      [2001:db8:…5678]:5432  \u{1b}[2J\u…02e}x[9] fd 12  pool medium
+1m30s         10.0.0.9:51234         never accepted… nginx[812]  never_accepted…
+gone: reset…  10.0.0.9:40000         nginx[812] fd 7             unknown";
     assert_eq!(table(&TableFixture::new().shown(&at_width(80))), expected);
 }
 

@@ -94,6 +94,7 @@ fn the_markdown_has_the_same_content() {
 fn the_object_has_course_and_resolved_incidents() {
     let report = report();
     let object: serde_json::Value = serde_json::from_str(&shown(&page(&report, &[]), ReportFormat::Json)).unwrap();
+    tests_support::schema::check_reported(&object);
     let course = &object["groups"][0]["course"];
     let kinds: Vec<_> = course["milestones"].as_array().unwrap().iter().map(|one| one["kind"].clone()).collect();
     let expected =

@@ -9,6 +9,8 @@ use super::{
     how, seconds,
     socket::{PodObject, workload_members},
 };
+#[cfg(test)]
+use crate::sink::document::*;
 use closewait_engine::{
     diagnose::Seen,
     model::{Class, Exit, Listener},
@@ -18,37 +20,66 @@ use closewait_engine::{
     time::BootTime,
 };
 
-/// JSON object of one listed socket.
+/// Listed socket.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct ListedObject<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// Time of the list.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: &'a str,
+    /// Socket, as read at `time`.
     socket: SocketObject<'a>,
     #[serde(flatten)]
     dwell: DwellMembers,
+    /// Every descriptor of the socket; `null` where the kernel does not provide it.
     owners: Option<Vec<OwnerObject<'a>>>,
+    /// Diagnosis of the socket.
     verdict: VerdictObject<'a>,
+    /// Listener that the socket waits at or came out of; `null` if there is none, or it is unknown.
     listener: Option<ListenerObject<'a>>,
+    /// Remote end of the connection that this one waits for, if it is one leg of a proxied connection; otherwise
+    /// `null`.
     waits_for: Option<EndpointObject>,
+    /// Timeout of connections in CLOSE_WAIT in the connection tracking of the socket's network namespace, in seconds;
+    /// `null` where connections are not tracked.
     conntrack_timeout_seconds: Option<f64>,
+    /// Whether a process has a descriptor of the socket; `null` if unknown.
     fd_open: Option<bool>,
+    /// Exit of a socket that exited CLOSE_WAIT while its descriptor is open: its dwell time ended with the exit; `null`
+    /// for a socket in CLOSE_WAIT.
     left: Option<LeftObject<'a>>,
+    /// First owner, or the owner of the listener for a socket that no program has accepted, as inspected within the
+    /// last seconds; `null` if unknown.
     process: Option<ProcessObject<'a>>,
 }
 
+/// Listening socket.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ListenerObject<'a> {
     #[serde(flatten)]
     local: EndpointObject,
+    /// Number of connections that wait to be accepted (`ss`: Recv-Q).
     backlog: u32,
+    /// Limit of `backlog` (`ss`: Send-Q).
     backlog_max: u32,
+    /// Descriptors of the listener.
     owners: Vec<OwnerObject<'a>>,
 }
 
+/// Exit of a socket from CLOSE_WAIT.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct LeftObject<'a> {
+    /// Cause of the exit.
+    #[cfg_attr(test, schemars(with = "ExitName"))]
     how: &'static str,
+    /// Time since the exit, in seconds; `null` if the agent missed the exit.
     seconds_ago: Option<f64>,
+    /// Task in whose context the state changed; `null` if it was not the task's own work, or is unknown.
     closer: Option<TaskObject<'a>>,
 }
 
@@ -89,37 +120,78 @@ impl<'a> From<&'a Seen<Listener>> for ListenerObject<'a> {
     }
 }
 
-/// JSON object of a group of sockets.
+/// Group of sockets.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct GroupObject<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// Time of the list.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: &'a str,
+    /// Property that the sockets of the group share. The member of this name has its value.
+    #[cfg_attr(test, schemars(with = "GroupByName"))]
     by: &'static str,
     #[serde(flatten)]
     key: KeyMembers<'a>,
+    /// Number of sockets in CLOSE_WAIT.
     count: u32,
+    /// Longest certain dwell time, in seconds; `null` without sockets in CLOSE_WAIT.
     oldest_seconds: Option<f64>,
+    /// Median of the certain dwell times, in seconds; `null` without sockets in CLOSE_WAIT.
     median_seconds: Option<f64>,
+    /// Number of sockets in CLOSE_WAIT for each class that occurs.
+    #[cfg_attr(test, schemars(with = "VerdictCounts"))]
     verdicts: Verdicts<'a>,
+    /// Processes that own the sockets.
     owners: Vec<TaskObject<'a>>,
+    /// Number of open descriptors of the process; `null` if the group is not a process, or the number is unknown.
     fds_open: Option<u64>,
+    /// Limit of open descriptors of the process; `null` if the group is not a process, or the limit is unknown.
     fds_limit: Option<u64>,
+    /// Number of sockets that exited CLOSE_WAIT while a descriptor is open; not included in `count`.
     zombies: u32,
 }
 
 /// Key of the group; `null` where there is none.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(untagged)]
 enum KeyMembers<'a> {
-    Process { process: Option<TaskObject<'a>> },
-    Listener { netns: Option<u32>, listener: Option<EndpointObject> },
-    Peer { peer: PeerObject },
-    Cgroup { cgroup: Option<u64>, container: Option<&'a str>, unit: Option<&'a str>, pod: Option<PodObject<'a>> },
+    Process {
+        /// Process that owns the sockets, or their listener; `null` for the sockets without a known owner.
+        process: Option<TaskObject<'a>>,
+    },
+    Listener {
+        /// Inode of the network namespace of `listener`; `null` if unknown.
+        netns: Option<u32>,
+        /// Listener that the sockets wait at or came out of; `null` for the sockets without one.
+        listener: Option<EndpointObject>,
+    },
+    Peer {
+        /// Remote address of the sockets, with the port where the peer is the server.
+        peer: PeerObject,
+    },
+    Cgroup {
+        /// Id of the cgroup v2 of the sockets; `null` for the sockets without a known one.
+        cgroup: Option<u64>,
+        /// Id of the container of the cgroup; `null` if there is none, or it is unknown.
+        container: Option<&'a str>,
+        /// Systemd unit of the cgroup; `null` if there is none, or it is unknown.
+        unit: Option<&'a str>,
+        /// Pod of the cgroup; `null` if there is none, or it is unknown.
+        pod: Option<PodObject<'a>>,
+    },
 }
 
+/// Remote address, with the port of a server.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct PeerObject {
+    /// IP address of the peers.
     address: IpAddr,
+    /// Port of the peer, where the peer is the server; otherwise `null`.
     port: Option<u16>,
 }
 

@@ -1,10 +1,12 @@
 //! JSON objects of groups that grow without closing.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use serde::Serialize;
 
 use super::{DwellMembers, EndpointObject, OwnerObject, ProcessObject, VerdictObject, seconds};
+#[cfg(test)]
+use crate::sink::document::*;
 use crate::sink::schema::socket::{PodObject, read_state, workload_members};
 use closewait_engine::{
     model::{
@@ -19,167 +21,309 @@ use closewait_engine::{
 /// Maximum number of shown groups of threads.
 const MAX_THREAD_GROUPS: usize = 5;
 
+/// Group of sockets that grows or is stuck.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct PileupObject<'a> {
-    /// Identifier of the incident; `null` for a group without one.
+    /// Identifier of the incident: 16 hexadecimal digits, the same in all events of the incident and after a restart of
+    /// the agent with `--pin`; `null` for a group without an incident.
     id: Option<String>,
+    /// State of the incident; `null` for a group without an incident.
+    #[cfg_attr(test, schemars(with = "Option<StateName>"))]
     state: Option<&'static str>,
+    /// Severity.
+    #[cfg_attr(test, schemars(with = "SeverityName"))]
     severity: &'static str,
+    /// Owner of most sockets: unit, pod or container, or else the process with its script; `null` if unknown.
     service: Option<String>,
+    /// Group in one line of at most 120 characters.
     summary: String,
+    /// Property that the sockets share.
     group: GroupMembers,
-    /// Time of the incident's first report.
+    /// Time of the incident's first report; `null` for a group without an incident.
+    #[cfg_attr(test, schemars(with = "Option<Time>"))]
     began: Option<String>,
     /// Whether the incident was reported before.
     again: bool,
+    /// Number of sockets in CLOSE_WAIT.
     count: u64,
+    /// Owners of the sockets that entered since the onset, with the number of sockets of each; `null` if no scan for
+    /// owners was possible.
     owners: Option<Vec<OwnerCountObject<'a>>>,
+    /// Course of the count; `null` if no agent watched.
+    #[cfg_attr(test, schemars(with = "Option<ShapeName>"))]
     shape: Option<&'static str>,
+    /// Change of the count, in sockets per second; negative if it falls; `null` if unknown.
     slope_per_second: Option<f64>,
+    /// Error of the slope, in sockets per second: half the span that contains two thirds of the slopes between points;
+    /// `null` if unknown.
     slope_error_per_second: Option<f64>,
+    /// Enters, in sockets per second; `null` if unknown.
     entered_per_second: Option<f64>,
+    /// Exits, in sockets per second; `null` if unknown.
     left_per_second: Option<f64>,
+    /// Share of the sockets that entered since the onset and are still in CLOSE_WAIT, from 0 to 1; `null` if unknown.
     stuck_share: Option<f64>,
+    /// Beginning of the problem.
     onset: OnsetObject,
+    /// Time until the first limit is reached, in seconds; 0 if it is reached; `null` without a forecast.
     exhaustion_seconds: Option<f64>,
+    /// Forecast for the limit that is reached first; `null` without a forecast.
     exhaustion: Option<ForecastObject>,
+    /// Diagnosis of the group.
     verdict: VerdictObject<'a>,
+    /// Evidence that a restart of the program would destroy.
     evidence: EvidenceObject<'a>,
-    /// Command of the verdict alone.
-    command: Option<&'a str>,
+    /// Command alone: that of the verdict, or one that lists the sockets of the group.
+    command: Cow<'a, str>,
+    /// Address of the page about the verdict.
     runbook: String,
 }
 
 /// End of an incident. Members of the report that are unknown at the end are `null`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct PileupEndObject<'a> {
+    /// Identifier of the incident, as in its `pileup` events.
     id: String,
+    /// State of the incident: `resolved`.
+    #[cfg_attr(test, schemars(with = "StateName"))]
     state: &'static str,
+    /// Severity: `info`.
+    #[cfg_attr(test, schemars(with = "SeverityName"))]
     severity: &'static str,
+    /// Owner of most sockets, as in the last report; `null` if unknown.
     service: Option<&'a str>,
+    /// End of the incident in one line of at most 120 characters.
     summary: String,
+    /// Property that the sockets share.
     group: GroupMembers,
+    /// Time of the incident's first report.
+    #[cfg_attr(test, schemars(with = "Time"))]
     began: String,
+    /// Time since `began`, in seconds.
     lasted_seconds: f64,
+    /// Way in which the incident ended.
+    #[cfg_attr(test, schemars(with = "RecoveryName"))]
     how: &'static str,
+    /// Number of sockets in CLOSE_WAIT at the end.
     count: u64,
+    /// Largest number of sockets in CLOSE_WAIT during the incident.
     most: u64,
+    /// Change of the count, in sockets per second; `null`, because it is unknown at the end.
     slope_per_second: Option<f64>,
+    /// Beginning of the problem.
     onset: EndedOnsetObject,
+    /// Forecast; `null`, because there is none at the end.
     exhaustion: Option<ForecastObject>,
+    /// Diagnosis; `null`, because it is unknown at the end: see `last_verdict`.
     verdict: Option<VerdictObject<'a>>,
+    /// Evidence; `null`, because it is unknown at the end.
     evidence: Option<EvidenceObject<'a>>,
+    /// Command of the verdict; `null`, because there is none at the end.
     command: Option<&'a str>,
+    /// Address of the page about the last verdict; `null` if there was none.
     runbook: Option<String>,
-    /// Diagnosis at the last report, with the time of that report.
+    /// Diagnosis at the last report; `null` if there was none.
     last_verdict: Option<LastVerdictObject>,
 }
 
+/// Beginning of a problem that has ended.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct EndedOnsetObject {
+    /// Entry of the oldest socket of the problem.
+    #[cfg_attr(test, schemars(with = "Time"))]
     first_stuck: String,
 }
 
+/// Diagnosis at the last report of an incident.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct LastVerdictObject {
+    /// Time of that report.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: String,
+    /// Class of the cause.
+    #[cfg_attr(test, schemars(with = "ClassName"))]
     class: &'static str,
+    /// Name of the rule that gave the verdict.
     rule: &'static str,
+    /// Certainty of the verdict.
+    #[cfg_attr(test, schemars(with = "CertaintyName"))]
     certainty: &'static str,
 }
 
+/// Property that the sockets of a group share: local port of servers, remote endpoint of clients.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct GroupMembers {
+    /// Side of the connection that the sockets are on; `null` if unknown.
+    #[cfg_attr(test, schemars(with = "Option<RoleName>"))]
     role: Option<&'static str>,
+    /// Inode of the network namespace; `null` if unknown.
     netns: Option<u32>,
+    /// Id of the cgroup v2 of the programs of clients; `null` for servers, or if unknown.
     cgroup: Option<u64>,
+    /// Local port of servers; `null` for clients. Both this and `remote` are `null` for the groups over the limit,
+    /// which are counted together.
     local_port: Option<u16>,
+    /// Remote endpoint of clients; `null` for servers.
     remote: Option<EndpointObject>,
 }
 
+/// Process with sockets of a group.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct OwnerCountObject<'a> {
+    /// PID in the pid namespace of the agent.
     pid: u32,
+    /// Name that the kernel has for the process (`comm`, 15 bytes at most), with control characters escaped.
     comm: &'a str,
+    /// Number of sockets of the group that it owns.
     count: u32,
 }
 
+/// Beginning of a problem.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct OnsetObject {
+    /// Entry of the oldest remaining socket; the latest possible time, if the agent did not see it.
+    #[cfg_attr(test, schemars(with = "Time"))]
     first_stuck: String,
+    /// Time at which the program last closed a socket itself; `null` if unknown.
+    #[cfg_attr(test, schemars(with = "Option<Time>"))]
     last_closed: Option<String>,
+    /// Entry of the oldest unaccepted socket; the program has accepted no later arrival at its listener; `null` if
+    /// there is none.
+    #[cfg_attr(test, schemars(with = "Option<Time>"))]
     unaccepted_since: Option<String>,
 }
 
+/// Time to exhaustion of a limit.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct ForecastObject {
+    /// Limit that is reached first.
+    #[cfg_attr(test, schemars(with = "LimitName"))]
     limit: &'static str,
+    /// Used amount, as read at `time`.
     used: u64,
+    /// Maximum amount.
     most: u64,
     /// Time at which `used` was read.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: String,
+    /// Shortest time until the limit is reached, in seconds.
     at_least_seconds: f64,
+    /// Longest time until the limit is reached, in seconds; `null` if it may never be reached.
     at_most_seconds: Option<f64>,
 }
 
+/// Evidence about a group.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct EvidenceObject<'a> {
+    /// Oldest sockets. They show the cause; later ones are its effect.
     oldest: Vec<OldestObject<'a>>,
+    /// Median of the certain dwell times, in seconds.
     median_seconds: f64,
+    /// 90th percentile of the certain dwell times, in seconds.
     p90_seconds: f64,
+    /// Number of sockets in each read state that occurs.
     read_states: Vec<ReadObject>,
+    /// Number of sockets that no program has accepted.
     unaccepted: u32,
+    /// Number of distinct remote addresses.
     remotes: u32,
+    /// Most frequent remote addresses.
     top_remotes: Vec<RemoteObject>,
+    /// Owner of most of the sockets that entered since the onset, as read at `process_time`; `null` if unknown.
     process: Option<ProcessObject<'a>>,
-    /// Time at which `process` and `threads` were read.
+    /// Time at which `process` and `threads` were read; `null` if they were not.
+    #[cfg_attr(test, schemars(with = "Option<Time>"))]
     process_time: Option<String>,
+    /// Largest groups of threads of `process` with the same activity; `null` if they were not read.
     threads: Option<Vec<ThreadsObject>>,
+    /// Id of the owner's container; `null` if there is none, or it is unknown.
     container: Option<&'a str>,
+    /// Systemd unit of the owner; `null` if there is none, or it is unknown.
     unit: Option<&'a str>,
+    /// Pod of the owner; `null` if there is none, or it is unknown.
     pod: Option<PodObject<'a>>,
+    /// Number of connections that wait at the listener to be accepted, as read at `backlog_time`; `null` if unknown.
     backlog: Option<u32>,
+    /// Limit of `backlog`; `null` if unknown.
     backlog_max: Option<u32>,
-    /// Time at which `backlog` was read.
+    /// Time at which `backlog` was read; `null` if it was not.
+    #[cfg_attr(test, schemars(with = "Option<Time>"))]
     backlog_time: Option<String>,
+    /// Remote end of the connection that the oldest socket waits for, if it is one leg of a proxied connection;
+    /// otherwise `null`.
     waits_for: Option<EndpointObject>,
+    /// Counts of the last minutes, the oldest first.
     history: Vec<MomentObject>,
 }
 
+/// One of the oldest sockets of a group.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct OldestObject<'a> {
+    /// Remote endpoint.
     remote: EndpointObject,
+    /// Number of the socket that `SO_COOKIE` and `ss -e` show; `null` if unknown.
     cookie: Option<u64>,
     #[serde(flatten)]
     dwell: DwellMembers,
+    /// Part of the received data that the program has read; `null` if unknown.
+    #[cfg_attr(test, schemars(with = "Option<ReadStateName>"))]
     read_state: Option<&'static str>,
+    /// Every descriptor of the socket; `null` if no scan for owners was possible.
     owners: Option<Vec<OwnerObject<'a>>>,
 }
 
+/// Number of sockets in a read state.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ReadObject {
+    /// Part of the received data that the program has read.
+    #[cfg_attr(test, schemars(with = "ReadStateName"))]
     read_state: &'static str,
+    /// Number of sockets.
     count: u32,
 }
 
+/// Number of sockets of a remote address.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct RemoteObject {
+    /// IP address.
     address: IpAddr,
+    /// Number of sockets.
     count: u32,
 }
 
 /// Threads with the same activity.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct ThreadsObject {
+    /// Number of threads.
     count: u32,
+    /// Place in which they are, as text for people; `null` if unknown.
     place: Option<String>,
 }
 
+/// Counts of a group at one time.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct MomentObject {
+    /// Time since the count, in seconds.
     seconds_ago: f64,
+    /// Number of sockets in CLOSE_WAIT.
     count: u64,
+    /// Number of enters since the previous count.
     entered: u64,
+    /// Number of exits since the previous count.
     left: u64,
 }
 
@@ -218,7 +362,7 @@ impl<'a> PileupObject<'a> {
             exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
             evidence: EvidenceObject::new(evidence, at, time),
-            command: verdict.next.command.as_deref(),
+            command: pileup.command(),
             runbook: runbook(verdict.rule),
         }
     }

@@ -4,6 +4,8 @@ use std::{borrow::Cow, io};
 
 use serde::Serialize;
 
+#[cfg(test)]
+use crate::sink::document::*;
 use crate::{
     clock::TimeAnchor,
     sink::json::write_line,
@@ -16,39 +18,86 @@ use closewait_engine::{
 
 /// All groups, the most urgent first.
 #[derive(Serialize)]
-struct StatusObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(in crate::sink) struct StatusObject<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// Time of the answer.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: String,
+    /// Time for which the agent has watched, in seconds; `null` without an agent.
     watched_seconds: Option<f64>,
+    /// Dwell time from which a socket is stuck, in seconds.
     stuck_after_seconds: f64,
+    /// Number of sockets in CLOSE_WAIT.
     count: u64,
+    /// Number of those that the agent does not track, because the limit is reached; only `count` includes them.
     untracked: u64,
+    /// Reason why the answer may lack sockets, as text for people; `null` if there is none.
     unseen: Option<&'a str>,
+    /// Groups, the most urgent first; 64 at most.
     groups: Vec<StatusGroupObject<'a>>,
+    /// Number of further groups, which are less urgent.
     more_groups: u64,
 }
 
+/// Group of sockets with the same owner, network namespace, role, and local port or remote endpoint.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 struct StatusGroupObject<'a> {
+    /// Identifier of the incident; `null` for a group without one.
+    id: Option<String>,
+    /// State of the incident; `null` for a group without one.
+    #[cfg_attr(test, schemars(with = "Option<StateName>"))]
+    state: Option<&'static str>,
+    /// Severity.
+    #[cfg_attr(test, schemars(with = "SeverityName"))]
     severity: &'static str,
+    /// Unit, pod or container of the owner; else its name and `script`. The same after a restart; `null` if unknown.
     service: Option<String>,
+    /// Process with the most sockets of the group, or of their listener; `null` if unknown.
     owner: Option<TaskObject<'a>>,
+    /// Script, module, JAR file or main class that the process runs, never another argument; `null` if there is none,
+    /// or the agent did not read it.
     script: Option<&'a str>,
+    /// Group in one line of at most 120 characters.
+    summary: String,
+    /// Property that the sockets share.
     group: GroupMembers,
+    /// Number of sockets in CLOSE_WAIT.
     count: u64,
+    /// Course of the count; `null` if no agent watched.
+    #[cfg_attr(test, schemars(with = "Option<ShapeName>"))]
     shape: Option<&'static str>,
+    /// Change of the count, in sockets per second; negative if it falls; `null` without an agent that watches.
     slope_per_second: Option<f64>,
+    /// Dwell time of the oldest socket of the problem.
     oldest: schema::DwellMembers,
+    /// Entry of that socket; the latest possible time, if the agent did not see it.
+    #[cfg_attr(test, schemars(with = "Time"))]
     onset: String,
+    /// Start of the incident; `null` if there is none.
+    #[cfg_attr(test, schemars(with = "Option<Time>"))]
     piles_up_since: Option<String>,
+    /// Number of open descriptors of the owner; `null` if unknown.
     fds_open: Option<u64>,
+    /// Limit of open descriptors of the owner; `null` if unknown.
     fds_limit: Option<u64>,
+    /// Number of connections that wait at the listener to be accepted; `null` if unknown.
     backlog: Option<u32>,
+    /// Limit of `backlog`; `null` if unknown.
     backlog_max: Option<u32>,
+    /// Limit that is reached; `null` if none is.
+    #[cfg_attr(test, schemars(with = "Option<LimitName>"))]
     limit_reached: Option<&'static str>,
+    /// Time until the first limit is reached, in seconds; 0 if it is reached; `null` without a forecast.
     exhaustion_seconds: Option<f64>,
+    /// Forecast for the limit that is reached first; `null` without a forecast.
     exhaustion: Option<ForecastObject>,
+    /// Diagnosis of the group.
     verdict: VerdictObject<'a>,
+    /// Command of the verdict, or one that lists the sockets of the group.
     command: Cow<'a, str>,
 }
 
@@ -75,11 +124,18 @@ pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8
     Ok(())
 }
 
-/// Object of a group of `list --by group`.
+/// Group of sockets, as in `status`.
 #[derive(Serialize)]
-struct ListedGroupObject<'a> {
+#[cfg_attr(test, derive(JsonSchema))]
+pub(in crate::sink) struct ListedGroupObject<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
     schema_version: u32,
+    /// Time of the list.
+    #[cfg_attr(test, schemars(with = "Time"))]
     time: &'a str,
+    /// Property that the sockets share: `group`, which stands for the groups of `status`.
+    #[cfg_attr(test, schemars(with = "GroupWord"))]
     by: &'static str,
     #[serde(flatten)]
     group: StatusGroupObject<'a>,
@@ -112,14 +168,17 @@ impl<'a> StatusGroupObject<'a> {
         ReportedGroup { piles_up_since, pileup, .. }: &'a ReportedGroup,
         time: &impl Fn(BootTime) -> String,
     ) -> Self {
-        let Pileup { group, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
+        let Pileup { group, incident, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let service = pileup.service();
         let process = evidence.process.as_deref();
         Self {
+            id: incident.map(|incident| incident.id.to_string()),
+            state: incident.map(|incident| incident.state.name()),
             severity: pileup.severity().name(),
             service: service.label(),
             owner: service.owner.map(|(comm, pid)| TaskObject { pid, comm }),
             script: service.script,
+            summary: pileup.summary(),
             group: group.into(),
             count: *count,
             shape: shape.map(Shape::name),

@@ -10,8 +10,8 @@ use snapbox::{assert_data_eq, file};
 use super::*;
 use closewait_engine::{
     model::{
-        Certainty, Dwell, Endpoint, Forecast, Limit, Oldest, Onset, PileupGroup, ReportedGroup, Role, Shape, Slope,
-        Totals,
+        Certainty, Class, Dwell, Endpoint, Forecast, Limit, Oldest, Onset, PileupGroup, ReportedGroup, Role, Shape,
+        Slope, Totals,
     },
     process::{NextStep, Process},
     testing::{owner, pileup, process, workload},
@@ -263,7 +263,14 @@ fn json_has_every_group() {
     let mut to = Vec::new();
     render(&page, Form::Json, Screen { width: 80, height: Some(24), color: true }, &mut to).unwrap();
     let object: serde_json::Value = serde_json::from_slice(&to).unwrap();
+    tests_support::schema::check_status(&object);
+    to.clear();
+    group_objects(&report.groups.iter().collect::<Vec<_>>(), &report, anchor, &mut to).unwrap();
+    let lines = str::from_utf8(&to).unwrap().lines();
+    let lines: Vec<serde_json::Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.iter().for_each(tests_support::schema::check_grouped);
     let groups = object["groups"].as_array().unwrap();
+    assert_eq!(lines.len(), groups.len());
     let severities: Vec<_> = groups.iter().map(|group| group["severity"].as_str().unwrap()).collect();
     assert_eq!(severities, ["critical", "error", "warning", "warning", "info", "info", "info"]);
     assert_eq!(groups[0]["limit_reached"], "descriptors");

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Text, TextStyle,
     pileup::command,
-    style::{Priority, sgr},
+    style::{INDENT, Priority, sgr},
 };
 use crate::{
     clock::TimeAnchor,
@@ -35,8 +35,6 @@ const MAX_GROUPS: usize = 4096;
 const REMIND_AFTER: Duration = Duration::from_secs(60);
 /// Maximum number of lines for the cause of an incident on a terminal. `closewait report` has all of it.
 const MAX_CAUSE_LINES: usize = 2;
-/// Indentation of the cause, columns.
-const INDENT: &str = "         ";
 
 /// Lines of a group that were printed.
 #[derive(Clone, Debug)]
@@ -123,7 +121,7 @@ impl FoldedText {
 
     fn finding(&mut self, finding: &Finding, event: &NumberedEvent<'_>, to: &mut Vec<u8>) -> io::Result<()> {
         match finding {
-            Finding::Stuck { at, socket, group, .. } => {
+            Finding::Stuck { at, socket, dwell, owners, verdict, group, .. } => {
                 self.forget_quiet(*at);
                 let printed = self.group(group, *at);
                 printed.sockets += 1;
@@ -131,11 +129,9 @@ impl FoldedText {
                 if self.sockets.len() < MAX_GROUPS {
                     self.sockets.insert(key(socket));
                 }
-                self.lines.event(event, to)?;
-                if is_last && to.last() == Some(&b'\n') {
-                    to.pop();
-                    to.extend_from_slice(b"; more of this group are only counted\n");
-                }
+                let line = self.lines.stuck(socket, *dwell, owners.as_deref(), verdict);
+                let more = if is_last { "; more of this group are only counted" } else { "" };
+                self.lines.push(to, Priority::Warning, (event.anchor, *at), &format!("{line}{more}"));
             }
             Finding::Leave { socket, .. } => {
                 self.sockets.remove(&key(socket));
@@ -163,8 +159,8 @@ impl FoldedText {
     }
 
     fn incident(&mut self, pileup: &Pileup, at: BootTime, anchor: TimeAnchor, to: &mut Vec<u8>) {
-        let Verdict { class, certainty, text, next, .. } = &pileup.verdict;
-        let (cause, next) = ((*class, *certainty == Certainty::Low), next.command.as_deref());
+        let Verdict { class, certainty, text, .. } = &pileup.verdict;
+        let (cause, next) = ((*class, *certainty == Certainty::Low), pileup.command());
         let printed = self.group(&pileup.group, at);
         let is_new = pileup.incident.is_none_or(|incident| incident.state == IncidentState::Opened);
         // The same cause is worth its lines again when it is no longer a guess.
@@ -173,8 +169,8 @@ impl FoldedText {
         if has_cause {
             printed.cause = Some(cause);
         }
-        let has_command = next.is_some() && (printed.command.as_deref() != next || is_new);
-        printed.command = next.map(str::to_owned);
+        let has_command = printed.command.as_deref() != Some(&*next) || is_new;
+        printed.command = Some(next.clone().into_owned());
         self.told = Some(at);
 
         let (style, severity) = (&self.lines.style, pileup.severity());
@@ -192,9 +188,9 @@ impl FoldedText {
             lines.push('\n');
             lines.push_str(&self.cause(text));
         }
-        if has_command && let Some(next) = next {
+        if has_command {
             lines.push('\n');
-            lines.push_str(&command(next));
+            lines.push_str(&command(&next));
         }
         style.push(to, severity.into(), &lines);
     }

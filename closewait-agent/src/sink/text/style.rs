@@ -10,6 +10,9 @@ use closewait_engine::{snapshot::urgency::Severity, time::BootTime};
 /// Minimum width that text is wrapped to, columns.
 const MIN_WIDTH: usize = 40;
 
+/// Indentation of the further lines of an entry: the time of day on a terminal, and a blank.
+pub(super) const INDENT: &str = "         ";
+
 /// SGR codes.
 pub(super) mod sgr {
     pub(in crate::sink::text) const FULL: &str = "1;97;41";
@@ -84,7 +87,7 @@ impl TextStyle {
     }
 
     #[cfg(test)]
-    pub(super) fn of_terminal(width: u16) -> Self {
+    pub(crate) fn of_terminal(width: u16) -> Self {
         Self::of_day(false, width, TimeZone::UTC)
     }
 

@@ -14,7 +14,7 @@ use crate::{
     host::{
         caps,
         deadline::{ItemJob, ReadFailure, Subject},
-        freezer, proc,
+        freezer, netns, proc,
     },
 };
 use closewait_engine::{
@@ -133,6 +133,9 @@ impl ProcessRead {
         process.fds_open = seen("its descriptors", proc::descriptors(folder), unseen).flatten();
         job.step("the path of its program");
         process.exe = seen("its program", proc::exe(folder), unseen).map(|path| harmless(&path));
+        job.step("its network namespace");
+        let own = netns::of_process(Path::new("/proc/self"));
+        process.other_netns = netns::of_process(folder).ok().zip(own.ok()).map(|(its, own)| its != own);
     }
 
     fn read_threads(&mut self, folder: &Path, reads: Reads, rest: &AtomicUsize, job: &ItemJob<Option<Self>>) {

@@ -138,7 +138,9 @@ fn by_name(name: &str) -> Option<ProgramRuntime> {
         "beam.smp" | "beam" => ProgramRuntime::Beam,
         "perl" => ProgramRuntime::Perl,
         "mysqld" | "mariadbd" => ProgramRuntime::MySql,
-        "redis-server" | "valkey-server" => ProgramRuntime::Redis,
+        // Debian's redis-server is a link to a program that checks files: one program does both, by the name that started it.
+        "redis-server" | "redis-check-rdb" | "redis-check-aof" | "valkey-server" | "valkey-check-rdb"
+        | "valkey-check-aof" => ProgramRuntime::Redis,
         "memcached" => ProgramRuntime::Memcached,
         "apache" | "httpd" => ProgramRuntime::Apache,
         "pgbouncer" => ProgramRuntime::PgBouncer,
@@ -201,6 +203,7 @@ mod tests {
         for (name, runtime) in [
             ("mariadbd", ProgramRuntime::MySql),
             ("valkey-server", ProgramRuntime::Redis),
+            ("redis-check-rdb", ProgramRuntime::Redis),
             ("apache2", ProgramRuntime::Apache),
             ("xinetd", ProgramRuntime::Inetd),
         ] {

@@ -130,7 +130,11 @@ pub fn kill_command(filter: &Filter, agent_options: &str) -> String {
     let mut command = "closewait kill".to_owned();
     command.extend(filter.pids.iter().map(|pid| format!(" --pid {pid}")));
     command.extend(filter.ports.iter().map(|port| format!(" --port {port}")));
-    command.extend(filter.peers.iter().map(|peer| format!(" --peer {peer}")));
+    command.extend(filter.peers.iter().map(|peer| {
+        let peer = peer.to_string();
+        // A shell takes brackets for a pattern.
+        if peer.contains('[') { format!(" --peer '{peer}'") } else { format!(" --peer {peer}") }
+    }));
     command.extend(
         filter
             .older_than

@@ -207,6 +207,9 @@ fn the_command_selects_the_same_sockets() {
     client.group.local_port = None;
     client.group.remote = Some(closewait_engine::model::Endpoint { address: [10, 0, 0, 7].into(), port: 443 });
     assert_eq!(kill_command(&filter_of(&client, None), ""), "closewait kill --peer 10.0.0.7:443");
+    let address = std::net::Ipv6Addr::LOCALHOST.into();
+    client.group.remote = Some(closewait_engine::model::Endpoint { address, port: 443 });
+    assert_eq!(kill_command(&filter_of(&client, None), ""), "closewait kill --peer '[::1]:443'");
     client.group.remote = None;
     let mut model = TopModel::default();
     model.handle(from_agent(vec![client]));

@@ -37,7 +37,11 @@ fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
     let process = |pid| InspectionFact::Process { at: BootTime(0), process: Box::new(process("x", pid, None)) };
     host_context.learn(process(1));
     assert_eq!(host_context.processes()[&1].tools, None);
-    host_context.learn(InspectionFact::Tools { at: BootTime(0), tools: [Tool::Jcmd].into() });
+    host_context.learn(InspectionFact::Tools {
+        at: BootTime(0),
+        tools: [Tool::Jcmd].into(),
+        missing: [Tool::Ss].into(),
+    });
     host_context.learn(process(2));
     for pid in [1, 2] {
         assert_eq!(host_context.processes()[&pid].tools, Some([Tool::Jcmd].into()));

@@ -1,0 +1,93 @@
+//! Compares the files of `docs/schema/` with the types that are written, or writes them.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::doctor;
+use crate::sink::document::{self, Document, page, root};
+
+fn all() -> Vec<Document> {
+    let mut documents = document::documents();
+    documents.push(Document::new(
+        "doctor",
+        "`doctor`",
+        "Check of the host, or the summary behind all checks",
+        &[root::<doctor::CheckLine<'_>>, root::<doctor::SummaryLine<'_>>],
+    ));
+    documents
+}
+
+#[test]
+fn the_schemas_match_the_types() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
+    let documents = all();
+    let files = documents.iter().map(|document| (format!("{}.json", document.name), document.file()));
+    let files: Vec<_> = files.chain([("README.md".to_owned(), page(&documents))]).collect();
+    if std::env::var_os("BLESS").is_some_and(|bless| bless == "1") {
+        std::fs::create_dir_all(&folder).unwrap();
+        files.iter().for_each(|(name, text)| std::fs::write(folder.join(name), text).unwrap());
+    }
+    let is_old =
+        |(name, text): &&(String, String)| std::fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text);
+    let old: Vec<_> = files.iter().filter(is_old).map(|(name, _)| name).collect();
+    assert!(
+        old.is_empty(),
+        "{old:?} in docs/schema do not match the types; run `cargo xtask docs` and commit the result"
+    );
+    let count = std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(count, files.len(), "docs/schema has a file of a document that no longer exists");
+}
+
+/// Names in the pages that are no members or values of the output, but of the kernel.
+const OTHER_NAMES: [&str; 2] = ["ip_local_port_range", "sk_err"];
+
+#[test]
+fn pages_name_members_that_exist() {
+    let documents = all();
+    let schemas: String = documents.iter().map(Document::file).collect();
+    let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    for page in ["events.md", "pileups.md"] {
+        let text = std::fs::read_to_string(docs.join(page)).unwrap();
+        let names = text.split('`').skip(1).step_by(2);
+        let names = names
+            .filter(|name| name.contains('_') && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()));
+        for name in names.filter(|name| !OTHER_NAMES.contains(name)) {
+            assert!(schemas.contains(&format!("\"{name}\"")), "docs/{page}: there is no member or value `{name}`");
+        }
+    }
+}
+
+/// Calls the function with every schema that has members.
+fn objects<'a>(schema: &'a Value, each: &mut impl FnMut(&'a Map<String, Value>)) {
+    match schema {
+        Value::Object(keywords) => {
+            if let Some(Value::Object(members)) = keywords.get("properties") {
+                each(members);
+            }
+            keywords.values().for_each(|value| objects(value, each));
+        }
+        Value::Array(items) => items.iter().for_each(|value| objects(value, each)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn every_member_has_a_description_with_its_unit_and_the_meaning_of_null() {
+    for Document { name: document, schema, .. } in all() {
+        objects(&schema, &mut |members| {
+            for (name, member) in members {
+                let text = member["description"].as_str().unwrap_or_default();
+                assert!(
+                    text.ends_with('.') && text.len() > 5,
+                    "{document}: `{name}` has no description: add a doc comment"
+                );
+                let in_seconds = name.ends_with("_seconds") || name == "seconds_ago";
+                assert!(!in_seconds || text.contains(" seconds"), "{document}: `{name}` has no unit: {text}");
+                let is_nullable = member["type"].to_string().contains("\"null\"") || !member["anyOf"].is_null();
+                let says_null = text.contains("`null`") || text.contains("otherwise");
+                assert!(!is_nullable || says_null, "{document}: what does `null` mean for `{name}`? {text}");
+            }
+        });
+    }
+}

@@ -1,0 +1,217 @@
+//! Tests of the next step for a process.
+
+use super::*;
+use crate::{
+    process::{Thread, ThreadState, group},
+    testing,
+};
+
+fn process(runtime: ProgramRuntime, tools: &[Tool]) -> Process {
+    let tools = Some(tools.iter().copied().collect());
+    Process { runtime: Some(runtime), tools, ..testing::process("app", 42, Some((10, 1024))) }
+}
+
+fn command(process: &Process) -> String {
+    process.next_step(None).command.unwrap_or_default()
+}
+
+fn node(tools: &[Tool]) -> Process {
+    Process { signals_caught: Some(1 << 9), ..process(ProgramRuntime::Node, tools) }
+}
+
+fn thread(state: ThreadState, used: u32) -> Thread {
+    let comm = testing::process("app", 42, None).comm;
+    let (syscall, arg, limit, wchan) = (None, None, None, None);
+    let (cpu_permille, wanted_permille) = (Some(used), None);
+    Thread { comm, state, syscall, arg, limit, wchan, cpu_permille, wanted_permille, main: true }
+}
+
+#[test]
+fn without_a_tool_no_step_runs_one() {
+    for runtime in ProgramRuntime::ALL {
+        for tools in [None, Some(std::collections::BTreeSet::new())] {
+            let process = Process { tools, signals_caught: Some(u64::MAX), ..process(runtime, &[]) };
+            let first = command(&process).split(' ').next().unwrap_or_default().to_owned();
+            assert!(["", "grep", "kill"].contains(&&*first), "{}: {first}", runtime.name());
+        }
+    }
+}
+
+#[test]
+fn a_step_runs_only_tools_that_exist() {
+    for runtime in ProgramRuntime::ALL {
+        for tool in Tool::ALL {
+            let process = process(runtime, &[tool]);
+            let first = command(&process).split(' ').next().unwrap_or_default().to_owned();
+            let other = Tool::ALL.into_iter().find(|other| *other != tool && other.name() == first);
+            assert_eq!(other, None, "{} with {}", runtime.name(), tool.name());
+        }
+    }
+}
+
+#[test]
+fn jcmd_fits_the_version_and_the_descriptors_of_the_jvm() {
+    let jvm = |version: Option<&str>, fds| Process {
+        runtime_version: version.map(str::to_owned),
+        signals_caught: Some(1 << 2),
+        fds_open: Some(fds),
+        ..process(ProgramRuntime::Jvm, &[Tool::Jcmd])
+    };
+    assert_eq!(command(&jvm(Some("21.0.4"), 9)), "jcmd 42 Thread.dump_to_file -format=json /tmp/42.json");
+    for version in [Some("17.0.13"), Some("1.8.0_392"), Some("x"), None] {
+        assert_eq!(command(&jvm(version, 9)), "jcmd 42 Thread.print", "{version:?}");
+    }
+    assert_eq!([jdk("1.8.0_392"), jdk("25-ea"), jdk("21")], [Some(8), Some(25), Some(21)]);
+    assert_eq!(command(&jvm(Some("21.0.4"), 1021)), "jcmd 42 Thread.dump_to_file -format=json /tmp/42.json");
+    assert_eq!(command(&jvm(Some("21.0.4"), 1022)), "kill -QUIT 42");
+    let without_jcmd = Process { tools: None, ..jvm(Some("21.0.4"), 9) };
+    assert_eq!(command(&without_jcmd), "kill -QUIT 42");
+    for signals_caught in [None, Some(0), Some(!(1 << 2))] {
+        let would_end = Process { signals_caught, ..without_jcmd.clone() };
+        assert_eq!(command(&would_end), "grep . /proc/42/task/*/stack", "-Xrs: the signal ends it");
+    }
+}
+
+#[test]
+fn a_stopped_or_frozen_process_is_made_to_continue() {
+    let mut process = process(ProgramRuntime::CPython, &[Tool::PySpy]);
+    (process.threads, process.threads_seen) = (Some(1), 1);
+    process.groups = group(&[thread(ThreadState::Stopped, 0)]);
+    assert_eq!(command(&process), "kill -CONT 42");
+    process.frozen = Some(true);
+    assert_eq!(process.next_step(None), NextStep::from("thaw the cgroup of app[42]"));
+    process.frozen_by = Some("/sys/fs/cgroup/a.slice/cgroup.freeze".to_owned());
+    assert_eq!(command(&process), "echo 0 > /sys/fs/cgroup/a.slice/cgroup.freeze");
+    process.frozen_by = Some("/sys/fs/cgroup/freezer/a b;c/freezer.state".to_owned());
+    assert_eq!(command(&process), "echo THAWED > '/sys/fs/cgroup/freezer/a b;c/freezer.state'");
+    for file in [
+        "/sys/fs/cgroup/';reboot;'/cgroup.freeze",
+        "/sys/fs/cgroup/x\u{15}touch x\r/cgroup.freeze",
+        "/sys/fs/cgroup/\u{202e}/cgroup.freeze",
+        "/sys/fs/cgroup/../../../etc/cgroup.freeze",
+        "/sys/fs/cgroup/a/./cgroup.freeze",
+        "/etc/shadow",
+        "/sys/fs/cgroup/a/shadow",
+    ] {
+        process.frozen_by = Some(file.to_owned());
+        assert_eq!(process.next_step(None).command, None, "{file:?}");
+    }
+}
+
+#[test]
+fn side_effects_come_before_the_command() {
+    let python = process(ProgramRuntime::CPython, &[Tool::PySpy]);
+    assert_eq!(
+        python.next_step(None).text,
+        "see where the threads of app[42] are (as root; stops it for a few milliseconds; --nonblocking does not)"
+    );
+    assert_eq!(command(&process(ProgramRuntime::CPython, &[Tool::Gdb])), "gdb -p 42 -batch -ex 'thread apply all bt'");
+    let go = process(ProgramRuntime::Go, &[Tool::Delve]).next_step(None);
+    assert!(go.command.is_none() && go.text.contains("dlv") && go.text.contains("Do not send SIGQUIT"));
+    assert!(go.text.contains("answer `n`"), "dlv would end the process: {}", go.text);
+}
+
+#[test]
+fn node_is_not_sent_a_signal_that_would_end_it() {
+    let node = node(&[Tool::Node]);
+    assert!(command(&node).starts_with("kill -USR1 42 && "), "{node:?}");
+    for signals_caught in [Some(0), None] {
+        assert_eq!(command(&Process { signals_caught, ..node.clone() }), "grep . /proc/42/task/*/stack");
+    }
+}
+
+#[test]
+fn the_debugger_of_node_attaches_to_the_process_and_to_no_other() {
+    let check = "ss -ltnp 'sport = :9229' | grep pid=42, &&";
+    let own = command(&node(&[Tool::Node, Tool::Ss]));
+    assert!(own.starts_with(&format!("kill -USR1 42 && sleep 1 && {check} (sleep 2; echo pause;")), "{own}");
+    assert!(own.ends_with("echo .exit) | node inspect -p 42"), "{own}");
+    let other = command(&Process { other_netns: Some(true), ..node(&[Tool::Node]) });
+    assert!(other.contains(&format!("&& nsenter -t 42 -n {check}")), "{other}");
+    assert!(other.ends_with("| nsenter -t 42 -n node inspect -p 42"), "{other}");
+    let without = |tool: Tool| Process { missing_tools: [tool].into(), other_netns: Some(true), ..node(&[Tool::Node]) };
+    for process in [without(Tool::Ss), without(Tool::Nsenter), node(&[])] {
+        let step = process.next_step(None);
+        assert_eq!(step.command.as_deref(), Some("kill -USR1 42"));
+        assert!(step.text.contains("connect a debugger"), "{}", step.text);
+    }
+}
+
+#[test]
+fn a_program_whose_only_worker_blocks_is_not_asked_for_an_answer() {
+    // nanosleep
+    let blocked = group(&[Thread { syscall: Some(crate::process::Syscall(35)), ..thread(ThreadState::Sleeping, 0) }]);
+    let polls = group(&[Thread { syscall: Some(crate::process::Syscall(232)), ..thread(ThreadState::Sleeping, 0) }]);
+    let redis = process(ProgramRuntime::Redis, &[Tool::RedisCli]);
+    for (process, asked) in [(node(&[Tool::Node]), "kill "), (redis, "redis-cli ")] {
+        let blocked = Process { groups: blocked.clone(), ..process.clone() };
+        assert_eq!(command(&blocked), "grep . /proc/42/task/*/stack");
+        assert!(command(&Process { groups: polls.clone(), ..process.clone() }).starts_with(asked));
+        assert!(command(&process).starts_with(asked), "its threads are unknown");
+    }
+}
+
+/// `/proc/PID/task/TID/{stack,wchan}` show nothing of a thread that runs.
+#[test]
+fn a_busy_program_is_not_asked_for_its_kernel_stacks() {
+    let busy = group(&[thread(ThreadState::Running, 990)]);
+    for runtime in [Some(ProgramRuntime::Nginx), Some(ProgramRuntime::Php), None] {
+        let process = Process { runtime, ..process(ProgramRuntime::Php, &[Tool::Gdb]) };
+        assert!(command(&process).starts_with("grep . /proc/42/"), "{runtime:?}");
+        let process = Process { groups: busy.clone(), ..process };
+        assert_eq!(command(&process), "gdb -p 42 -batch -ex 'thread apply all bt'", "{runtime:?}");
+        let without = Process { tools: None, ..process }.next_step(None);
+        assert!(without.command.is_some_and(|command| command.starts_with("grep . /proc/42/")), "{runtime:?}");
+        assert!(without.text.ends_with("nothing of a busy thread: gdb does"), "{}", without.text);
+    }
+}
+
+#[test]
+fn databases_are_queried_with_their_own_commands() {
+    let postgres = process(ProgramRuntime::Postgres, &[Tool::Psql]);
+    let query = postgres.next_step(Some(5433)).command.unwrap();
+    assert!(
+        query.starts_with("psql -p 5433 -d postgres -c \"SELECT pid, pg_blocking_pids(pid), wait_event_type"),
+        "{query}"
+    );
+    assert!(query.ends_with("FROM pg_stat_activity WHERE pid = 42\""), "{query}");
+    assert!(command(&postgres).starts_with("psql -d postgres -c "));
+    assert!(process(ProgramRuntime::Postgres, &[]).next_step(None).text.contains("pg_stat_activity WHERE pid = 42"));
+    let mysql = process(ProgramRuntime::MySql, &[Tool::MySql]);
+    assert_eq!(command(&mysql), "mysql -E -e 'SHOW FULL PROCESSLIST; SHOW ENGINE INNODB STATUS'");
+    let mut redis = process(ProgramRuntime::Redis, &[Tool::ValkeyCli]);
+    assert_eq!(command(&redis), "valkey-cli CLIENT LIST");
+    assert_eq!(redis.next_step(Some(6380)).command.unwrap(), "valkey-cli -p 6380 CLIENT LIST");
+    redis.groups = group(&[thread(ThreadState::Running, 990)]);
+    let busy = redis.next_step(Some(6380));
+    assert!(busy.command.is_none() && busy.text.contains("SCRIPT KILL"), "{busy:?}");
+}
+
+/// Another program of the host would answer instead, or none.
+#[test]
+fn no_client_of_the_host_asks_a_program_in_a_container() {
+    let in_container = |process: Process| Process { workload: Some(Box::new(testing::workload())), ..process };
+    let postgres = in_container(process(ProgramRuntime::Postgres, &[Tool::Psql])).next_step(Some(5432));
+    assert!(postgres.command.is_none() && postgres.text.ends_with("WHERE state <> 'idle'"), "{postgres:?}");
+    let mysql = in_container(process(ProgramRuntime::MySql, &[Tool::MySql])).next_step(Some(3306));
+    assert!(mysql.command.is_none() && mysql.text.contains("SHOW FULL PROCESSLIST"), "{mysql:?}");
+    let dotnet = in_container(process(ProgramRuntime::DotNet, &[Tool::DotnetStack])).next_step(None);
+    assert_eq!(dotnet.command.unwrap(), "grep . /proc/42/task/*/stack");
+    let redis = in_container(process(ProgramRuntime::Redis, &[Tool::RedisCli]));
+    assert_eq!(redis.next_step(Some(6379)).command.unwrap(), "nsenter -t 42 -n redis-cli -p 6379 CLIENT LIST");
+    let without_nsenter = Process { missing_tools: [Tool::Nsenter].into(), ..redis.clone() };
+    assert_eq!(without_nsenter.next_step(Some(6379)).command, None);
+    let host_network = Process { other_netns: Some(false), ..redis };
+    assert_eq!(host_network.next_step(Some(6379)).command.unwrap(), "redis-cli -p 6379 CLIENT LIST");
+}
+
+#[test]
+fn the_dump_of_a_jvm_is_found_in_a_container_too() {
+    let jvm = Process { runtime_version: Some("21".to_owned()), ..process(ProgramRuntime::Jvm, &[Tool::Jcmd]) };
+    assert!(jvm.next_step(None).text.contains("writes to /proc/42/root/tmp/42.json"), "{:?}", jvm.next_step(None));
+}
+
+#[test]
+fn the_step_for_inetd_shows_its_children() {
+    assert!(command(&process(ProgramRuntime::Inetd, &[Tool::Ps])).starts_with("ps --ppid 42 "));
+}
