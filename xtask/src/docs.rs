@@ -1,15 +1,16 @@
-//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/schema/, generated from the types that
-//! are written as JSON, and docs/incident.svg, from a recording.
+//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/incident.svg, from a recording, and
+//! docs/schema/, generated from the types that are written as JSON.
 
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and one of the agent, which
-/// knows the types.
-const LIBRARY_TESTS: [&str; 2] =
-    ["diagnose::page::tests::the_page_matches_the_rules", "cmd::documents::the_schemas_match_the_types"];
-/// Test that compares the picture with its recording, or writes it.
-const PICTURE_TEST: [&str; 1] = ["picture::the_picture_of_the_readme_matches_the_recording"];
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and two of the agent, which
+/// knows the types and draws the picture.
+const TESTS: [&str; 3] = [
+    "diagnose::page::tests::the_page_matches_the_rules",
+    "cmd::documents::the_schemas_match_the_types",
+    "picture::the_picture_of_the_readme_matches_the_recording",
+];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -21,19 +22,16 @@ pub(crate) struct Options {
 /// Writes the generated files, or checks them.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
-    let targets: [(&[&str], &[&str]); 2] = [(&["--lib"], &LIBRARY_TESTS), (&["--test", "html"], &PICTURE_TEST)];
-    for (target, tests) in targets {
-        let mut command = workspace.cargo("test");
-        command.args(test::PACKAGES).args(["--quiet", "--no-fail-fast"]).args(target);
-        // With `--nocapture` a difference is shown on stderr.
-        command.args(["--", "--nocapture", "--exact"]).args(tests).env_remove("BLESS");
-        command.envs((!options.check).then_some(("BLESS", "1")));
-        let output = exec::output(&mut command)?;
-        ensure!(
-            output.matches("1 passed").count() == tests.len(),
-            "one of the tests {tests:?}, which write the files, does not exist; name it in {}",
-            file!()
-        );
-    }
+    let mut command = workspace.cargo("test");
+    command.args(test::PACKAGES).args(["--quiet", "--no-fail-fast", "--lib", "--test", "html"]);
+    // With `--nocapture` a difference is shown on stderr.
+    command.args(["--", "--nocapture", "--exact"]).args(TESTS).env_remove("BLESS");
+    command.envs((!options.check).then_some(("BLESS", "1")));
+    let output = exec::output(&mut command)?;
+    ensure!(
+        output.matches("1 passed").count() == TESTS.len(),
+        "one of the tests {TESTS:?}, which write the files, does not exist; name it in {}",
+        file!()
+    );
     Ok(())
 }

@@ -64,7 +64,7 @@ enum Task {
     Clippy,
     /// Check the rules that the compiler cannot: layers, names, phrases, manifests, sizes, paths
     Tidy,
-    /// Write docs/diagnoses.md, docs/schema/ and docs/incident.svg
+    /// Write docs/diagnoses.md, docs/incident.svg and docs/schema/
     Docs(docs::Options),
     /// Measure time and memory
     #[command(subcommand)]
