@@ -128,7 +128,8 @@ pub(super) fn of_sockets(rows: &[Value], place: Place) -> Claim {
     let Some(first) = own.first() else { return Claim::nothing() };
     let (class, certainty) = verdict(first);
     let other = own.iter().find(|row| verdict(row) != (class.clone(), certainty.clone()));
-    assert!(other.is_none(), "two verdicts in one group: {} and {}", first["verdict"], other.unwrap()["verdict"]);
+    let verdicts = (&first["verdict"], other.map(|row| &row["verdict"]));
+    assert!(other.is_none(), "two verdicts in one group: {verdicts:?}");
     Claim { class, certainty, count: Some(own.len() as u64), ..Claim::default() }
 }
 

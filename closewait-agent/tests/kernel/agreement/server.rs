@@ -131,18 +131,22 @@ pub(super) fn idle_pool(ns: &Namespace, size: usize) -> (SocketAddr, Vec<TcpStre
 /// Only for a child of fork: closes every descriptor but the listener and the control connection.
 unsafe fn serve([listener, control]: [RawFd; 2]) -> ! {
     let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
-    // The numbers of the parent's descriptors are above those of its standard streams.
-    // SAFETY: takes numbers only; nothing in this child uses its standard streams.
-    let duplicated = unsafe { libc::dup2(listener, LISTENER) >= 0 && libc::dup2(control, CONTROL) >= 0 };
-    // SAFETY: takes numbers only; nothing in this child uses these descriptors.
-    let filled = (CONTROL + 1..CONNECTIONS).all(|fd| unsafe { libc::dup2(control, fd) >= 0 });
-    if !duplicated || !filled || setrlimit(Resource::Nofile, limit).is_err() {
+    // The numbers of the parent's descriptors are above those of its standard streams, so neither overwrites the other.
+    let duplicate = |from: RawFd, to: RawFd| {
+        // SAFETY: takes numbers only; nothing in this child uses the descriptor that is replaced.
+        let duplicate = unsafe { libc::dup2(from, to) };
+        duplicate == to
+    };
+    let duplicated = duplicate(listener, LISTENER) && (CONTROL..CONNECTIONS).all(|fd| duplicate(control, fd));
+    if !duplicated || setrlimit(Resource::Nofile, limit).is_err() {
         // SAFETY: ends this process without running anything of its parent's.
         unsafe { libc::_exit(1) };
     }
     close_connections();
-    // SAFETY: both stay open until this process ends.
-    let (listener, control) = unsafe { (BorrowedFd::borrow_raw(LISTENER), BorrowedFd::borrow_raw(CONTROL)) };
+    // SAFETY: it stays open until this process ends.
+    let listener = unsafe { BorrowedFd::borrow_raw(LISTENER) };
+    // SAFETY: it stays open until this process ends.
+    let control = unsafe { BorrowedFd::borrow_raw(CONTROL) };
     let mut hangs = false;
     loop {
         let mut ready = [PollFd::new(&control, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
