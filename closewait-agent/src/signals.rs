@@ -108,7 +108,8 @@ pub fn reset(signal: libc::c_int) {
 /// continue the process, since its group is orphaned (`get_signal`, kernel/signal.c, v6.18). A handler of the signal is kept.
 pub fn stop() {
     // SAFETY: a `sigaction` is numbers and an optional function, for all of which zeros are valid: no flag, and `SIG_DFL`.
-    let (default, mut before): (libc::sigaction, libc::sigaction) = unsafe { (zeroed(), zeroed()) };
+    let default: libc::sigaction = unsafe { zeroed() };
+    let mut before = default;
     // SAFETY: sets no handler, only the default; both outlive the call.
     if unsafe { libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut before) } == 0 {
         // SAFETY: signals have no other effect on memory than their handlers.

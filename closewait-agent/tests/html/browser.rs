@@ -85,7 +85,7 @@ impl Browser {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the browser starts");
-        let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (to, from) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
         let (sender, receiver) = channel();
         thread::spawn(move || {
             for message in BufReader::new(from).split(0) {

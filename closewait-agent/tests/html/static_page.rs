@@ -216,10 +216,11 @@ fn base64(bytes: &[u8]) -> String {
 
 /// Returns the colors of a scheme by the names of their variables: the first block is light, the second dark.
 fn colors(dark: bool) -> BTreeMap<&'static str, [f64; 3]> {
-    let block = STYLE.split(":root {").nth(1 + usize::from(dark)).unwrap().split('}').next().unwrap();
+    let block =
+        STYLE.split(":root {").nth(1 + usize::from(dark)).and_then(|rest| rest.split('}').next()).expect("two schemes");
     let color = |line: &'static str| {
         let (name, value) = line.trim().strip_prefix("--")?.split_once(": #")?;
-        let channel = |at: usize| f64::from(u8::from_str_radix(&value[at..at + 2], 16).unwrap()) / 255.0;
+        let channel = |at: usize| f64::from(u8::from_str_radix(&value[at..at + 2], 16).expect("a color")) / 255.0;
         Some((name, [0, 2, 4].map(channel)))
     };
     block.split(';').filter_map(color).collect()

@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str], &str); 13] = [
     ("control", &["clock", "host", "memory", "sink"], "the control socket knows nothing of what answers are made from"),
     (
         "tui",
-        &["clock", "sink"],
+        &["clock", "signals", "sink"],
         "the full-screen view gets its groups through a channel, and reads nothing of the host",
     ),
     ("logging", &["clock", "host", "sink"], "everything writes to the log"),

@@ -96,7 +96,7 @@ fn push_chart(
     clock: impl Fn(closewait_engine::time::BootTime) -> String,
     lines: &mut Lines,
 ) {
-    let chart = chart.map(|chart| chart.lines(lines.screen.width - 1, clock)).unwrap_or_default();
+    let chart = chart.map(|chart| chart.lines(lines.screen.width.saturating_sub(1), clock)).unwrap_or_default();
     if !chart.is_empty() {
         lines.push("", None);
     }
