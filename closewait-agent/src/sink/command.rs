@@ -4,11 +4,18 @@ use std::{borrow::Cow, path::Path};
 
 use closewait_engine::text::harmless_path;
 
-/// Returns a command with the flag `--socket` if it is one of closewait and the user has given `socket`. The command then asks the
-/// same agent.
+/// Commands of closewait that ask no agent, and have no flag `--socket`.
+const WITHOUT_AGENT: [&str; 3] = ["closewait doctor", "closewait explain", "closewait replay"];
+
+/// Returns a command with the flag `--socket` if it is one of closewait that asks an agent and the user has given `socket`. The command
+/// then asks the same agent.
 pub(super) fn with_socket<'c>(command: &'c str, socket: Option<&Path>) -> Cow<'c, str> {
     match socket {
-        Some(socket) if command.starts_with("closewait ") && !command.contains(" --socket ") => {
+        Some(socket)
+            if command.starts_with("closewait ")
+                && !command.contains(" --socket ")
+                && !WITHOUT_AGENT.iter().any(|without| command.starts_with(without)) =>
+        {
             Cow::Owned(format!("{command}{}", flag(Some(socket))))
         }
         Some(_) | None => Cow::Borrowed(command),
@@ -37,6 +44,7 @@ mod tests {
         assert_eq!(with("closewait list --port 80", "/tmp/a.sock"), "closewait list --port 80 --socket /tmp/a.sock");
         assert_eq!(with("closewait list", "it's here"), r"closewait list --socket 'it'\''s here'");
         assert_eq!(with("jcmd 7 Thread.print", "/tmp/a.sock"), "jcmd 7 Thread.print");
+        assert_eq!(with("closewait doctor", "/tmp/a.sock"), "closewait doctor");
         assert_eq!(with(&with("closewait list", "/a"), "/a"), "closewait list --socket /a");
         assert_eq!(with_socket("closewait list", None), "closewait list");
         assert!(!with("closewait list", "/a\x1b[2J").contains('\x1b'));

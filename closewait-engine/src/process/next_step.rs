@@ -402,7 +402,7 @@ impl Process {
         main.is_some_and(|main| match main.state {
             ThreadState::DiskSleep => true,
             ThreadState::Sleeping => main.syscall.is_some_and(|call| !call.waits_for_many()),
-            _ => false,
+            ThreadState::Running | ThreadState::Stopped | ThreadState::Zombie | ThreadState::Other => false,
         })
     }
 
