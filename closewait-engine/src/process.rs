@@ -180,10 +180,11 @@ impl Process {
         stopped > 0 && stopped + self.in_state(ThreadState::Zombie) == self.threads_seen
     }
 
-    /// Returns the number of open descriptors and its limit. `None` also if the limit is less: the process lowered it later, as the
-    /// sandbox of sshd does.
+    /// Returns the number of open descriptors and its limit. `None` also if the limit is far less: the process lowered it later, as the
+    /// sandbox of sshd does. It is a little less if the process has inherited descriptors above it.
     pub fn descriptors(&self) -> Option<(u64, u64)> {
-        self.fds_open.zip(self.fds_limit).filter(|(open, limit)| *limit > 0 && open <= limit)
+        let fits = |open: u64, limit: u64| limit > 0 && open <= limit.saturating_add(limit / 8);
+        self.fds_open.zip(self.fds_limit).filter(|(open, limit)| fits(*open, *limit))
     }
 
     /// Whether the first thread does all work on the sockets of the process.
@@ -403,6 +404,14 @@ mod tests {
             node.activity().unwrap(),
             "the thread of its event loop is always ready to run but gets only 12 % of a CPU"
         );
+    }
+
+    #[test]
+    fn inherited_descriptors_above_the_limit_do_not_hide_that_it_is_reached() {
+        let descriptors =
+            |open, limit| Process { fds_open: Some(open), fds_limit: Some(limit), ..process(None, &[]) }.descriptors();
+        assert_eq!([descriptors(160, 160), descriptors(163, 160)], [Some((160, 160)), Some((163, 160))]);
+        assert_eq!([descriptors(9, 0), descriptors(9, 1), descriptors(200, 160)], [None; 3], "it was lowered later");
     }
 
     #[test]
