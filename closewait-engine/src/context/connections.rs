@@ -83,16 +83,16 @@ impl Connections {
     }
 
     /// Returns the `owners` whose connections an inspection at `now` reads; the least recently read come first. Forgets the
-    /// connections of processes that are not `wanted`.
+    /// connections of processes for which `is_wanted` is false.
     pub(super) fn request(
         &mut self,
         now: BootTime,
         owners: impl Iterator<Item = u32>,
         is_stale: impl Fn(BootTime) -> bool,
-        wanted: &BTreeSet<u32>,
+        is_wanted: impl Fn(u32) -> bool,
     ) -> Vec<u32> {
-        self.processes.retain(|pid, _| wanted.contains(pid));
-        self.asked.retain(|pid, _| wanted.contains(pid));
+        self.processes.retain(|pid, _| is_wanted(*pid));
+        self.asked.retain(|pid, _| is_wanted(*pid));
         let asked = |pid: &u32| self.asked.get(pid).copied();
         let mut owners: Vec<u32> = owners.filter(|pid| asked(pid).is_none_or(&is_stale)).collect();
         owners.sort_by_key(asked);

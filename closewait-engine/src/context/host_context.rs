@@ -36,7 +36,7 @@ const MAX_MORE_OWNERS: usize = 65_536;
 const MAX_UNHELD: usize = 4096;
 /// Age at which an inspection reads the state of a process again.
 const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum age of a process's state that is kept if a newer read did not end in time.
+/// Maximum age of a process's state that is kept if a newer read did not end in time, or if no inspection requests it.
 const MAX_PROCESS_AGE: Duration = Duration::from_secs(15);
 /// Age at which an inspection searches for the tools of the host again.
 const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
@@ -267,14 +267,18 @@ impl HostContext {
         let is_wanted = |pid: &u32, process: &Process| {
             wanted.contains(pid) || process.parent.is_some_and(|parent| wanted.contains(&parent))
         };
-        self.processes.retain(|pid, process| is_wanted(pid, process));
+        // Queries inspect the owners of young sockets, too, which other inspections do not request.
+        let is_recent = |pid: &u32| self.inspected.get(pid).is_some_and(|at| now.since(*at) <= MAX_PROCESS_AGE);
+        self.processes.retain(|pid, process| is_wanted(pid, process) || is_recent(pid));
         self.inspected.retain(|pid, _| self.processes.contains_key(pid));
         self.wait_samples.retain(|pid, _| self.processes.contains_key(pid));
         let is_stale = |at: BootTime| now.since(at) >= PROCESS_REFRESH_INTERVAL;
         let stale = |pid: &u32| self.inspected.get(pid).is_none_or(|at| is_stale(*at));
         let processes: Vec<u32> = ranked.iter().map(|(pid, _)| *pid).filter(stale).collect();
         let owners = ranked.iter().map(|(pid, _)| *pid).filter(|pid| own.contains(pid));
-        let connections_of = self.connections.request(now, owners, is_stale, &wanted);
+        let connections_of = self
+            .connections
+            .request(now, owners, is_stale, |pid| wanted.contains(&pid) || self.processes.contains_key(&pid));
         let dropped_connections = self.connections.count_dropped();
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
         let searched = self.tools_searched;

@@ -21,7 +21,7 @@ use crate::{
 /// Maximum time before an answer. The client waits for 5 s.
 const MAX_QUERY_WAIT: Duration = Duration::from_secs(2);
 
-/// Minimum age of an inspection after which a query inspects owners that are new since. Owners over a limit are always new.
+/// Minimum age of an inspection after which a query inspects owners that it did not cover. Owners over a limit are never covered.
 const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
 
 /// Unanswered query.
@@ -176,17 +176,19 @@ impl Engine {
     }
 
     /// Whether an answer needs an inspection of owners: always for a one-off scan, for an agent if the last inspection is too old or
-    /// has not covered an owner.
+    /// has not covered an owner for as long.
     fn needs_owners(&self) -> bool {
         if !self.config.watching {
             return true;
         }
         let older_than = |age| self.inspected_owners_at.is_none_or(|at| self.now.since(at) >= age);
-        let is_new = |pid: &u32| self.host_context.inspected_at(*pid).is_none();
-        let any_new = || self.owner_pids(MAX_PROCESSES).iter().any(is_new);
+        // An inspection of stuck sockets does not cover the owners of others.
+        let is_unknown =
+            |pid: &u32| self.host_context.inspected_at(*pid).is_none_or(|at| self.now.since(at) >= MAX_OWNER_AGE);
+        let any_unknown = || self.owner_pids(MAX_PROCESSES).iter().any(is_unknown);
         self.config.reads_progress
             && self.tracker.len() > 0
-            && (older_than(MAX_OWNER_AGE) || (older_than(NEW_OWNER_AGE) && any_new()))
+            && (older_than(MAX_OWNER_AGE) || (older_than(NEW_OWNER_AGE) && any_unknown()))
     }
 
     /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.

@@ -70,6 +70,32 @@ fn a_read_that_did_not_end_in_time_keeps_the_state_of_a_short_time_ago() {
 }
 
 #[test]
+fn an_inspection_of_other_sockets_keeps_what_a_query_has_read() {
+    let mut host_context = HostContext::default();
+    let second = 1_000_000_000;
+    let (socket, young, stuck) = (socket(), [owner("x", 1, 3)], [owner("y", 2, 3)]);
+    let request = |host_context: &mut HostContext, at, owners: &[Owner]| {
+        let request = host_context.inspection_request(BootTime(at), std::iter::once((&socket, Some(owners))));
+        for pid in request.processes {
+            let process = Box::new(process("x", pid, None));
+            host_context.learn(InspectionFact::Process { at: BootTime(at), process });
+        }
+        for pid in request.connections_of {
+            proxy_peer(host_context, pid);
+            host_context.learn(InspectionFact::ConnectionsRead { pid, at: BootTime(at) });
+        }
+        host_context.inspection_ended();
+    };
+    let known = |host_context: &HostContext| (host_context.inspected_at(1), host_context.connections(1).len());
+    request(&mut host_context, 0, &young);
+    request(&mut host_context, 5 * second, &stuck);
+    request(&mut host_context, 15 * second, &stuck);
+    assert_eq!(known(&host_context), (Some(BootTime(0)), 1));
+    request(&mut host_context, 16 * second, &stuck);
+    assert_eq!(known(&host_context), (None, 0), "too old");
+}
+
+#[test]
 fn listeners_over_the_limit_are_dropped_and_counted_until_the_next_scan() {
     let mut host_context = HostContext::default();
     for key in 0..MAX_LISTENERS as u64 + 3 {
