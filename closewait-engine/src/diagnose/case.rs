@@ -148,6 +148,12 @@ pub struct ProxyPeers {
 }
 
 impl Case<'_> {
+    /// Whether an owner uses all descriptors that it may open, so that it can accept no connection.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        let full = |process: &&Process| process.descriptors().is_some_and(|(open, limit)| open >= limit);
+        self.processes.iter().any(full)
+    }
+
     /// Returns the minimum age of the socket.
     pub fn age(&self) -> Duration {
         self.dwell.at_least()

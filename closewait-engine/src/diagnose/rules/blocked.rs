@@ -24,7 +24,8 @@ impl Rule for Blocked {
             name: "blocked",
             when: "the socket is a server's; since the oldest of the port entered, or since the last progress after that, 2 or more new \
                    connections arrived, and the program served or closed no other connection and finished no socket late; its threads wait without a \
-                   timeout, at least half as many as the group has sockets or without any thread that waits for events, or they \
+                   timeout, at least half as many as the group has sockets or without any thread that waits for events, or all but those \
+                   that accept (or would, if the program had a free descriptor) while most sockets were never read, or they \
                    only wait in accept() and have not read most of the sockets, or they show nothing about single connections \
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread",
             class: &[Class::Hung],
@@ -207,12 +208,14 @@ impl Rule for PartlyBlocked {
     }
 }
 
-/// Whether nearly all threads outside of `accept()` wait without a timeout, while most sockets were never read: all threads of a
+/// Whether nearly all threads but those that accept connections wait without a timeout, while most sockets were never read: all threads of a
 /// pool are blocked. Idle threads would have read the sockets.
 fn all_workers_wait(case: &Case<'_>, waits: &Waits) -> bool {
-    let workers = waits.threads.saturating_sub(waits.accepting);
+    // Without a free descriptor, the thread that accepts pauses before it tries again.
+    let accepting = waits.accepting.max(u32::from(case.is_out_of_descriptors()));
+    let workers = waits.threads.saturating_sub(accepting);
     waits.complete
-        && (waits.accepting > 0 && waits.events == 0 && !waits.multiplexes)
+        && (accepting > 0 && waits.events == 0 && !waits.multiplexes)
         && waits.blocked >= 2
         && waits.blocked * 10 >= workers * 7
         && case.group.is_mostly_unread()
@@ -325,6 +328,11 @@ mod tests {
         scene.group.evidence.waits = Some(Waits { locked: 8, ..waits });
         scene.group.awaiting = scene.group.count;
         assert_eq!(result(&scene), (Class::Hung, Certainty::High));
+        let mut full = scene.clone();
+        full.group.evidence.waits = Some(Waits { locked: 8, accepting: 0, limited: 1, ..waits });
+        assert_eq!(result(&full), (Class::Hung, Certainty::Low), "a thread may work");
+        full.processes = vec![crate::testing::process("app", 7, Some((1024, 1024)))];
+        assert_eq!(result(&full), (Class::Hung, Certainty::High), "it cannot accept");
         scene.group.evidence.siblings = None;
         assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "other connections were not read");
     }
