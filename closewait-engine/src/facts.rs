@@ -71,7 +71,7 @@ impl Engine {
                             false
                         }
                     };
-                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, finished);
+                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, (finished, ended == Some(true)));
                 }
                 let socket = with_earlier_facts(socket, tracked.as_deref());
                 if fd_open == Some(true) {

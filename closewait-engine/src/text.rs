@@ -212,6 +212,11 @@ pub fn duration(duration: Duration) -> String {
     text
 }
 
+/// Formats the time until a forecast event, in the format of [`duration`]; `<1s` for less than a second, since no forecast is as exact.
+pub fn time_left(left: Duration) -> String {
+    if left < Duration::from_secs(1) { "<1s".to_owned() } else { duration(left) }
+}
+
 /// Appends a duration to `to`, in the format of [`duration`].
 pub fn push_duration(to: &mut String, duration: Duration) {
     let (seconds, millis, micros) = (duration.as_secs(), duration.subsec_millis(), duration.subsec_micros());

@@ -25,7 +25,7 @@ use crate::sink::document::*;
 use closewait_engine::{
     model::{IncidentReport, ReportedGroup},
     snapshot::urgency::Severity,
-    text::{duration, rate, still_harmless},
+    text::{duration, rate, still_harmless, time_left},
 };
 
 /// State of a service, as monitoring systems read it from the exit code.
@@ -208,7 +208,7 @@ fn by_thresholds(
         (false, _) => (ProbeState::Critical, critical),
         (true, false) => (ProbeState::Warning, warning),
         (true, true) if unknown => {
-            let text = "growth and time to exhaustion are unknown, because no agent answers; start closewait run";
+            let text = "growth and time to exhaustion are unknown without an agent; start closewait run";
             return (ProbeState::Unknown, text.to_owned());
         }
         (true, true) => return (ProbeState::Ok, healthy(report, measures, filtered)),
@@ -261,7 +261,7 @@ fn problem(group: &ReportedGroup) -> String {
     if let Some(limit) = pileup.reached_limit() {
         let _infallible: fmt::Result = write!(text, ", the limit of {} is reached", limit.name());
     } else if let Some(forecast) = pileup.forecast {
-        let (limit, left) = (forecast.limit.name(), duration(forecast.left));
+        let (limit, left) = (forecast.limit.name(), time_left(forecast.left));
         let _infallible: fmt::Result = write!(text, ", the limit of {limit} is reached in {left}");
     }
     text

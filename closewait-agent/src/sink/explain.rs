@@ -35,10 +35,16 @@ impl Topics {
         Self { classes: Class::ALL.to_vec(), rules: verdict_sources().collect(), is_list: true }
     }
 
-    /// Returns the class, the rule, or both that have this name; `None` if there is neither. Upper case and `-` for `_`
-    /// make no difference.
+    /// Returns the class, the rule, or both that have this name; `None` if there is neither. Upper case, `-` for `_`, and
+    /// the words and question marks of screens make no difference.
     pub fn named(name: &str) -> Option<Self> {
         let name = Self::normal(name);
+        // Screens have shorter words.
+        let name = match name.trim_end_matches('?') {
+            "unaccepted" => "never_accepted",
+            "grows" => "growth",
+            name => name,
+        };
         let classes: Vec<_> = Class::ALL.into_iter().filter(|class| class.name() == name).collect();
         let rules: Vec<_> = verdict_sources().filter(|source| source.about.name == name).collect();
         (!classes.is_empty() || !rules.is_empty()).then_some(Self { classes, rules, is_list: false })

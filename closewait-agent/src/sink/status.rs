@@ -233,7 +233,7 @@ fn body(page: &StatusPage<'_>, shown: &[&Pileup], room: Option<usize>, lines: &m
 
 /// Formats the number of sockets and groups.
 pub(super) fn headline(report: &IncidentReport) -> String {
-    let IncidentReport { totals, untracked, unseen, groups, more, watched, .. } = report;
+    let IncidentReport { totals, untracked, unseen, groups, more, matching, watched, .. } = report;
     let watched_for = watched.map(duration);
     if groups.is_empty() {
         let none = none(*untracked, unseen.as_deref());
@@ -244,9 +244,12 @@ pub(super) fn headline(report: &IncidentReport) -> String {
     }
     let mut counts = UrgencyCounts { others: *more, ..UrgencyCounts::default() };
     groups.iter().for_each(|group| counts.add(group.pileup.urgency()));
+    let all = totals.tracked + untracked;
+    let matching = matching.unwrap_or(all);
+    let without_filters = if matching < all { format!(" (of {all} without the filters)") } else { String::new() };
     format!(
-        "{} in CLOSE_WAIT, {}: {}",
-        count(totals.tracked + untracked, "socket"),
+        "{} in CLOSE_WAIT{without_filters}, {}: {}",
+        count(matching, "socket"),
         count(counts.total(), "group"),
         urgencies(counts)
     )
@@ -270,7 +273,7 @@ fn end(page: &StatusPage<'_>, (problems, calm): (&[&Pileup], &[&Pileup]), is_lim
         lines.wrapped(&note, None);
     }
     if report.watched.is_none() && has_groups {
-        lines.wrapped("no agent watches: growth is unknown, and ages are lower bounds", Some("2"));
+        lines.wrapped("without an agent, growth is unknown, and ages are lower bounds", Some("2"));
     }
     if has_groups {
         match page.socket {

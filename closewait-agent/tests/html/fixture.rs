@@ -50,6 +50,7 @@ pub(crate) fn empty() -> IncidentReport {
         unseen: None,
         groups: Vec::new(),
         more: 0,
+        matching: None,
         resolved: Vec::new(),
     }
 }

@@ -62,6 +62,8 @@ struct FlowStats {
     entered: u64,
     closed: u64,
     lost: u64,
+    /// Number of exits because the process ended.
+    ended: u64,
     last_closed: Option<BootTime>,
     /// Longest dwell time among the exits that the program caused, in this span of windows and in the previous one. Older values
     /// expire, so that one slow request does not count forever.
@@ -152,14 +154,14 @@ impl Flows {
     }
 
     /// Counts an exit at `at` after `dwell`. `entered` is the time of the entry, if the agent saw it; `finished` is whether the
-    /// program caused the exit.
+    /// program caused the exit, and `ended` whether it did so by its end.
     pub(crate) fn left(
         &mut self,
         key: FlowKey,
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        finished: bool,
+        (finished, ended): (bool, bool),
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
@@ -168,6 +170,7 @@ impl Flows {
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         stats.mature_left += stayed_for(stats.mature_age(stuck_after));
         stats.stuck_left += stayed_for(stuck_after);
+        stats.ended += u64::from(ended);
         // Most sockets entered recently, so search from the end.
         let mut cohorts = stats.cohorts.iter_mut().rev();
         if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
@@ -423,6 +426,7 @@ impl FlowStats {
             stuck: Aged { present: 0, left: self.stuck_left },
             entered: self.entered,
             left: self.closed + self.lost,
+            ended: self.ended,
         };
         self.previous = std::mem::replace(&mut self.latest, latest);
     }

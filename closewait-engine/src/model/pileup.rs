@@ -281,6 +281,8 @@ impl Pileup {
 pub enum Recovery {
     /// Nearly all sockets have exited.
     Drained,
+    /// Nearly all sockets have exited, most of them because their process ended.
+    ProcessEnded,
     /// The remaining sockets are still in CLOSE_WAIT, and their number has long been level.
     Level,
 }
@@ -290,6 +292,16 @@ impl Recovery {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Drained => "drained",
+            Self::ProcessEnded => "process_ended",
+            Self::Level => "level",
+        }
+    }
+
+    /// Returns the way for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::ProcessEnded => "process ended",
             Self::Level => "level",
         }
     }
@@ -342,6 +354,8 @@ pub struct IncidentReport {
     pub groups: Vec<ReportedGroup>,
     /// Number of further groups, which are less urgent.
     pub more: u64,
+    /// Number of sockets in CLOSE_WAIT that match the filter; `None` without a filter.
+    pub matching: Option<u64>,
     /// Latest incidents that have ended, oldest first.
     pub resolved: Vec<ResolvedIncident>,
 }

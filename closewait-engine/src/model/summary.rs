@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Certainty, Class, Forecast, Limit, Pileup, PileupEnd, PileupGroup};
 use crate::{
-    text::{duration, rate},
+    text::{duration, rate, time_left},
     time::BootTime,
 };
 
@@ -68,7 +68,7 @@ impl PileupEnd {
     pub fn numbers(&self, at: BootTime) -> String {
         let Self { began, how, most, count, .. } = self;
         let lasted = duration(at.since(*began));
-        format!("{} after {lasted}, {count} of {most} left", how.name())
+        format!("{} after {lasted}, {count} of {most} left", how.words())
     }
 
     /// Returns the end of the incident at `at` in one line of at most [`MAX_SUMMARY_CHARS`] characters.
@@ -80,7 +80,7 @@ impl PileupEnd {
 /// Returns the text on a limit: the time until it is reached, or the amount that is used.
 fn limit(forecast: &Forecast) -> String {
     let Forecast { limit, used, most, left, .. } = forecast;
-    let left = duration(*left);
+    let left = time_left(*left);
     match (limit, forecast.is_reached()) {
         (Limit::Descriptors, true) => format!("{used}/{most} fds"),
         (Limit::Backlog, true) => format!("backlog {used}/{most}"),

@@ -45,11 +45,13 @@ impl Engine {
             flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
             flows.truncate(MAX_RANKED_GROUPS);
         }
+        let mut matching: usize = members.values().map(Vec::len).sum();
         let (mut ranked, mut others) = (Vec::new(), 0);
         for (flow_key, members) in flows {
             let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) else { continue };
             if !filter.matches_verdict(pileup.verdict.class) {
                 others += 1;
+                matching -= members.len();
                 continue;
             }
             // The oldest sockets come first.
@@ -83,6 +85,7 @@ impl Engine {
             untracked: self.tracker.untracked(),
             unseen: self.config.unseen_sockets.clone(),
             more: all.saturating_sub(ranked.len() + others) as u64,
+            matching: (!filter.is_empty()).then_some(matching as u64),
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
             resolved,
         }

@@ -45,6 +45,7 @@ fn report(watched: bool, groups: Vec<ReportedGroup>) -> IncidentReport {
         unseen: None,
         groups,
         more: 0,
+        matching: None,
         resolved: Vec::new(),
     }
 }

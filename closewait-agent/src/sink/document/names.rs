@@ -83,6 +83,7 @@ names! {
     /// Way in which an incident ended.
     RecoveryName (Recovery, Recovery::name) {
         Drained: "nearly all sockets have exited",
+        ProcessEnded: "nearly all sockets have exited, most of them because their process ended",
         Level: "the remaining sockets are still in CLOSE_WAIT, and their number has long been level",
     }
     /// Course of a group's count over time.

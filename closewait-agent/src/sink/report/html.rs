@@ -145,7 +145,7 @@ fn head(page: &ReportPage<'_>) -> Markup {
                         None => { "no, this is a one-off scan" }
                     }
                 } }
-                div { dt { "In CLOSE_WAIT" } dd { (count(tracked, "socket")) } }
+                div { dt { "In CLOSE_WAIT" } dd { (count(report.matching.unwrap_or(tracked), "socket")) } }
                 @if report.watched.is_some() { div { dt { "Since the start" } dd { (entered) " entered, " (left) " exited" } } }
                 div { dt { "Stuck" } dd { "older than " (duration(report.stuck_after)) } }
                 div { dt { "Version" } dd { "closewait " (foreign(page.version)) } }

@@ -102,6 +102,7 @@ pub(super) fn name(kind: MilestoneKind) -> String {
         MilestoneKind::LimitNear(limit) => format!("less than {} until {}", duration(NEAR_LIMIT), reaches(limit)),
         MilestoneKind::LimitReached(limit) => reaches(limit).to_owned(),
         MilestoneKind::Resolved(Recovery::Drained) => "resolved: nearly all sockets have exited".to_owned(),
+        MilestoneKind::Resolved(Recovery::ProcessEnded) => "resolved: the process has ended".to_owned(),
         MilestoneKind::Resolved(Recovery::Level) => "resolved: the number no longer grows".to_owned(),
     }
 }

@@ -9,7 +9,7 @@ use crate::sink::{command::with_socket, schema};
 use closewait_engine::{
     model::{Limit, Pileup},
     snapshot::urgency::NEAR_LIMIT,
-    text::duration,
+    text::{duration, time_left},
 };
 
 /// Indent of evidence, and of a command.
@@ -125,7 +125,7 @@ pub(super) fn title(pileup: &Pileup, page: &StatusPage<'_>) -> String {
     }
     // The table has the others.
     let near = pileup.forecast.filter(|forecast| forecast.left < NEAR_LIMIT);
-    let forecast = near.map(|forecast| format!("full in {}", duration(forecast.left)));
+    let forecast = near.map(|forecast| format!("full in {}", time_left(forecast.left)));
     let outlook = pileup.reached_limit().map(|_| "full".to_owned()).or(forecast);
     if let Some((outlook, (limit, used, most))) = outlook.zip(used_limit(pileup)) {
         let what = match limit {

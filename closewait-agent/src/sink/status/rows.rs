@@ -12,7 +12,7 @@ use super::{
 use closewait_engine::{
     model::{Dwell, IncidentReport, Limit, Pileup, PileupGroup, Shape, Slope},
     snapshot::urgency::NEAR_LIMIT,
-    text::{duration, rate},
+    text::{self, duration, rate},
 };
 
 /// Order in which columns give way on a narrow screen. Letters of the owner come last, except those of extreme names.
@@ -227,7 +227,7 @@ fn time_left(pileup: &Pileup) -> (String, Option<&'static str>) {
     let Some(left) = pileup.forecast.filter(|_| !is_calm(pileup)).map(|forecast| forecast.left) else {
         return (String::new(), None);
     };
-    (duration(left), (left < NEAR_LIMIT).then_some("1;31"))
+    (text::time_left(left), (left < NEAR_LIMIT).then_some("1;31"))
 }
 
 #[cfg(test)]

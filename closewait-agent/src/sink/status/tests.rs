@@ -104,6 +104,7 @@ pub(crate) fn report(mut pileups: Vec<Pileup>) -> IncidentReport {
             .map(|pileup| ReportedGroup { piles_up_since: None, stuck: 0, pileup, course: None })
             .collect(),
         more: 0,
+        matching: None,
         resolved: Vec::new(),
     }
 }

@@ -110,7 +110,7 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
 /// Formats the end of an incident.
 pub(in crate::sink) fn end(end: &PileupEnd, at: BootTime) -> String {
     let PileupEnd { group, began, count, most, how, .. } = end;
-    format!("{group}, {count} of {most} are left; it lasted {}, {}", duration(at.since(*began)), how.name())
+    format!("{group}, {count} of {most} are left; it lasted {}, {}", duration(at.since(*began)), how.words())
 }
 
 fn push(to: &mut String, what: std::fmt::Arguments<'_>) {

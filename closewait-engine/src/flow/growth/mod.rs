@@ -106,6 +106,9 @@ struct Active {
     most_at: BootTime,
     /// Highest number of sockets.
     most_present: u64,
+    /// Exits before the first window with `most_present` sockets, and those of them because the process ended; `None` before the
+    /// second window.
+    before_most: Option<(u64, u64)>,
     /// Number of sockets at the first report, or at the last report of a doubling.
     reported: u64,
     /// Limits that were reported as near.
@@ -136,6 +139,7 @@ impl Active {
             most: mature,
             most_at: at,
             most_present: count,
+            before_most: None,
             reported: count,
             near,
             reached: LimitSet::default(),
@@ -172,6 +176,12 @@ impl Active {
     /// Returns the state after the first report.
     fn state(&self) -> IncidentState {
         if self.exhausted { IncidentState::Exhausted } else { IncidentState::Updated }
+    }
+
+    /// Returns the reason why nearly all sockets have exited at `point`.
+    fn drained(&self, point: &Point) -> Recovery {
+        let (left, ended) = self.before_most.unwrap_or_default();
+        if (point.ended - ended) * 2 > point.left - left { Recovery::ProcessEnded } else { Recovery::Drained }
     }
 
     /// Sets the time of the next inspection: when the limit will be near, or reached.
@@ -312,11 +322,14 @@ impl Growth {
         if point.mature.present > active.most {
             (active.most, active.most_at) = (point.mature.present, point.at);
         }
-        active.most_present = active.most_present.max(point.present);
+        if point.present > active.most_present || active.before_most.is_none() {
+            active.most_present = active.most_present.max(point.present);
+            active.before_most = Some((point.left, point.ended));
+        }
         active.low = if point.mature.present <= active.most / 4 { active.low + 1 } else { 0 };
         let (count, most) = (point.present, active.most_present);
         let how = if active.low >= LOW_WINDOWS {
-            Some(Recovery::Drained)
+            Some(active.drained(&point))
         } else {
             // A count at its limit cannot grow, and that is no recovery.
             let is_level = point.at.since(active.most_at) >= LEVEL_PERIOD && !active.exhausted;
@@ -324,7 +337,7 @@ impl Growth {
         };
         if let Some(how) = how {
             self.state = match how {
-                Recovery::Drained => GrowthState::Quiet,
+                Recovery::Drained | Recovery::ProcessEnded => GrowthState::Quiet,
                 Recovery::Level => GrowthState::Level(point.mature.present),
             };
             let course = self.log.take().map(|log| log.ended(&active, &point, how));

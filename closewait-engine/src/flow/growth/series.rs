@@ -26,6 +26,8 @@ pub(crate) struct Point {
     pub(crate) entered: u64,
     /// Number of exits so far.
     pub(crate) left: u64,
+    /// Number of exits so far because the process ended.
+    pub(crate) ended: u64,
 }
 
 /// Counts of sockets that have reached some age.

@@ -57,6 +57,11 @@ fn state(pileup: &Pileup) -> IncidentState {
 
 /// Plays a history to `end` milliseconds.
 fn play(lives: &[Life], end: u64) -> Reports {
+    play_until_killed(lives, end, None)
+}
+
+/// Plays a history to `end` milliseconds, in which the program was killed at `killed` milliseconds.
+fn play_until_killed(lives: &[Life], end: u64, killed: Option<u64>) -> Reports {
     let began = 1_000_000;
     let at = |millis: u64| BootTime((began + millis) * MILLI);
     let config = Config {
@@ -82,7 +87,7 @@ fn play(lives: &[Life], end: u64) -> Reports {
             closer: None,
             fd_open,
             wrote: None,
-            ended: None,
+            ended: killed.map(|killed| life.leaves == killed),
         };
         records.insert((life.leaves, number, true), leave);
     }
@@ -213,6 +218,11 @@ fn an_incident_ends_once_and_is_reported_again_only_when_it_has_doubled() {
     assert_eq!(reports.ends.len(), 1, "{:?}", reports.ends);
     let (at, end) = &reports.ends[0];
     assert!((90_000..110_000).contains(at) && end.how == Recovery::Drained && end.most >= 1150, "{at} {end:?}");
+    let reports = play_until_killed(&lives, 200_000, Some(90_000));
+    let (at, end) = &reports.ends[0];
+    assert_eq!((reports.ends.len(), end.how), (1, Recovery::ProcessEnded));
+    let text = end.summary(BootTime((1_000_000 + at) * MILLI));
+    assert!(text.starts_with("resolved: server :80, process ended after "), "{text}");
 }
 
 #[test]

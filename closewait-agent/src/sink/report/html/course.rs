@@ -283,12 +283,13 @@ impl CourseCharts<'_> {
     fn forecast(&self, forecast: &FirstForecast) -> String {
         let FirstForecast { made_at, limit, used, most, exhausted_at, earliest, latest } = *forecast;
         let clock = |at| self.page.clock(at);
-        let range = match latest {
-            Some(latest) => format!("between {} and {}", clock(earliest), clock(latest)),
-            None => format!("not before {}", clock(earliest)),
+        let range = match latest.map(clock) {
+            Some(latest) if latest == clock(earliest) => String::new(),
+            Some(latest) => format!(", between {} and {latest}", clock(earliest)),
+            None => format!(", not before {}", clock(earliest)),
         };
         let (amount, made, at) = (amount((limit, used, most)), clock(made_at), clock(exhausted_at));
-        format!("First forecast at {made}, with {amount}: exhausted at {at}, {range}.")
+        format!("First forecast at {made}, with {amount}: exhausted at {at}{range}.")
     }
 }
 

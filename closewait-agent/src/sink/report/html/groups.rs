@@ -16,7 +16,7 @@ use closewait_engine::{
     diagnose::verdict_sources,
     model::{IncidentReport, Pileup, ReportedGroup},
     snapshot::urgency::{Severity, Urgency},
-    text::duration,
+    text::time_left,
 };
 
 /// Maximum length of a name, characters.
@@ -89,7 +89,7 @@ fn row(group: &ReportedGroup, report: &IncidentReport, number: usize, articles: 
     let ReportedGroup { pileup, stuck, .. } = group;
     let full_in = match (pileup.reached_limit(), pileup.forecast) {
         (Some(_), _) => "full".to_owned(),
-        (None, Some(forecast)) => duration(forecast.left),
+        (None, Some(forecast)) => time_left(forecast.left),
         (None, None) => String::new(),
     };
     html! {

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use closewait_engine::{
-    model::{Limit, MilestoneKind, ReadState, Recovery},
+    model::{Limit, MilestoneKind, ReadState},
     text::still_harmless,
 };
 
@@ -24,8 +24,7 @@ pub(super) const fn mark(kind: MilestoneKind) -> &'static str {
         MilestoneKind::LimitReached(Limit::Descriptors) => "descriptors full",
         MilestoneKind::LimitReached(Limit::Backlog) => "backlog full",
         MilestoneKind::LimitReached(Limit::Connections) => "connection limit",
-        MilestoneKind::Resolved(Recovery::Drained) => "drained",
-        MilestoneKind::Resolved(Recovery::Level) => "level",
+        MilestoneKind::Resolved(how) => how.words(),
     }
 }
 

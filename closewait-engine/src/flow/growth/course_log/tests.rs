@@ -11,7 +11,15 @@ fn at(seconds: u64) -> BootTime {
 /// Returns a count at `seconds`: 10 sockets enter each second, and 1 leaves.
 fn point(seconds: u64) -> Point {
     let stuck = Aged { present: 9 * seconds.saturating_sub(60), left: 0 };
-    Point { at: at(seconds), present: 9 * seconds, mature: stuck, stuck, entered: 10 * seconds, left: seconds }
+    Point {
+        at: at(seconds),
+        present: 9 * seconds,
+        mature: stuck,
+        stuck,
+        entered: 10 * seconds,
+        left: seconds,
+        ended: 0,
+    }
 }
 
 fn seen(count: u64) -> Inspected {
