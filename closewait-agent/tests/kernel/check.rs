@@ -27,6 +27,9 @@ use crate::{
 /// Environment of the command: number of sockets, milliseconds until it ends, exit code, and whether it closes them before.
 const PROGRAM: &str = "CLOSEWAIT_TEST_PROGRAM";
 
+/// Value of the last number for a program that accepts no connection.
+const UNACCEPTED: u64 = 2;
+
 /// The command of these tests is this test, with the variable in its environment: it accepts connections that their peers
 /// close, and keeps them.
 #[test]
@@ -43,7 +46,9 @@ fn the_command_of_these_tests_ends_as_they_want() {
     let mut kept = Vec::new();
     for _ in 0..sockets {
         let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
-        kept.push(listener.accept().expect("accept"));
+        if closes != UNACCEPTED {
+            kept.push(listener.accept().expect("accept"));
+        }
         drop(client);
     }
     thread::sleep(Duration::from_millis(millis));
@@ -149,6 +154,20 @@ fn a_daemon_that_a_command_leaves_behind_is_checked_after_the_grace_time() {
     let cmdline = fs::read(format!("/proc/{pid}/cmdline")).expect("the daemon still runs");
     assert!(String::from_utf8_lossy(&cmdline).contains("check::the_command"), "{left}");
     leftovers::assert_none();
+    assert!(poll_until(Duration::from_secs(10), || !fs::exists(format!("/proc/{pid}")).expect("/proc")));
+}
+
+#[test]
+fn connections_that_a_daemon_never_accepts_count() {
+    let ns = Namespace::new();
+    let mut command = closewait(&["check", "--output", "json", "--grace", "1s", "--", "sh", "-c"]);
+    command.args([r#"(setsid "$0" "$@" > /dev/null 2>&1 &); sleep 0.5"#]).args(this_test());
+    command.env(PROGRAM, format!("3 6000 0 {UNACCEPTED}"));
+    let (ended, result) = result(&ns, &mut command);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let left = &result["left_behind"][0];
+    assert_eq!((&left["count"], &left["fate"]), (&3.into(), &"open".into()), "{result}");
+    let pid = left["process"]["pid"].as_u64().expect("a pid");
     assert!(poll_until(Duration::from_secs(10), || !fs::exists(format!("/proc/{pid}")).expect("/proc")));
 }
 

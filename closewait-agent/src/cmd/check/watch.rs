@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem, thread,
     time::Duration,
 };
@@ -30,7 +30,7 @@ use crate::{
 };
 use closewait_engine::{
     decode::Decoder,
-    model::{Dwell, Observation, Role, Socket, SocketEvent, Task},
+    model::{Dwell, Endpoint, Observation, Role, Socket, SocketEvent, Task},
     process::Service,
     snapshot::{query::Filter, view::Row},
     time::BootTime,
@@ -45,6 +45,12 @@ const ENDED_FOR: Duration = Duration::from_secs(10);
 const MIN_STUCK_AFTER: Duration = Duration::from_millis(1);
 /// Maximum number of groups of sockets; sockets of any more are only counted.
 const MAX_GROUPS: usize = 64;
+
+/// Maximum number of sockets whose entries are stored.
+const MAX_ENTRIES: usize = 65_536;
+
+/// Network namespace, local and remote end of a socket.
+type SocketEnds = (Option<u32>, Endpoint, Endpoint);
 
 /// Sockets by owner, port or remote endpoint, and name of their fate.
 type Groups = BTreeMap<(u32, String, &'static str), LeftBehind>;
@@ -72,6 +78,8 @@ pub(super) struct DescendantWatch {
     /// Number of such sockets in groups over the limit.
     more: u64,
     undecodable: u64,
+    /// Entries of sockets since the start. A scan does not show that of a socket that no program has accepted.
+    entered: HashMap<SocketEnds, BootTime>,
     /// Whether records say that a process ended.
     knows_ends: bool,
     /// Gaps of scans, each once.
@@ -119,6 +127,7 @@ impl DescendantWatch {
             closed: BTreeMap::new(),
             more: 0,
             undecodable: 0,
+            entered: HashMap::new(),
             knows_ends,
             blind: BTreeSet::new(),
             knows_descendants: true,
@@ -143,14 +152,17 @@ impl DescendantWatch {
             let decoded = self.decoder.decode(&record);
             drop(record);
             match decoded {
-                Ok(Observation::Socket(SocketEvent::Leave {
-                    at,
-                    entered: Some(entered),
-                    socket,
-                    closer: Some(closer),
-                    ended,
-                    ..
-                })) => self.closed(&closer, &socket, at.since(entered), ended),
+                Ok(Observation::Socket(SocketEvent::Enter { at, socket, .. })) => {
+                    if self.entered.len() < MAX_ENTRIES {
+                        self.entered.insert(ends(&socket), at);
+                    }
+                }
+                Ok(Observation::Socket(SocketEvent::Leave { at, entered, socket, closer, ended, .. })) => {
+                    self.entered.remove(&ends(&socket));
+                    if let Some((entered, closer)) = entered.zip(closer) {
+                        self.closed(&closer, &socket, at.since(entered), ended);
+                    }
+                }
                 Ok(_) => {}
                 Err(_) => self.undecodable += 1,
             }
@@ -188,9 +200,16 @@ impl DescendantWatch {
         self.blind.extend(engine.state().blind().map(str::to_owned));
         let filter = Filter { pids: self.present.iter().copied().collect(), ..Filter::default() };
         let (mut groups, mut more) = (Groups::new(), 0);
-        for row in engine.state().select(clock::now(), &filter).filter(|row| row.gone.is_none()) {
-            // An entry before the start was not observed.
-            let Some(Dwell::Exact(dwell)) = row.dwell else { continue };
+        let now = clock::now();
+        for row in engine.state().select(now, &filter).filter(|row| row.gone.is_none()) {
+            let dwell = match row.dwell {
+                Some(Dwell::Exact(dwell)) => dwell,
+                // An entry before the start was not observed.
+                _ => match self.entered.get(&ends(row.socket)) {
+                    Some(entered) => now.since(*entered),
+                    None => continue,
+                },
+            };
             let Some(owner) = self.owner_of(&row) else { continue };
             let process = row.process.filter(|process| process.pid == owner.pid);
             let script = process.and_then(|process| process.script.as_deref());
@@ -244,6 +263,10 @@ impl Drop for DescendantWatch {
         self.programs.detach();
         thread::sleep(DETACH_DELAY);
     }
+}
+
+fn ends(socket: &Socket) -> SocketEnds {
+    (socket.netns, socket.local, socket.remote)
 }
 
 /// Adds a socket to its group. Returns false if that would be one group too many.

@@ -20,6 +20,7 @@ use crate::{
         Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
         Slope, Socket, SocketKey, Task, age_bucket,
     },
+    process::Process,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
@@ -247,6 +248,11 @@ impl Engine {
         let origins = grouping.origins(&oldest.socket);
         let listener = origins.listener;
         let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
+        // Of more processes than one inspection reads, the name is known.
+        let accepts = listener
+            .and_then(|seen| seen.owners.first())
+            .filter(|_| main.is_none() && oldest.socket.accepted == Some(false));
+        let unread = accepts.map(|owner| Process::unread(owner.task.pid, owner.task.comm.clone()));
         let ages = |permille: usize| {
             // The oldest sockets come first.
             let at = (members.len() - 1) * (1000 - permille) / 1000;
@@ -314,7 +320,7 @@ impl Engine {
             unaccepted: number(unaccepted),
             remotes: number(remotes.len()),
             top_remotes: remotes.into_iter().take(MAX_TOP_REMOTES).collect(),
-            process: process.cloned().map(Box::new),
+            process: process.cloned().or(unread).map(Box::new),
             process_at,
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,

@@ -7,13 +7,14 @@
 
 mod course_log;
 mod evidence;
+mod habit;
 mod series;
 
 use std::time::Duration;
 
-pub(crate) use self::course_log::CourseLog;
 pub(crate) use self::series::{Aged, Point};
 use self::series::{Series, slope};
+pub(crate) use self::{course_log::CourseLog, habit::Habit};
 use crate::{
     model::{
         Forecast, IncidentCourse, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, Limit, MilestoneKind,
@@ -23,12 +24,6 @@ use crate::{
     time::BootTime,
 };
 
-/// Minimum age of a mature socket, because a burst may queue for as long.
-const MIN_MATURE_AGE: Duration = Duration::from_secs(5);
-/// Minimum age of a mature socket, as a multiple of the longest healthy dwell time.
-const TIMES_LONGEST: u32 = 3;
-/// Minimum number of healthy exits for a habit. Without a habit, only stuck sockets are mature.
-const MIN_HEALTHY_EXITS: u64 = 10;
 /// Minimum growth of an incident, sockets.
 const MIN_GROWTH: u64 = 10;
 /// Minimum growth of an incident, as a multiple of the standard deviation of exits.
@@ -45,39 +40,6 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 const FITS: f64 = 0.25;
 /// Minimum slope of the second half, as a multiple of the first half's, at which growth accelerates.
 const ACCELERATES: f64 = 1.5;
-
-/// Dwell times of a flow's sockets in normal operation.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Habit {
-    closed: u64,
-    /// Longest dwell time in this span of windows, and in the previous one. Older values expire, so that one slow request does
-    /// not count forever.
-    longest: [Option<Duration>; 2],
-}
-
-impl Habit {
-    /// Adds a healthy exit after `dwell`.
-    pub(crate) fn closed(&mut self, dwell: Duration) {
-        self.closed = self.closed.saturating_add(1);
-        self.longest[0] = self.longest[0].max(Some(dwell));
-    }
-
-    /// Ends a span of windows.
-    pub(crate) fn turn(&mut self) {
-        self.longest = [None, self.longest[0]];
-    }
-
-    /// Returns the longest recent dwell time; `None` with fewer than [`MIN_HEALTHY_EXITS`] exits.
-    pub(crate) fn longest(&self) -> Option<Duration> {
-        self.longest.into_iter().max().flatten().filter(|_| self.closed >= MIN_HEALTHY_EXITS)
-    }
-
-    /// Returns the minimum age of a mature socket.
-    pub(crate) fn mature_age(&self, stuck_after: Duration) -> Duration {
-        let mature = |longest: Duration| longest.saturating_mul(TIMES_LONGEST).max(MIN_MATURE_AGE).min(stuck_after);
-        self.longest().map_or(stuck_after, mature)
-    }
-}
 
 /// Limits, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
