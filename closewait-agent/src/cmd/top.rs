@@ -21,7 +21,7 @@ use crate::{
         command,
         list::{ListShape, Style, render},
     },
-    tui::{Hands, TopEvent, TopModel, TopSettings, TopSnapshot, TopTheme, draw, drive, text_of},
+    tui::{Hands, MAX_SIZE, TopEvent, TopModel, TopSettings, TopSnapshot, TopTheme, draw, drive, text_of},
 };
 use closewait_engine::snapshot::query::Filter;
 
@@ -66,6 +66,7 @@ pub(super) fn top(args: &cli::TopArgs) -> anyhow::Result<()> {
 /// Prints the screen once.
 fn once(mut model: TopModel, theme: TopTheme, snapshot: TopSnapshot) -> anyhow::Result<()> {
     let (width, height) = (list::width().unwrap_or(DEFAULT_SIZE.0), list::height().unwrap_or(DEFAULT_SIZE.1));
+    let (width, height) = (width.min(MAX_SIZE.0), height.min(MAX_SIZE.1));
     let _no_effect = model.handle(TopEvent::Snapshot(Box::new(snapshot)));
     // The last row has the keys, and is not printed.
     let mut cells = Buffer::empty(Rect::new(0, 0, width, height.max(2)));

@@ -21,7 +21,11 @@ use crossterm::{
     terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
 };
 use log::LevelFilter;
-use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
+use ratatui::{
+    Terminal, TerminalOptions, Viewport,
+    backend::{Backend as _, CrosstermBackend},
+    layout::{Rect, Size},
+};
 use signal_hook::{
     consts::{SIGCONT, SIGINT, SIGTERM, SIGTSTP},
     flag,
@@ -41,6 +45,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time until a destruction selects its sockets, at most: in this time, a group grows.
 const SELECTION_MARGIN: Duration = Duration::from_secs(1);
+/// Largest screen that is drawn, in columns and rows: a terminal can claim a size whose cells would take all memory.
+pub const MAX_SIZE: (u16, u16) = (512, 256);
 /// Exit code after a second signal while the terminal blocks: that of SIGTERM in a shell.
 const FORCED_EXIT: i32 = 143;
 
@@ -163,8 +169,20 @@ impl FullScreen {
             report(info);
         }));
         enable().context("setting up the terminal failed")?;
-        let terminal = Terminal::new(CrosstermBackend::new(io::stdout()));
-        Ok(Self { terminal: terminal.inspect_err(|_failed| leave()).context("reading the terminal's size failed")? })
+        let terminal = Self::sized().inspect_err(|_failed| leave()).context("reading the terminal's size failed")?;
+        Ok(Self { terminal })
+    }
+
+    fn sized() -> io::Result<Terminal<CrosstermBackend<io::Stdout>>> {
+        let backend = CrosstermBackend::new(io::stdout());
+        let viewport = Viewport::Fixed(drawn_area(backend.size()?));
+        Terminal::with_options(backend, TerminalOptions { viewport })
+    }
+
+    /// Follows a change of the terminal's size.
+    fn fit(&mut self) -> io::Result<()> {
+        let area = drawn_area(self.terminal.size()?);
+        if area == self.terminal.get_frame().area() { Ok(()) } else { self.terminal.resize(area) }
     }
 
     /// Sets the terminal up again, and draws all of it.
@@ -177,9 +195,13 @@ impl FullScreen {
 
     /// Clears the screen. `Terminal::clear` would ask the terminal for its cursor, and wait for the answer.
     fn draw_all_again(&mut self) -> io::Result<()> {
-        let size = self.terminal.size()?;
-        self.terminal.resize(Rect::new(0, 0, size.width, size.height))
+        let area = drawn_area(self.terminal.size()?);
+        self.terminal.resize(area)
     }
+}
+
+fn drawn_area(size: Size) -> Rect {
+    Rect::new(0, 0, size.width.min(MAX_SIZE.0), size.height.min(MAX_SIZE.1))
 }
 
 impl Drop for FullScreen {
@@ -272,6 +294,7 @@ impl Driver<'_> {
     }
 
     fn draw(&mut self) -> anyhow::Result<()> {
+        self.screen.fit().context("writing to the terminal failed")?;
         let (model, theme) = (&self.model, self.theme);
         let drawn = self.screen.terminal.draw(|frame| draw(model, theme, frame.area(), frame.buffer_mut()));
         drawn.map(|_| ()).context("writing to the terminal failed")

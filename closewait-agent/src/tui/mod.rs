@@ -16,7 +16,7 @@ mod view;
 
 pub use self::{
     ansi::text_of,
-    driver::{Hands, TopSource, drive},
+    driver::{Hands, MAX_SIZE, TopSource, drive},
     messages::{SourceState, TopEffect, TopEvent, TopKey, TopRequest, TopSettings, TopSnapshot},
     model::{TopModel, kill_command, parse_position},
     view::{TopTheme, draw},
