@@ -36,24 +36,40 @@ fn lines(recording: &Path) -> String {
     lines
 }
 
+/// Comparison with files, which `BLESS` writes instead.
+#[derive(Default)]
+struct Expectations {
+    different: Vec<String>,
+}
+
+impl Expectations {
+    fn compare(&mut self, path: &Path, got: &str) {
+        if env::var_os("BLESS").is_some() {
+            fs::write(path, got).expect("the expectation");
+        } else if fs::read_to_string(path).ok().as_deref() != Some(got) {
+            self.different.push(path.display().to_string());
+        }
+    }
+
+    fn check(self) {
+        let Self { different } = self;
+        assert!(
+            different.is_empty(),
+            "see what changed with `BLESS=1 cargo test --test replay` and git diff: {different:?}"
+        );
+    }
+}
+
 #[test]
 fn recordings_give_what_is_expected_of_them_every_time() {
-    let bless = env::var_os("BLESS").is_some();
-    let mut different = Vec::new();
+    let mut expected = Expectations::default();
     for recording in recordings() {
         let got = lines(&recording);
         assert_eq!(got, lines(&recording), "{} is not the same twice", recording.display());
         let path = recording.with_extension("expected");
-        if bless {
-            fs::write(&path, &got).expect("the expectation");
-        } else if fs::read_to_string(&path).ok().as_deref() != Some(&got) {
-            different.push(path.display().to_string());
-        }
+        expected.compare(&path, &got);
     }
-    assert!(
-        different.is_empty(),
-        "see what changed with `BLESS=1 cargo test --test replay` and git diff: {different:?}"
-    );
+    expected.check();
 }
 
 #[test]
@@ -117,8 +133,7 @@ const REPORTS: [(&str, &str); 5] = [
 
 #[test]
 fn a_report_of_a_recording_is_what_is_expected_of_it_every_time() {
-    let bless = env::var_os("BLESS").is_some();
-    let mut different = Vec::new();
+    let mut expected = Expectations::default();
     for (name, extension) in REPORTS {
         let recording = recordings().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
         let recording = recording.expect("a recording");
@@ -131,16 +146,9 @@ fn a_report_of_a_recording_is_what_is_expected_of_it_every_time() {
         let got = report();
         assert_eq!(got, report(), "{name} is not the same twice");
         let path = recording.with_extension(format!("report.{extension}"));
-        if bless {
-            fs::write(&path, &got).expect("the expectation");
-        } else if fs::read_to_string(&path).ok().as_deref() != Some(&got) {
-            different.push(path.display().to_string());
-        }
+        expected.compare(&path, &got);
     }
-    assert!(
-        different.is_empty(),
-        "see what changed with `BLESS=1 cargo test --test replay` and git diff: {different:?}"
-    );
+    expected.check();
 }
 
 #[test]

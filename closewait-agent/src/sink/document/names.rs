@@ -19,20 +19,11 @@ fn values(description: &str, values: &[(Cow<'_, str>, &str)]) -> Schema {
 
 /// Defines the types of values. A table that names an `enum` does not compile unless it has every variant.
 macro_rules! names {
-    ($($(#[doc = $doc:literal])+ $type:ident $(($enum:ident, $function:expr))? { $($values:tt)+ })+) => {$(
-        $(#[doc = $doc])+
-        pub(crate) struct $type;
-
-        impl JsonSchema for $type {
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($type).into()
-            }
-
-            fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
-                values(concat!($($doc),+).trim_start(), &names!(@table $(($enum, $function))? $($values)+))
-            }
+    ($($(#[doc = $doc:literal])+ $type:ident $(($enum:ident, $function:expr))? { $($values:tt)+ })+) => {
+        listed_names! {
+            $($(#[doc = $doc])+ $type = names!(@table $(($enum, $function))? $($values)+);)+
         }
-    )+};
+    };
     (@table ($enum:ident, $function:expr) $($variant:ident: $meaning:literal,)+) => {{
         const _: fn($enum) = |value| match value { $($enum::$variant { .. } => (),)+ };
         [$(($function($enum::$variant).into(), $meaning)),+]

@@ -252,7 +252,7 @@ impl Engine {
         let accepts = listener
             .and_then(|seen| seen.owners.first())
             .filter(|_| main.is_none() && oldest.socket.accepted == Some(false));
-        let unread = accepts.map(|owner| Process::unread(owner.task.pid, owner.task.comm.clone()));
+        let unread = || accepts.map(|owner| Process::unread(owner.task.pid, owner.task.comm.clone()));
         let ages = |permille: usize| {
             // The oldest sockets come first.
             let at = (members.len() - 1) * (1000 - permille) / 1000;
@@ -320,7 +320,7 @@ impl Engine {
             unaccepted: number(unaccepted),
             remotes: number(remotes.len()),
             top_remotes: remotes.into_iter().take(MAX_TOP_REMOTES).collect(),
-            process: process.cloned().or(unread).map(Box::new),
+            process: process.cloned().or_else(unread).map(Box::new),
             process_at,
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
