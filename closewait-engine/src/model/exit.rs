@@ -26,6 +26,20 @@ pub enum ExitCause {
     Unknown,
 }
 
+impl ExitCause {
+    /// All causes.
+    pub const ALL: [Self; 8] = [
+        Self::Closed,
+        Self::Shutdown,
+        Self::Aborted,
+        Self::Reset,
+        Self::Timeout,
+        Self::Destroyed,
+        Self::ListenerClosed,
+        Self::Unknown,
+    ];
+}
+
 /// Exit of a socket from CLOSE_WAIT while a program still has a descriptor of it. Such a socket appears in no list of
 /// connections, but counts against the limit of open files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
