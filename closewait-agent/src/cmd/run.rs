@@ -21,6 +21,7 @@ use crate::{
     },
     logging,
     memory::{self, Peak},
+    metrics::{AgentFacts, ListenAddress, MetricsServer},
     recording::{Recorder, RecordingEngine},
     runtime::{Pending, Runtime, Signals},
     sink::{Numbering, Start, Writer, text::TextStyle},
@@ -74,6 +75,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
+    // Before anything is loaded, and before the privileges for the socket's folder are dropped.
+    let listener = args.listen.as_ref().map(ListenAddress::bind).transpose()?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
     let facts = HostFacts::gather();
@@ -174,6 +177,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         // The messages may contain names that other users chose.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
+    let metrics = listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start))).transpose()?;
     let (numbering, sink) =
         (Numbering::of_host(&facts.host), sink(args.shape, events, TextStyle::live(color(args.shape), list::width())));
     let writer =
@@ -186,9 +190,23 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let (pending, peak) = (Pending::default(), Peak::default());
     // Under a memory limit, a part of what a queue of lines may use.
     let events = EventLog::new(control::MAX_EVENT_BYTES.min(limits.lines / 4));
-    Runtime { source, kernel_log, engine, workers, pending, control, events, hooks, peak, numbering, sink, writer }
-        .run(&start, signals.any(), end)
-        .await
+    Runtime {
+        source,
+        kernel_log,
+        engine,
+        workers,
+        pending,
+        control,
+        metrics,
+        events,
+        hooks,
+        peak,
+        numbering,
+        sink,
+        writer,
+    }
+    .run(&start, signals.any(), end)
+    .await
 }
 
 /// Scans all present sockets. Returns the gaps, or `None` if a signal has arrived meanwhile.
