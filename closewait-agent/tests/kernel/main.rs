@@ -37,6 +37,7 @@ mod listing;
 mod logging;
 mod many;
 mod memory;
+mod metrics;
 mod older;
 mod owners;
 mod pileup;
