@@ -21,8 +21,8 @@ pub struct Host {
 
 /// Identifier of an incident: a hash of host, boot, group and onset. The group includes the network namespace.
 ///
-/// The onset of the identity is the entry of the first present socket after the last pause of ten minutes without an entry. An
-/// agent that starts again with the entry times that the kernel has kept finds the same one, and so the same identifier.
+/// The onset of the identity is the first exact entry among the present sockets after the last pause of ten minutes without an
+/// entry. An agent that starts again with the entry times that the kernel has kept finds the same one, and so the same identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IncidentId(u64);
 

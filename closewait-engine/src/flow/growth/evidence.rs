@@ -16,9 +16,9 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AGE_BOUNDS, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
+        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
         Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
-        Slope, Socket, SocketKey, Task, age_bucket,
+        Since, Slope, Socket, SocketKey, Task, age_bucket,
     },
     process::Process,
     snapshot::metrics::service_of,
@@ -173,10 +173,11 @@ impl Engine {
             .map(|flow_key| {
                 let pileup = members.get(flow_key).and_then(|members| {
                     let pileup = self.pileup(*flow_key, members, &grouping, at)?;
-                    let id = IncidentId::new(&self.config.host, &pileup.group, first_without_pause(members)?);
+                    let entries: Vec<Since> = members.iter().map(|(_, one)| one.since).collect();
+                    let id = IncidentId::new(&self.config.host, &pileup.group, identifying_onset(&entries)?);
                     let entries = match pileup.incident {
                         Some(_) => Vec::new(),
-                        None => members.iter().map(|(_, one)| one.since.latest()).collect(),
+                        None => entries.into_iter().map(Since::latest).collect(),
                     };
                     Some((id, pileup, entries))
                 });
@@ -358,8 +359,8 @@ impl Engine {
 }
 
 /// Returns the number of sockets in each age bucket.
-fn age_counts(members: &Members<'_>, now: BootTime) -> [u32; AGE_BOUNDS.len() + 1] {
-    let mut counts = [0; AGE_BOUNDS.len() + 1];
+fn age_counts(members: &Members<'_>, now: BootTime) -> AgeCounts {
+    let mut counts = AgeCounts::default();
     for (_, one) in members {
         if let Some(count) = counts.get_mut(age_bucket(one.since.dwell(now).at_least())) {
             *count += 1;
@@ -418,12 +419,15 @@ fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }
 }
 
-/// Returns the entry of the first socket after the last pause of [`LEVEL_PERIOD`] without an entry. It depends on nothing but the
-/// present sockets, so an agent that has just started finds the same entry as the previous one.
-fn first_without_pause(members: &Members<'_>) -> Option<BootTime> {
-    let entries: Vec<BootTime> = members.iter().map(|(_, one)| one.since.latest()).collect();
-    let pause = entries.windows(2).rposition(|pair| pair[1].since(pair[0]) >= LEVEL_PERIOD);
-    entries.get(pause.map_or(0, |pause| pause + 1)).copied()
+/// Returns the onset that identifies an incident: the first exact entry after the last pause of [`LEVEL_PERIOD`] without an entry,
+/// or the latest possible time of the first entry if none is exact. It depends on nothing but the present sockets, so an agent that
+/// has just started finds the same onset as the previous one. Bounds do not serve: each agent estimates its own, some milliseconds
+/// apart.
+fn identifying_onset(entries: &[Since]) -> Option<BootTime> {
+    let pause = entries.windows(2).rposition(|pair| pair[1].latest().since(pair[0].latest()) >= LEVEL_PERIOD);
+    let growth = entries.get(pause.map_or(0, |pause| pause + 1)..)?;
+    let exact = growth.iter().find(|since| matches!(since, Since::Exact(_)));
+    exact.or_else(|| growth.first()).map(|since| since.latest())
 }
 
 /// Returns the owners of the sockets with the number of sockets of each, in descending order; `None` if no scan for owners was

@@ -101,3 +101,18 @@ fn all_numbers_of_a_report_are_of_its_moment_or_have_their_own_time() {
     let incident = pileup.incident.unwrap();
     assert_eq!((incident.began, incident.state), (moment, IncidentState::Opened));
 }
+
+#[test]
+fn entries_that_only_bounds_tell_do_not_identify_an_incident() {
+    let estimated = |millis| Since::Between { earliest: None, latest: at(millis) };
+    let exact = |millis| Since::Exact(at(millis));
+    let agents = [5_000, 5_005].map(|first| [estimated(first), estimated(first + 1), exact(9_000), exact(9_500)]);
+    assert_eq!(agents.map(|entries| identifying_onset(&entries)), [Some(at(9_000)); 2]);
+    assert_eq!(identifying_onset(&[estimated(5_000), estimated(6_000)]), Some(at(5_000)), "nothing better is known");
+    assert_eq!(
+        identifying_onset(&[exact(1), estimated(700_000), exact(700_010)]),
+        Some(at(700_010)),
+        "after the pause"
+    );
+    assert_eq!(identifying_onset(&[]), None);
+}
