@@ -54,7 +54,9 @@ pub enum BindError {
     #[error("listening on {0} failed: another program has the address\nhint: choose another port, or stop that program:\n    ss -ltnp 'sport = :{port}'", port = .0.port())]
     InUse(SocketAddr),
     /// The kernel refuses the address.
-    #[error("listening on {address} failed: {error}\nhint: choose another address, or listen on unix:/PATH; a systemd unit needs AF_INET and AF_INET6 in RestrictAddressFamilies=")]
+    #[error(
+        "listening on {address} failed: {error}\nhint: choose another address, or listen on unix:/PATH; a systemd unit needs AF_INET and AF_INET6 in RestrictAddressFamilies="
+    )]
     Tcp {
         /// Address.
         address: SocketAddr,

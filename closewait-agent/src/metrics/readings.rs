@@ -15,7 +15,7 @@ use closewait_engine::{
     model::{Limit, Totals},
     snapshot::{
         exits::{DWELL_BOUNDS_NANOS, DwellBuckets},
-        metrics::{GroupLabels, MetricPlace, Series},
+        metrics::{GroupLabels, MetricPlace, MetricSeries},
     },
 };
 
@@ -56,7 +56,7 @@ pub type Labels = Vec<(MetricLabel, String)>;
 pub struct MetricFamily {
     /// Metric.
     pub metric: Metric,
-    /// Series.
+    /// MetricSeries.
     pub points: Vec<MetricPoint>,
 }
 
@@ -183,13 +183,13 @@ fn seconds_since_1970(at: SystemTime) -> f64 {
 }
 
 /// Returns the points of a metric of groups.
-fn of_groups<V>(series: &Series<GroupLabels, V>, value: impl Fn(&V) -> Option<MetricValue>) -> Vec<MetricPoint> {
+fn of_groups<V>(series: &MetricSeries<GroupLabels, V>, value: impl Fn(&V) -> Option<MetricValue>) -> Vec<MetricPoint> {
     of_series(series, |group| with(group, []), value)
 }
 
 /// Returns the points of a metric, with the one of all further groups last. A series without a value has no point.
 fn of_series<K, V>(
-    series: &Series<K, V>,
+    series: &MetricSeries<K, V>,
     labels: impl Fn(&K) -> Labels,
     value: impl Fn(&V) -> Option<MetricValue>,
 ) -> Vec<MetricPoint> {

@@ -107,7 +107,7 @@ impl MetricsServer {
 }
 
 /// State that all connections share.
-struct Shared {
+struct ServerState {
     snapshots: SharedRequests<Arc<MomentSnapshot>>,
     pings: SharedRequests<()>,
     facts: Arc<AgentFacts>,
@@ -120,7 +120,7 @@ struct Shared {
 }
 
 async fn serve(socket: ListeningSocket, requester: Requester, facts: AgentFacts) {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ServerState {
         snapshots: requester.shared(MetricsRequest::Snapshot),
         pings: requester.shared(MetricsRequest::Ping),
         facts: Arc::new(facts),
@@ -161,7 +161,7 @@ async fn serve(socket: ListeningSocket, requester: Requester, facts: AgentFacts)
 fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     place: OwnedSemaphorePermit,
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
 ) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
@@ -185,7 +185,7 @@ fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     });
 }
 
-impl Shared {
+impl ServerState {
     async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if let Err((status, why)) = check(request, self.is_tcp) {
             let mut response = text(status, why);

@@ -8,7 +8,7 @@ pub const PREFIX: &str = "closewait";
 pub enum MetricKind {
     /// Value that goes up and down.
     Gauge,
-    /// Count that only goes up, except when it begins anew.
+    /// Count that only goes up, except when it begins again.
     Counter,
     /// Counts of values in buckets.
     Histogram,

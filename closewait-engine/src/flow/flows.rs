@@ -14,8 +14,8 @@ use indexmap::{
     map::Entry::{Occupied, Vacant},
 };
 
-use self::shown::Shown;
-pub(crate) use self::shown::{Judgement, ShownFlow};
+use self::shown::ShownFacts;
+pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
 use crate::{
     diagnose::{
         Flow, Trend,
@@ -89,7 +89,7 @@ struct FlowStats {
     counts: VecDeque<u64>,
     /// Time of the last entry or exit.
     changed: BootTime,
-    shown: Shown,
+    shown: ShownFacts,
 }
 
 /// Counts of all flows.

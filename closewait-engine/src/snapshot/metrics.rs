@@ -1,7 +1,7 @@
 //! Numbers for metrics at one time, aggregated by group and independent of any format.
 //!
 //! [`Engine::metrics`] reads counts that the engine has anyway, as of the last count of the sockets some seconds ago, and the
-//! verdicts of open incidents. It judges the incidents anew only if there are at most [`MAX_JUDGED_SOCKETS`] sockets; otherwise it
+//! verdicts of open incidents. It judges the incidents again only if there are at most [`MAX_JUDGED_SOCKETS`] sockets; otherwise it
 //! takes the verdicts of the last inspection, which are a minute old at most. So its time does not depend on the number of sockets.
 
 use std::{
@@ -14,7 +14,7 @@ use super::{exits::DwellBuckets, urgency::Severity};
 use crate::{
     Engine,
     context::host_context::HostContext,
-    flow::flows::{Judgement, ShownFlow},
+    flow::flows::{IncidentJudgement, ShownFlow},
     flow::group_key::FlowKey,
     model::{Class, Endpoint, ExitCause, Limit, Role, Totals},
     process::Service,
@@ -24,7 +24,7 @@ use crate::{
 
 /// Maximum number of series of one metric, with the one of all further groups.
 pub const MAX_SERIES: usize = 2000;
-/// Maximum number of sockets for which incidents are judged anew, which takes about half a microsecond for each.
+/// Maximum number of sockets for which incidents are judged again, which takes about half a microsecond for each.
 const MAX_JUDGED_SOCKETS: usize = 10_000;
 /// Maximum length of the name of a service, characters.
 const MAX_SERVICE_CHARS: usize = 128;
@@ -57,9 +57,9 @@ impl GroupLabels {
     }
 }
 
-/// Series of one metric, [`MAX_SERIES`] at most with `rest`.
+/// MetricSeries of one metric, [`MAX_SERIES`] at most with `rest`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Series<K, V> {
+pub struct MetricSeries<K, V> {
     /// Labels and value of each series, in the order of the labels.
     pub each: Vec<(K, V)>,
     /// Value of all series over the limit together; `None` if there are none.
@@ -129,13 +129,13 @@ pub struct MetricsSnapshot {
     /// Dwell times of the sockets that have exited.
     pub dwell: DwellBuckets,
     /// Groups with stuck sockets or an open incident, now or in the last interval of histograms.
-    pub stuck: Series<GroupLabels, StuckNumbers>,
+    pub stuck: MetricSeries<GroupLabels, StuckNumbers>,
     /// Number of open incidents by class and severity.
-    pub incidents: Series<(GroupLabels, Class, Severity), u64>,
+    pub incidents: MetricSeries<(GroupLabels, Class, Severity), u64>,
     /// Time to exhaustion of the limit that each open incident exhausts first.
-    pub exhaustion: Series<(GroupLabels, Limit), Duration>,
+    pub exhaustion: MetricSeries<(GroupLabels, Limit), Duration>,
     /// Backlogs of the listeners on the ports of `stuck`.
-    pub backlogs: Series<GroupLabels, BacklogNumbers>,
+    pub backlogs: MetricSeries<GroupLabels, BacklogNumbers>,
 }
 
 impl Engine {
@@ -150,7 +150,9 @@ impl Engine {
         for flow in &shown {
             let labels = labels(flow);
             stuck.add(labels.clone(), StuckNumbers { stuck: flow.stuck, oldest: flow.oldest });
-            if let Some(Judgement { class, severity, exhausted }) = judged.get(&flow.key).copied().or(flow.incident) {
+            if let Some(IncidentJudgement { class, severity, exhausted }) =
+                judged.get(&flow.key).copied().or(flow.incident)
+            {
                 incidents.add(labels.clone().map(|labels| (labels, class, severity)), 1);
                 if let Some((limit, at)) = exhausted {
                     exhaustion.add(labels.clone().map(|labels| (labels, limit)), at.since(now));
@@ -183,7 +185,7 @@ impl Engine {
     }
 
     /// Returns the verdicts on the open incidents at `now`, as in a report; nothing if that would take too long.
-    fn judge_incidents(&self, now: BootTime, shown: &[ShownFlow<'_>]) -> BTreeMap<FlowKey, Judgement> {
+    fn judge_incidents(&self, now: BootTime, shown: &[ShownFlow<'_>]) -> BTreeMap<FlowKey, IncidentJudgement> {
         let open: BTreeSet<FlowKey> = shown.iter().filter(|one| one.incident.is_some()).map(|one| one.key).collect();
         if open.is_empty() || self.tracker.len() > MAX_JUDGED_SOCKETS {
             return BTreeMap::new();
@@ -192,7 +194,7 @@ impl Engine {
         let members = self.members(now, |flow_key| open.contains(&flow_key));
         let judged = members.iter().filter_map(|(flow_key, members)| {
             let pileup = self.pileup(*flow_key, members, &grouping, now)?;
-            Some((*flow_key, Judgement::new(now, &pileup)))
+            Some((*flow_key, IncidentJudgement::new(now, &pileup)))
         });
         judged.collect()
     }
@@ -228,7 +230,7 @@ pub(crate) fn service_of(one: &TrackedSocket, host_context: &HostContext) -> Opt
     service.label()
 }
 
-/// Series of one metric while they are collected.
+/// MetricSeries of one metric while they are collected.
 struct SeriesBuilder<K, V> {
     each: BTreeMap<K, V>,
     rest: Option<V>,
@@ -256,16 +258,16 @@ impl<K: Ord, V: Merge> SeriesBuilder<K, V> {
     }
 
     /// Returns the series. Over the limit, those with the least `rank` have a series of their own.
-    fn finish<R: Ord>(mut self, rank: impl Fn(&K, &V) -> R) -> Series<K, V> {
+    fn finish<R: Ord>(mut self, rank: impl Fn(&K, &V) -> R) -> MetricSeries<K, V> {
         if self.each.len() + usize::from(self.rest.is_some()) <= MAX_SERIES {
-            return Series { each: self.each.into_iter().collect(), rest: self.rest };
+            return MetricSeries { each: self.each.into_iter().collect(), rest: self.rest };
         }
         let mut ranked: Vec<_> = std::mem::take(&mut self.each).into_iter().collect();
         // The sort is stable: of equal ranks, the first labels stay.
         ranked.sort_by_key(|(labels, value)| rank(labels, value));
         ranked.split_off(MAX_SERIES - 1).into_iter().for_each(|(_, value)| self.add_to_rest(value));
         ranked.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Series { each: ranked, rest: self.rest }
+        MetricSeries { each: ranked, rest: self.rest }
     }
 }
 

@@ -18,7 +18,7 @@ const NAME_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Facts about a flow with stuck sockets or an incident.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
+pub(super) struct ShownFacts {
     /// Entry and key of the oldest socket at the last count.
     oldest: Option<(BootTime, SocketKey)>,
     /// Last count with stuck sockets or an open incident.
@@ -27,19 +27,19 @@ pub(super) struct Shown {
     service: Option<String>,
     /// Socket whose owner has the name, and the time of the lookup.
     named: Option<(SocketKey, BootTime)>,
-    judgement: Option<Judgement>,
+    judgement: Option<IncidentJudgement>,
 }
 
 /// Verdict on an incident, and its forecast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Judgement {
+pub(crate) struct IncidentJudgement {
     pub(crate) class: Class,
     pub(crate) severity: Severity,
     /// Limit that is exhausted first, and the time at which it is.
     pub(crate) exhausted: Option<(Limit, BootTime)>,
 }
 
-impl Judgement {
+impl IncidentJudgement {
     /// Returns the judgement in a report of an incident at `at`.
     pub(crate) fn new(at: BootTime, pileup: &Pileup) -> Self {
         let exhausted = pileup.forecast.map(|forecast| (forecast.limit, at + forecast.left));
@@ -57,10 +57,10 @@ pub(crate) struct ShownFlow<'a> {
     /// Entry of the oldest socket at the last count; `None` without sockets.
     pub(crate) oldest: Option<BootTime>,
     /// Last judgement of the open incident; `None` without one.
-    pub(crate) incident: Option<Judgement>,
+    pub(crate) incident: Option<IncidentJudgement>,
 }
 
-impl Shown {
+impl ShownFacts {
     /// Begins a count.
     pub(super) fn start(&mut self) {
         self.oldest = None;
@@ -104,7 +104,7 @@ impl Flows {
     }
 
     /// Stores the judgement of an inspection.
-    pub(crate) fn judged(&mut self, key: FlowKey, judgement: Judgement) {
+    pub(crate) fn judged(&mut self, key: FlowKey, judgement: IncidentJudgement) {
         if let Some(stats) = self.flows.get_mut(&key) {
             stats.shown.judgement = Some(judgement);
         }

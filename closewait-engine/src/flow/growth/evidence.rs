@@ -12,7 +12,7 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     diagnose::{self, Growing},
-    flow::flows::{Flows, Judgement},
+    flow::flows::{Flows, IncidentJudgement},
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
@@ -188,7 +188,7 @@ impl Engine {
             let Some(flows) = &mut self.flows else { return };
             let pileup = pileup.filter(|(_, pileup, _)| !pileup.is_benign());
             if let Some((_, pileup, _)) = &pileup {
-                flows.judged(flow_key, Judgement::new(at, pileup));
+                flows.judged(flow_key, IncidentJudgement::new(at, pileup));
             }
             let seen = pileup.as_ref().map(|(id, Pileup { count, owners, onset, forecast, .. }, entries)| Inspected {
                 id: *id,
