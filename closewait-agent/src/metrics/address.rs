@@ -37,7 +37,7 @@ impl FromStr for ListenAddress {
             };
         }
         let address: SocketAddr =
-            text.parse().map_err(|_| "write 127.0.0.1:9753, [::1]:9753 or unix:/PATH".to_owned())?;
+            text.parse().map_err(|_error| "write 127.0.0.1:9753, [::1]:9753 or unix:/PATH".to_owned())?;
         if !address.ip().is_loopback() {
             return Err("it is not a loopback address, and metrics name services and peers without any authentication; \
                  listen on 127.0.0.1 or unix:/PATH, and let a collector on this host or an authenticating proxy forward them"
@@ -97,9 +97,12 @@ impl ListenAddress {
     pub fn bind(&self) -> Result<MetricsListener, BindError> {
         match self {
             Self::Tcp(address) => {
-                let failed = |error: io::Error| match error.kind() {
-                    io::ErrorKind::AddrInUse => BindError::InUse(*address),
-                    _ => BindError::Tcp { address: *address, error },
+                let failed = |error: io::Error| {
+                    if error.kind() == io::ErrorKind::AddrInUse {
+                        BindError::InUse(*address)
+                    } else {
+                        BindError::Tcp { address: *address, error }
+                    }
                 };
                 let listener = TcpListener::bind(address).map_err(failed)?;
                 listener.set_nonblocking(true).map_err(failed)?;

@@ -44,7 +44,16 @@ fn tick(engine: &mut Engine, sockets: &[(Socket, &str)], at: BootTime) {
                 engine.handle(ScanFact::Listening { key: key(1 << 41), at, listener: what, owner: None });
                 engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
             }
-            _ => {}
+            Output::Finding(_)
+            | Output::StillStuck { .. }
+            | Output::RefreshLingering(_)
+            | Output::RefreshSuspects(_)
+            | Output::ReadCounters
+            | Output::InspectOwners(_)
+            | Output::Audit { .. }
+            | Output::Query(_)
+            | Output::Forget(_)
+            | Output::WatchPorts(_) => {}
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Benchmark of the numbers for metrics: `metrics SOCKETS GROUPS` plays SOCKETS stuck sockets in GROUPS groups, each of which
 //! grows, and prints the time of one snapshot for metrics, and of a whole report for comparison, as one line of JSON.
 //!
-//! `cargo run --release -p closewait-engine --features testing --example metrics -- 100000 4000`
+//! `cargo run --release -p closewait-agent --example metrics -- 100000 4000`
 
-use std::{
-    io::{Write as _, stdout},
-    time::{Duration, Instant},
-};
+use std::{env, io, time::Duration};
 
+use anyhow::Context as _;
+use closewait::clock;
 use closewait_engine::{
     Config, Engine,
     model::{Endpoint, InspectionEnd, Output, RefreshEnd, Role, ScanEnd, ScanFact, Socket, SocketEvent, SocketKey},
@@ -20,12 +19,9 @@ const ROUNDS: u32 = 20;
 /// Time between two entries of one group, seconds.
 const EVERY: u64 = 1;
 
-fn main() {
-    let numbers: Vec<u32> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
-    let [sockets, groups] = numbers[..] else {
-        eprintln!("usage: metrics SOCKETS GROUPS");
-        return;
-    };
+fn main() -> anyhow::Result<()> {
+    let numbers: Vec<u32> = env::args().skip(1).map(|arg| arg.parse()).collect::<Result<_, _>>()?;
+    let [sockets, groups] = numbers[..] else { anyhow::bail!("usage: metrics SOCKETS GROUPS") };
     let config = Config { stuck_after: Duration::from_secs(10), max_tracked: usize::MAX, ..Config::default() };
     let mut engine = Engine::new(config, at(0));
     let mut there = Vec::new();
@@ -56,9 +52,7 @@ fn main() {
         snapshot.stuck.each.len(),
         snapshot.incidents.each.len(),
     );
-    if let Err(error) = writeln!(stdout(), "{line}") {
-        eprintln!("writing the result failed: {error}");
-    }
+    io::Write::write_all(&mut io::stdout(), format!("{line}\n").as_bytes()).context("writing the result failed")
 }
 
 fn at(seconds: u64) -> BootTime {
@@ -66,12 +60,11 @@ fn at(seconds: u64) -> BootTime {
 }
 
 /// Returns the longest time of a call, milliseconds.
-#[expect(clippy::disallowed_methods, reason = "this measures the engine and is no part of it")]
 fn longest(call: impl Fn()) -> f64 {
     let times = (0..ROUNDS).map(|_| {
-        let began = Instant::now();
+        let began = clock::now();
         call();
-        began.elapsed().as_secs_f64() * 1000.0
+        clock::now().since(began).as_secs_f64() * 1000.0
     });
     times.fold(0.0, f64::max)
 }
