@@ -23,6 +23,7 @@ use crate::{
     },
     logging,
     memory::{self, Peak},
+    metrics::{AgentFacts, ListenAddress, MetricsServer},
     recording::{Recorder, RecordingEngine},
     runtime::{Pending, Runtime, Signals},
     sink::{Numbering, Sink, Start, Writer, journal::Journal, text::TextStyle},
@@ -77,6 +78,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let mut signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
     let journal = args.journal.then(journal).transpose()?;
+    // Before anything is loaded, and before the privileges for the socket's folder are dropped.
+    let listener = args.listen.as_ref().map(ListenAddress::bind).transpose()?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
     let facts = HostFacts::gather();
@@ -177,6 +180,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         // The messages may contain names that other users chose.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
+    let metrics = listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start))).transpose()?;
     let numbering = Numbering::of_host(&facts.host);
     let sink: Box<dyn Sink> = match journal {
         Some(_) => Box::new(Journal { incidents_only: events == cli::EventsArg::Incidents }),
@@ -197,9 +201,23 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let (pending, peak) = (Pending::default(), Peak::default());
     // Under a memory limit, a part of what a queue of lines may use.
     let events = EventLog::new(control::MAX_EVENT_BYTES.min(limits.lines / 4));
-    Runtime { source, kernel_log, engine, workers, pending, control, events, hooks, peak, numbering, sink, writer }
-        .run(&start, signals.any(), end)
-        .await
+    Runtime {
+        source,
+        kernel_log,
+        engine,
+        workers,
+        pending,
+        control,
+        metrics,
+        events,
+        hooks,
+        peak,
+        numbering,
+        sink,
+        writer,
+    }
+    .run(&start, signals.any(), end)
+    .await
 }
 
 /// Scans all present sockets. Returns the gaps, or `None` if a signal has arrived meanwhile.

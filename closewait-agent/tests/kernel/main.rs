@@ -38,6 +38,7 @@ mod listing;
 mod logging;
 mod many;
 mod memory;
+mod metrics;
 mod older;
 mod owners;
 mod pileup;
