@@ -1,20 +1,21 @@
-//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/incident.svg, from a recording, and
-//! docs/schema/, generated from the types that are written as JSON.
+//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/incident.svg, from a recording,
+//! docs/schema/, generated from the types that are written as JSON, and contrib/closewait.toml, from the options of `run`.
 
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and two of the agent, which
-/// knows the types and draws the picture.
-const TESTS: [&str; 3] = [
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and three of the agent, which
+/// knows the types and the options, and draws the picture.
+const TESTS: [&str; 4] = [
     "diagnose::page::tests::the_page_matches_the_rules",
     "cmd::documents::the_schemas_match_the_types",
+    "cmd::settings::tests::the_example_matches_the_options",
     "picture::the_picture_of_the_readme_matches_the_recording",
 ];
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Write nothing; fail if a file in docs/ is not up to date
+    /// Write nothing; fail if a generated file is not up to date
     #[arg(long)]
     check: bool,
 }

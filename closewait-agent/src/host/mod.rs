@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod descendants;
 pub mod error_text;
 pub mod facts;
+pub mod foreign_writer;
 pub mod freezer;
 pub mod in_time;
 pub mod journal;
