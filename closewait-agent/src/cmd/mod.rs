@@ -9,6 +9,7 @@ mod explain;
 mod hooks;
 mod kill;
 mod list;
+mod reload;
 mod replay;
 mod report;
 mod run;

@@ -24,6 +24,7 @@ pub mod plan;
 pub mod pods;
 pub mod poll;
 pub mod proc;
+pub mod service_manager;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tools;
