@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     exit, print,
+    run::hooks,
     settings::{Configuration, ParseError, Resolved, keys},
 };
 #[cfg(test)]
@@ -13,6 +14,7 @@ use crate::sink::document::*;
 use crate::{
     cli::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, OutputFormat},
     config::{ConfigEntry, ConfigError, ConfigProblem, SettingOrigin, example, shown},
+    host::error_text::in_one_line,
     logging,
 };
 
@@ -76,7 +78,13 @@ fn check(args: &ConfigCheckArgs) -> anyhow::Result<u8> {
     let arguments = ["closewait", "run"].map(OsString::from).to_vec();
     let configuration = Configuration::new(arguments, args.file.clone());
     match configuration.resolve() {
-        Ok(_) => {
+        Ok(Resolved { run, .. }) => {
+            if let Err(error) = hooks(&run.hooks) {
+                let place = configuration.place();
+                let problem =
+                    ConfigProblem { place, position: None, what: in_one_line(error), hint: None, denied: false };
+                return report(ParseError::Config(ConfigError(vec![problem])), args.shape.output);
+            }
             if args.shape.output == OutputFormat::Text {
                 print(b"configuration ok\n")?;
             }

@@ -253,7 +253,7 @@ fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Cont
 }
 
 /// Returns the hooks of the command line. Checks the programs before anything is loaded.
-fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
+pub(super) fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
     let cli::OnFindings { on_stuck, on_pileup, hook_timeout, hook_every, .. } = args;
     let programs = hooks::HookPrograms::find(on_stuck.as_deref(), on_pileup.as_deref());
     Ok(hooks::HookConfig {

@@ -22,6 +22,7 @@ use crate::{
         variable_name,
     },
 };
+use closewait_engine::text::harmless_path;
 
 /// Folder of the configuration.
 const FOLDER: &str = "/etc/closewait";
@@ -157,6 +158,11 @@ impl Configuration {
         }
     }
 
+    /// Returns the file or folder, for messages.
+    pub(super) fn place(&self) -> String {
+        harmless_path(self.files.path().as_os_str().as_encoded_bytes())
+    }
+
     /// Returns the arguments of the user, with others before the first option.
     fn with(&self, settings: &[OsString], options: usize) -> Vec<OsString> {
         let (command, rest) = self.arguments.split_at(options.min(self.arguments.len()));
@@ -183,7 +189,7 @@ impl Configuration {
             }
             _ => format!("the settings are invalid: {}", error.kind()),
         };
-        let place = self.files.path().display().to_string();
+        let place = self.place();
         let hint = Some("list the settings and their sources:\n    closewait config check".to_owned());
         ConfigError(vec![ConfigProblem { place, position: None, what, hint, denied: false }])
     }

@@ -11,6 +11,7 @@ use super::{
     ConfigEntry, ConfigText, Keys, SettingOrigin,
     problem::{ConfigProblem, TextPosition, WrongValue},
 };
+use closewait_engine::text::harmless;
 
 /// Maximum number of problems of a file that are reported.
 const MAX_PROBLEMS: usize = 20;
@@ -40,7 +41,10 @@ pub fn parse(file: &ConfigText, keys: &Keys) -> Result<Vec<ConfigEntry>, Vec<Con
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     for (key, value) in lines {
         let name = key.get_ref();
-        let read = if keys.names().any(|known| known == name) {
+        let read = if matches!(value.get_ref(), DeValue::Table(_)) {
+            let shown = harmless(name.as_bytes());
+            Err((None, WrongValue::new(format!("{shown} is a section"), "write all keys without sections")))
+        } else if keys.names().any(|known| known == name) {
             values(keys, name, value)
         } else {
             Err((None, keys.unknown(name)))
@@ -76,10 +80,6 @@ fn values(keys: &Keys, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<Os
             }
             Ok(all)
         }
-        DeValue::Table(_) => Err((
-            None,
-            WrongValue::new(format!("{key} is no section"), "write all keys at the beginning, without sections"),
-        )),
         one => {
             let one = scalar(key, one).map_err(at(start))?;
             keys.of_values(key, vec![one]).map_err(at(start))

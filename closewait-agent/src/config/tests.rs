@@ -103,8 +103,8 @@ fn problems_name_line_and_column_and_what_to_do() {
             "a.toml:1:9: limit needs a value, not true or false\nhint: write it like this:\n    limit = \"N\"",
         ),
         ("verbose = 1", "a.toml:1:11: verbose is true or false\nhint: write it like this:\n    verbose = true"),
-        ("[level]\na = 1", "a.toml:1:2: level is no section\nhint: write all keys at the beginning, without sections"),
-        ("level.a = 1", "a.toml:1:1: level is no section\nhint: write all keys at the beginning, without sections"),
+        ("[level]\na = 1", "a.toml:1:2: level is a section\nhint: write all keys without sections"),
+        ("level.a = 1", "a.toml:1:1: level is a section\nhint: write all keys without sections"),
         (
             "endpoint = \"a\\u0000b\"",
             "a.toml:1:12: the value of endpoint contains a zero byte\nhint: write it like this:\n    endpoint = \"VALUE\"",
