@@ -16,7 +16,7 @@ use self::commands::{AfterRefresh, Purpose};
 pub use self::{
     commands::Pending,
     hangup::{Hangup, Hangups},
-    service::{ReadAgain, Reloaded, Service},
+    service::{AgentService, ReadAgain, Reloaded},
 };
 use crate::{
     clock::{self, TimeAnchor},
@@ -117,7 +117,7 @@ pub struct Runtime<S> {
     /// Recent events, for clients that follow them.
     pub events: EventLog,
     /// Service manager and configuration.
-    pub service: Service,
+    pub service: AgentService,
     /// Hooks, if the user configured any.
     pub hooks: Option<Hooks>,
     /// Detector of peaks, after which memory is released.
@@ -204,6 +204,7 @@ impl<S: RecordSource> Runtime<S> {
                 biased;
                 () = &mut stopped => break,
                 () = self.writer.ended() => {
+                    self.service.stopping();
                     self.end_events().await;
                     return self.finish(clock::now() + PATIENCE);
                 }

@@ -27,7 +27,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
     };
     exec::with_scratch("systemd", |dir| {
         prepare(workspace, binary, dir)?;
-        let container = Container::boot(dir)?;
+        let container = Container::boot(dir, &workspace.target.join("systemd.log"))?;
         let checked = check(&container, dir);
         if checked.is_err() {
             println!("{}", container.run(&["journalctl", "--no-pager", "--boot"]).unwrap_or_default());
@@ -85,7 +85,7 @@ fn check(container: &Container, dir: &Path) -> Result<()> {
     container.wait_in_journal("the agent continues with the old one")?;
     container.wait_for("ActiveState", |state| state == "active")?;
     ensure!(container.property("MainPID")? == first, "a broken file has restarted the agent");
-    println!("refused a broken file, and went on");
+    println!("refused a broken file, and continued");
 
     write(SETTINGS[0])?;
     // Two periods of the watchdog.
@@ -120,8 +120,9 @@ struct Container {
 }
 
 impl Container {
-    fn boot(dir: &Path) -> Result<Self> {
-        let log = fs::File::create(dir.with_extension("log"))?;
+    fn boot(dir: &Path, log: &Path) -> Result<Self> {
+        let path = log;
+        let log = fs::File::create(path)?;
         let mut command = Command::new(exec::find("systemd-nspawn")?);
         command.arg("--quiet").arg("--directory").arg(dir).args([
             "--bind-ro=/usr",
@@ -140,11 +141,7 @@ impl Container {
         let children = format!("/proc/{nspawn}/task/{nspawn}/children");
         let deadline = exec::now() + LIMIT;
         while container.init.is_empty() {
-            ensure!(
-                exec::now() < deadline,
-                "the container has not started; read {}",
-                dir.with_extension("log").display()
-            );
+            ensure!(exec::now() < deadline, "the container has not started; read {}", path.display());
             thread::sleep(Duration::from_millis(50));
             let found = fs::read_to_string(&children).unwrap_or_default();
             let pid = found.split_whitespace().next().unwrap_or_default();

@@ -22,7 +22,7 @@ use crate::{
     logging,
     memory::{self, Peak},
     recording::{Recorder, RecordingEngine},
-    runtime::{Pending, Runtime, Service, Signals},
+    runtime::{AgentService, Pending, Runtime, Signals},
     sink::{Numbering, Start, Writer, text::TextStyle},
     source::{
         self,
@@ -77,7 +77,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     // Before this process uses much memory itself.
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
-    let service = Service::new(signals.hangups()?, configuration.map(reload::read_again));
+    let service = AgentService::new(signals.hangups()?, configuration.map(reload::read_again));
     let hooks = hooks(&args.hooks)?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();

@@ -182,12 +182,12 @@ impl Configuration {
             Some(ContextValue::Strings(names)) => names.join(", "),
             _ => "another option".to_owned(),
         };
-        let what = match error.kind() {
-            ErrorKind::MissingRequiredArgument => format!("a setting needs {}", names(ContextKind::InvalidArg)),
-            ErrorKind::ArgumentConflict => {
-                format!("{} does not go together with {}", names(ContextKind::InvalidArg), names(ContextKind::PriorArg))
-            }
-            _ => format!("the settings are invalid: {}", error.kind()),
+        let what = if error.kind() == ErrorKind::MissingRequiredArgument {
+            format!("a setting needs {}", names(ContextKind::InvalidArg))
+        } else if error.kind() == ErrorKind::ArgumentConflict {
+            format!("{} does not go together with {}", names(ContextKind::InvalidArg), names(ContextKind::PriorArg))
+        } else {
+            format!("the settings are invalid: {}", error.kind())
         };
         let place = self.place();
         let hint = Some("list the settings and their sources:\n    closewait config check".to_owned());

@@ -100,13 +100,15 @@ impl Keys {
                 format!("write it like this:\n    {key} = true"),
             ));
         }
-        if values.len() != 1 && !self.is_list(key) {
-            return Err(WrongValue::new(format!("{key} has one value"), self.sample(key)));
-        }
         for value in &values {
             self.check(key, value)?;
         }
         Ok(values)
+    }
+
+    /// Returns why an option cannot have an array.
+    pub(super) fn not_one_value(&self, key: &str) -> WrongValue {
+        WrongValue::new(format!("{key} has one value, not an array"), self.sample(key))
     }
 
     /// Returns the values of an option in an environment variable.
@@ -128,11 +130,11 @@ impl Keys {
         }
         let argument = [OsStr::new(&format!("--{key}")), value].join(OsStr::new("="));
         let Err(error) = self.command.clone().try_get_matches_from([argument]) else { return Ok(()) };
-        match error.kind() {
-            // The relations of options are checked when all of them are known.
-            ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict => Ok(()),
-            _ => Err(self.refused(key, value, &error)),
+        // The relations of options are checked when all of them are known.
+        if matches!(error.kind(), ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict) {
+            return Ok(());
         }
+        Err(self.refused(key, value, &error))
     }
 
     fn refused(&self, key: &str, value: &OsStr, error: &clap::Error) -> WrongValue {

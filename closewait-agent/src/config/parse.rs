@@ -43,11 +43,11 @@ pub fn parse(file: &ConfigText, keys: &Keys) -> Result<Vec<ConfigEntry>, Vec<Con
         let name = key.get_ref();
         let read = if matches!(value.get_ref(), DeValue::Table(_)) {
             let shown = harmless(name.as_bytes());
-            Err((None, WrongValue::new(format!("{shown} is a section"), "write all keys without sections")))
+            Err((key.span().start, WrongValue::new(format!("{shown} is a section"), "write all keys without sections")))
         } else if keys.names().any(|known| known == name) {
             values(keys, name, value)
         } else {
-            Err((None, keys.unknown(name)))
+            Err((key.span().start, keys.unknown(name)))
         };
         match read {
             Ok(values) => {
@@ -55,36 +55,37 @@ pub fn parse(file: &ConfigText, keys: &Keys) -> Result<Vec<ConfigEntry>, Vec<Con
                 let origin = SettingOrigin::File { path: path.clone(), position };
                 entries.push(ConfigEntry { key: name.to_string(), values, origin });
             }
-            Err((byte, wrong)) => problems.push(problem(byte.unwrap_or(key.span().start), wrong)),
+            Err((byte, wrong)) => problems.push(problem(byte, wrong)),
         }
     }
     problems.truncate(MAX_PROBLEMS);
     if problems.is_empty() { Ok(entries) } else { Err(problems) }
 }
 
-/// Invalid value, and the byte where it begins; `None` if the key is the problem.
-type WrongPart = (Option<usize>, WrongValue);
+/// Invalid part of a file, by its first byte.
+type WrongPart = (usize, WrongValue);
 
 /// Returns the values of a key.
 fn values(keys: &Keys, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<OsString>, WrongPart> {
-    let at = |start: usize| move |wrong| (Some(start), wrong);
+    let at = |start: usize| move |wrong| (start, wrong);
     let start = value.span().start;
-    match value.get_ref() {
-        DeValue::Boolean(flag) => keys.of_flag(key, *flag).map_err(at(start)),
-        DeValue::Array(items) if keys.is_list(key) => {
-            let mut all = Vec::new();
-            for item in items {
-                let start = item.span().start;
-                let one = scalar(key, item.get_ref()).map_err(at(start))?;
-                all.extend(keys.of_values(key, vec![one]).map_err(at(start))?);
-            }
-            Ok(all)
-        }
-        one => {
-            let one = scalar(key, one).map_err(at(start))?;
-            keys.of_values(key, vec![one]).map_err(at(start))
-        }
+    if let DeValue::Boolean(flag) = value.get_ref() {
+        return keys.of_flag(key, *flag).map_err(at(start));
     }
+    let DeValue::Array(items) = value.get_ref() else {
+        let one = scalar(key, value.get_ref()).map_err(at(start))?;
+        return keys.of_values(key, vec![one]).map_err(at(start));
+    };
+    if !keys.is_list(key) {
+        return Err(at(start)(keys.not_one_value(key)));
+    }
+    let mut all = Vec::new();
+    for item in items {
+        let start = item.span().start;
+        let one = scalar(key, item.get_ref()).map_err(at(start))?;
+        all.extend(keys.of_values(key, vec![one]).map_err(at(start))?);
+    }
+    Ok(all)
 }
 
 /// Returns a value as the text of a command line.

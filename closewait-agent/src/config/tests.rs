@@ -3,7 +3,6 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
     process::Command as Process,
-    time::{Duration, Instant},
 };
 
 use clap::{Arg, ArgAction, Command, value_parser};
@@ -86,10 +85,7 @@ fn problems_name_line_and_column_and_what_to_do() {
             "limit = 1\nlimit = 2",
             "a.toml:2:1: duplicate key\nhint: see https://toml.io; a line looks like this:\n    stuck-after = \"60s\"",
         ),
-        (
-            "limit = [1]",
-            "a.toml:1:9: limit cannot have a value of this type: array\nhint: write a text in quotes, or a number",
-        ),
+        ("limit = [1]", "a.toml:1:9: limit has one value, not an array\nhint: write it like this:\n    limit = \"N\""),
         (
             "limit = 1979-05-27",
             "a.toml:1:9: limit cannot have a value of this type: datetime\nhint: write a text in quotes, or a number",
@@ -162,9 +158,7 @@ fn deep_nesting_and_long_values_end_with_a_problem() {
         format!("limit = {}", "9".repeat(60_000)),
         format!("{} = 1", "k".repeat(60_000)),
     ] {
-        let began = Instant::now();
         assert!(!problems(&of).is_empty());
-        assert!(began.elapsed() < Duration::from_secs(10), "{}", of.len());
     }
 }
 

@@ -24,7 +24,7 @@ pub enum ForeignWriter {
     Any,
     /// User or group of its access control list, as `user 1000`.
     Listed(String),
-    /// Its owner, a user id.
+    /// Owner, by user id.
     Owner(u32),
 }
 

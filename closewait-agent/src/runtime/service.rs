@@ -41,7 +41,7 @@ pub struct Reloaded {
 /// Function that reads the configuration again. It may wait for a disk.
 pub type ReadAgain = Arc<dyn Fn() -> anyhow::Result<Reloaded> + Send + Sync>;
 
-/// Event of a [`Service`].
+/// Event of a [`AgentService`].
 #[derive(Debug)]
 pub(super) enum ServiceEvent {
     Hangup(Hangup),
@@ -50,7 +50,7 @@ pub(super) enum ServiceEvent {
 
 /// Connection to the service manager, if there is one, and the means to read the configuration again.
 #[derive(Default)]
-pub struct Service {
+pub struct AgentService {
     manager: Option<ServiceManager>,
     hangups: Option<Hangups>,
     read_again: Option<ReadAgain>,
@@ -67,7 +67,7 @@ pub struct Service {
     has_failed: bool,
 }
 
-impl Service {
+impl AgentService {
     /// Creates a service. Connects to the service manager, which is possible only before the agent is confined.
     pub fn new(hangups: Hangups, read_again: Option<ReadAgain>) -> Self {
         let manager = ServiceManager::connect().unwrap_or_else(|error| {
@@ -94,7 +94,7 @@ impl Service {
         (self.beat, self.next_status) = (None, None);
     }
 
-    /// Returns when to call [`Service::alive`] again.
+    /// Returns when to call [`AgentService::alive`] again.
     pub(super) fn deadline(&self, now: BootTime) -> Option<BootTime> {
         let retry = (!self.waiting.is_empty()).then(|| now + RETRY_INTERVAL);
         [self.beat, self.next_status, retry].into_iter().flatten().min()

@@ -251,7 +251,7 @@ fn run(
             pending: Pending::default(),
             control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
             events: EventLog::new(1 << 20),
-            service: Service::default(),
+            service: AgentService::default(),
             hooks: None,
             peak: Peak::default(),
             numbering: Numbering::default(),

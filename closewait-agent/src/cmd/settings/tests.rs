@@ -131,12 +131,17 @@ fn commands_that_query_an_agent_take_its_socket_unless_the_user_gives_another() 
         let options = if line.starts_with("closewait --") || line == "closewait" { 1 } else { 2 };
         let arguments = configuration.with(&["--socket=/s".into()], options);
         let parsed = Cli::try_parse_from(arguments).or_else(|_| Cli::try_parse_from(&configuration.arguments)).unwrap();
-        match parsed.into_command() {
-            Command::Status(args) => args.asked.socket,
-            Command::List(args) => args.asked.socket,
-            Command::Top(args) => args.asked.socket,
-            Command::Check(args) => args.asked.socket,
-            other => panic!("{other:?}"),
+        let command = parsed.into_command();
+        if let Command::Status(args) = command {
+            args.asked.socket
+        } else if let Command::List(args) = command {
+            args.asked.socket
+        } else if let Command::Top(args) = command {
+            args.asked.socket
+        } else if let Command::Check(args) = command {
+            args.asked.socket
+        } else {
+            panic!("{command:?}")
         }
     };
     for line in

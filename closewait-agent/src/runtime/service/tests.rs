@@ -17,12 +17,12 @@ struct Manager(UnixDatagram);
 
 impl Manager {
     /// Creates a manager, and a service that it has started.
-    fn new(name: &str, watchdog: Option<Duration>) -> (Self, Service) {
+    fn new(name: &str, watchdog: Option<Duration>) -> (Self, AgentService) {
         let name = format!("closewait-service-{}-{name}", std::process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
         let manager = ServiceManager::connect_to(format!("@{name}").as_ref(), watchdog).unwrap();
-        (Self(socket), Service { manager: Some(manager), ..Service::default() })
+        (Self(socket), AgentService { manager: Some(manager), ..AgentService::default() })
     }
 
     /// Receives all messages.
@@ -78,7 +78,7 @@ fn a_manager_without_a_watchdog_gets_no_signs_of_life() {
     service.alive(at(0), || counts(0, 0));
     service.alive(at(60_000), || counts(0, 0));
     assert_eq!(manager.received().len(), 2);
-    let mut alone = Service::default();
+    let mut alone = AgentService::default();
     alone.started(at(0));
     alone.alive(at(0), || unreachable!("nobody reads it"));
     assert_eq!(alone.deadline(at(0)), None);
