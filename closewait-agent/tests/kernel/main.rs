@@ -46,6 +46,7 @@ mod pinned;
 mod privileges;
 mod progress;
 mod recording;
+mod service;
 mod status;
 mod tail;
 mod unresponsive;
