@@ -5,6 +5,7 @@ use std::{env, path::Path, process::Command, time::Duration};
 use serde_json::Value;
 
 use crate::{
+    ability::tell,
     agent::{Agent, Running, binary, finish},
     clock::{PATIENCE, poll_until, slowness},
     net::{Namespace, V4},
@@ -38,7 +39,7 @@ fn has_systemd() -> bool {
 #[test]
 fn the_journal_has_events_with_fields_owner_and_explanation() {
     if !has_systemd() {
-        println!("not run: no systemd here");
+        tell("journal", "not run: no systemd here");
         return;
     }
     let mut unshare = Command::new("unshare");
