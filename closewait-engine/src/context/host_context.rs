@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{connections::Connections, peer_ends::PeerEnds};
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
@@ -45,7 +47,7 @@ const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 const MIN_WATCH: Duration = Duration::from_secs(10);
 
 /// Facts about the host: listeners, owners, cgroups, namespaces.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
     /// Listeners that the running scan has found so far.

@@ -13,6 +13,8 @@ use indexmap::{
     map::Entry::{Occupied, Vacant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     diagnose::{
         Flow, Trend,
@@ -49,7 +51,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 const COUNT_INTERVAL_PER_SOCKET: Duration = Duration::from_micros(30);
 
 /// Counts of the sockets that entered at about the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Cohort {
     number: u64,
     entered: u32,
@@ -57,7 +59,7 @@ struct Cohort {
 }
 
 /// Counts of one flow: entries, exits by cause, present sockets.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct FlowStats {
     entered: u64,
     closed: u64,
@@ -89,11 +91,12 @@ struct FlowStats {
 }
 
 /// Counts of all flows.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Flows {
     began: BootTime,
     stuck_after: Duration,
     /// Counts of each flow, read for every record.
+    #[serde(with = "indexmap::map::serde_seq")]
     flows: IndexMap<FlowKey, FlowStats, KeyedState>,
     /// Time of the next count of the present sockets.
     tick: BootTime,
