@@ -3,6 +3,7 @@
 mod check;
 mod hooks;
 mod list;
+mod record;
 mod tail;
 
 use std::{path::PathBuf, time::Duration};
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 pub use self::{
     check::CheckArgs,
     hooks::{CertaintyArg, HooksArgs, OnFindings},
+    record::RetainLimit,
     list::{GroupByArg, ListArgs, SortArg},
     tail::TailArgs,
 };
@@ -144,9 +146,12 @@ pub struct RunArgs {
     /// Hooks.
     #[command(flatten)]
     pub hooks: OnFindings,
-    /// Record everything that the agent observes to a file, for `closewait replay`; overwrites the file
+    /// Record everything that the agent observes to a file, which is overwritten, or to segments in a directory (DIR/)
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Time and size of a recording in a directory, as 1h, 1GiB or 1h,1GiB: the oldest segments are deleted [default: 1h,1GiB]
+    #[arg(long, value_name = "TIME|SIZE", value_delimiter = ',', value_parser = record::retain, requires = "record")]
+    pub retain: Vec<RetainLimit>,
     /// Maximum size of the recording in bytes, or with K, M or G: the recording ends there, the agent continues
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = record_max)]
     pub record_max: u64,
@@ -265,6 +270,9 @@ pub struct ReportArgs {
     /// Recording to report on, as of its end
     #[arg(value_name = "FILE", conflicts_with_all = ["pid", "port", "peer", "cgroup", "older_than", "verdict"])]
     pub file: Option<PathBuf>,
+    /// Leave out incidents that ended before the last part of this length, such as 15m
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "file")]
+    pub last: Option<Duration>,
     /// Filters.
     #[command(flatten)]
     pub filters: Filters,
@@ -282,6 +290,9 @@ pub struct ReplayArgs {
     /// Recording of `closewait run --record`
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Show only the events of the last part of this length, such as 15m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub last: Option<Duration>,
     /// Events to show [default: incidents; stuck with --output json]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub events: Option<EventsArg>,

@@ -21,7 +21,7 @@ use crate::{
     },
     logging,
     memory::{self, Peak},
-    recording::{Recorder, RecordingEngine},
+    recording::{RecordTarget, RecordingEngine},
     runtime::{Pending, Runtime, Signals},
     sink::{Numbering, Start, Writer, text::TextStyle},
     source::{
@@ -121,7 +121,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let began = clock::now();
     let recorder = args.record.as_deref();
-    let recorder = recorder.map(|path| Recorder::create(path, args.record_max, &config, began)).transpose()?;
+    let limits_of_recording = (args.record_max, args.retention());
+    let recorder = recorder.map(|path| RecordTarget::create(path, limits_of_recording, &config, began)).transpose()?;
     let mut engine = RecordingEngine::new(Engine::new(config, began), decoder, recorder);
 
     programs.attach()?;

@@ -77,7 +77,11 @@ struct Agent {
 
 impl Agent {
     fn new(recorder: Option<Recorder>) -> Self {
-        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, recorder);
+        Self::recording_to(recorder.map(Into::into))
+    }
+
+    fn recording_to(target: Option<RecordTarget>) -> Self {
+        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, target);
         let numbering = Numbering::default();
         let mut agent = Self { engine, numbering, anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
