@@ -62,6 +62,7 @@ impl Engine {
     fn restored(&mut self) {
         self.tracker.restored();
         self.lingering.restored();
+        self.host_context.restored();
     }
 }
 

@@ -224,6 +224,14 @@ impl RecordingEngine {
         *anchor = anchor.or(*latest_anchor);
     }
 
+    /// Ends the segment of a flight recording with the next lines.
+    #[cfg(test)]
+    pub(super) fn turn_soon(&mut self) {
+        if let Some(ActiveRecording { recorder: RecordTarget::Segments(flight), .. }) = &mut self.recording {
+            flight.turn_soon();
+        }
+    }
+
     /// Whether there is a recording.
     pub fn is_recording(&self) -> bool {
         self.recording.is_some()

@@ -102,6 +102,15 @@ impl Default for HostContext {
 }
 
 impl HostContext {
+    /// Restores the fields of processes that a checkpoint does not contain, because they follow from the tools of the host.
+    pub(crate) fn restored(&mut self) {
+        let Self { processes, tools, missing_tools, .. } = self;
+        for process in processes.values_mut() {
+            process.tools.clone_from(tools);
+            process.missing_tools.clone_from(missing_tools);
+        }
+    }
+
     /// Adds a listener that the running scan found.
     pub(crate) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, owner: Option<Owner>) {
         if self.found.len() >= MAX_LISTENERS && !self.found.contains_key(&key) {

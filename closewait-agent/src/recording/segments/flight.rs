@@ -155,6 +155,11 @@ impl FlightRecorder {
         }
     }
 
+    #[cfg(test)]
+    pub(in crate::recording) fn turn_soon(&mut self) {
+        self.turn = BootTime(0);
+    }
+
     /// Begins a segment at `now` with the state of the engine.
     pub(in crate::recording) fn turn(&mut self, now: BootTime, anchor: TimeAnchor, checkpoint: Checkpoint) {
         self.flush();
