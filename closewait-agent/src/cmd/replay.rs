@@ -12,7 +12,7 @@ use super::{color, sink};
 use crate::{
     cli::{self, EventsArg, Speed},
     clock::{self, TimeAnchor},
-    recording::{Item, Part, Player, RecordingEnd, Shown, Source},
+    recording::{Item, Player, RecordingEnd, RecordingPart, RecordingSource, Shown},
     sink::{
         Numbering, Sink,
         text::{TextStyle, histogram_line},
@@ -30,7 +30,7 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 /// If the recording cannot be read or standard output cannot be written.
 pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let shown = args.file.display();
-    let mut source = open(&args.file, args.last.map_or(Part::All, Part::Last))?;
+    let mut source = open(&args.file, args.last.map_or(RecordingPart::All, RecordingPart::Last))?;
     let events = args.events.unwrap_or(EventsArg::default_for(args.shape.output));
     let sink = sink(args.shape, events, TextStyle::dated(color(args.shape)));
     let mut lines = ReplayedLines::new(sink, io::stdout().lock());
@@ -42,8 +42,8 @@ pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
 }
 
 /// Opens a recording.
-pub(super) fn open(path: &Path, part: Part) -> anyhow::Result<Source> {
-    Source::open(path, part)
+pub(super) fn open(path: &Path, part: RecordingPart) -> anyhow::Result<RecordingSource> {
+    RecordingSource::open(path, part)
 }
 
 /// Reason why a recording in which no engine began is unusable.
@@ -52,7 +52,7 @@ pub(super) const NO_EVENT: &str =
 
 /// Plays all items. Returns the way the recording ends.
 fn play(
-    source: &mut Source,
+    source: &mut RecordingSource,
     speed: Speed,
     lines: &mut ReplayedLines<impl Write>,
 ) -> anyhow::Result<Option<RecordingEnd>> {
@@ -109,7 +109,9 @@ pub(super) fn end_text(end: RecordingEnd, file: &Path) -> Option<String> {
     let file = file.display();
     match end {
         RecordingEnd::Stopped => None,
-        RecordingEnd::Continued => Some(format!("{file} ends here, and the next segment of its directory continues it")),
+        RecordingEnd::Continued => {
+            Some(format!("{file} ends here, and the next segment of its directory continues it"))
+        }
         RecordingEnd::Full => {
             Some(format!("{file} was full here; the agent continued without recording (run --record-max)"))
         }

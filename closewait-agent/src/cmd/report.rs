@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cli::{self, ReportOutput},
     clock,
-    recording::{Item, Part, Player},
+    recording::{Item, Player, RecordingPart},
     sink::{
         Form,
         list::ListShape,
@@ -83,7 +83,7 @@ fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
 /// If an item cannot be played, after the report, or there is none before it.
 fn of_recording(path: &Path, last: Option<Duration>, format: ReportFormat) -> anyhow::Result<()> {
     let failed = || format!("playing {} failed", path.display());
-    let mut source = open(path, last.map_or(Part::End, Part::Last))?;
+    let mut source = open(path, last.map_or(RecordingPart::End, RecordingPart::Last))?;
     let shown_from = source.shown_from();
     let (mut player, mut last) = (Player::default(), BootTime::default());
     let mut progress = ReplayProgress::new();

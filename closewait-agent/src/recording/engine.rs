@@ -207,7 +207,14 @@ impl RecordingEngine {
 
     /// Begins the next segment of a flight recording, if it is due and the engine has no outputs.
     fn turn_segment(&mut self, now: BootTime) {
-        let Self { engine, recording: Some(ActiveRecording { recorder: RecordTarget::Segments(flight), polled, latest_anchor, anchor, .. }), failed, .. } = self else {
+        let Self {
+            engine,
+            recording:
+                Some(ActiveRecording { recorder: RecordTarget::Segments(flight), polled, latest_anchor, anchor, .. }),
+            failed,
+            ..
+        } = self
+        else {
             return;
         };
         *failed |= flight.has_failed(now);

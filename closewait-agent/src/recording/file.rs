@@ -53,7 +53,9 @@ pub enum FileError {
     #[error("it belongs to user {0}, who could read the recording\nhint: remove it, or name another file")]
     OtherOwner(u32),
     /// Other users may write to the directory, and could replace the recording.
-    #[error("other users may write to it, and could replace the recording\nhint: chmod go-w it, or name another directory")]
+    #[error(
+        "other users may write to it, and could replace the recording\nhint: chmod go-w it, or name another directory"
+    )]
     WritableByOthers,
     /// The path is a symbolic link.
     #[error("it is a symbolic link, which is not followed\nhint: name the file that it leads to")]

@@ -46,7 +46,8 @@ pub use self::{
     reader::{Reader, RecordingEnd, RecordingReadError},
     recorder::{EarlyEnd, MIN_MAX_BYTES, Recorder},
     segments::{
-        FlightRecorder, MIN_RETAINED_BYTES, MissedInput, Part, Retention, SegmentStart, Source, is_folder,
+        FlightRecorder, MIN_RETAINED_BYTES, MissedInput, RecordingPart, RecordingSource, Retention, SegmentStart,
+        is_folder,
     },
     target::RecordTarget,
 };

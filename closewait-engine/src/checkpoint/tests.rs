@@ -86,6 +86,42 @@ fn a_checkpoint_does_not_change_with_its_engine() {
     assert_ne!(bytes(&engine), before);
 }
 
+/// Prints the measurements of docs/performance.md: run with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn a_checkpoint_of_many_sockets() {
+    for count in [10_000, 100_000, 1_000_000_u64] {
+        let mut engine = Engine::new(Config { max_tracked: 1 << 20, events: Events::Stuck, ..config() }, BEGAN);
+        for number in 0..count {
+            let socket = crate::model::Socket { cookie: Some(number), inode: Some(number), ..socket_on_port(80) };
+            let (key, at) = (SocketKey(1 << 63 | number), BEGAN + Duration::from_micros(number));
+            engine.handle(SocketEvent::Enter { key, at, socket });
+            let owner = owner("worker", u32::try_from(number / 1000).unwrap(), 3);
+            engine.handle(ScanFact::Descriptor { key, at: None, inode: number, owner });
+        }
+        engine.handle(ScanEnd::Descriptors { began: BEGAN, blind: None, saw_listeners: true });
+        let _taken = drained(&mut engine);
+        let now = || std::time::UNIX_EPOCH.elapsed().unwrap();
+        let start = now();
+        let checkpoint = engine.checkpoint().unwrap();
+        let (copied, start) = (now() - start, now());
+        let bytes = rmp_serde::to_vec_named(&checkpoint).unwrap();
+        let (written, start) = (now() - start, now());
+        // The worst case for the event loop: every socket changes while the checkpoint is written.
+        engine.handle(ScanEnd::Descriptors { began: BEGAN, blind: None, saw_listeners: true });
+        let (changed, start) = (now() - start, now());
+        drop(checkpoint);
+        let (freed, start) = (now() - start, now());
+        let _engine = rmp_serde::from_slice::<Checkpoint>(&bytes).unwrap().restore().unwrap();
+        println!(
+            "{count} sockets: copied in {copied:?}, all sockets changed in {changed:?}, freed in {freed:?}, \
+             serialized in {written:?} to {} bytes, restored in {:?}",
+            bytes.len(),
+            now() - start
+        );
+    }
+}
+
 #[test]
 fn there_is_no_checkpoint_before_all_outputs_are_taken() {
     let mut engine = Engine::new(config(), BEGAN);

@@ -17,6 +17,7 @@ use crate::{
         SocketKey, SocketLocation, WatchedPort,
     },
     process::{Process, Tool},
+    text::harmless_field,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
     workload::Workload,
@@ -52,6 +53,7 @@ pub(crate) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
     /// Listeners that the running scan has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
+    #[serde(deserialize_with = "harmless_field")]
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,

@@ -12,7 +12,7 @@ use crate::{
     clock::TimeAnchor,
     cmd::replay::{NO_EVENT, end_text, open},
     host::error_text::in_one_line,
-    recording::{Item, Part, Player, Source},
+    recording::{Item, Player, RecordingPart, RecordingSource},
     sink::answer::AnswerCollector,
     tui::{SourceState, TopEvent, TopRequest, TopSnapshot, TopSource, parse_position},
 };
@@ -27,7 +27,7 @@ use closewait_engine::{
 /// other time would take memory for each.
 pub(super) struct RecordingView {
     path: PathBuf,
-    source: Source,
+    source: RecordingSource,
     player: Player,
     /// Item behind the time, already read.
     next: Option<Item<'static>>,
@@ -43,7 +43,7 @@ pub(super) struct RecordingView {
 impl RecordingView {
     /// Opens a recording at a time that the user wrote; without one, at its end.
     pub(super) fn open(path: &Path, at: Option<&str>) -> anyhow::Result<Self> {
-        let mut source = open(path, Part::Boot)?;
+        let mut source = open(path, RecordingPart::Boot)?;
         let (mut begin, mut end, mut anchor, mut notes) = (None, BootTime::default(), None, Vec::new());
         for item in &mut source {
             match item {
@@ -71,7 +71,7 @@ impl RecordingView {
         let anchor = anchor.unwrap_or_else(|| Player::default().anchor());
         let wanted = at.map(|at| parse_position(at, begin, anchor)).transpose();
         let at = wanted.map_err(|why| anyhow::anyhow!("--at: {why}"))?.unwrap_or(end).clamp(begin, end);
-        let (source, player) = (open(path, Part::Boot)?, Player::default());
+        let (source, player) = (open(path, RecordingPart::Boot)?, Player::default());
         let mut playback =
             Self { path: path.to_owned(), source, player, next: None, at: begin, begin, end, anchor, notes };
         playback.play(at)?;
@@ -82,7 +82,7 @@ impl RecordingView {
     fn play(&mut self, to: BootTime) -> anyhow::Result<()> {
         let failed = |path: &Path| format!("playing {} failed", path.display());
         if to < self.at {
-            (self.source, self.player, self.next) = (open(&self.path, Part::Boot)?, Player::default(), None);
+            (self.source, self.player, self.next) = (open(&self.path, RecordingPart::Boot)?, Player::default(), None);
         }
         self.at = to;
         loop {

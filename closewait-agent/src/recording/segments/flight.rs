@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::{
     MissedInput, Retention, SegmentStart,
     folder::SegmentFolder,
-    thread::{PIECE_HEAD, Piece, SegmentHead, SegmentWriter, SharedState},
+    thread::{PIECE_HEAD, SegmentHead, SegmentPiece, SegmentWriter, SharedState},
 };
 use crate::{
     clock::{self, TimeAnchor},
@@ -37,7 +37,7 @@ pub struct FlightRecorder {
     run: u64,
     /// Number of the next segment, if none was deleted by others.
     number: u64,
-    /// Piece of items that is not sent yet.
+    /// SegmentPiece of items that is not sent yet.
     piece: Vec<u8>,
     /// Number of items in it.
     count: u32,
@@ -79,7 +79,8 @@ impl FlightRecorder {
             let anchor = TimeAnchor::now();
             let run = u64::from(anchor).saturating_add(began.0);
             let (config, piece) = (config.clone(), new_piece());
-            let mut flight = Self { writer, shared, retention, config, run, number, piece, count: 0, turn: began, gap: None };
+            let mut flight =
+                Self { writer, shared, retention, config, run, number, piece, count: 0, turn: began, gap: None };
             flight.begin(began, anchor, None);
             if !flight.writer.mark().wait(START_PATIENCE) {
                 log::warn!("the recording is late: its directory does not take the first bytes; the agent continues");
@@ -179,10 +180,7 @@ impl FlightRecorder {
             checkpoint: checkpoint.as_ref().map(|_| Checkpoint::VERSION),
             missed: self.gap.as_ref().map(|gap| gap.missed),
         };
-        let first = [
-            Item::Segment(Cow::Owned(start)),
-            Item::Began { config: Cow::Borrowed(&self.config), at },
-        ];
+        let first = [Item::Segment(Cow::Owned(start)), Item::Began { config: Cow::Borrowed(&self.config), at }];
         let mut items = Vec::new();
         let encoded = first.iter().try_for_each(|item| item.encode(&mut items));
         if let Err(error) = encoded {
@@ -196,7 +194,7 @@ impl FlightRecorder {
             gap.tries = true;
         }
         self.shared.lock().heads.push_back(SegmentHead { items, checkpoint, continues: self.gap.is_none() });
-        if self.writer.send(vec![Piece::Segment as u8]) == Backlog::Full {
+        if self.writer.send(vec![SegmentPiece::Segment as u8]) == Backlog::Full {
             self.shared.lock().heads.pop_back();
             self.fail(&io::Error::other("too many bytes wait to be written"), at);
         }
@@ -224,7 +222,7 @@ impl FlightRecorder {
     /// Writes all pending items and the end; waits for the thread, at most for `patience`.
     pub(in crate::recording) fn finish(mut self, patience: Duration) -> anyhow::Result<()> {
         self.flush();
-        self.writer.send_last(vec![Piece::End as u8]);
+        self.writer.send_last(vec![SegmentPiece::End as u8]);
         let Self { writer, shared, .. } = self;
         writer.write_out(patience)?;
         let failure = shared.lock().failure.take();
@@ -234,7 +232,7 @@ impl FlightRecorder {
 
 fn new_piece() -> Vec<u8> {
     let mut piece = vec![0; PIECE_HEAD];
-    piece[0] = Piece::Items as u8;
+    piece[0] = SegmentPiece::Items as u8;
     piece
 }
 

@@ -42,7 +42,8 @@ const OTHERS_WRITE: u32 = 0o022;
 pub fn is_folder(path: &Path) -> bool {
     let ends_with_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     let is_dir = || {
-        let found = in_time(path, OPEN_PATIENCE, |path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()), drop);
+        let found =
+            in_time(path, OPEN_PATIENCE, |path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()), drop);
         found.unwrap_or(false)
     };
     ends_with_slash || is_dir()

@@ -48,7 +48,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     flight::FlightRecorder,
     folder::{MIN_RETAINED_BYTES, is_folder},
-    source::{Part, Source},
+    source::{RecordingPart, RecordingSource},
 };
 use crate::clock::TimeAnchor;
 use closewait_engine::{text::harmless_field, time::BootTime};

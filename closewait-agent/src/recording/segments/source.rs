@@ -27,7 +27,7 @@ use closewait_engine::{model::Host, text::duration, time::BootTime};
 
 /// Part of a recording to play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum RecordingPart {
     /// All of it.
     All,
     /// All since the last boot of the host: times before that are of another clock.
@@ -39,7 +39,7 @@ pub enum Part {
 }
 
 /// Items of a recording, in order. Where a segment does not continue the one before, the engine begins anew.
-pub struct Source {
+pub struct RecordingSource {
     kind: SourceKind,
     shown_from: Option<SystemTime>,
 }
@@ -49,34 +49,41 @@ enum SourceKind {
     Segments(Segments),
 }
 
-impl Source {
+impl RecordingSource {
     /// Opens a recording: a file, or a directory with segments.
     ///
     /// # Errors
     ///
     /// If it cannot be opened, is no recording, or has no segment.
-    pub fn open(path: &Path, part: Part) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, part: RecordingPart) -> anyhow::Result<Self> {
         let opening = || format!("opening {} failed", path.display());
         let playing = || format!("playing {} failed", path.display());
         let is_dir = in_time(path, OPEN_PATIENCE, |path| fs::metadata(path).is_ok_and(|found| found.is_dir()), drop);
         if is_dir.map_err(FileError::from).with_context(opening)? {
-            let folder = in_time(path, OPEN_PATIENCE, |path| open_folder(&path.components().collect::<std::path::PathBuf>()), drop);
+            let folder = in_time(
+                path,
+                OPEN_PATIENCE,
+                |path| open_folder(&path.components().collect::<std::path::PathBuf>()),
+                drop,
+            );
             let folder = folder.map_err(FileError::from).and_then(|opened| opened).with_context(opening)?;
             let (segments, shown_from) = Segments::open(folder, part).with_context(playing)?;
             return Ok(Self { kind: SourceKind::Segments(segments), shown_from });
         }
         let shown_from = match part {
-            Part::Last(last) => {
-                let is_file = in_time(path, OPEN_PATIENCE, |path| fs::metadata(path).is_ok_and(|found| found.is_file()), drop);
+            RecordingPart::Last(last) => {
+                let is_file =
+                    in_time(path, OPEN_PATIENCE, |path| fs::metadata(path).is_ok_and(|found| found.is_file()), drop);
                 anyhow::ensure!(
                     is_file.unwrap_or(false),
                     "--last reads {} twice, and it is no file\nhint: copy it to a file first",
                     path.display()
                 );
-                let times = Times::of(Reader::new(file::open(path).with_context(opening)?).with_context(playing)?);
+                let times =
+                    RecordingTimes::of(Reader::new(file::open(path).with_context(opening)?).with_context(playing)?);
                 times.end().and_then(|end| end.checked_sub(last))
             }
-            Part::All | Part::Boot | Part::End => None,
+            RecordingPart::All | RecordingPart::Boot | RecordingPart::End => None,
         };
         let reader = Reader::new(file::open(path).with_context(opening)?).with_context(playing)?;
         Ok(Self { kind: SourceKind::File(reader), shown_from })
@@ -114,7 +121,7 @@ impl Source {
     }
 }
 
-impl Iterator for Source {
+impl Iterator for RecordingSource {
     type Item = Result<Item<'static>, RecordingReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -150,20 +157,22 @@ struct Segments {
 
 impl Segments {
     /// Returns the segments of a part, and the time from which on to show events.
-    fn open(folder: File, part: Part) -> anyhow::Result<(Self, Option<SystemTime>)> {
+    fn open(folder: File, part: RecordingPart) -> anyhow::Result<(Self, Option<SystemTime>)> {
         let numbers: Vec<u64> = numbers(&folder).context("getdents failed\nhint: check that you may read it")?;
         anyhow::ensure!(
             !numbers.is_empty(),
             "it is a directory without a segment of a recording\nhint: give a directory that `closewait run --record DIR` wrote"
         );
         let (from, shown_from) = match part {
-            Part::All => (0, None),
-            Part::Boot => (first_of_boot(&folder, &numbers), None),
-            Part::End => (newest_playable(&folder, &numbers), None),
-            Part::Last(last) => {
+            RecordingPart::All => (0, None),
+            RecordingPart::Boot => (first_of_boot(&folder, &numbers), None),
+            RecordingPart::End => (newest_playable(&folder, &numbers), None),
+            RecordingPart::Last(last) => {
                 let times = numbers.iter().rev().find_map(|number| times(&folder, *number)?.end());
                 let wanted = times.and_then(|end| end.checked_sub(last));
-                let begins = |number: &u64| Head::read(&folder, *number).map(|head| head.start.anchor.wall(head.start.at));
+                let begins = |number: &u64| {
+                    SegmentFirst::read(&folder, *number).map(|head| head.start.anchor.wall(head.start.at))
+                };
                 let covers = |number: &u64| begins(number).zip(wanted).is_some_and(|(begin, wanted)| begin <= wanted);
                 (numbers.iter().rposition(covers).unwrap_or(0), wanted)
             }
@@ -265,12 +274,12 @@ fn gap_text(missed: MissedInput, start: &SegmentStart) -> String {
 }
 
 /// First items of a segment.
-struct Head {
+struct SegmentFirst {
     start: SegmentStart,
     host: Host,
 }
 
-impl Head {
+impl SegmentFirst {
     /// Reads the first items of a segment; `None` if it has none.
     fn read(folder: &File, number: u64) -> Option<Self> {
         let mut reader = Reader::new(open_segment(folder, number).ok()?).ok()?;
@@ -298,9 +307,15 @@ fn newest_playable(folder: &File, numbers: &[u64]) -> usize {
 
 /// Returns the place of the first segment of the last boot.
 fn first_of_boot(folder: &File, numbers: &[u64]) -> usize {
-    let heads = || numbers.iter().enumerate().rev().filter_map(|(place, number)| Some((place, Head::read(folder, *number)?)));
+    let heads = || {
+        numbers
+            .iter()
+            .enumerate()
+            .rev()
+            .filter_map(|(place, number)| Some((place, SegmentFirst::read(folder, *number)?)))
+    };
     let Some((_, last)) = heads().next() else { return 0 };
-    let is_same = |head: &Head| {
+    let is_same = |head: &SegmentFirst| {
         let boots = head.host.boot.as_ref().zip(last.host.boot.as_ref());
         boots.map_or(head.start.run == last.start.run, |(one, other)| one == other)
     };
@@ -309,12 +324,12 @@ fn first_of_boot(folder: &File, numbers: &[u64]) -> usize {
 
 /// Times of a recording.
 #[derive(Default)]
-struct Times {
+struct RecordingTimes {
     last: Option<BootTime>,
     anchor: Option<TimeAnchor>,
 }
 
-impl Times {
+impl RecordingTimes {
     fn of(mut reader: Reader<impl Read>) -> Self {
         reader.skip_checkpoint();
         let mut times = Self::default();
@@ -335,12 +350,12 @@ impl Times {
 }
 
 /// Returns the times of a segment; `None` if it has none.
-fn times(folder: &File, number: u64) -> Option<Times> {
-    Some(Times::of(Reader::new(open_segment(folder, number).ok()?).ok()?))
+fn times(folder: &File, number: u64) -> Option<RecordingTimes> {
+    Some(RecordingTimes::of(Reader::new(open_segment(folder, number).ok()?).ok()?))
 }
 
-impl std::fmt::Debug for Source {
+impl std::fmt::Debug for RecordingSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("position", &self.position()).finish_non_exhaustive()
+        f.debug_struct("RecordingSource").field("position", &self.position()).finish_non_exhaustive()
     }
 }

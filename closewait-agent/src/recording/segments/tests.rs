@@ -84,8 +84,8 @@ fn lines(bytes: &[u8]) -> Vec<String> {
     str::from_utf8(bytes).unwrap().lines().map(without_number).collect()
 }
 
-fn source(path: &Path, part: Part) -> (Vec<String>, Option<RecordingEnd>, Vec<String>) {
-    let (mut source, mut play) = (Source::open(path, part).unwrap(), Play::default());
+fn source(path: &Path, part: RecordingPart) -> (Vec<String>, Option<RecordingEnd>, Vec<String>) {
+    let (mut source, mut play) = (RecordingSource::open(path, part).unwrap(), Play::default());
     for item in &mut source {
         play.item(item.unwrap());
     }
@@ -116,9 +116,13 @@ fn recorded(folder: &Folder) -> Vec<String> {
 fn only_the_exact_name_is_a_segment() {
     assert_eq!(name(7), "closewait-0000000007.segment");
     assert_eq!(number(name(1_234_567_890).as_bytes()), Some(1_234_567_890));
-    for other in
-        ["closewait-7.segment", "closewait-0000000007.segment~", "closewait-00000000x7.segment", "x-0000000007.segment", ""]
-    {
+    for other in [
+        "closewait-7.segment",
+        "closewait-0000000007.segment~",
+        "closewait-00000000x7.segment",
+        "x-0000000007.segment",
+        "",
+    ] {
         assert_eq!(number(other.as_bytes()), None, "{other}");
     }
 }
@@ -129,7 +133,7 @@ fn segments_are_played_as_one_recording_and_from_each_of_them() {
     let live = recorded(&folder);
     let segments = folder.segments();
     assert_eq!(segments.len(), 11, "{segments:?}");
-    assert_eq!(source(&folder.0, Part::All), (live.clone(), Some(RecordingEnd::Stopped), vec![]));
+    assert_eq!(source(&folder.0, RecordingPart::All), (live.clone(), Some(RecordingEnd::Stopped), vec![]));
     let mut shortest = live.len();
     for segment in &segments {
         // From this segment on, all lines are the same.
@@ -137,7 +141,7 @@ fn segments_are_played_as_one_recording_and_from_each_of_them() {
         for later in segments.iter().filter(|later| *later >= segment) {
             fs::copy(later, rest.0.join(later.file_name().unwrap())).unwrap();
         }
-        let (from_here, end, notes) = source(&rest.0, Part::All);
+        let (from_here, end, notes) = source(&rest.0, RecordingPart::All);
         assert!(live.ends_with(&from_here), "{}: {from_here:?}", segment.display());
         assert!(from_here.len() <= shortest && !from_here.is_empty());
         assert_eq!((end, notes), (Some(RecordingEnd::Stopped), vec![]));
@@ -145,10 +149,10 @@ fn segments_are_played_as_one_recording_and_from_each_of_them() {
         assert_eq!(fs::metadata(segment).unwrap().permissions().mode() & 0o777, 0o600);
     }
     assert!(shortest < live.len() / 2);
-    assert_eq!(source(&folder.0, Part::End).0.len(), shortest);
+    assert_eq!(source(&folder.0, RecordingPart::End).0.len(), shortest);
     // The whole recording takes no second of the wall clock.
-    assert_eq!(source(&folder.0, Part::Last(Duration::from_secs(3600))).0, live);
-    assert_eq!(source(&folder.0, Part::Boot).0, live);
+    assert_eq!(source(&folder.0, RecordingPart::Last(Duration::from_secs(3600))).0, live);
+    assert_eq!(source(&folder.0, RecordingPart::Boot).0, live);
 }
 
 #[test]
@@ -160,7 +164,8 @@ fn recordings_of_real_programs_continue_from_any_time() {
         if path.extension().is_none_or(|extension| extension != "recording") {
             continue;
         }
-        let items: Vec<Item<'static>> = Reader::new(fs::File::open(&path).unwrap()).unwrap().map(Result::unwrap).collect();
+        let items: Vec<Item<'static>> =
+            Reader::new(fs::File::open(&path).unwrap()).unwrap().map(Result::unwrap).collect();
         let cuts = [items.len() / 4, items.len() / 2, items.len() / 8 * 7];
         let (mut play, mut others) = (Play::default(), Vec::<(usize, Play)>::new());
         for (place, item) in items.iter().enumerate() {
@@ -203,7 +208,8 @@ fn a_segment_that_is_torn_at_any_byte_is_played_up_to_there() {
         let whole = fs::read(torn).unwrap();
         for length in 0..whole.len() {
             fs::write(torn, &whole[..length]).unwrap();
-            let (mut source, mut play) = (Source::open(&folder.0, Part::All).unwrap(), Play::default());
+            let (mut source, mut play) =
+                (RecordingSource::open(&folder.0, RecordingPart::All).unwrap(), Play::default());
             for item in &mut source {
                 match item {
                     Ok(item) => play.item(item),
@@ -226,7 +232,7 @@ fn a_segment_that_is_torn_at_any_byte_is_played_up_to_there() {
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x40;
     fs::write(&segments[1], &damaged).unwrap();
-    let (played, end, notes) = source(&folder.0, Part::All);
+    let (played, end, notes) = source(&folder.0, RecordingPart::All);
     assert_eq!((played.last(), end), (live.last(), Some(RecordingEnd::Stopped)));
     assert!(notes.len() == 1 && notes[0].contains("is not played to its end"), "{notes:?}");
 }
@@ -254,7 +260,7 @@ fn a_segment_with_the_state_of_another_version_is_skipped() {
         other.extend(frame.unwrap());
     }
     fs::write(&segments[5], &other).unwrap();
-    let (played, end, notes) = source(&folder.0, Part::All);
+    let (played, end, notes) = source(&folder.0, RecordingPart::All);
     assert!(!played.is_empty() && end == Some(RecordingEnd::Stopped));
     assert!(notes.len() == 1 && notes[0].contains("closewait 9.8.7 recorded it"), "{notes:?}");
 }
@@ -349,7 +355,7 @@ fn a_directory_that_takes_nothing_causes_a_gap_and_the_recording_continues() {
     agent.turn(second(9), true);
     agent.stop(second(10));
     let live = lines(&agent.lines);
-    let (played, end, notes) = source(&folder.0, Part::All);
+    let (played, end, notes) = source(&folder.0, RecordingPart::All);
     assert_eq!(end, Some(RecordingEnd::Stopped));
     assert!(notes.len() == 1 && notes[0].contains("observations are missing, in"), "{notes:?}");
     assert!(played.len() < live.len());
@@ -362,17 +368,17 @@ fn a_directory_that_takes_nothing_causes_a_gap_and_the_recording_continues() {
 fn a_later_agent_continues_after_the_segments_of_the_earlier_one() {
     let folder = Folder::new("later");
     let (first, second) = (recorded(&folder), recorded(&folder));
-    let (played, end, notes) = source(&folder.0, Part::All);
+    let (played, end, notes) = source(&folder.0, RecordingPart::All);
     assert_eq!((played, end, notes), ([first, second.clone()].concat(), Some(RecordingEnd::Stopped), vec![]));
     assert_eq!(folder.segments().len(), 22);
     // Without a name of the boot, only the last run has the same clock for certain.
-    assert_eq!(source(&folder.0, Part::Boot).0, second);
+    assert_eq!(source(&folder.0, RecordingPart::Boot).0, second);
 }
 
 #[test]
 fn an_empty_directory_is_no_recording() {
     let folder = Folder::new("empty");
-    let error = Source::open(&folder.0, Part::All).map(drop).unwrap_err();
+    let error = RecordingSource::open(&folder.0, RecordingPart::All).map(drop).unwrap_err();
     assert!(format!("{error:#}").contains("a directory without a segment"), "{error:#}");
 }
 
@@ -382,5 +388,5 @@ fn the_end_waits_for_the_thread() {
     let path = folder.0.join("");
     let flight = FlightRecorder::create(&path, RETENTION, &config(), BEGAN).unwrap();
     flight.finish(LONG).unwrap();
-    assert_eq!(source(&folder.0, Part::All), (vec![], Some(RecordingEnd::Stopped), vec![]));
+    assert_eq!(source(&folder.0, RecordingPart::All), (vec![], Some(RecordingEnd::Stopped), vec![]));
 }

@@ -30,7 +30,7 @@ pub(super) const PIECE_HEAD: usize = 5;
 /// Kind of a piece for the thread, its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Piece {
+pub(super) enum SegmentPiece {
     /// Items of the current segment.
     Items = b'i',
     /// A new segment: the next of [`ThreadState::heads`].
@@ -99,7 +99,7 @@ impl SegmentWriter {
     fn take(&mut self, piece: &[u8]) -> io::Result<()> {
         let now = clock::now();
         match piece.split_first() {
-            Some((&kind, _)) if kind == Piece::Items as u8 => {
+            Some((&kind, _)) if kind == SegmentPiece::Items as u8 => {
                 let items = piece.get(PIECE_HEAD..).unwrap_or_default();
                 let Some(open) = &mut self.open else {
                     // The event loop knows of the failure, or will.
@@ -116,7 +116,7 @@ impl SegmentWriter {
                 drop(state);
                 written.map(|_| ())
             }
-            Some((&kind, _)) if kind == Piece::Segment as u8 => {
+            Some((&kind, _)) if kind == SegmentPiece::Segment as u8 => {
                 let mut state = self.shared.lock();
                 let Some(head) = state.heads.pop_front() else { return Ok(()) };
                 state.is_recording = false;

@@ -23,6 +23,7 @@ use crate::{
         Recovery, Shape, Slope,
     },
     snapshot::urgency::NEAR_LIMIT,
+    text::harmless_field,
     time::BootTime,
 };
 
@@ -208,6 +209,7 @@ pub(crate) struct EndedIncident {
 /// Parts of an incident's last report that its end repeats.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastReport {
+    #[serde(deserialize_with = "harmless_field")]
     pub(crate) service: Option<String>,
     pub(crate) diagnosis: LastDiagnosis,
 }
