@@ -175,6 +175,19 @@ fn a_recording_is_moved_through_with_keys() {
 }
 
 #[test]
+fn an_unfinished_key_sequence_does_not_stop_the_screen() {
+    let mut top = OnTerminal::start(&["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
+    top.wait_for("closewait top  0s of ");
+    top.press(" ");
+    top.wait("it plays", |screen| first_row(screen).contains("playing"));
+    // Alt+[ is the begin of the sequences of other keys.
+    top.press("\x1b[");
+    top.wait("it plays on", |screen| first_row(screen).starts_with("closewait top  3s of "));
+    top.signal(Signal::TERM);
+    assert_eq!(top.end().code(), Some(0));
+}
+
+#[test]
 fn it_stops_continues_and_fits_another_size() {
     let mut top = OnTerminal::start(&[], &recording("tomcat-pinned"), (100, 30));
     top.wait_for("▶");

@@ -23,8 +23,8 @@ pub use self::{
         ScanFact, SocketEvent, WatchedPort,
     },
     pileup::{
-        AGE_BOUNDS, Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd, PileupGroup,
-        Recovery, ReportedGroup, Shape, Slope, age_bucket,
+        AGE_BOUNDS, AgeCounts, Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,
+        PileupGroup, Recovery, ReportedGroup, Shape, Slope, age_bucket,
     },
     socket::{
         Connection, Endpoint, KeySecret, Listener, Opener, Owner, Protocol, ProxyPeer, ReadState, Role, Socket,

@@ -10,9 +10,9 @@ use closewait_common::{
 
 use super::{
     model::{
-        Certainty, Class, CoursePoint, Dwell, Endpoint, Evidence, FirstForecast, Host, IncidentCourse, IncidentId,
-        LastDiagnosis, Limit, Listener, Milestone, MilestoneKind, Onset, Owner, Pileup, PileupEnd, PileupGroup,
-        Protocol, Recovery, ResolvedIncident, Role, Socket, Task, Verdict,
+        AgeCounts, Certainty, Class, CoursePoint, Dwell, Endpoint, Evidence, FirstForecast, Host, IncidentCourse,
+        IncidentId, LastDiagnosis, Limit, Listener, Milestone, MilestoneKind, Onset, Owner, Pileup, PileupEnd,
+        PileupGroup, Protocol, Recovery, ResolvedIncident, Role, Socket, Task, Verdict, age_bucket,
     },
     process::Process,
     snapshot::view::Row,
@@ -205,8 +205,15 @@ pub fn course() -> IncidentCourse {
         (90, MilestoneKind::Resolved(Recovery::Drained), Some(0), None),
     ];
     let milestones = kinds.map(|(at, kind, count, used)| Milestone { at: second(at), kind, count, used });
+    let ages = |at: u64| {
+        (2..at).fold(AgeCounts::default(), |mut ages, entered| {
+            ages[age_bucket(Duration::from_secs(at - entered))] += 20;
+            ages
+        })
+    };
     let point = |at: u64| CoursePoint {
         at: second(at),
+        ages: Some(ages(at)),
         count: at.saturating_sub(2) * 20,
         stuck: at.saturating_sub(62) * 20,
         entered: if at > 1 { 20 } else { 0 },

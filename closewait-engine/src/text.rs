@@ -120,6 +120,10 @@ pub fn harmless_path(bytes: &[u8]) -> String {
     }
 }
 
+/// Maximum length of a text in a recording, bytes. No text of the agent is longer: paths have at most 4,096 bytes, with at most six
+/// characters for each. Longer ones are from a forged file, and every page would repeat them.
+const MAX_FIELD: usize = 24 << 10;
+
 /// Reads a field of a recording that contains harmless text: `#[serde(deserialize_with = "harmless_field")]`.
 pub fn harmless_field<'de, D: Deserializer<'de>, T: StillHarmless>(deserializer: D) -> Result<T, D::Error> {
     T::Raw::deserialize(deserializer).map(T::from_raw)
@@ -144,7 +148,12 @@ pub trait StillHarmless: Sized {
 impl StillHarmless for String {
     type Raw = Self;
 
-    fn from_raw(raw: Self) -> Self {
+    fn from_raw(mut raw: Self) -> Self {
+        if raw.len() > MAX_FIELD {
+            raw.truncate(raw.floor_char_boundary(MAX_FIELD));
+            raw.push('…');
+            raw.shrink_to_fit();
+        }
         still_harmless(raw)
     }
 }
@@ -347,6 +356,16 @@ mod tests {
         let read = |json: &str| harmless_lines(&mut serde_json::Deserializer::from_str(json)).unwrap();
         assert_eq!(read("null"), None);
         assert_eq!(read(r#""why\u001b\nhint: do""#).as_deref(), Some("why\\u{1b}\nhint: do"));
+    }
+
+    #[test]
+    fn a_forged_text_is_not_longer_than_any_of_the_agent() {
+        let read = |text: &str| harmless_field::<_, String>(&mut serde_json::Deserializer::from_str(text)).unwrap();
+        let cut = read(&format!("\"{}\"", "é".repeat(100_000)));
+        assert_eq!((cut.chars().count(), cut.ends_with("é…")), (MAX_FIELD / 2 + 1, true));
+        let path = "\u{1}".repeat(4_096);
+        let longest = harmless(path.as_bytes());
+        assert_eq!(read(&serde_json::to_string(&longest).unwrap()), longest);
     }
 
     #[test]

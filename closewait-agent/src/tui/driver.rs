@@ -100,11 +100,36 @@ pub fn drive<S: TopSource>(
     // The log would overwrite the screen.
     log::set_max_level(LevelFilter::Off);
     let result = FullScreen::enter().and_then(|screen| {
-        let mut driver = Driver { model, theme, levels, flags, requests, answers, hands, screen };
+        let input = read_input()?;
+        let mut driver = Driver { model, theme, levels, flags, requests, answers, input, hands, screen };
         driver.run()
     });
     log::set_max_level(levels);
     result
+}
+
+/// Starts the thread that reads the terminal. Within a key sequence whose end does not come, as after Alt+[, crossterm waits in
+/// `read` until the next key: the screen must not wait with it.
+fn read_input() -> anyhow::Result<Receiver<io::Result<Option<TopEvent>>>> {
+    let (sender, input) = mpsc::channel();
+    let read = move || {
+        loop {
+            let event = event::read().map(|event| match event {
+                event::Event::Key(key) => key_of(key).map(TopEvent::Key),
+                event::Event::Resize(..) => Some(TopEvent::Resized),
+                event::Event::FocusGained
+                | event::Event::FocusLost
+                | event::Event::Mouse(_)
+                | event::Event::Paste(_) => None,
+            });
+            let is_over = event.is_err();
+            if sender.send(event).is_err() || is_over {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("closewait-input".to_owned()).spawn(read).context("starting a thread failed")?;
+    Ok(input)
 }
 
 /// Answers requests, and refreshes on its own, until the other end has gone.
@@ -234,6 +259,7 @@ struct Driver<'a> {
     flags: SignalFlags,
     requests: Sender<Asked>,
     answers: Receiver<anyhow::Result<TopEvent>>,
+    input: Receiver<io::Result<Option<TopEvent>>>,
     hands: &'a mut dyn Hands,
     screen: FullScreen,
 }
@@ -274,15 +300,7 @@ impl Driver<'_> {
             if std::mem::take(&mut is_changed) {
                 self.draw()?;
             }
-            if event::poll(POLL_INTERVAL).context("reading the terminal failed")? {
-                let event = match event::read().context("reading the terminal failed")? {
-                    event::Event::Key(key) => key_of(key).map(TopEvent::Key),
-                    event::Event::Resize(..) => Some(TopEvent::Resized),
-                    event::Event::FocusGained
-                    | event::Event::FocusLost
-                    | event::Event::Mouse(_)
-                    | event::Event::Paste(_) => None,
-                };
+            if let Some(event) = self.input(POLL_INTERVAL).context("reading the terminal failed")? {
                 is_changed = true;
                 if let Some(event) = event
                     && self.handle(event)?
@@ -290,6 +308,15 @@ impl Driver<'_> {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Waits for input; the inner `None` is input without a meaning here.
+    fn input(&self, patience: Duration) -> io::Result<Option<Option<TopEvent>>> {
+        match self.input.recv_timeout(patience) {
+            Ok(event) => event.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
@@ -353,8 +380,10 @@ impl Driver<'_> {
 
     /// Waits for a key or the end.
     fn wait_for_key(&self) -> io::Result<()> {
+        // Keys that were pressed before the prompt.
+        self.input.try_iter().for_each(drop);
         while !self.flags.end.load(Ordering::Relaxed) {
-            if event::poll(POLL_INTERVAL)? && matches!(event::read()?, event::Event::Key(_)) {
+            if matches!(self.input(POLL_INTERVAL)?, Some(None | Some(TopEvent::Key(_)))) {
                 break;
             }
         }

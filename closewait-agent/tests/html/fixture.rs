@@ -11,9 +11,9 @@ use closewait::{
 };
 use closewait_engine::{
     model::{
-        Certainty, Class, CoursePoint, Dwell, Endpoint, FirstForecast, Forecast, Host, IncidentCourse, IncidentId,
-        IncidentReport, IncidentState, IncidentStatus, Limit, Milestone, MilestoneKind, Oldest, Onset, Pileup,
-        PileupGroup, ReadState, ReportedGroup, Role, Shape, Slope, Totals,
+        AgeCounts, Certainty, Class, CoursePoint, Dwell, Endpoint, FirstForecast, Forecast, Host, IncidentCourse,
+        IncidentId, IncidentReport, IncidentState, IncidentStatus, Limit, Milestone, MilestoneKind, Oldest, Onset,
+        Pileup, PileupGroup, ReadState, ReportedGroup, Role, Shape, Slope, Totals, age_bucket,
     },
     process::{NextStep, Process, Syscall, ThreadGroup, ThreadState},
     testing::{owner, pileup, process, resolved},
@@ -160,8 +160,15 @@ pub(crate) fn hang() -> ReportedGroup {
         milestone(start + 49, MilestoneKind::LimitReached(limit)),
         milestone(start + 50, MilestoneKind::FirstUnaccepted),
     ];
+    let ages = |at: u64| {
+        (start..at).fold(AgeCounts::default(), |mut ages, entered| {
+            ages[age_bucket(Duration::from_secs(at - entered))] += 20;
+            ages
+        })
+    };
     let point = |at: u64| CoursePoint {
         at: second(at),
+        ages: Some(ages(at)),
         count: if at < start { (at * 7) % 4 } else { count(at).min(1144) },
         stuck: count(at.saturating_sub(60)),
         entered: if at < start { 18 + at % 5 } else { 20 },

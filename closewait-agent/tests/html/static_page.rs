@@ -184,7 +184,7 @@ fn the_largest_report_is_shortened_and_the_page_says_so() {
     }
     // A usual report is whole.
     let page = super::fixture::page(&incident());
-    assert!(page.len() < 80_000 && !page.contains("It is shortened"), "{} bytes", page.len());
+    assert!(page.len() < 100_000 && !page.contains("It is shortened"), "{} bytes", page.len());
 }
 
 #[test]

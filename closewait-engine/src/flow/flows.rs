@@ -443,6 +443,9 @@ impl FlowStats {
         self.latest.present += 1;
         self.latest.mature.present += u64::from(age >= self.mature_age(stuck_after));
         self.latest.stuck.present += u64::from(age >= stuck_after);
+        if let Some(log) = self.growth.as_deref_mut().and_then(Growth::log_mut) {
+            log.present(age);
+        }
     }
 
     /// Ends a count. Returns the incident that has ended with it.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{IncidentId, Limit, PileupEnd, Recovery};
+use super::{AgeCounts, IncidentId, Limit, PileupEnd, Recovery};
 use crate::time::BootTime;
 
 /// Course of an incident: its milestones, the first forecast, and counts over time.
@@ -103,6 +103,9 @@ pub struct CoursePoint {
     pub left: u64,
     /// Open descriptors of the owner; `None` if no inspection has read them since the previous point.
     pub descriptors: Option<u64>,
+    /// Number of sockets by minimum age. At times before the incident was detected it contains only the sockets that were present
+    /// at the detection; `None` at a time without a count by age.
+    pub ages: Option<AgeCounts>,
 }
 
 /// Incident that has ended, with its course.

@@ -158,6 +158,11 @@ pub const AGE_BOUNDS: [Duration; 12] = [
     Duration::from_hours(24),
 ];
 
+/// Numbers of sockets by age, in the buckets of [`AGE_BOUNDS`].
+// A literal: rustc 1.95 fails on a struct update of a type whose length is an expression of another crate.
+pub type AgeCounts = [u32; 13];
+const _: () = assert!(AGE_BOUNDS.len() + 1 == size_of::<AgeCounts>() / size_of::<u32>());
+
 /// Returns the number of the bucket of [`AGE_BOUNDS`] that contains an age.
 pub fn age_bucket(age: Duration) -> usize {
     AGE_BOUNDS.partition_point(|bound| *bound <= age)
@@ -173,7 +178,7 @@ pub struct Evidence {
     /// 90th percentile of the sockets' minimum ages.
     pub p90: Duration,
     /// Number of sockets by minimum age, in the buckets of [`AGE_BOUNDS`].
-    pub ages: [u32; AGE_BOUNDS.len() + 1],
+    pub ages: AgeCounts,
     /// Number of sockets in each read state.
     pub reads: Vec<(ReadState, u32)>,
     /// Number of unaccepted sockets.

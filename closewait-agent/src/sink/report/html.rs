@@ -1,5 +1,6 @@
 //! HTML of `closewait report`: one file for a ticket, which loads nothing and can be read without scripts.
 
+mod ages;
 mod course;
 mod groups;
 mod panels;
@@ -41,7 +42,7 @@ pub const STYLE: &str = include_str!("html/style.css");
 pub const SCRIPT: &str = include_str!("html/copy.js");
 /// Content security policy: the page loads nothing, and runs and applies only its own script and style sheet, which it knows by
 /// their SHA-256.
-pub const POLICY: &str = "default-src 'none'; style-src 'sha256-EMFQTfrb8P3RK05s/bvMF3R5TvcnDzUHO4PmbXBzh3s='; \
+pub const POLICY: &str = "default-src 'none'; style-src 'sha256-z2dJlAIQYlWJiht9EEULXuJvYV2VDXmIfIhWlXCsWLU='; \
     script-src 'sha256-6VE6TM4EBAzQKh0YCi/jolxNwiX26aQZKtd4yEVf2fs='; base-uri 'none'; form-action 'none'";
 
 /// Numbers of parts of a page. A page that would be too large gets fewer.

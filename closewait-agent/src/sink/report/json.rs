@@ -10,7 +10,8 @@ use crate::sink::document::*;
 use crate::sink::schema::{self, PileupEndObject, PileupObject, SCHEMA_VERSION, TotalsObject};
 use closewait_engine::{
     model::{
-        CoursePoint, FirstForecast, IncidentCourse, Milestone, MilestoneKind, Recovery, ReportedGroup, ResolvedIncident,
+        AgeCounts, CoursePoint, FirstForecast, IncidentCourse, Milestone, MilestoneKind, Recovery, ReportedGroup,
+        ResolvedIncident,
     },
     time::BootTime,
 };
@@ -154,6 +155,9 @@ struct CoursePointObject {
     left: u64,
     /// Number of open descriptors of the owner; `null` if they were not read since the previous point.
     fds_open: Option<u64>,
+    /// Numbers of sockets by age: younger than 1 s, then of at least 1 s, 3 s, 10 s, 30 s, 1 min, 3 min, 10 min, 30 min, 1 h, 3 h,
+    /// 12 h and 24 h. Before the incident was detected they contain only the sockets that remained until then; `null` if unknown.
+    ages: Option<AgeCounts>,
 }
 
 /// Writes the object.
@@ -218,8 +222,8 @@ impl CourseObject {
             }
         };
         let point = |point: &CoursePoint| {
-            let CoursePoint { at, count, stuck, entered, left, descriptors: fds_open } = *point;
-            CoursePointObject { time: time(at), count, stuck, entered, left, fds_open }
+            let CoursePoint { at, count, stuck, entered, left, descriptors: fds_open, ages } = *point;
+            CoursePointObject { time: time(at), count, stuck, entered, left, fds_open, ages }
         };
         Self {
             milestones: milestones.iter().map(|one| MilestoneObject::new(one, time)).collect(),

@@ -8,7 +8,7 @@ use crate::{
     time::BootTime,
 };
 
-/// Maximum number of open incidents with a log, at about 8 KB each. A report shows fewer groups.
+/// Maximum number of open incidents with a log, at about 14 KB each. A report shows fewer groups.
 const MAX_LOGS: usize = 256;
 
 impl Flows {

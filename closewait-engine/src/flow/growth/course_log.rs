@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{Active, Inspected, Point};
 use crate::{
     model::{
-        CoursePoint, FirstForecast, Forecast, IncidentCourse, IncidentId, Limit, Milestone, MilestoneKind, Recovery,
+        AGE_BOUNDS, AgeCounts, CoursePoint, FirstForecast, Forecast, IncidentCourse, IncidentId, Limit, Milestone,
+        MilestoneKind, Recovery, age_bucket,
     },
     time::BootTime,
 };
@@ -32,12 +33,13 @@ struct LoggedPoint {
     left: u64,
     /// Open descriptors of the owner at an inspection after the previous point.
     descriptors: Option<u64>,
+    ages: Option<AgeCounts>,
 }
 
 impl LoggedPoint {
-    const fn new(point: &Point) -> Self {
+    const fn new(point: &Point, ages: Option<AgeCounts>) -> Self {
         let Point { at, present: count, stuck, entered, left, .. } = *point;
-        Self { at, count, stuck: stuck.present, entered, left, descriptors: None }
+        Self { at, count, stuck: stuck.present, entered, left, descriptors: None, ages }
     }
 }
 
@@ -55,6 +57,8 @@ pub(crate) struct CourseLog {
     owner: Option<u32>,
     /// Time of the inspection of which the descriptors were logged last.
     inspected: Option<BootTime>,
+    /// Ages of the sockets of the count that is in progress.
+    counted: AgeCounts,
 }
 
 impl CourseLog {
@@ -74,16 +78,28 @@ impl CourseLog {
             forecast: None,
             owner: None,
             inspected: None,
+            counted: AgeCounts::default(),
         };
         log.points.extend(history.first().map(|first| earlier(first, seen)).unwrap_or_default());
-        history.iter().for_each(|point| log.push(point));
+        history.iter().for_each(|point| log.add(LoggedPoint::new(point, Some(ages(&seen.entries, point.at)))));
         log.inspected(at, seen);
         log
     }
 
+    /// Counts the age of a socket for the next [`CourseLog::push`].
+    pub(crate) fn present(&mut self, age: Duration) {
+        if let Some(count) = self.counted.get_mut(age_bucket(age)) {
+            *count = count.saturating_add(1);
+        }
+    }
+
     /// Adds a count.
     pub(super) fn push(&mut self, point: &Point) {
-        let point = LoggedPoint::new(point);
+        let ages = std::mem::take(&mut self.counted);
+        self.add(LoggedPoint::new(point, Some(ages)));
+    }
+
+    fn add(&mut self, point: LoggedPoint) {
         match self.points.as_mut_slice() {
             [.., before, last] if point.at.since(before.at) < self.interval => {
                 *last = LoggedPoint { descriptors: last.descriptors, ..point };
@@ -167,13 +183,13 @@ impl CourseLog {
         milestones.extend(self.first_unaccepted);
         milestones.sort_by_key(|milestone| milestone.at);
         let newest = self.points.last().map(|point| point.at);
-        let now = now.filter(|now| newest.is_none_or(|newest| newest < now.at)).map(LoggedPoint::new);
+        let now = now.filter(|now| newest.is_none_or(|newest| newest < now.at)).map(|now| LoggedPoint::new(now, None));
         let mut before = None;
         let points = self.points.iter().copied().chain(now).map(|point| {
-            let LoggedPoint { at, count, stuck, entered, left, descriptors } = point;
+            let LoggedPoint { at, count, stuck, entered, left, descriptors, ages } = point;
             let before = before.replace(point).unwrap_or(point);
             let (entered, left) = (entered.saturating_sub(before.entered), left.saturating_sub(before.left));
-            CoursePoint { at, count, stuck, entered, left, descriptors }
+            CoursePoint { at, count, stuck, entered, left, descriptors, ages }
         });
         IncidentCourse { id, points: points.collect(), milestones, forecast: self.forecast }
     }
@@ -215,10 +231,24 @@ fn earlier(first: &Point, seen: &Inspected) -> Vec<LoggedPoint> {
         entered: first.entered.saturating_sub(by(first.at) - by(at)),
         left: first.left,
         descriptors: None,
+        ages: Some(ages(entries, at)),
     };
     let mut points: Vec<_> = times.map(point).collect();
     points.dedup_by_key(|point| point.at);
     points
+}
+
+/// Returns the ages at `at` of the sockets that entered until then. `entries` are in ascending order.
+fn ages(entries: &[BootTime], at: BootTime) -> AgeCounts {
+    let mut ages = AgeCounts::default();
+    let mut younger = entries.partition_point(|entry| *entry <= at);
+    let bounds =
+        AGE_BOUNDS.iter().map(|bound| entries.partition_point(|entry| *entry <= at && at.since(*entry) >= *bound));
+    for (count, older) in ages.iter_mut().zip(bounds.chain([0])) {
+        *count = u32::try_from(younger - older).unwrap_or(u32::MAX);
+        younger = older;
+    }
+    ages
 }
 
 #[cfg(test)]

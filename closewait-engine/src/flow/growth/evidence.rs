@@ -16,7 +16,7 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AGE_BOUNDS, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
+        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
         Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
         Since, Slope, Socket, SocketKey, Task, age_bucket,
     },
@@ -354,8 +354,8 @@ impl Engine {
 }
 
 /// Returns the number of sockets in each age bucket.
-fn age_counts(members: &Members<'_>, now: BootTime) -> [u32; AGE_BOUNDS.len() + 1] {
-    let mut counts = [0; AGE_BOUNDS.len() + 1];
+fn age_counts(members: &Members<'_>, now: BootTime) -> AgeCounts {
+    let mut counts = AgeCounts::default();
     for (_, one) in members {
         if let Some(count) = counts.get_mut(age_bucket(one.since.dwell(now).at_least())) {
             *count += 1;
@@ -416,8 +416,8 @@ fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest
 
 /// Returns the onset that identifies an incident: the first exact entry after the last pause of [`LEVEL_PERIOD`] without an entry,
 /// or the latest possible time of the first entry if none is exact. It depends on nothing but the present sockets, so an agent that
-/// has just started finds the same onset as the previous one. Bounds do not serve: each agent estimates them anew, some
-/// milliseconds apart.
+/// has just started finds the same onset as the previous one. Bounds do not serve: each agent estimates its own, some milliseconds
+/// apart.
 fn identifying_onset(entries: &[Since]) -> Option<BootTime> {
     let pause = entries.windows(2).rposition(|pair| pair[1].latest().since(pair[0].latest()) >= LEVEL_PERIOD);
     let growth = entries.get(pause.map_or(0, |pause| pause + 1)..)?;

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use super::{
     super::{ReportPage, content::amount, timeline::Timeline},
+    ages,
     scale::{self, TimeAxis, ValueAxis, WIDTH},
     words::{self, foreign},
 };
@@ -32,7 +33,7 @@ const MAX_STEPS: u32 = 120;
 const COURSE_HEIGHT: f64 = 200.0;
 const FLOW_HEIGHT: f64 = 96.0;
 /// Height of the labels of the axis of time, and of a row of other labels, pixels.
-const AXIS_HEIGHT: f64 = 20.0;
+pub(super) const AXIS_HEIGHT: f64 = 20.0;
 const ROW_HEIGHT: f64 = 16.0;
 /// Width of the narrowest chart whose marks have words, pixels. The style sheet hides the words on narrower pages.
 const WORDS_WIDTH: f64 = 600.0;
@@ -57,7 +58,7 @@ pub(super) struct CourseCharts<'a> {
 }
 
 impl CourseCharts<'_> {
-    /// Returns both charts, or the reason why there are none.
+    /// Returns all charts, or the reason why there are none.
     pub(super) fn charts(&self) -> Markup {
         let points = thin(&self.course.points);
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
@@ -70,6 +71,7 @@ impl CourseCharts<'_> {
         html! {
             (self.timeline(&points, axis))
             (self.flows(&points, axis))
+            (ages::heat_map(&points, axis, self.page.anchor, &self.prefix))
         }
     }
 
@@ -411,7 +413,7 @@ fn grid_labels(values: &ValueAxis, above: f64) -> Markup {
     html! { @for (value, y) in values.ticks() { text.tick x="0" y=(px(above + y - 3.0)) { (format!("{value}")) } } }
 }
 
-fn time_labels(axis: TimeAxis, anchor: TimeAnchor, top: f64) -> Markup {
+pub(super) fn time_labels(axis: TimeAxis, anchor: TimeAnchor, top: f64) -> Markup {
     html! {
         @for (x, label) in axis.ticks(anchor) {
             @let x = percent(x);
@@ -421,7 +423,7 @@ fn time_labels(axis: TimeAxis, anchor: TimeAnchor, top: f64) -> Markup {
     }
 }
 
-fn swatch(class: &str, path: &str) -> Markup {
+pub(super) fn swatch(class: &str, path: &str) -> Markup {
     html! { svg.swatch width="24" height="14" aria-hidden="true" { path class=(class) d=(path) {} } }
 }
 
@@ -433,12 +435,13 @@ fn thin(points: &[CoursePoint]) -> Vec<CoursePoint> {
         merged.entered = part.iter().map(|point| point.entered).sum();
         merged.left = part.iter().map(|point| point.left).sum();
         merged.descriptors = part.iter().rev().find_map(|point| point.descriptors);
+        merged.ages = part.iter().rev().find_map(|point| point.ages);
         Some(merged)
     });
     [*first].into_iter().chain(parts).collect()
 }
 
-fn px(value: f64) -> String {
+pub(super) fn px(value: f64) -> String {
     format!("{value:.0}")
 }
 
@@ -446,7 +449,7 @@ fn percent(value: f64) -> String {
     format!("{value:.2}%")
 }
 
-fn view(height: f64) -> String {
+pub(super) fn view(height: f64) -> String {
     format!("0 0 {WIDTH} {height}")
 }
 

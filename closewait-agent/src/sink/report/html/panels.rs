@@ -107,14 +107,14 @@ fn summary(evidence: &Evidence) -> String {
 }
 
 /// Returns the lower bound of an age bucket.
-fn short_range(bucket: usize) -> String {
+pub(super) fn short_range(bucket: usize) -> String {
     bucket
         .checked_sub(1)
         .and_then(|before| AGE_BOUNDS.get(before))
         .map_or_else(|| "0".to_owned(), |from| duration(*from))
 }
 
-fn range(bucket: usize) -> String {
+pub(super) fn range(bucket: usize) -> String {
     match AGE_BOUNDS.get(bucket) {
         Some(to) => format!("{} to {}", short_range(bucket), duration(*to)),
         None => format!("{} or older", short_range(bucket)),

@@ -130,6 +130,14 @@ fn the_chart_begins_before_the_first_count_with_the_sockets_that_remained() {
     assert!(course.points.is_sorted_by_key(|point| (point.at, point.count)));
     let entered: u64 = course.points.iter().map(|point| point.entered).sum();
     assert_eq!((entered, course.points.last().unwrap().count), (161, 161));
+    // Every point has the ages of its sockets: in second 18, those of 8 s, 5 s and so on.
+    assert!(
+        course
+            .points
+            .iter()
+            .all(|point| point.ages.unwrap().iter().map(|count| u64::from(*count)).sum::<u64>() == point.count)
+    );
+    assert_eq!(course.points.last().unwrap().ages.unwrap()[..4], [20, 40, 101, 0]);
     // The agent knows nothing of the time before its start.
     let log = CourseLog::open(at(20), &Inspected { entries, began: at(14), ..seen(200) }, &[first]);
     assert_eq!(log.course(id(), None).points[0].at, at(14));
@@ -146,4 +154,17 @@ fn descriptors_are_logged_once_for_each_inspection_and_survive_a_merge() {
     let known: Vec<u64> = course.points.iter().filter_map(|point| point.descriptors).collect();
     assert!(course.points.len() <= MAX_COURSE_POINTS && known.len() >= 30, "{known:?}");
     assert!(known.is_sorted_by(|one, next| one < next), "{known:?}");
+}
+
+#[test]
+fn each_count_has_the_ages_of_its_sockets() {
+    let mut log = CourseLog::open(at(20), &seen(180), &[point(10)]);
+    log.present(Duration::from_millis(999));
+    log.present(Duration::from_secs(1));
+    log.present(Duration::from_hours(30));
+    log.push(&point(22));
+    log.push(&point(24));
+    let course = log.course(id(), Some(&point(25)));
+    let ages: Vec<_> = course.points.iter().map(|point| point.ages.map(|ages| (ages[0], ages[1], ages[12]))).collect();
+    assert_eq!(ages[1..], [Some((1, 1, 1)), Some((0, 0, 0)), None], "the last point is no count");
 }
