@@ -89,6 +89,7 @@ fn a_checkpoint_does_not_change_with_its_engine() {
 /// Prints the measurements of docs/performance.md: run with `--release -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "a measurement")]
 fn a_checkpoint_of_many_sockets() {
     for count in [10_000, 100_000, 1_000_000_u64] {
         let mut engine = Engine::new(Config { max_tracked: 1 << 20, events: Events::Stuck, ..config() }, BEGAN);

@@ -4,6 +4,8 @@
 //! of one time. The facts of a scan arrive before the records that were written during it, so a record can be older than the
 //! scan; times decide which one is right.
 
+mod restored;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -471,22 +473,6 @@ impl Tracker {
             self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
         }
         self.sockets.insert(key, tracked);
-    }
-
-    /// Restores the fields that a checkpoint does not contain, because they follow from the sockets.
-    pub(crate) fn restored(&mut self) {
-        (self.schedule, self.reported) = (Schedule::default(), 0);
-        #[expect(clippy::disallowed_methods, reason = "sorted in the next line")]
-        let mut due: Vec<_> = self.sockets.iter().map(|(key, one)| (one.due, *key, one.reported)).collect();
-        due.sort_unstable();
-        for (due, key, reported) in due {
-            self.reported += usize::from(reported);
-            if reported {
-                self.schedule.insert_again(due, key);
-            } else {
-                self.schedule.insert_first(due, key);
-            }
-        }
     }
 
     fn remove(&mut self, key: SocketKey) -> Option<Arc<TrackedSocket>> {

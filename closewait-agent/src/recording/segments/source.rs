@@ -38,7 +38,7 @@ pub enum RecordingPart {
     Last(Duration),
 }
 
-/// Items of a recording, in order. Where a segment does not continue the one before, the engine begins anew.
+/// Items of a recording, in order. Where a segment does not continue the one before, the engine begins again.
 pub struct RecordingSource {
     kind: SourceKind,
     shown_from: Option<SystemTime>,

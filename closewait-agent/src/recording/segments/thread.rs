@@ -33,7 +33,7 @@ pub(super) const PIECE_HEAD: usize = 5;
 pub(super) enum SegmentPiece {
     /// Items of the current segment.
     Items = b'i',
-    /// A new segment: the next of [`ThreadState::heads`].
+    /// A new segment: the next of [`WriterState::heads`].
     Segment = b's',
     /// The end of the recording.
     End = b'e',
@@ -52,7 +52,7 @@ pub(super) struct SegmentHead {
 
 /// State that the thread shares with the event loop.
 #[derive(Debug, Default)]
-pub(super) struct ThreadState {
+pub(super) struct WriterState {
     /// Beginnings of segments for which a piece is in the queue.
     pub(super) heads: VecDeque<SegmentHead>,
     /// Whether the thread has begun a segment and can write it.
@@ -67,10 +67,10 @@ pub(super) struct ThreadState {
 
 /// State that the thread shares with the event loop.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SharedState(Arc<Mutex<ThreadState>>);
+pub(super) struct SharedState(Arc<Mutex<WriterState>>);
 
 impl SharedState {
-    pub(super) fn lock(&self) -> MutexGuard<'_, ThreadState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, WriterState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
