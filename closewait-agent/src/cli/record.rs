@@ -55,10 +55,9 @@ mod tests {
 
     fn retention(args: &[&str]) -> Result<Retention, String> {
         let all = [&["closewait", "run", "--record", "/x/"], args].concat();
-        match Cli::try_parse_from(all).map_err(|error| error.to_string())?.into_command() {
-            Command::Run(run) => Ok(run.retention()),
-            _ => unreachable!(),
-        }
+        let command = Cli::try_parse_from(all).map_err(|error| error.to_string())?.into_command();
+        let Command::Run(run) = command else { unreachable!() };
+        Ok(run.retention())
     }
 
     #[test]

@@ -140,7 +140,9 @@ impl<R: Read> CheckpointBytes<'_, R> {
         self.is_last = match kind {
             FrameKind::Checkpoint => false,
             FrameKind::CheckpointEnd => true,
-            _ => return Err(RecordingReadError::Damaged { at }),
+            FrameKind::Items | FrameKind::Stopped | FrameKind::Full | FrameKind::Unwritten | FrameKind::Continued => {
+                return Err(RecordingReadError::Damaged { at });
+            }
         };
         let part = self.reader.inflate.items(&payload).ok_or(RecordingReadError::Damaged { at })?;
         self.total += part.len() as u64;

@@ -85,11 +85,8 @@ impl FlightRecorder {
             if !flight.writer.mark().wait(START_PATIENCE) {
                 log::warn!("the recording is late: its directory does not take the first bytes; the agent continues");
             }
-            match flight.shared.lock().failure.take() {
-                Some(error) => return Err(error).context(WRITE_FAILED),
-                None => {}
-            }
-            Ok::<Self, anyhow::Error>(flight)
+            let failure = flight.shared.lock().failure.take();
+            failure.map_or(Ok(flight), |error| Err(error).context(WRITE_FAILED))
         };
         work().with_context(|| format!("recording to {} failed", path.display()))
     }
@@ -139,11 +136,9 @@ impl FlightRecorder {
         let had_gap = self.gap.is_some();
         if let Some(error) = failure {
             self.fail(&error, now);
-        } else if is_recording && self.gap.as_ref().is_some_and(|gap| gap.tries) {
-            if let Some(RecordGap { missed, .. }) = self.gap.take() {
-                let (items, lasted) = (missed.items, duration(now.since(missed.since)));
-                log::warn!("the recording continues after {lasted}, in which {items} observations were dropped");
-            }
+        } else if let Some(RecordGap { missed, .. }) = self.gap.take_if(|gap| is_recording && gap.tries) {
+            let (items, lasted) = (missed.items, duration(now.since(missed.since)));
+            log::warn!("the recording continues after {lasted}, in which {items} observations were dropped");
         }
         !had_gap && self.gap.is_some()
     }

@@ -338,7 +338,18 @@ impl RecordingTimes {
                 Item::Time(at) => times.last = times.last.max(Some(at)),
                 Item::Anchored(anchor) => times.anchor = Some(anchor),
                 Item::Segment(start) => (times.last, times.anchor) = (Some(start.at), Some(start.anchor)),
-                _ => {}
+                Item::Began { .. }
+                | Item::Checkpoint(_)
+                | Item::Started(_)
+                | Item::Fact(_)
+                | Item::Undecodable(_)
+                | Item::Unwritten { .. }
+                | Item::LogDropped { .. }
+                | Item::ScanBegan
+                | Item::Stopping
+                | Item::Polled(_)
+                | Item::Drained
+                | Item::HandedOut => {}
             }
         }
         times

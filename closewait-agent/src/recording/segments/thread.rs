@@ -208,9 +208,13 @@ impl OpenSegment {
         if let Some(checkpoint) = &head.checkpoint {
             let mut parts = CheckpointParts { to: self, part: Vec::with_capacity(PART_BYTES) };
             let encoded = checkpoint.serialize(&mut rmp_serde::Serializer::new(&mut parts).with_struct_map());
-            encoded.map_err(|error| match error {
-                rmp_serde::encode::Error::InvalidValueWrite(error) => io::Error::from(error),
-                other => io::Error::other(other),
+            encoded.map_err(|error| {
+                // The error of the write itself says why.
+                if let rmp_serde::encode::Error::InvalidValueWrite(error) = error {
+                    io::Error::from(error)
+                } else {
+                    io::Error::other(error)
+                }
             })?;
             let last = std::mem::take(&mut parts.part);
             self.items(FrameKind::CheckpointEnd, &last)?;
