@@ -17,7 +17,7 @@ pub use self::{
     record::RetainLimit,
     tail::TailArgs,
 };
-use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
+use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, snapshot::query::Peer};
 
 /// Default path of the control socket.
@@ -101,6 +101,9 @@ pub struct RunArgs {
     /// Events to show [default: incidents; stuck with --output json]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub events: Option<EventsArg>,
+    /// Send events to the systemd journal, with fields, instead of standard output
+    #[arg(long, conflicts_with_all = ["output", "color"])]
+    pub journal: bool,
     /// Interval between dwell time histograms
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub histogram_every: Duration,
@@ -134,6 +137,9 @@ pub struct RunArgs {
     /// Path of the agent's control socket
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
+    /// Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<ListenAddress>,
     /// Pin programs and maps in a directory below /sys/fs/bpf, so that the next agent continues without a gap
     #[arg(long, value_name = "DIR")]
     pub pin: Option<PathBuf>,

@@ -19,6 +19,7 @@ use crate::{
     host::error_text::with_hints,
     logging,
     memory::{self, Peak},
+    metrics::{MetricsRequest, MetricsServer},
     recording::RecordingEngine,
     signals,
     sink::{Backlog, Numbering, Sink, Start, Writer, text::histogram_line},
@@ -96,6 +97,8 @@ pub struct Runtime<S> {
     pub pending: Pending,
     /// Control socket, if it is available.
     pub control: Option<Control<Query>>,
+    /// HTTP server of metrics, if the user requested it.
+    pub metrics: Option<MetricsServer>,
     /// Recent events, for clients that follow them.
     pub events: EventLog,
     /// Hooks, if the user configured any.
@@ -128,6 +131,14 @@ async fn question(control: &mut Option<Control<Query>>) -> (Query, QueryClient) 
         return asked;
     }
     std::future::pending().await
+}
+
+/// Returns the next request for metrics; never, without a server.
+async fn metrics_request(metrics: &mut Option<MetricsServer>) -> MetricsRequest {
+    match metrics {
+        Some(metrics) => metrics.request().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns when the hook helper has ended; never, without one.
@@ -193,6 +204,7 @@ impl<S: RecordSource> Runtime<S> {
                     let (query, client) = asked;
                     self.asked(query, client);
                 }
+                request = metrics_request(&mut self.metrics) => request.answer(self.engine.state()),
                 answer = self.workers.answer() => self.take(answer),
                 () = no_more_hooks(self.hooks.as_ref()) => {
                     if let Some(hooks) = self.hooks.take() {
@@ -239,6 +251,9 @@ impl<S: RecordSource> Runtime<S> {
         if let Some(control) = &mut self.control {
             control.close();
         }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.close();
+        }
         self.writer.close();
         self.finish_recording(end.since(clock::now()));
         let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
@@ -247,6 +262,9 @@ impl<S: RecordSource> Runtime<S> {
         }
         if let Some(control) = self.control {
             control.finish(end.since(clock::now()));
+        }
+        if let Some(metrics) = self.metrics {
+            metrics.finish(end.since(clock::now()));
         }
         written
     }

@@ -64,6 +64,7 @@ use self::{
     jobs::inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     jobs::queries::Queries,
     model::{Counters, Finding, Observation, Output, ResolvedIncident, Totals},
+    snapshot::exits::ExitLog,
     snapshot::query::Filter,
     snapshot::view::{Selection, View},
     time::BootTime,
@@ -122,6 +123,7 @@ pub struct Engine {
     still_stuck: Option<BootTime>,
     /// Latest incidents that have ended, oldest first.
     resolved: VecDeque<ResolvedIncident>,
+    exits: ExitLog,
     stopping: bool,
 }
 
@@ -166,6 +168,7 @@ impl Engine {
             dropped: 0,
             still_stuck: None,
             resolved: VecDeque::new(),
+            exits: ExitLog::default(),
             stopping: false,
             config,
         }

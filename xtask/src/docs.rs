@@ -1,14 +1,16 @@
-//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/incident.svg, from a recording, and
-//! docs/schema/, generated from the types that are written as JSON.
+//! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/metrics.md, from the table of metrics,
+//! docs/incident.svg, from a recording, docs/schema/, generated from the types that are written as JSON, and the catalog of the journal.
 
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and two of the agent, which
-/// knows the types and draws the picture.
-const TESTS: [&str; 3] = [
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and four of the agent, which
+/// knows the types and the metrics, and draws the picture.
+const TESTS: [&str; 5] = [
     "diagnose::page::tests::the_page_matches_the_rules",
     "cmd::documents::the_schemas_match_the_types",
+    "metrics::page::the_page_matches_the_table",
+    "sink::journal::catalog::the_catalog_matches_the_rules",
     "picture::the_picture_of_the_readme_matches_the_recording",
 ];
 

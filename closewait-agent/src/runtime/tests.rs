@@ -250,6 +250,7 @@ fn run(
             workers,
             pending: Pending::default(),
             control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
+            metrics: None,
             events: EventLog::new(1 << 20),
             hooks: None,
             peak: Peak::default(),

@@ -2,6 +2,7 @@
 //! program from one that misses some closes.
 
 mod courses;
+mod shown;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,6 +16,8 @@ use indexmap::{
 
 use serde::{Deserialize, Serialize};
 
+use self::shown::ShownFacts;
+pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
 use crate::{
     diagnose::{
         Flow, Trend,
@@ -22,7 +25,7 @@ use crate::{
     },
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
-    model::{Dwell, IncidentState, IncidentStatus, Since, StuckCounts},
+    model::{Dwell, IncidentState, IncidentStatus, Since, SocketKey, StuckCounts},
     time::{BootTime, nanos},
     track::hashing::KeyedState,
 };
@@ -88,6 +91,7 @@ struct FlowStats {
     counts: VecDeque<u64>,
     /// Time of the last entry or exit.
     changed: BootTime,
+    shown: ShownFacts,
 }
 
 /// Counts of all flows.
@@ -212,7 +216,7 @@ impl Flows {
     pub(crate) fn handle_timeout(
         &mut self,
         now: BootTime,
-        sockets: impl Iterator<Item = (FlowKey, Since)>,
+        sockets: impl Iterator<Item = (FlowKey, Since, SocketKey)>,
     ) -> Vec<(FlowKey, EndedIncident)> {
         if !self.is_count_due(now) {
             return Vec::new();
@@ -235,16 +239,17 @@ impl Flows {
     }
 
     /// Counts the sockets of each flow. Returns the total.
-    fn count(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, Since)>) -> u32 {
+    fn count(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, Since, SocketKey)>) -> u32 {
         for stats in self.flows.values_mut() {
             stats.start(now);
         }
         let stuck_after = self.stuck_after;
         let mut all = 0_u32;
-        for (key, since) in sockets {
+        for (key, since, socket) in sockets {
             all = all.saturating_add(1);
             let (_, stats) = self.stats_mut(key, now);
             stats.present(since.dwell(now).at_least(), now, stuck_after);
+            stats.shown.present(since, socket);
         }
         all
     }
@@ -432,6 +437,7 @@ impl FlowStats {
             ended: self.ended,
         };
         self.previous = std::mem::replace(&mut self.latest, latest);
+        self.shown.start();
     }
 
     /// Counts a socket of this age at `now`.

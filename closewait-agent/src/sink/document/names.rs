@@ -128,7 +128,7 @@ names! {
         Persist: "zero window probe",
     }
     /// Cause of an exit from CLOSE_WAIT.
-    ExitName (ExitCause, schema::how) {
+    ExitName (ExitCause, ExitCause::name) {
         Closed: "the program closed the last descriptor",
         Shutdown: "the program called `shutdown(SHUT_WR)` and keeps the descriptor",
         Aborted: "the program closed with unread data or an `SO_LINGER` of 0, or connected to `AF_UNSPEC`",
