@@ -99,6 +99,9 @@ pub struct RunArgs {
     /// Events to show [default: incidents; stuck with --output json]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub events: Option<EventsArg>,
+    /// Send events to the systemd journal, with fields, instead of standard output
+    #[arg(long, conflicts_with_all = ["output", "color"])]
+    pub journal: bool,
     /// Interval between dwell time histograms
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub histogram_every: Duration,

@@ -4,11 +4,12 @@
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and two of the agent, which
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and three of the agent, which
 /// knows the types and draws the picture.
-const TESTS: [&str; 3] = [
+const TESTS: [&str; 4] = [
     "diagnose::page::tests::the_page_matches_the_rules",
     "cmd::documents::the_schemas_match_the_types",
+    "sink::journal::catalog::the_catalog_matches_the_rules",
     "picture::the_picture_of_the_readme_matches_the_recording",
 ];
 

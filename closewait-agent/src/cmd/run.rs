@@ -11,9 +11,11 @@ use crate::{
     control::{self, Control, EventLog},
     hooks::{self, Helper},
     host::{
+        self,
         caps::Capability,
         confine::{Confined, Keep, confine},
         facts::HostFacts,
+        journal::EntrySocket,
         limits::{RequestedLimits, limits},
         memory_limit,
         open_files::OpenFiles,
@@ -23,7 +25,7 @@ use crate::{
     memory::{self, Peak},
     recording::{Recorder, RecordingEngine},
     runtime::{Pending, Runtime, Signals},
-    sink::{Numbering, Start, Writer, text::TextStyle},
+    sink::{Numbering, Sink, Start, Writer, journal::Journal, text::TextStyle},
     source::{
         self,
         inspector::Inspector,
@@ -74,6 +76,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
     let hooks = hooks(&args.hooks)?;
+    let journal = args.journal.then(journal).transpose()?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
     let facts = HostFacts::gather();
@@ -174,10 +177,18 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         // The messages may contain names that other users chose.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
-    let (numbering, sink) =
-        (Numbering::of_host(&facts.host), sink(args.shape, events, TextStyle::live(color(args.shape), list::width())));
-    let writer =
-        Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed\nhint: check the limit on processes (ulimit -u, TasksMax=)")?;
+    let numbering = Numbering::of_host(&facts.host);
+    let sink: Box<dyn Sink> = match journal {
+        Some(_) => Box::new(Journal { incidents_only: events == cli::EventsArg::Incidents }),
+        None => sink(args.shape, events, TextStyle::live(color(args.shape), list::width())),
+    };
+    let writer = match journal {
+        Some(journal) => Writer::new(journal, limits.lines),
+        None => Writer::new(io::stdout(), limits.lines),
+    };
+    let writer = writer.context(
+        "starting the thread that writes events failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
+    )?;
     let hooks = helper.map(Helper::connect).transpose().context(
         "starting the thread that requests hooks failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
     )?;
@@ -231,6 +242,16 @@ fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Cont
     }
     degraded.extend(warnings);
     control
+}
+
+/// Connects to the journal before anything is loaded.
+fn journal() -> anyhow::Result<EntrySocket> {
+    EntrySocket::connect(Path::new(host::journal::SOCKET)).with_context(|| {
+        format!(
+            "connecting to the journal at {} failed\nhint: run without --journal, or start systemd-journald",
+            host::journal::SOCKET
+        )
+    })
 }
 
 /// Returns the hooks of the command line. Checks the programs before anything is loaded.

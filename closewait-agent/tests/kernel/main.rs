@@ -30,6 +30,7 @@ mod families;
 mod few_descriptors;
 mod hooks;
 mod hostile;
+mod journal;
 mod kernel_log;
 mod kill;
 mod leaving;
