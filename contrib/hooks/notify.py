@@ -265,7 +265,8 @@ def request(url, body=None, headers=None):
         else:
             if 200 <= code < 300:
                 return answer
-            why = "it answered %d: %s" % (code, plain(answer[:200].decode("utf-8", "replace").strip(), 200))
+            said = plain(answer[:200].decode("utf-8", "replace").strip(), 200)
+            why = "it answered %d%s" % (code, said and ": " + said)
             if 300 <= code < 400:
                 raise Failure(CONFIG, "%s: it answered %d, a redirection" % (host, code), "give the final URL")
             if code < 500 and code not in (408, 429):

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use tests_support::sink::{Behavior, Sink, answer};
+
 use super::{
     events::incident,
     hook::{Hook, KEY, Ran, SLACK_PATH},
-    sink::{Behavior, Sink, answer},
 };
 
 /// All hooks.

@@ -8,4 +8,3 @@ mod events;
 mod failures;
 mod hook;
 mod messages;
-mod sink;

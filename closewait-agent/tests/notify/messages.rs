@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use tests_support::sink::{Request, Sink, answer};
+
 use super::{
     events::{incident, life, recorded},
     hook::{Hook, KEY, SLACK_PATH},
-    sink::{Request, Sink, answer},
 };
 
 /// Runs a hook for the events, and returns the requests.

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Behavior towards one connection.
 #[derive(Clone, Debug)]
-pub(crate) enum Behavior {
+pub enum Behavior {
     /// Status, header lines and body of an answer.
     Answer(u16, String, String),
     /// Text in place of an HTTP answer.
@@ -29,31 +29,33 @@ pub(crate) enum Behavior {
 }
 
 /// Answer without more headers.
-pub(crate) fn answer(status: u16, body: &str) -> Behavior {
+pub fn answer(status: u16, body: &str) -> Behavior {
     Behavior::Answer(status, String::new(), body.to_owned())
 }
 
 /// Request as it came in.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub struct Request {
     /// Method and path.
-    pub(crate) line: String,
+    pub line: String,
     /// Header lines.
-    pub(crate) headers: Vec<String>,
+    pub headers: Vec<String>,
     /// Bytes of the body.
-    pub(crate) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Request {
     /// Returns the body as JSON.
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 }
 
 /// Running service.
-pub(crate) struct Sink {
-    pub(crate) address: SocketAddr,
+#[derive(Debug)]
+pub struct Sink {
+    /// Address on loopback.
+    pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -61,7 +63,7 @@ pub(crate) struct Sink {
 
 impl Sink {
     /// Starts a service with one behavior for each connection; the last one is also for all later connections.
-    pub(crate) fn new(script: &[Behavior]) -> Self {
+    pub fn new(script: &[Behavior]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (requests, ends) = (Arc::default(), Arc::new(AtomicBool::new(false)));
@@ -71,12 +73,12 @@ impl Sink {
     }
 
     /// Returns a URL of this service.
-    pub(crate) fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Returns all requests so far.
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("no panic in the service").clone()
     }
 }
