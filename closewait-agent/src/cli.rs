@@ -1,6 +1,7 @@
 //! The command line: types only.
 
 mod check;
+mod config;
 mod hooks;
 mod list;
 mod tail;
@@ -11,11 +12,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 
 pub use self::{
     check::CheckArgs,
+    config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
     tail::TailArgs,
 };
-use crate::{host::limits::MAX_MAX_SOCKETS, recording::MIN_MAX_BYTES};
+use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, snapshot::query::Peer};
 
 /// Default path of the control socket.
@@ -69,6 +71,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Check as a monitoring probe; with `-- CMD`, run CMD and fail if it leaves sockets in CLOSE_WAIT
     Check(CheckArgs),
+    /// Check and show the configuration of `run`, from files, the environment and the command line
+    Config(ConfigArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run hook programs for an agent; the agent starts this itself
@@ -90,6 +94,9 @@ pub struct OutputArgs {
 /// `closewait run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
+    /// Configuration file, instead of /etc/closewait/closewait.toml and /etc/closewait/conf.d/*.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
@@ -135,6 +142,9 @@ pub struct RunArgs {
     /// Path of the agent's control socket
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
+    /// Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<ListenAddress>,
     /// Pin programs and maps in a directory below /sys/fs/bpf, so that the next agent continues without a gap
     #[arg(long, value_name = "DIR")]
     pub pin: Option<PathBuf>,
@@ -142,7 +152,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub unpin: bool,
     /// Connection limit of a port, a server's own or a remote one: incidents forecast when it is reached
-    #[arg(long, value_name = "PORT=N", value_parser = connection_limit)]
+    #[arg(long, value_name = "PORT=N", value_delimiter = ',', value_parser = connection_limit)]
     pub connection_limit: Vec<(u16, u32)>,
     /// Hooks.
     #[command(flatten)]

@@ -28,6 +28,11 @@ pub fn thread_cpu() -> Duration {
     read(ClockId::ThreadCPUTime)
 }
 
+/// Returns the CPU time that all threads of this process have used.
+pub fn process_cpu() -> Duration {
+    read(ClockId::ProcessCPUTime)
+}
+
 /// Returns the time that the machine has been suspended since boot.
 pub fn suspended() -> Duration {
     since_boot().saturating_sub(offsets().monotonic.remove_from(read(ClockId::Monotonic)))

@@ -19,12 +19,14 @@
 //! | [`hooks`] | the programs of a user that run on findings, and the helper that runs them | their contents |
 //! | [`recording`] | [`recording::RecordingEngine`], the only way into the engine; a file of all its input, and the replay: the same events | interpretation |
 //! | [`control`] | the Unix socket between a running agent and other commands: permissions, trust, limits, the version of the protocol | the queries and answers themselves ([`sink::answer`]) |
+//! | [`metrics`] | the table of metrics, their values, and the HTTP server of `--listen` | the numbers ([`closewait_engine::snapshot::metrics`]) |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`logging`] | the log on standard error, without waiting for its reader | |
 //! | [`limits`] | limits of the environment that would end the process | |
 //! | [`signals`] | signals that are blocked or ignored when a process starts | |
 //! | [`memory`] | release of memory after a peak | |
 //! | [`tui`] | the full-screen view of `closewait top`: state, screen and terminal | agents, scans and recordings |
+//! | [`config`] | settings from files and the environment, found in clap's definition of a command | the options themselves ([`cli`]) |
 //! | `beside` | two threads for one job: one reads, the other stores or prints | |
 //! | [`cmd`], [`cli`] | subcommands, one file each; the options | |
 //!
@@ -35,12 +37,14 @@ mod beside;
 pub mod cli;
 pub mod clock;
 pub mod cmd;
+pub mod config;
 pub mod control;
 pub mod hooks;
 pub mod host;
 pub mod limits;
 pub mod logging;
 pub mod memory;
+pub mod metrics;
 pub mod recording;
 pub mod runtime;
 pub mod signals;

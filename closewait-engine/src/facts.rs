@@ -53,6 +53,7 @@ impl Engine {
                 if let Some(missed) = missed {
                     self.missed_exit(at, missed);
                 }
+                self.exits.left(at, how, &socket, dwell);
                 if let Some(dwell) = dwell {
                     self.windows.finished(&socket, dwell);
                     if entered.is_none() {
@@ -148,6 +149,7 @@ impl Engine {
 
     /// Reports an exit that the agent missed: the socket exited at an unknown time before `at`.
     pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
+        self.exits.left(at, ExitCause::Unknown, &missed.socket, None);
         if missed.reported || self.config.events == Events::All {
             let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);

@@ -59,6 +59,7 @@ use self::{
     jobs::inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     jobs::queries::Queries,
     model::{Counters, Finding, Observation, Output, ResolvedIncident, Totals},
+    snapshot::exits::ExitLog,
     snapshot::query::Filter,
     snapshot::view::{Selection, View},
     time::BootTime,
@@ -115,6 +116,7 @@ pub struct Engine {
     still_stuck: Option<BootTime>,
     /// Latest incidents that have ended, oldest first.
     resolved: VecDeque<ResolvedIncident>,
+    exits: ExitLog,
     stopping: bool,
 }
 
@@ -159,6 +161,7 @@ impl Engine {
             dropped: 0,
             still_stuck: None,
             resolved: VecDeque::new(),
+            exits: ExitLog::default(),
             stopping: false,
             config,
         }
@@ -263,6 +266,12 @@ impl Engine {
             ungrouped: self.flows.as_ref().map_or(0, Flows::ungrouped),
             unkept: self.dropped,
         }
+    }
+
+    /// Returns the numbers of stuck sockets and open incidents as of the last count, which is at most a second old while there
+    /// are any.
+    pub fn stuck_counts(&self) -> model::StuckCounts {
+        self.flows.as_ref().map(Flows::stuck_counts).unwrap_or_default()
     }
 
     /// Begins a scan for owners. Returns the network namespaces of which the scan need not describe each socket, because all of

@@ -28,7 +28,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{os::unix::net::UnixListener, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,9 +39,22 @@ pub use self::{
     client::{Followed, ask, follow},
     error::ControlError,
     events::{EventForm, EventKind, EventLog, MAX_EVENT_BYTES, MAX_EVENTS, RecentEvent, StreamItem},
+    place::SocketFile,
     server::{Control, QueryClient},
 };
 
+/// Listens at `path` for something else than queries, with the same care for other files. Returns the listener, its file, and
+/// warnings about the folder.
+///
+/// # Errors
+///
+/// If another file is there, or the socket cannot be created within two seconds.
+pub fn bind_file(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile, Vec<String>), ControlError> {
+    place::occupy_in_time(path, mode)
+}
+
+/// Mode of the control socket.
+const SOCKET_MODE: u32 = 0o600;
 /// Default limit of the bytes of all answers in flight, which were made and not read yet.
 pub const MAX_BYTES_IN_FLIGHT: usize = 32 << 20;
 /// Maximum length of a query, bytes.

@@ -28,8 +28,6 @@ use crate::host::in_time::{CallFailure, InTime, START_PATIENCE, call, in_time};
 
 /// Mode of a created folder: any user may see that no agent runs.
 const FOLDER_MODE: u32 = 0o755;
-/// Mode of the socket.
-const SOCKET_MODE: u32 = 0o600;
 /// Mode bit of a folder: users with write access cannot change files of others.
 const STICKY: u32 = 0o1000;
 /// Maximum number of connections that wait for the agent in the kernel.
@@ -39,7 +37,7 @@ const MAX_TRIES: usize = 5;
 
 /// File of a UNIX socket that this process has bound.
 #[derive(Clone, Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     file: FileId,
 }
@@ -60,22 +58,22 @@ impl FileId {
 }
 
 /// Listener, its file, and warnings about the folder.
-type Occupied = (UnixListener, SocketFile, Vec<String>);
+pub(super) type Occupied = (UnixListener, SocketFile, Vec<String>);
 
 /// Runs [`occupy`] without waiting for a file system that does not answer.
-pub(super) fn occupy_in_time(path: &Path) -> Result<Occupied, ControlError> {
+pub(super) fn occupy_in_time(path: &Path, mode: u32) -> Result<Occupied, ControlError> {
     let undo = |late: Result<Occupied, _>| {
         if let Ok((_listener, file, _doubts)) = late {
             file.leave();
         }
     };
-    in_time(path, START_PATIENCE, occupy, undo)
+    in_time(path, START_PATIENCE, move |path| occupy(path, mode), undo)
         .unwrap_or_else(|why| Err(ControlError::Unanswered { path: path.to_owned(), why, asked: false }))
 }
 
-/// Listens at `path`. Replaces a socket that an agent of the own user or of root has left behind; leaves any other
+/// Listens at `path`, on a socket with this mode. Replaces a socket that an agent of the own user or of root has left behind; leaves any other
 /// file unchanged. Returns, with the listener, warnings about the folder.
-fn occupy(path: &Path) -> Result<Occupied, ControlError> {
+fn occupy(path: &Path, mode: u32) -> Result<Occupied, ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     if path.as_os_str().len() > MAX_PATH {
         return Err(ControlError::TooLong { path: path.to_owned() });
@@ -84,7 +82,7 @@ fn occupy(path: &Path) -> Result<Occupied, ControlError> {
     let socket = new_socket().map_err(failed("socket"))?;
     // The file gets the mode of the socket's own inode (`unix_bind_bsd`, net/unix/af_unix.c, v6.18), so it never has
     // another one. The umask can only remove bits.
-    fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE)).map_err(|error| failed("fchmod")(error.into()))?;
+    fchmod(&socket, Mode::from_raw_mode(mode)).map_err(|error| failed("fchmod")(error.into()))?;
     let address = SocketAddrUnix::new(path).map_err(|error| failed("bind")(error.into()))?;
     for _ in 0..MAX_TRIES {
         call("lstat");
@@ -95,7 +93,7 @@ fn occupy(path: &Path) -> Result<Occupied, ControlError> {
         }
         call("bind");
         match bind(&socket, &address) {
-            Ok(()) => return finish(path, socket),
+            Ok(()) => return finish(path, socket, mode),
             // Another process was faster; check which.
             Err(Errno::ADDRINUSE) => {}
             Err(error) => return Err(failed("bind")(error.into())),
@@ -105,16 +103,16 @@ fn occupy(path: &Path) -> Result<Occupied, ControlError> {
 }
 
 /// Gives the bound socket its mode, and only then accepts connections.
-fn finish(path: &Path, socket: OwnedFd) -> Result<Occupied, ControlError> {
+fn finish(path: &Path, socket: OwnedFd, mode: u32) -> Result<Occupied, ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     call("open");
     let file = File::from(open(path, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?);
     let found = file.metadata().map_err(failed("fstat"))?;
-    if found.mode() & 0o7777 != SOCKET_MODE {
+    if found.mode() & 0o7777 != mode {
         // By the descriptor: another file may be at the path by now.
         let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::set_permissions(itself, Permissions::from_mode(SOCKET_MODE)).map_err(failed("chmod"))?;
+        fs::set_permissions(itself, Permissions::from_mode(mode)).map_err(failed("chmod"))?;
     }
     listen(&socket, BACKLOG).map_err(|error| failed("listen")(error.into()))?;
     let place = SocketFile { path: path.to_owned(), file: FileId::of(&found) };
@@ -132,8 +130,12 @@ impl SocketFile {
         fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.file)
     }
 
-    /// Starts [`leave`](Self::leave) on a new thread.
-    pub(super) fn begin_to_leave(self) -> Result<InTime<()>, CallFailure> {
+    /// Starts the removal of the file on a new thread, unless another file is at its path.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses another thread, or too many wait for file systems already.
+    pub fn begin_to_leave(self) -> Result<InTime<()>, CallFailure> {
         let path = self.path.clone();
         InTime::begin(&path, move |_path| self.leave(), drop)
     }
@@ -274,6 +276,7 @@ mod tests {
     use std::os::unix::{ffi::OsStrExt as _, net::UnixDatagram};
 
     use super::*;
+    use crate::control::SOCKET_MODE;
 
     /// Folder that is removed after the test.
     struct Folder(PathBuf);
@@ -307,11 +310,15 @@ mod tests {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
+    fn occupy_control(path: &Path) -> Result<Occupied, ControlError> {
+        occupy(path, SOCKET_MODE)
+    }
+
     #[test]
     fn a_socket_that_was_left_behind_is_replaced_and_nothing_else_is_left() {
         let folder = Folder::new("stale");
         drop(UnixListener::bind(folder.socket()).unwrap());
-        let (_listener, place, warnings) = occupy(&folder.socket()).unwrap();
+        let (_listener, place, warnings) = occupy_control(&folder.socket()).unwrap();
         assert_eq!((mode(&folder.socket()), warnings), (0o600, vec![]));
         assert_eq!(folder.names(), ["agent.sock"]);
         place.leave();
@@ -322,7 +329,7 @@ mod tests {
     fn whatever_is_no_stale_socket_stays_and_is_named() {
         let folder = Folder::new("others");
         let path = folder.socket();
-        let refused = || occupy(&path).unwrap_err().to_string();
+        let refused = || occupy_control(&path).unwrap_err().to_string();
 
         fs::write(&path, "precious").unwrap();
         let error = refused();
@@ -360,7 +367,7 @@ mod tests {
         if std::os::unix::fs::chown(folder.socket(), Some(4711), None).is_err() {
             return;
         }
-        let error = occupy(&folder.socket()).unwrap_err();
+        let error = occupy_control(&folder.socket()).unwrap_err();
         assert!(matches!(error, ControlError::Foreign { owner: 4711, .. }), "{error}");
         assert_eq!(folder.names(), ["agent.sock"]);
     }
@@ -374,21 +381,21 @@ mod tests {
         listen(&socket, 0).unwrap();
         let waiting = new_socket().unwrap();
         connect(&waiting, &address).unwrap();
-        assert!(matches!(occupy(&folder.socket()), Err(ControlError::Taken { .. })));
+        assert!(matches!(occupy_control(&folder.socket()), Err(ControlError::Taken { .. })));
     }
 
     #[test]
     fn only_the_own_file_is_removed_at_the_end() {
         let folder = Folder::new("next");
-        let (_first_listener, first, _) = occupy(&folder.socket()).unwrap();
+        let (_first_listener, first, _) = occupy_control(&folder.socket()).unwrap();
         fs::remove_file(folder.socket()).unwrap();
-        let (_second_listener, second, _) = occupy(&folder.socket()).unwrap();
+        let (_second_listener, second, _) = occupy_control(&folder.socket()).unwrap();
         first.leave();
         assert!(second.is_there());
         second.leave();
         assert!(folder.names().is_empty());
         // And no other file that has appeared there.
-        let (_listener, third, _) = occupy(&folder.socket()).unwrap();
+        let (_listener, third, _) = occupy_control(&folder.socket()).unwrap();
         fs::remove_file(folder.socket()).unwrap();
         fs::write(folder.socket(), "precious").unwrap();
         third.leave();
@@ -411,7 +418,7 @@ mod tests {
     fn folders_are_created_closed_to_writers() {
         let folder = Folder::new("deep");
         let path = folder.0.join("a/b/agent.sock");
-        let (_listener, place, warnings) = occupy(&path).unwrap();
+        let (_listener, place, warnings) = occupy_control(&path).unwrap();
         assert_eq!((mode(&folder.0.join("a")), mode(&folder.0.join("a/b")), mode(&path)), (0o755, 0o755, 0o600));
         assert!(warnings.is_empty());
         place.leave();
@@ -423,7 +430,7 @@ mod tests {
         let folder = Folder::new("open");
         let with = |mode| {
             fs::set_permissions(&folder.0, Permissions::from_mode(mode)).unwrap();
-            let (_listener, place, warnings) = occupy(&folder.socket()).unwrap();
+            let (_listener, place, warnings) = occupy_control(&folder.socket()).unwrap();
             place.leave();
             warnings
         };
@@ -444,9 +451,9 @@ mod tests {
             let path = folder.0.as_os_str().as_bytes().len() + 1;
             folder.0.join("x".repeat(length - path))
         };
-        let (_listener, place, _) = occupy(&of_length(MAX_PATH)).unwrap();
+        let (_listener, place, _) = occupy_control(&of_length(MAX_PATH)).unwrap();
         place.leave();
-        let error = occupy(&of_length(MAX_PATH + 1)).unwrap_err();
+        let error = occupy_control(&of_length(MAX_PATH + 1)).unwrap_err();
         assert!(matches!(&error, ControlError::TooLong { .. }), "{error}");
         assert!(error.to_string().contains("108 bytes") && error.to_string().contains("shorter"), "{error}");
         assert!(folder.names().is_empty());

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     AnswerWriter, AnyRequest, Head, MAX_CLIENTS, MAX_QUESTION, PATIENCE, PROTOCOL, QUEUE_PATIENCE, Request,
+    SOCKET_MODE,
     body::Body,
     error::ControlError,
     peer,
@@ -56,7 +57,7 @@ impl<Q: DeserializeOwned + Send + 'static> Control<Q> {
     ///
     /// If another file is there, or the socket cannot be created within two seconds.
     pub fn listen(path: &Path, max_bytes: usize) -> Result<Self, ControlError> {
-        let (listener, place, warnings) = place::occupy_in_time(path)?;
+        let (listener, place, warnings) = place::occupy_in_time(path, SOCKET_MODE)?;
         // The listener is non-blocking already. If this fails, the file is removed.
         let listener = match UnixListener::from_std(listener) {
             Ok(listener) => listener,

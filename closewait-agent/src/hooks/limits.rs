@@ -51,6 +51,11 @@ impl StartLimiter {
         }
     }
 
+    /// Changes the interval.
+    pub(super) fn set_every(&mut self, every: Duration) {
+        self.every = every;
+    }
+
     /// Checks that a program may start, and counts the start. The end of an incident whose program has started always may: a
     /// service that was notified has to learn it. So the number of ends is at most that of the other starts.
     pub(super) fn start(&mut self, group: &HookGroup, now: BootTime) -> Result<(), Skip> {
@@ -95,6 +100,11 @@ pub(super) struct Skipped {
 impl Skipped {
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
         Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, last_report: now }
+    }
+
+    /// Changes the interval that the report names.
+    pub(super) fn set_every(&mut self, every: Duration) {
+        self.every = every;
     }
 
     pub(super) fn skip(&mut self, skip: Skip) {

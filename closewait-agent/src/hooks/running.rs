@@ -243,7 +243,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::hooks::{HookEnvironment, HookEventKind, HookGroup};
+    use crate::hooks::{HookEnvironment, HookGroup};
 
     /// Runs a script to its end, at most for `timeout`.
     fn outcome(name: &str, script: &str, timeout: Duration) -> FinishedProgram {

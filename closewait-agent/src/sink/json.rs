@@ -79,7 +79,7 @@ fn finding_members(finding: &Finding, anchor: TimeAnchor) -> Event<'_> {
             time: time(at),
             socket: SocketObject::new(socket, *at, None),
             dwell: (*dwell).into(),
-            how: schema::how(*how),
+            how: how.name(),
             closer: closer.as_ref().map(Into::into),
             fd_open: *fd_open,
             stuck: *stuck,

@@ -18,7 +18,7 @@ pub(super) use self::{
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    model::{Dwell, Endpoint, ExitCause, Owner, Task, Totals, Verdict},
+    model::{Dwell, Endpoint, Owner, Task, Totals, Verdict},
     process::{Process, ProgramRuntime},
 };
 
@@ -255,19 +255,6 @@ impl From<Totals> for TotalsObject {
             ungrouped: totals.ungrouped,
             unkept: totals.unkept,
         }
-    }
-}
-
-pub(super) fn how(how: ExitCause) -> &'static str {
-    match how {
-        ExitCause::Closed => "closed",
-        ExitCause::Shutdown => "shutdown",
-        ExitCause::Aborted => "aborted",
-        ExitCause::Reset => "reset",
-        ExitCause::Timeout => "timeout",
-        ExitCause::Destroyed => "destroyed",
-        ExitCause::ListenerClosed => "listener_closed",
-        ExitCause::Unknown => "unknown",
     }
 }
 

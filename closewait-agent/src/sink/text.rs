@@ -7,7 +7,7 @@ mod style;
 use std::{borrow::Cow, fmt::Write as _, io};
 
 use self::style::{INDENT, Priority, sgr};
-use super::{EventContent, NumberedEvent, Sink, Start, schema::how};
+use super::{EventContent, NumberedEvent, Sink, Start};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
@@ -208,7 +208,7 @@ fn how_text(left: ExitCause) -> &'static str {
         ExitCause::Timeout => "timed out",
         ExitCause::Destroyed => "destroyed from outside",
         ExitCause::ListenerClosed => "its listener was closed",
-        ExitCause::Unknown => how(left),
+        ExitCause::Unknown => left.name(),
     }
 }
 

@@ -24,8 +24,8 @@ fn a_service_learns_the_begin_and_then_the_end_of_an_incident_also_if_it_fails_a
     let key = folder.join("key");
     fs::write(&key, KEY).expect("a key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("chmod");
-    // The program for the begin tries again after six seconds, while the incident ends.
-    let later = Behavior::Answer(503, "Retry-After: 6\r\n".to_owned(), String::new());
+    // The program for the begin tries again after 15 s, while the incident ends.
+    let later = Behavior::Answer(503, "Retry-After: 15\r\n".to_owned(), String::new());
     let sink = Sink::new(&[later, answer(202, "{}")]);
     let program = folder.join("pagerduty");
     let mut command = run_command(&["--stuck-after", "1s", "--on-pileup", program.to_str().expect("UTF-8")]);

@@ -9,11 +9,11 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
+use tests_support::clock::poll_until;
 
 use super::{
     events::{incident, life, recorded},
@@ -60,14 +60,10 @@ impl Alertmanager {
             .stderr(fs::File::create(folder.join("log")).expect("a log"))
             .spawn()
             .expect("Alertmanager");
-        let mut server = Self { child, port, folder };
-        let began = Instant::now();
-        while server.get("/-/ready").is_none() {
-            let ended = server.child.try_wait().expect("its state");
-            let log = || fs::read_to_string(server.folder.join("log")).unwrap_or_default();
-            assert!(ended.is_none() && began.elapsed() < START_PATIENCE, "Alertmanager does not answer: {}", log());
-            thread::sleep(Duration::from_millis(50));
-        }
+        let server = Self { child, port, folder };
+        let is_ready = poll_until(START_PATIENCE, || server.get("/-/ready").is_some());
+        let log = || fs::read_to_string(server.folder.join("log")).unwrap_or_default();
+        assert!(is_ready, "Alertmanager does not answer: {}", log());
         Some(server)
     }
 

@@ -2,6 +2,7 @@
 //! program from one that misses some closes.
 
 mod courses;
+mod shown;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -13,6 +14,8 @@ use indexmap::{
     map::Entry::{Occupied, Vacant},
 };
 
+use self::shown::ShownFacts;
+pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
 use crate::{
     diagnose::{
         Flow, Trend,
@@ -20,7 +23,7 @@ use crate::{
     },
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
-    model::{Dwell, IncidentState, IncidentStatus, Since, StuckCounts},
+    model::{Dwell, IncidentState, IncidentStatus, Since, SocketKey, StuckCounts},
     time::{BootTime, nanos},
     track::hashing::KeyedState,
 };
@@ -86,6 +89,7 @@ struct FlowStats {
     counts: VecDeque<u64>,
     /// Time of the last entry or exit.
     changed: BootTime,
+    shown: ShownFacts,
 }
 
 /// Counts of all flows.
@@ -209,7 +213,7 @@ impl Flows {
     pub(crate) fn handle_timeout(
         &mut self,
         now: BootTime,
-        sockets: impl Iterator<Item = (FlowKey, Since)>,
+        sockets: impl Iterator<Item = (FlowKey, Since, SocketKey)>,
     ) -> Vec<(FlowKey, EndedIncident)> {
         if !self.is_count_due(now) {
             return Vec::new();
@@ -232,16 +236,17 @@ impl Flows {
     }
 
     /// Counts the sockets of each flow. Returns the total.
-    fn count(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, Since)>) -> u32 {
+    fn count(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, Since, SocketKey)>) -> u32 {
         for stats in self.flows.values_mut() {
             stats.start(now);
         }
         let stuck_after = self.stuck_after;
         let mut all = 0_u32;
-        for (key, since) in sockets {
+        for (key, since, socket) in sockets {
             all = all.saturating_add(1);
             let (_, stats) = self.stats_mut(key, now);
             stats.present(since.dwell(now).at_least(), now, stuck_after);
+            stats.shown.present(since, socket);
         }
         all
     }
@@ -429,6 +434,7 @@ impl FlowStats {
             ended: self.ended,
         };
         self.previous = std::mem::replace(&mut self.latest, latest);
+        self.shown.start();
     }
 
     /// Counts a socket of this age at `now`.

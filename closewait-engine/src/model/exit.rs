@@ -26,6 +26,34 @@ pub enum ExitCause {
     Unknown,
 }
 
+impl ExitCause {
+    /// All causes.
+    pub const ALL: [Self; 8] = [
+        Self::Closed,
+        Self::Shutdown,
+        Self::Aborted,
+        Self::Reset,
+        Self::Timeout,
+        Self::Destroyed,
+        Self::ListenerClosed,
+        Self::Unknown,
+    ];
+
+    /// Returns the name in events and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Shutdown => "shutdown",
+            Self::Aborted => "aborted",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Destroyed => "destroyed",
+            Self::ListenerClosed => "listener_closed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Exit of a socket from CLOSE_WAIT while a program still has a descriptor of it. Such a socket appears in no list of
 /// connections, but counts against the limit of open files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

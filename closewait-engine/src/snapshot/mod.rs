@@ -1,7 +1,9 @@
 //! State of all sockets at one time: rows, filters, groups, hints, urgency, the report.
 
+pub mod exits;
 pub mod groups;
 pub mod hints;
+pub mod metrics;
 pub mod query;
 mod report;
 pub mod summary;

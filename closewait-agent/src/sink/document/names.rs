@@ -64,6 +64,13 @@ names! {
         Warning: "any other problem",
         Info: "no action is needed, or it is too early to tell",
     }
+    /// Source of a setting.
+    SettingSourceName {
+        "default": "default of the option",
+        "file": "configuration file",
+        "environment": "environment variable",
+        "command_line": "command line",
+    }
     /// State of an incident.
     StateName (IncidentState, IncidentState::name) {
         Opened: "the incident is new",
@@ -128,7 +135,7 @@ names! {
         Persist: "zero window probe",
     }
     /// Cause of an exit from CLOSE_WAIT.
-    ExitName (ExitCause, schema::how) {
+    ExitName (ExitCause, ExitCause::name) {
         Closed: "the program closed the last descriptor",
         Shutdown: "the program called `shutdown(SHUT_WR)` and keeps the descriptor",
         Aborted: "the program closed with unread data or an `SO_LINGER` of 0, or connected to `AF_UNSPEC`",

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     super::{
-        schema::{how, timer},
+        schema::timer,
         table::{self, Align, Column, Concession},
     },
     ListShape,
@@ -215,7 +215,7 @@ impl SocketTable {
 fn push_age(to: &mut String, row: &Row<'_>, now: BootTime) -> usize {
     if let Some(gone) = row.gone {
         to.push_str("gone: ");
-        to.push_str(how(gone.how));
+        to.push_str(gone.how.name());
         if !gone.seen {
             return 0;
         }

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     DwellMembers, EndpointObject, OwnerObject, ProcessObject, SCHEMA_VERSION, SocketObject, TaskObject, VerdictObject,
-    how, seconds,
+    seconds,
     socket::{PodObject, workload_members},
 };
 #[cfg(test)]
@@ -104,7 +104,7 @@ impl<'a> ListedObject<'a> {
                 (None, Some([]) | None, _) => None,
             },
             left: row.gone.map(|Exit { at, seen, how: left, closer, dwell: _ }| LeftObject {
-                how: how(*left),
+                how: left.name(),
                 seconds_ago: seen.then(|| seconds(now.since(*at))),
                 closer: closer.as_ref().map(Into::into),
             }),

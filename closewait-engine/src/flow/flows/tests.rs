@@ -28,7 +28,7 @@ fn towards(port: usize) -> Socket {
 /// Counts these sockets at a time.
 fn count(flows: &mut Flows, seconds: u64, sockets: &[Socket]) {
     let since = Since::Exact(at(1));
-    assert_eq!(flows.handle_timeout(at(seconds), sockets.iter().map(|socket| (key(socket), since))), []);
+    assert_eq!(flows.handle_timeout(at(seconds), sockets.iter().map(|socket| (key(socket), since, SocketKey(1)))), []);
 }
 
 fn enter(flows: &mut Flows, seconds: u64) {
@@ -169,7 +169,7 @@ fn facts_found_later_do_not_count_a_socket_twice() {
         }
     }
     let flow_key = keys.flow(&named);
-    assert_eq!(flows.handle_timeout(at(20), [(flow_key, Since::Exact(at(1)))].into_iter()), []);
+    assert_eq!(flows.handle_timeout(at(20), [(flow_key, Since::Exact(at(1)), SocketKey(1))].into_iter()), []);
     assert_eq!((flow_key, flows.flows.len()), (FlowKey::Port(None, 8080), 1));
     let flow = flows.flow(flow_key, None, at(20)).unwrap();
     assert_eq!((flow.entered, flow.closed, flows.flows[&flow_key].latest.present), (20, 19, 1));

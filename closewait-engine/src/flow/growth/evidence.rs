@@ -12,7 +12,7 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     diagnose::{self, Growing},
-    flow::flows::Flows,
+    flow::flows::{Flows, IncidentJudgement},
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
@@ -21,6 +21,7 @@ use crate::{
         Since, Slope, Socket, SocketKey, Task, age_bucket,
     },
     process::Process,
+    snapshot::metrics::service_of,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
 };
@@ -78,7 +79,7 @@ impl Engine {
             if watches {
                 oldest.present(now, flow_key, one.since, key);
             }
-            (flow_key, one.since)
+            (flow_key, one.since, key)
         });
         let ended = flows.handle_timeout(now, sockets);
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
@@ -89,6 +90,7 @@ impl Engine {
             let open = self.host_context.processes().get(&pid)?.fds_open?;
             Some((self.host_context.inspected_at(pid)?, open))
         });
+        flows.name_stuck(now, |key| service_of(self.tracker.get(key)?, &self.host_context));
         for (flow_key, ended) in ended {
             let super::EndedIncident { id, began, onset, last, count, most, how, course } = ended;
             let last = last.map(|last| *last);
@@ -185,6 +187,9 @@ impl Engine {
         for (flow_key, pileup) in pileups {
             let Some(flows) = &mut self.flows else { return };
             let pileup = pileup.filter(|(_, pileup, _)| !pileup.is_benign());
+            if let Some((_, pileup, _)) = &pileup {
+                flows.judged(flow_key, IncidentJudgement::new(at, pileup));
+            }
             let seen = pileup.as_ref().map(|(id, Pileup { count, owners, onset, forecast, .. }, entries)| Inspected {
                 id: *id,
                 count: *count,

@@ -326,6 +326,11 @@ impl Growth {
         Some(IncidentStatus { id, state: active.state(), began })
     }
 
+    /// Returns the service in the last report of the incident.
+    pub(crate) fn reported_service(&self) -> Option<&str> {
+        self.last.as_ref()?.service.as_deref()
+    }
+
     /// Returns the counts, oldest first.
     pub(crate) fn history(&self) -> Vec<Point> {
         self.series.history()

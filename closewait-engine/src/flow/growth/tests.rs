@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod course;
+mod metrics;
 
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const MILLI: u64 = 1_000_000;

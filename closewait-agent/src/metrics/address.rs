@@ -1,0 +1,161 @@
+//! Address of `--listen`, and the listener on it.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use thiserror::Error;
+
+use crate::control::{SocketFile, bind_file};
+
+/// Mode of a Unix socket: the user and the group of the agent may connect.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Address at which the agent serves metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// Loopback address and port.
+    Tcp(SocketAddr),
+    /// Absolute path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            return if path.is_absolute() {
+                Ok(Self::Unix(path))
+            } else {
+                Err("write unix: and an absolute path, for example unix:/run/closewait/metrics.sock".to_owned())
+            };
+        }
+        let address: SocketAddr =
+            text.parse().map_err(|_error| "write 127.0.0.1:9753, [::1]:9753 or unix:/PATH".to_owned())?;
+        if !address.ip().is_loopback() {
+            return Err("it is not a loopback address, and metrics name services and peers without any authentication; \
+                 listen on 127.0.0.1 or unix:/PATH, and let a collector on this host or an authenticating proxy forward them"
+                .to_owned());
+        }
+        Ok(Self::Tcp(address))
+    }
+}
+
+/// Failure to listen.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Another program listens there.
+    #[error("listening on {0} failed: another program has the address\nhint: choose another port, or stop that program:\n    ss -ltnp 'sport = :{port}'", port = .0.port())]
+    InUse(SocketAddr),
+    /// The kernel refuses the address.
+    #[error(
+        "listening on {address} failed: {error}\nhint: choose another address, or listen on unix:/PATH; a systemd unit needs AF_INET and AF_INET6 in RestrictAddressFamilies="
+    )]
+    Tcp {
+        /// Address.
+        address: SocketAddr,
+        /// Error of the call.
+        error: io::Error,
+    },
+    /// The socket file cannot be created.
+    #[error("listening on unix:{path} failed: {problem}\nhint: choose another path for --listen, in a folder that this user may write to", path = .path.display())]
+    Unix {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Problem and its cause.
+        problem: String,
+    },
+}
+
+/// Bound address, on which clients can connect and wait.
+#[derive(Debug)]
+pub struct MetricsListener {
+    pub(super) socket: ListeningSocket,
+    /// File of a Unix socket.
+    pub(super) file: Option<SocketFile>,
+}
+
+/// Non-blocking socket of a [`MetricsListener`].
+#[derive(Debug)]
+pub(super) enum ListeningSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl ListenAddress {
+    /// Listens on the address. Replaces a Unix socket that an agent has left behind; leaves any other file unchanged.
+    ///
+    /// # Errors
+    ///
+    /// If another program has the address, or the kernel refuses it.
+    pub fn bind(&self) -> Result<MetricsListener, BindError> {
+        match self {
+            Self::Tcp(address) => {
+                let failed = |error: io::Error| {
+                    if error.kind() == io::ErrorKind::AddrInUse {
+                        BindError::InUse(*address)
+                    } else {
+                        BindError::Tcp { address: *address, error }
+                    }
+                };
+                let listener = TcpListener::bind(address).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                Ok(MetricsListener { socket: ListeningSocket::Tcp(listener), file: None })
+            }
+            Self::Unix(path) => {
+                let failed = |problem| BindError::Unix { path: path.clone(), problem };
+                let (listener, file, warnings) =
+                    bind_file(path, SOCKET_MODE).map_err(|error| failed(error.problem()))?;
+                for what in warnings {
+                    log::warn!("{what}");
+                }
+                Ok(MetricsListener { socket: ListeningSocket::Unix(listener), file: Some(file) })
+            }
+        }
+    }
+}
+
+impl MetricsListener {
+    /// Returns the address and port of a TCP listener; `None` for a Unix socket.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            ListeningSocket::Tcp(listener) => listener.local_addr().ok(),
+            ListeningSocket::Unix(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_and_absolute_paths_are_accepted() {
+        for good in ["127.0.0.1:9753", "127.9.9.9:1", "[::1]:9753"] {
+            assert_eq!(good.parse(), Ok(ListenAddress::Tcp(good.parse().unwrap())), "{good}");
+        }
+        assert_eq!("unix:/run/m.sock".parse(), Ok(ListenAddress::Unix("/run/m.sock".into())));
+        for remote in ["0.0.0.0:9753", "[::]:9753", "10.0.0.1:9753", "[::ffff:127.0.0.1]:9753"] {
+            let error = remote.parse::<ListenAddress>().unwrap_err();
+            assert!(error.contains("not a loopback address") && error.contains("proxy"), "{remote}: {error}");
+        }
+        for bad in ["", "9753", ":9753", "localhost:9753", "127.0.0.1", "unix:", "unix:m.sock", "127.0.0.1:99999"] {
+            assert!(bad.parse::<ListenAddress>().unwrap_err().starts_with("write "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_in_use_is_an_error_with_a_hint() {
+        let first = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).bind().unwrap();
+        let address = first.local_address().unwrap();
+        let error = ListenAddress::Tcp(address).bind().unwrap_err().to_string();
+        assert!(error.contains("another program has the address\nhint: "), "{error}");
+        assert!(error.ends_with(&format!("\n    ss -ltnp 'sport = :{}'", address.port())), "{error}");
+    }
+}

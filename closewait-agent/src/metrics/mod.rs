@@ -1,0 +1,29 @@
+//! Metrics of a running agent: one table, numbers of the engine, and their encodings.
+//!
+//! | file | content |
+//! |---|---|
+//! | `table` | the only list of metrics: name, kind, unit, help, labels, and the names for OTLP |
+//! | `readings` | values of all metrics, made from the engine's [`MetricsSnapshot`]; independent of any format |
+//! | `prometheus` | readings as text for Prometheus: OpenMetrics 1.0 and the older text format |
+//! | `feed` | requests to the event loop for readings: one at a time, with a time limit |
+//! | `address`, `server` | the HTTP server of `--listen`, on its own thread |
+//! | `usage` | CPU time and memory of this process |
+//! | `page` | `docs/metrics.md`, made from the table |
+
+mod address;
+mod feed;
+#[cfg(test)]
+mod page;
+pub mod prometheus;
+pub mod readings;
+mod server;
+pub mod table;
+mod usage;
+
+pub use self::{
+    address::{BindError, ListenAddress, MetricsListener},
+    feed::{MetricsFeed, MetricsRequest, MomentSnapshot},
+    readings::AgentFacts,
+    server::MetricsServer,
+    usage::ProcessUsage,
+};
