@@ -1,8 +1,10 @@
 //! The command line: types only.
 
 mod check;
+mod config;
 mod hooks;
 mod list;
+mod record;
 mod tail;
 
 use std::{path::PathBuf, time::Duration};
@@ -11,8 +13,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 
 pub use self::{
     check::CheckArgs,
+    config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
+    record::RetainLimit,
     tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, recording::MIN_MAX_BYTES};
@@ -69,6 +73,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Check as a monitoring probe; with `-- CMD`, run CMD and fail if it leaves sockets in CLOSE_WAIT
     Check(CheckArgs),
+    /// Check and show the configuration of `run`, from files, the environment and the command line
+    Config(ConfigArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run hook programs for an agent; the agent starts this itself
@@ -90,6 +96,9 @@ pub struct OutputArgs {
 /// `closewait run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
+    /// Configuration file, instead of /etc/closewait/closewait.toml and /etc/closewait/conf.d/*.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
@@ -145,14 +154,17 @@ pub struct RunArgs {
     #[arg(long)]
     pub unpin: bool,
     /// Connection limit of a port, a server's own or a remote one: incidents forecast when it is reached
-    #[arg(long, value_name = "PORT=N", value_parser = connection_limit)]
+    #[arg(long, value_name = "PORT=N", value_delimiter = ',', value_parser = connection_limit)]
     pub connection_limit: Vec<(u16, u32)>,
     /// Hooks.
     #[command(flatten)]
     pub hooks: OnFindings,
-    /// Record everything that the agent observes to a file, for `closewait replay`; overwrites the file
-    #[arg(long, value_name = "FILE")]
+    /// Record everything that the agent observes to a file, which is overwritten, or to segments in a directory (DIR/)
+    #[arg(long, value_name = "FILE|DIR/")]
     pub record: Option<PathBuf>,
+    /// Time and size of a recording in a directory, as 1h, 1GiB or 1h,1GiB: the oldest segments are deleted [default: 1h,1GiB]
+    #[arg(long, value_name = "TIME|SIZE", value_delimiter = ',', value_parser = record::retain, requires = "record")]
+    pub retain: Vec<RetainLimit>,
     /// Maximum size of the recording in bytes, or with K, M or G: the recording ends there, the agent continues
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = record_max)]
     pub record_max: u64,
@@ -179,7 +191,7 @@ pub struct TopArgs {
     #[arg(long)]
     pub once: bool,
     /// Move through a recording of `run --record`: space plays, arrow keys step, t goes to a time
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["alone", "socket"])]
+    #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["alone", "socket"])]
     pub replay: Option<PathBuf>,
     /// Time in the recording: since its start (1m30s), or of the day in UTC (22:45:20) [default: its end]
     #[arg(long, value_name = "TIME", requires = "replay")]
@@ -268,9 +280,12 @@ pub struct ReportArgs {
     /// Color of text; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
-    /// Recording to report on, as of its end
-    #[arg(value_name = "FILE", conflicts_with_all = ["pid", "port", "peer", "cgroup", "older_than", "verdict"])]
+    /// Recording to report on, as of its end: a file, or a directory with segments
+    #[arg(value_name = "FILE|DIR", conflicts_with_all = ["pid", "port", "peer", "cgroup", "older_than", "verdict"])]
     pub file: Option<PathBuf>,
+    /// Leave out incidents that ended before the last part of this length, such as 15m
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "file")]
+    pub last: Option<Duration>,
     /// Filters.
     #[command(flatten)]
     pub filters: Filters,
@@ -285,9 +300,12 @@ pub struct ReplayArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// Recording of `closewait run --record`
-    #[arg(value_name = "FILE")]
+    /// Recording of `closewait run --record`: a file, or a directory with segments
+    #[arg(value_name = "FILE|DIR")]
     pub file: PathBuf,
+    /// Show only the events of the last part of this length, such as 15m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub last: Option<Duration>,
     /// Events to show [default: incidents; stuck with --output json]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub events: Option<EventsArg>,

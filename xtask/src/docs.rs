@@ -1,15 +1,16 @@
 //! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/metrics.md, from the table of metrics,
-//! docs/incident.svg, from a recording, docs/schema/, generated from the types that are written as JSON, the catalog of the journal, and
-//! the series of the unit tests of the alerts, from recordings.
+//! docs/incident.svg, from a recording, docs/schema/, from the types that are written as JSON, contrib/closewait.toml, from the
+//! options of `run`, the catalog of the journal, and the series of the unit tests of the alerts, from recordings.
 
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and five of the agent, which
-/// knows the types and the metrics, draws the picture and plays recordings.
-const TESTS: [&str; 6] = [
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and six of the agent, which
+/// knows the types, the options and the metrics, draws the picture and plays recordings.
+const TESTS: [&str; 7] = [
     "diagnose::page::tests::the_page_matches_the_rules",
     "cmd::documents::the_schemas_match_the_types",
+    "cmd::settings::tests::the_example_matches_the_options",
     "metrics::page::the_page_matches_the_table",
     "sink::journal::catalog::the_catalog_matches_the_rules",
     "picture::the_picture_of_the_readme_matches_the_recording",
@@ -32,9 +33,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     command.args(["--", "--nocapture", "--exact"]).args(TESTS).env_remove("BLESS");
     command.envs((!options.check).then_some(("BLESS", "1")));
     let output = exec::output(&mut command)?;
-    let passed = output.split(" passed;").filter_map(|before| before.rsplit(' ').next()?.parse::<usize>().ok());
+    let passed = |line: &str| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<usize>().ok();
     ensure!(
-        passed.sum::<usize>() == TESTS.len(),
+        output.lines().filter_map(passed).sum::<usize>() == TESTS.len(),
         "one of the tests {TESTS:?}, which write the files, does not exist; name it in {}",
         file!()
     );

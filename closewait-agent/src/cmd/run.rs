@@ -5,7 +5,7 @@ use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
 
-use super::{color, list, sink};
+use super::{color, list, reload, settings::Configuration, sink};
 use crate::{
     cli, clock,
     control::{self, Control, EventLog},
@@ -24,8 +24,8 @@ use crate::{
     logging,
     memory::{self, Peak},
     metrics::{AgentFacts, ListenAddress, MetricsServer},
-    recording::{Recorder, RecordingEngine},
-    runtime::{Pending, Runtime, Signals},
+    recording::{RecordTarget, RecordingEngine},
+    runtime::{AgentService, Pending, Runtime, Signals},
     sink::{Numbering, Sink, Start, Writer, journal::Journal, text::TextStyle},
     source::{
         self,
@@ -48,7 +48,11 @@ const NO_THREAD: &str = "starting a thread failed\nhint: check the limit on proc
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or something fails later.
-pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
+pub(super) fn run(
+    args: &cli::RunArgs,
+    configuration: Option<Configuration>,
+    open_files: OpenFiles,
+) -> anyhow::Result<()> {
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
     }
@@ -57,7 +61,7 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
         .enable_all()
         .build()
         .context("starting the event loop failed (epoll_create)\nhint: check the limit on open files (ulimit -n)")?;
-    runtime.block_on(watch(args, open_files))
+    runtime.block_on(watch(args, configuration, open_files))
 }
 
 /// Removes the pins of an agent, which ends its program.
@@ -72,10 +76,11 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
+async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_files: OpenFiles) -> anyhow::Result<()> {
     // Before this process uses much memory itself.
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
+    let service = AgentService::new(signals.hangups()?, configuration.map(reload::read_again));
     let hooks = hooks(&args.hooks)?;
     let journal = args.journal.then(journal).transpose()?;
     // Before anything is loaded, and before the privileges for the socket's folder are dropped.
@@ -127,7 +132,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let began = clock::now();
     let recorder = args.record.as_deref();
-    let recorder = recorder.map(|path| Recorder::create(path, args.record_max, &config, began)).transpose()?;
+    let limits_of_recording = (args.record_max, args.retention());
+    let recorder = recorder.map(|path| RecordTarget::create(path, limits_of_recording, &config, began)).transpose()?;
     let mut engine = RecordingEngine::new(Engine::new(config, began), decoder, recorder);
 
     programs.attach()?;
@@ -210,6 +216,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         control,
         metrics,
         events,
+        service,
         hooks,
         peak,
         numbering,
@@ -273,15 +280,20 @@ fn journal() -> anyhow::Result<EntrySocket> {
 }
 
 /// Returns the hooks of the command line. Checks the programs before anything is loaded.
-fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
-    let cli::OnFindings { on_stuck, on_pileup, on_stuck_class, min_certainty, hook_timeout, hook_every } = args;
+pub(super) fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
+    let cli::OnFindings { on_stuck, on_pileup, hook_timeout, hook_every, .. } = args;
     let programs = hooks::HookPrograms::find(on_stuck.as_deref(), on_pileup.as_deref());
     Ok(hooks::HookConfig {
         programs: programs.context("a hook cannot be used")?,
         timeout: *hook_timeout,
         every: *hook_every,
-        filter: hooks::HookFilter { stuck_classes: on_stuck_class.clone(), min_certainty: (*min_certainty).into() },
+        filter: hook_filter(args),
     })
+}
+
+/// Returns the selection of the events that run a hook.
+pub(super) fn hook_filter(args: &cli::OnFindings) -> hooks::HookFilter {
+    hooks::HookFilter { stuck_classes: args.on_stuck_class.clone(), min_certainty: args.min_certainty.into() }
 }
 
 /// Drops the privileges that only the start needed. Returns the failures, one sentence each.

@@ -252,6 +252,7 @@ fn run(
             control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
             metrics: None,
             events: EventLog::new(1 << 20),
+            service: AgentService::default(),
             hooks: None,
             peak: Peak::default(),
             numbering: Numbering::default(),

@@ -84,7 +84,7 @@ fn other(event: &str) -> &'static str {
 }
 
 fn paragraph(sentences: &str, text: &mut String) {
-    let _infallible: std::fmt::Result = write!(text, "{}{}\n", separator(text), textwrap::fill(sentences, WIDTH));
+    let _infallible: std::fmt::Result = writeln!(text, "{}{}", separator(text), textwrap::fill(sentences, WIDTH));
 }
 
 /// Returns the empty line between a paragraph and the previous one.
