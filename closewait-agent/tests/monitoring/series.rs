@@ -46,18 +46,16 @@ fn pages(recording: &str) -> Vec<String> {
     let mut next = None;
     for item in Reader::new(io::BufReader::new(file)).expect("a recording") {
         let item = item.expect("an item");
-        match &item {
-            Item::Began { at, .. } => next = Some(*at),
-            Item::Time(now) => {
-                while let (Some(at), Some(engine)) = (next.filter(|at| at <= now), player.engine()) {
-                    let moment = MomentSnapshot { numbers: engine.metrics(at), anchor: player.anchor() };
-                    let usage = ProcessUsage::default();
-                    let source = ReadingsSource { moment: Arc::new(moment), facts: Arc::clone(&facts), usage };
-                    pages.push(PageFormat::Text.page(source.readings()).expect("a page"));
-                    next = Some(at + INTERVAL);
-                }
+        if let Item::Began { at, .. } = &item {
+            next = Some(*at);
+        } else if let Item::Time(now) = &item {
+            while let (Some(at), Some(engine)) = (next.filter(|at| at <= now), player.engine()) {
+                let moment = MomentSnapshot { numbers: engine.metrics(at), anchor: player.anchor() };
+                let usage = ProcessUsage::default();
+                let source = ReadingsSource { moment: Arc::new(moment), facts: Arc::clone(&facts), usage };
+                pages.push(PageFormat::Text.page(source.readings()).expect("a page"));
+                next = Some(at + INTERVAL);
             }
-            _ => {}
         }
         let play = player.play(item, |shown, _anchor| {
             if let Shown::Start(start) = shown {
