@@ -282,7 +282,8 @@ fn an_agent_ends_with_its_terminal_and_not_under_nohup() {
         drop(terminal);
         drop(master);
         let ended = if nohup {
-            std::thread::sleep(Duration::from_secs(1));
+            // The files are read by a thread of their own.
+            std::thread::sleep(Duration::from_secs(3));
             agent.stop()
         } else {
             agent.join()
