@@ -30,6 +30,7 @@ use self::{explain::ExplainError, kill::KillError, list::ListError};
 use crate::{
     cli::{Color, Command, EventsArg, OutputArgs, OutputFormat},
     hooks::HookProgramError,
+    otlp::OtlpSettingsError,
     host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
     sink::{
         Form, Sink,
@@ -124,7 +125,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if cause.is::<ExplainError>() || cause.is::<ListError>() {
             return Some(exit::USAGE);
         }
-        if cause.is::<HookProgramError>() {
+        if cause.is::<HookProgramError>() || cause.is::<OtlpSettingsError>() {
             return Some(exit::CONFIG);
         }
         if let Some(PinsError::Elsewhere(_) | PinsError::NotOurs { .. }) = cause.downcast_ref::<PinsError>() {
