@@ -30,8 +30,8 @@ use self::{explain::ExplainError, kill::KillError, list::ListError};
 use crate::{
     cli::{Color, Command, EventsArg, OutputArgs, OutputFormat},
     hooks::HookProgramError,
-    otlp::OtlpSettingsError,
     host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
+    otlp::OtlpSettingsError,
     sink::{
         Form, Sink,
         json::Json,

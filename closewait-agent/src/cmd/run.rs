@@ -95,9 +95,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         RequestedLimits { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
     let limits = limits(asked, memory.as_ref());
     // Under a memory limit, a part of what a queue of lines may use.
-    let otlp = otlp.map(|otlp| {
-        OtlpExport::prepare(otlp, events.into(), &facts.host, MAX_EXPORT_BYTES.min(limits.lines / 4))
-    });
+    let otlp =
+        otlp.map(|otlp| OtlpExport::prepare(otlp, events.into(), &facts.host, MAX_EXPORT_BYTES.min(limits.lines / 4)));
     let choices = Choices {
         max_sockets: limits.max_sockets,
         ring_bytes: limits.ring_buffer,
@@ -189,7 +188,8 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let is_pinned = start.pinned.is_some();
     let otlp = otlp.map(|otlp| otlp.start(AgentFacts::of(&start), is_pinned)).transpose()?;
     let losses = otlp.as_ref().and_then(OtlpExporter::losses);
-    let metrics = listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start), losses)).transpose()?;
+    let metrics =
+        listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start), losses)).transpose()?;
     let (numbering, sink) =
         (Numbering::of_host(&facts.host), sink(args.shape, events, TextStyle::live(color(args.shape), list::width())));
     let writer =

@@ -22,6 +22,7 @@ mod server;
 pub mod table;
 mod usage;
 
+pub(crate) use self::feed::{Requester, SharedRequests, channel as request_channel};
 pub use self::{
     address::{BindError, ListenAddress, MetricsListener},
     feed::{MetricsFeed, MetricsRequest, MomentSnapshot},
@@ -30,4 +31,3 @@ pub use self::{
     server::MetricsServer,
     usage::ProcessUsage,
 };
-pub(crate) use self::feed::{Requester, SharedRequests, channel as request_channel};

@@ -125,12 +125,7 @@ struct ServerState {
     last_page: Mutex<Option<(Arc<MomentSnapshot>, PageFormat, Bytes)>>,
 }
 
-async fn serve(
-    socket: ListeningSocket,
-    requester: Requester,
-    facts: AgentFacts,
-    export_losses: Option<ExportLosses>,
-) {
+async fn serve(socket: ListeningSocket, requester: Requester, facts: AgentFacts, export_losses: Option<ExportLosses>) {
     let shared = Arc::new(ServerState {
         snapshots: requester.shared(MetricsRequest::Snapshot),
         pings: requester.shared(MetricsRequest::Ping),
@@ -253,8 +248,7 @@ impl ServerState {
         {
             return Some(page.clone());
         }
-        let source =
-            ReadingsSource {
+        let source = ReadingsSource {
             moment: Arc::clone(&moment),
             facts: Arc::clone(&self.facts),
             usage: ProcessUsage::read(),

@@ -126,7 +126,8 @@ impl Delivery {
     pub(super) fn partly(&mut self, refused: i64, message: &str) {
         let what = self.settings.signal.path();
         let text = if message.is_empty() { String::new() } else { format!(": {}", shown(message)) };
-        self.failures.partly(&format!("OTLP: the collector accepted {what} and rejected {refused} of them{text}"), clock::now());
+        self.failures
+            .partly(&format!("OTLP: the collector accepted {what} and rejected {refused} of them{text}"), clock::now());
     }
 }
 

@@ -107,7 +107,10 @@ async fn respond(
     });
     let mut request = Request::post(url.path.as_str()).body(Full::new(body)).map_err(|error| error.to_string())?;
     let headers = request.headers_mut();
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("OTel-OTLP-Exporter-closewait/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("OTel-OTLP-Exporter-closewait/", env!("CARGO_PKG_VERSION"))),
+    );
     for (name, value) in &settings.headers.0 {
         headers.insert(name, value.clone());
     }

@@ -32,7 +32,8 @@ pub(super) struct QueuedEvent {
 pub(super) fn request(events: &[QueuedEvent], resource: &Resource, instance: &str) -> ExportLogsServiceRequest {
     let log_records = events.iter().map(|event| record(event, instance)).collect();
     let scope_logs = ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() };
-    let logs = ResourceLogs { resource: Some(resource.clone()), scope_logs: vec![scope_logs], ..ResourceLogs::default() };
+    let logs =
+        ResourceLogs { resource: Some(resource.clone()), scope_logs: vec![scope_logs], ..ResourceLogs::default() };
     ExportLogsServiceRequest { resource_logs: vec![logs] }
 }
 
@@ -159,7 +160,8 @@ impl Attributes<'_> {
             self.add(name, value);
         }
         if let (Some(address), Some(port)) = (group["remote"]["address"].as_str(), group["remote"]["port"].as_u64()) {
-            let remote = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+            let remote =
+                if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
             self.1.push(text(table::REMOTE.otlp_name, &remote));
         }
         self.add_seconds("closewait.exhaustion.time", &json["exhaustion_seconds"]);

@@ -37,12 +37,12 @@ use anyhow::Context as _;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::sync::oneshot;
 
+pub use self::settings::{OtlpSettings, OtlpSettingsError, OtlpUrl};
 use self::{
     metrics::CountStarts,
     queue::{EventAccounts, EventSender},
     thread::{ExportThread, ExportTiming},
 };
-pub use self::settings::{OtlpSettings, OtlpSettingsError, OtlpUrl};
 use crate::{
     clock::{self, TimeAnchor},
     metrics::{AgentFacts, ExportLosses, MetricsFeed, MetricsRequest, MomentSnapshot, request_channel},
@@ -70,7 +70,9 @@ impl ExportedEvents {
                 Finding::Enter { .. } => self == Self::All,
                 Finding::Leave { stuck, .. } => self == Self::All || (self == Self::Stuck && *stuck),
                 Finding::Stuck { .. } => self != Self::Incidents,
-                Finding::Pileup { .. } | Finding::PileupEnd { .. } | Finding::Health { .. } | Finding::Stop { .. } => true,
+                Finding::Pileup { .. } | Finding::PileupEnd { .. } | Finding::Health { .. } | Finding::Stop { .. } => {
+                    true
+                }
             },
         }
     }
@@ -105,10 +107,9 @@ impl OtlpExport {
 
     fn start_with(self, facts: AgentFacts, is_pinned: bool, timing: ExportTiming) -> anyhow::Result<OtlpExporter> {
         let Self { settings, resource, events, max_bytes } = self;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("starting the loop that exports over OTLP failed\nhint: check the limit on open files (ulimit -n)")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(
+            "starting the loop that exports over OTLP failed\nhint: check the limit on open files (ulimit -n)",
+        )?;
         let exports_logs = settings.logs.is_some();
         let (requester, feed) = request_channel();
         let (sender, receiver) = queue::channel(max_bytes);

@@ -77,8 +77,12 @@ impl FromStr for OtlpUrl {
             return Err("a URL must not have a query or a fragment: set OTEL_EXPORTER_OTLP_HEADERS".to_owned());
         }
         let host = authority.host();
+        // `Authority::port` takes a port over 65535 for none.
+        if authority.as_str() != host && authority.port_u16().is_none_or(|port| port == 0) {
+            return Err(FORM.to_owned());
+        }
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() || (authority.port().is_some() && authority.port_u16().is_none_or(|port| port == 0)) {
+        if host.is_empty() {
             return Err(FORM.to_owned());
         }
         Ok(Self {
@@ -172,7 +176,8 @@ impl OtlpSettings {
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Option<Self>, OtlpSettingsError> {
         let variables = Variables(&variable);
-        if flag.is_none() && variables.text("OTEL_SDK_DISABLED")?.is_some_and(|text| text.eq_ignore_ascii_case("true")) {
+        if flag.is_none() && variables.text("OTEL_SDK_DISABLED")?.is_some_and(|text| text.eq_ignore_ascii_case("true"))
+        {
             return Ok(None);
         }
         let metrics = variables.signal(Signal::Metrics, flag)?;
@@ -220,7 +225,11 @@ impl Variables<'_> {
         if let Some((name, value)) = self.of_signal(signal, "PROTOCOL")?
             && value != "http/protobuf"
         {
-            return Err(error(&name, "only http/protobuf is supported", "unset it, and name the collector's HTTP port, 4318"));
+            return Err(error(
+                &name,
+                "only http/protobuf is supported",
+                "unset it, and name the collector's HTTP port, 4318",
+            ));
         }
         let gzip = match self.of_signal(signal, "COMPRESSION")? {
             None => false,
@@ -269,7 +278,11 @@ fn error(name: &str, why: &str, hint: &'static str) -> OtlpSettingsError {
 fn millis(name: &str, value: &str) -> Result<Duration, OtlpSettingsError> {
     let found = value.parse().ok().map(Duration::from_millis);
     found.filter(|found| (MIN_DURATION..=MAX_DURATION).contains(found)).ok_or_else(|| {
-        error(name, "it is not a number of milliseconds from 100 to 86400000", "write, for example, 10000 for ten seconds")
+        error(
+            name,
+            "it is not a number of milliseconds from 100 to 86400000",
+            "write, for example, 10000 for ten seconds",
+        )
     })
 }
 

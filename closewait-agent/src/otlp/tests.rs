@@ -31,7 +31,13 @@ fn timing() -> ExportTiming {
         max_time: Duration::from_secs(20),
         delay_at_end: millis(20),
     };
-    ExportTiming { batch_events: 10, batch_delay: millis(30), first_metrics: millis(10), retry, ..ExportTiming::default() }
+    ExportTiming {
+        batch_events: 10,
+        batch_delay: millis(30),
+        first_metrics: millis(10),
+        retry,
+        ..ExportTiming::default()
+    }
 }
 
 fn signal(signal: Signal, address: SocketAddr, gzip: bool) -> SignalSettings {
@@ -112,7 +118,9 @@ fn events_arrive_once_with_headers_and_compression() {
     assert_eq!(received.resources[0]["service.name"], "closewait");
     assert_eq!(received.resources[0]["host.name"], "web-1");
     let heads = received.heads.join("\n").to_ascii_lowercase();
-    for part in ["post /v1/logs http/1.1", "content-encoding: gzip", "authorization: bearer secret", "connection: close"] {
+    for part in
+        ["post /v1/logs http/1.1", "content-encoding: gzip", "authorization: bearer secret", "connection: close"]
+    {
         assert!(heads.contains(part), "{part}: {heads}");
     }
     assert!(received.heads.len() >= 3, "10 events a request");
@@ -179,10 +187,10 @@ fn rejected_records_are_counted() {
 
 #[test]
 fn retry_after_is_respected_and_bounded() {
-    let now = TimeAnchor::now().wall(clock::now());
-    // An HTTP date has whole seconds.
-    let date = httpdate::fmt_http_date(now + Duration::from_secs(2));
-    for (after, least) in [("1".to_owned(), 1000), (date, 900), ("86400".to_owned(), 1500)] {
+    for (after, least) in [(Some("1"), 1000), (None, 900), (Some("86400"), 1500)] {
+        // An HTTP date has whole seconds.
+        let date = || httpdate::fmt_http_date(TimeAnchor::now().wall(clock::now()) + Duration::from_secs(2));
+        let after = after.map_or_else(date, str::to_owned);
         let collector = FakeCollector::start(&[Behavior::Status(503, Some(after.clone()))]);
         let mut running = Running::logs(collector.address, timing());
         let began = clock::now();
@@ -297,8 +305,8 @@ fn events_are_selected_as_in_the_stream() {
             verdict: None,
         };
         let event = numbering.finding(&leave, TimeAnchor::booted_at(SystemTime::UNIX_EPOCH));
-        let included =
-            [ExportedEvents::Incidents, ExportedEvents::Stuck, ExportedEvents::All].map(|events| events.include(&event));
+        let included = [ExportedEvents::Incidents, ExportedEvents::Stuck, ExportedEvents::All]
+            .map(|events| events.include(&event));
         assert_eq!(included, [false, stuck, true]);
     }
 }

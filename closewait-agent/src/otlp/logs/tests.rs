@@ -94,7 +94,10 @@ fn a_socket_has_the_names_of_the_semantic_conventions() {
 #[test]
 fn malformed_and_long_events_become_records_too() {
     let record = converted(b"not json".to_vec());
-    assert_eq!((record.event_name.as_str(), record.time_unix_nano), ("closewait.agent.", record.observed_time_unix_nano));
+    assert_eq!(
+        (record.event_name.as_str(), record.time_unix_nano),
+        ("closewait.agent.", record.observed_time_unix_nano)
+    );
     let long = format!("{{\"event\":\"health\",\"x\":\"{}\"}}", "a".repeat(MAX_ORIGINAL_BYTES));
     let record = converted(long.into_bytes());
     assert_eq!((record.event_name.as_str(), value(&record, "log.record.original")), ("closewait.agent.health", None));

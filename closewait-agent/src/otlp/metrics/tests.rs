@@ -63,7 +63,8 @@ fn every_metric_of_the_table_is_exported_with_its_unit() {
 
 #[test]
 fn counters_are_cumulative_and_have_a_start() {
-    let seconds = |sum: &Sum| sum.data_points.iter().map(|one| one.start_time_unix_nano / 1_000_000_000).collect();
+    let seconds =
+        |sum: &Sum| sum.data_points.iter().map(|one| one.start_time_unix_nano / 1_000_000_000).collect::<Vec<_>>();
     let metrics = exported(false);
     let entered = sum(&metrics, &table::ENTERED);
     assert!(entered.is_monotonic && entered.aggregation_temporality() == AggregationTemporality::Cumulative);

@@ -31,7 +31,8 @@ fn paths_are_appended_except_to_the_url_of_one_signal() {
     let one = read(None, &[("EXPORTER_OTLP_LOGS_ENDPOINT", "http://c/raw")]).unwrap().unwrap();
     assert_eq!(urls(&one), [None, some("http://c/raw")]);
     assert_eq!(one.logs.unwrap().url.port, 80);
-    let flag = read(Some("http://127.0.0.1:4318"), &[("EXPORTER_OTLP_LOGS_ENDPOINT", "http://c/raw")]).unwrap().unwrap();
+    let flag =
+        read(Some("http://127.0.0.1:4318"), &[("EXPORTER_OTLP_LOGS_ENDPOINT", "http://c/raw")]).unwrap().unwrap();
     let expected = ["http://127.0.0.1:4318/v1/metrics", "http://127.0.0.1:4318/v1/logs"].map(some);
     assert_eq!(urls(&flag), expected, "the flag counts for both");
 }
@@ -55,8 +56,7 @@ fn settings_of_a_signal_come_before_those_of_all() {
     assert_eq!(logs.headers.0["authorization"], "Basic c2VjcmV0");
     assert_eq!(logs.headers.0["x-scope"], "a,b");
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let expected =
-        [pair("deployment.environment.name", "prod"), pair("service.name", "x"), pair("service.name", "cw")];
+    let expected = [pair("deployment.environment.name", "prod"), pair("service.name", "x"), pair("service.name", "cw")];
     assert_eq!(settings.attributes, expected);
     assert!(!format!("{settings:?}").contains("c2VjcmV0"), "secrets are not shown");
 }
