@@ -1,6 +1,7 @@
 //! The command line: types only.
 
 mod check;
+mod config;
 mod hooks;
 mod list;
 mod tail;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 
 pub use self::{
     check::CheckArgs,
+    config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
     tail::TailArgs,
@@ -69,6 +71,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Check as a monitoring probe; with `-- CMD`, run CMD and fail if it leaves sockets in CLOSE_WAIT
     Check(CheckArgs),
+    /// Check and show the configuration of `run`, from files, the environment and the command line
+    Config(ConfigArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
     /// Run hook programs for an agent; the agent starts this itself
@@ -90,6 +94,9 @@ pub struct OutputArgs {
 /// `closewait run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
+    /// Configuration file, instead of /etc/closewait/closewait.toml and /etc/closewait/conf.d/*.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
@@ -99,6 +106,9 @@ pub struct RunArgs {
     /// Events to show [default: incidents; stuck with --output json]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub events: Option<EventsArg>,
+    /// Send events to the systemd journal, with fields, instead of standard output
+    #[arg(long, conflicts_with_all = ["output", "color"])]
+    pub journal: bool,
     /// Interval between dwell time histograms
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = positive_duration)]
     pub histogram_every: Duration,
@@ -145,7 +155,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub unpin: bool,
     /// Connection limit of a port, a server's own or a remote one: incidents forecast when it is reached
-    #[arg(long, value_name = "PORT=N", value_parser = connection_limit)]
+    #[arg(long, value_name = "PORT=N", value_delimiter = ',', value_parser = connection_limit)]
     pub connection_limit: Vec<(u16, u32)>,
     /// Hooks.
     #[command(flatten)]

@@ -27,6 +27,7 @@
 //! | [`signals`] | signals that are blocked or ignored when a process starts | |
 //! | [`memory`] | release of memory after a peak | |
 //! | [`tui`] | the full-screen view of `closewait top`: state, screen and terminal | agents, scans and recordings |
+//! | [`config`] | settings from files and the environment, found in clap's definition of a command | the options themselves ([`cli`]) |
 //! | `beside` | two threads for one job: one reads, the other stores or prints | |
 //! | [`cmd`], [`cli`] | subcommands, one file each; the options | |
 //!
@@ -37,6 +38,7 @@ mod beside;
 pub mod cli;
 pub mod clock;
 pub mod cmd;
+pub mod config;
 pub mod control;
 pub mod hooks;
 pub mod host;

@@ -2,18 +2,17 @@
 
 use std::{env, io, process::ExitCode};
 
-use clap::Parser as _;
 use closewait::{
-    cli::{Cli, Command},
-    cmd, limits, logging,
+    cli::Command,
+    cmd::{self, settings::ParseError},
+    limits, logging,
 };
 
 fn main() -> ExitCode {
     limits::survive_file_size_limit();
     let misread = logging::init();
-    let code = match Cli::try_parse() {
-        Ok(cli) => {
-            let command = cli.into_command();
+    let code = match cmd::settings::parse(env::args_os().collect()) {
+        Ok((command, configuration)) => {
             // An agent never waits for a reader of its log. Its hook helper has the same environment: one warning is
             // enough.
             if matches!(command, Command::Run(_) | Command::Hooks(_)) {
@@ -22,9 +21,10 @@ fn main() -> ExitCode {
             if let Some(misread) = misread.filter(|_| !matches!(command, Command::Hooks(_))) {
                 log::warn!("{misread}");
             }
-            cmd::run(&command)
+            cmd::run(&command, configuration)
         }
-        Err(error) => {
+        Err(ParseError::Config(error)) => cmd::misconfigured(&error),
+        Err(ParseError::Usage(error)) => {
             if error.use_stderr() {
                 logging::print(&error.render().to_string());
             } else {

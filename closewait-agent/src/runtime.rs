@@ -4,14 +4,20 @@
 //! ([`crate::source::worker`]), and another one writes the lines ([`crate::sink::Writer`]).
 
 mod commands;
+mod hangup;
+mod service;
 
 use std::{pin::pin, time::Duration};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub use self::commands::Pending;
 use self::commands::{AfterRefresh, Purpose};
+pub use self::{
+    commands::Pending,
+    hangup::{Hangup, Hangups},
+    service::{AgentService, ReadAgain, Reloaded},
+};
 use crate::{
     clock::{self, TimeAnchor},
     control::{Control, EventLog, QueryClient},
@@ -61,10 +67,11 @@ const EVENTS_PATIENCE: Duration = Duration::from_millis(300);
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangups: Hangups,
 }
 
 impl Signals {
-    /// Catches SIGINT and SIGTERM from now on.
+    /// Catches SIGINT, SIGTERM and SIGHUP from now on.
     ///
     /// # Errors
     ///
@@ -74,15 +81,26 @@ impl Signals {
         signals::unblock(&[libc::SIGINT, libc::SIGTERM])?;
         let catch =
             |kind| signal(kind).context("sigaction failed\nhint: report this with the output of `closewait doctor`");
-        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+        let hangups = Hangups::catch()?;
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())?, hangups })
     }
 
-    /// Returns when one of them has arrived.
+    /// Returns when one of them has arrived that ends the agent.
     pub async fn any(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = async { while self.hangups.next().await == Hangup::Reload {} } => {}
         }
+    }
+
+    /// Returns a listener for SIGHUP, which gets all since [`Signals::catch`].
+    ///
+    /// # Errors
+    ///
+    /// If `sigaction` refuses.
+    pub fn hangups(&self) -> anyhow::Result<Hangups> {
+        self.hangups.another()
     }
 }
 
@@ -106,6 +124,8 @@ pub struct Runtime<S> {
     pub otlp: Option<OtlpExporter>,
     /// Recent events, for clients that follow them.
     pub events: EventLog,
+    /// Service manager and configuration.
+    pub service: AgentService,
     /// Hooks, if the user configured any.
     pub hooks: Option<Hooks>,
     /// Detector of peaks, after which memory is released.
@@ -188,6 +208,7 @@ impl<S: RecordSource> Runtime<S> {
         piece.lines += 1;
         self.hand_over(&mut piece);
         let mut emptied = self.drain(MAX_RECORDS);
+        self.service.started(clock::now());
         loop {
             let now = clock::now();
             self.workers.abandon(now);
@@ -196,10 +217,11 @@ impl<S: RecordSource> Runtime<S> {
             // After a refresh, the engine may have more output at once.
             let has_refreshed = self.continue_refresh();
             let has_answers = self.answer_next();
+            self.alive();
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.engine.state().poll_timeout(), self.workers.deadline(), end];
+            let due = [self.engine.state().poll_timeout(), self.workers.deadline(), self.service.deadline(now), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
             let idle = emptied && !has_refreshed && !has_answers && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
@@ -209,6 +231,7 @@ impl<S: RecordSource> Runtime<S> {
                 biased;
                 () = &mut stopped => break,
                 () = self.writer.ended() => {
+                    self.service.stopping();
                     self.end_events().await;
                     return self.finish(clock::now() + PATIENCE);
                 }
@@ -222,6 +245,7 @@ impl<S: RecordSource> Runtime<S> {
                 }
                 request = metrics_request(&mut self.metrics) => request.answer(self.engine.state()),
                 request = export_request(&mut self.otlp) => request.answer(self.engine.state()),
+                event = self.service.event() => self.service_event(event),
                 answer = self.workers.answer() => self.take(answer),
                 () = no_more_hooks(self.hooks.as_ref()) => {
                     if let Some(hooks) = self.hooks.take() {
@@ -240,6 +264,7 @@ impl<S: RecordSource> Runtime<S> {
                 kernel_log.flush();
             }
         }
+        self.service.stopping();
         let end = clock::now() + PATIENCE;
         // The kernel program detaches before the ring buffer is freed (docs/kernel-safety.md).
         self.source.detach();

@@ -119,6 +119,15 @@ pub fn stop() {
     }
 }
 
+/// Whether this process ignores a signal.
+pub fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: a `sigaction` is numbers and an optional function, for all of which zeros are valid.
+    let mut action: libc::sigaction = unsafe { zeroed() };
+    // SAFETY: `action` has room for what is written; nothing is set.
+    let known = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) } == 0;
+    known && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Unblocks every signal and resets ignored ones, so that programs of this process do not inherit the settings of
 /// `nohup` and others. Handlers stay: programs do not inherit them.
 ///
@@ -132,11 +141,7 @@ pub fn set_defaults() -> anyhow::Result<()> {
         if *signal == libc::SIGPIPE {
             continue;
         }
-        // SAFETY: a `sigaction` is numbers and an optional function, for all of which zeros are valid.
-        let mut action: libc::sigaction = unsafe { zeroed() };
-        // SAFETY: `action` has room for what is written; nothing is set.
-        let known = unsafe { libc::sigaction(*signal, ptr::null(), &raw mut action) } == 0;
-        if known && action.sa_sigaction == libc::SIG_IGN {
+        if is_ignored(*signal) {
             // SAFETY: sets no handler, only the default.
             let _before: libc::sighandler_t = unsafe { libc::signal(*signal, libc::SIG_DFL) };
         }

@@ -268,6 +268,12 @@ impl Engine {
         }
     }
 
+    /// Returns the numbers of stuck sockets and open incidents as of the last count, which is at most a second old while there
+    /// are any.
+    pub fn stuck_counts(&self) -> model::StuckCounts {
+        self.flows.as_ref().map(Flows::stuck_counts).unwrap_or_default()
+    }
+
     /// Begins a scan for owners. Returns the network namespaces of which the scan need not describe each socket, because all of
     /// their sockets are tracked by kernel address. The list is empty after a loss, and if dropped sockets could be tracked now,
     /// so that the scan finds the missing sockets.

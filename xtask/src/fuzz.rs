@@ -9,13 +9,14 @@ use crate::prelude::*;
 
 /// Targets in the order in which they run, each with its longest input in bytes, enough for several of whatever it reads, and
 /// a folder of files that serve as first inputs, too.
-const TARGETS: [(&str, u32, Option<&str>); 7] = [
+const TARGETS: [(&str, u32, Option<&str>); 8] = [
     ("records", 4096, None),
     ("btf", 4096, None),
     ("tracepoint", 4096, Some("closewait-agent/src/host/tracefs")),
     ("proc", 2048, None),
     ("netlink", 4096, None),
     ("recording", 8192, Some("closewait-agent/tests/recordings")),
+    ("config", 2048, Some("contrib")),
     ("cli", 1024, None),
 ];
 

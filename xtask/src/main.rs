@@ -25,6 +25,7 @@ mod prelude;
 mod root;
 mod scenarios;
 mod setup;
+mod systemd;
 mod test;
 mod tidy;
 mod vm;
@@ -56,6 +57,8 @@ enum Task {
     Restarts(endurance::Restarts),
     /// Run random load and faults for a long time, as root, and compare the tracked sockets with the kernel's
     Soak(endurance::Soak),
+    /// Run the systemd unit in a container, as root: readiness, reload, watchdog, end
+    Systemd,
     /// Run the fuzz targets: every parser of untrusted bytes
     Fuzz(fuzz::Options),
     /// Run the kernel tests on Debian's kernels in virtual machines, and compare their features
@@ -64,7 +67,7 @@ enum Task {
     Clippy,
     /// Check the rules that the compiler cannot: layers, names, phrases, manifests, sizes, paths
     Tidy,
-    /// Write docs/diagnoses.md, docs/incident.svg and docs/schema/
+    /// Write docs/diagnoses.md, docs/incident.svg, docs/schema/ and contrib/closewait.toml
     Docs(docs::Options),
     /// Measure time and memory
     #[command(subcommand)]
@@ -105,6 +108,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Restarts(options) => endurance::run(workspace, binary, |agents| options.run(agents)),
         Task::Soak(options) => endurance::run(workspace, binary, |agents| options.run(agents)),
         Task::Scenarios(options) => scenarios::run(workspace, options),
+        Task::Systemd => systemd::run(workspace, binary),
         Task::Fuzz(options) => fuzz::run(workspace, options),
         Task::Vm(options) => vm::run(workspace, options),
         Task::Clippy => build::clippy(workspace),

@@ -31,6 +31,7 @@ pub(crate) struct Summary {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
     root::install(workspace, "browser")?;
+    root::install(workspace, "engines")?;
     let mut host = workspace.cargo("test");
     host.args(PACKAGES).arg("--no-fail-fast");
     if !options.filter.is_empty() {

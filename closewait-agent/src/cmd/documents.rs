@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::doctor;
+use super::{config, doctor};
 use crate::sink::document::{self, Document, page, root};
 
 fn all() -> Vec<Document> {
@@ -14,6 +14,12 @@ fn all() -> Vec<Document> {
         "`doctor`",
         "Check of the host, or the summary behind all checks",
         &[root::<doctor::CheckLine<'_>>, root::<doctor::SummaryLine<'_>>],
+    ));
+    documents.push(Document::new(
+        "config",
+        "`config show` and `config check`",
+        "Setting of the agent, or problem of its configuration",
+        &[root::<config::SettingLine>, root::<config::ProblemLine>],
     ));
     documents
 }

@@ -1,6 +1,7 @@
 //! Subcommands, one file each, and their exit codes.
 
 pub mod check;
+mod config;
 mod doctor;
 #[cfg(test)]
 mod documents;
@@ -8,11 +9,13 @@ mod explain;
 mod hooks;
 mod kill;
 mod list;
+mod reload;
 mod replay;
 mod report;
 mod run;
 #[cfg(test)]
 mod screens;
+pub mod settings;
 mod status;
 mod stdout;
 mod tail;
@@ -26,9 +29,10 @@ use std::{
 
 use anyhow::Context as _;
 
-use self::{explain::ExplainError, kill::KillError, list::ListError};
+use self::{explain::ExplainError, kill::KillError, list::ListError, settings::Configuration};
 use crate::{
     cli::{Color, Command, EventsArg, OutputArgs, OutputFormat},
+    config::ConfigError,
     hooks::HookProgramError,
     host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
     otlp::OtlpSettingsError,
@@ -54,8 +58,8 @@ mod exit {
     pub(super) const CONFIG: u8 = 78;
 }
 
-/// Executes a command. Prints errors.
-pub fn run(command: &Command) -> ExitCode {
+/// Executes a command, `run` with its configuration. Prints errors.
+pub fn run(command: &Command, configuration: Option<Configuration>) -> ExitCode {
     if needs_kernel_program(command)
         && let Err(error) = program::check_built()
     {
@@ -65,7 +69,8 @@ pub fn run(command: &Command) -> ExitCode {
     let result = stdout::check(command).and_then(|()| match command {
         Command::Status(args) => with_open_files(|_| status::status(args).map(|()| 0)),
         Command::Top(top) => with_open_files(|_| top::top(top).map(|()| 0)),
-        Command::Run(run) => with_open_files(|open_files| run::run(run, open_files).map(|()| 0)),
+        Command::Run(run) => with_open_files(|open_files| run::run(run, configuration, open_files).map(|()| 0)),
+        Command::Config(config) => config::config(config),
         Command::List(list) => with_open_files(|_| list::list(list).map(|()| 0)),
         Command::Tail(tail) => tail::tail(tail).map(|()| 0),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
@@ -97,6 +102,14 @@ pub fn run(command: &Command) -> ExitCode {
     }
 }
 
+/// Prints the problems of a configuration. Returns the exit code.
+pub fn misconfigured(error: &ConfigError) -> ExitCode {
+    for problem in &error.0 {
+        log::error!("{problem}");
+    }
+    ExitCode::from(exit::CONFIG)
+}
+
 /// Whether a command loads kernel programs, or shows the state of an agent or of this host.
 const fn needs_kernel_program(command: &Command) -> bool {
     match command {
@@ -104,7 +117,12 @@ const fn needs_kernel_program(command: &Command) -> bool {
         Command::Report(report) => report.file.is_none(),
         Command::Top(top) => top.replay.is_none(),
         // A check has exit codes of its own for what is missing.
-        Command::Replay(_) | Command::Hooks(_) | Command::Explain(_) | Command::Check(_) | Command::Tail(_) => false,
+        Command::Replay(_)
+        | Command::Hooks(_)
+        | Command::Explain(_)
+        | Command::Check(_)
+        | Command::Tail(_)
+        | Command::Config(_) => false,
     }
 }
 

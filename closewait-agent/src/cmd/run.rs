@@ -5,15 +5,17 @@ use std::{env, io, ops::RangeInclusive, path::Path, time::Duration};
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
 
-use super::{color, list, sink};
+use super::{color, list, reload, settings::Configuration, sink};
 use crate::{
     cli, clock,
     control::{self, Control, EventLog},
     hooks::{self, Helper},
     host::{
+        self,
         caps::Capability,
         confine::{Confined, Keep, confine},
         facts::HostFacts,
+        journal::EntrySocket,
         limits::{RequestedLimits, limits},
         memory_limit,
         open_files::OpenFiles,
@@ -24,8 +26,8 @@ use crate::{
     metrics::{AgentFacts, ListenAddress, MetricsServer},
     otlp::{ExportedEvents, OtlpExport, OtlpExporter, OtlpSettings},
     recording::{Recorder, RecordingEngine},
-    runtime::{Pending, Runtime, Signals},
-    sink::{Numbering, Start, Writer, text::TextStyle},
+    runtime::{AgentService, Pending, Runtime, Signals},
+    sink::{Numbering, Sink, Start, Writer, journal::Journal, text::TextStyle},
     source::{
         self,
         inspector::Inspector,
@@ -50,7 +52,11 @@ const MAX_EXPORT_BYTES: usize = 8 << 20;
 /// # Errors
 ///
 /// If this kernel or these privileges do not allow it, or something fails later.
-pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
+pub(super) fn run(
+    args: &cli::RunArgs,
+    configuration: Option<Configuration>,
+    open_files: OpenFiles,
+) -> anyhow::Result<()> {
     if args.unpin {
         return unpin(args.pin.as_deref().unwrap_or(Path::new(pins::DEFAULT)));
     }
@@ -59,7 +65,7 @@ pub(super) fn run(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<
         .enable_all()
         .build()
         .context("starting the event loop failed (epoll_create)\nhint: check the limit on open files (ulimit -n)")?;
-    runtime.block_on(watch(args, open_files))
+    runtime.block_on(watch(args, configuration, open_files))
 }
 
 /// Removes the pins of an agent, which ends its program.
@@ -74,11 +80,13 @@ fn unpin(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()> {
+async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_files: OpenFiles) -> anyhow::Result<()> {
     // Before this process uses much memory itself.
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
+    let service = AgentService::new(signals.hangups()?, configuration.map(reload::read_again));
     let hooks = hooks(&args.hooks)?;
+    let journal = args.journal.then(journal).transpose()?;
     // Before anything is loaded, and before the privileges for the socket's folder are dropped.
     let listener = args.listen.as_ref().map(ListenAddress::bind).transpose()?;
     let otlp = OtlpSettings::read(args.otlp_endpoint.as_ref(), |name| env::var_os(name))?;
@@ -190,10 +198,18 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
     let losses = otlp.as_ref().and_then(OtlpExporter::losses);
     let metrics =
         listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start), losses)).transpose()?;
-    let (numbering, sink) =
-        (Numbering::of_host(&facts.host), sink(args.shape, events, TextStyle::live(color(args.shape), list::width())));
-    let writer =
-        Writer::new(io::stdout(), limits.lines).context("starting the thread that writes standard output failed\nhint: check the limit on processes (ulimit -u, TasksMax=)")?;
+    let numbering = Numbering::of_host(&facts.host);
+    let sink: Box<dyn Sink> = match journal {
+        Some(_) => Box::new(Journal { incidents_only: events == cli::EventsArg::Incidents }),
+        None => sink(args.shape, events, TextStyle::live(color(args.shape), list::width())),
+    };
+    let writer = match journal {
+        Some(journal) => Writer::new(journal, limits.lines),
+        None => Writer::new(io::stdout(), limits.lines),
+    };
+    let writer = writer.context(
+        "starting the thread that writes events failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
+    )?;
     let hooks = helper.map(Helper::connect).transpose().context(
         "starting the thread that requests hooks failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
     )?;
@@ -212,6 +228,7 @@ async fn watch(args: &cli::RunArgs, open_files: OpenFiles) -> anyhow::Result<()>
         metrics,
         otlp,
         events,
+        service,
         hooks,
         peak,
         numbering,
@@ -264,16 +281,31 @@ fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Cont
     control
 }
 
+/// Connects to the journal before anything is loaded.
+fn journal() -> anyhow::Result<EntrySocket> {
+    EntrySocket::connect(Path::new(host::journal::SOCKET)).with_context(|| {
+        format!(
+            "connecting to the journal at {} failed\nhint: run without --journal, or start systemd-journald",
+            host::journal::SOCKET
+        )
+    })
+}
+
 /// Returns the hooks of the command line. Checks the programs before anything is loaded.
-fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
-    let cli::OnFindings { on_stuck, on_pileup, on_stuck_class, min_certainty, hook_timeout, hook_every } = args;
+pub(super) fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
+    let cli::OnFindings { on_stuck, on_pileup, hook_timeout, hook_every, .. } = args;
     let programs = hooks::HookPrograms::find(on_stuck.as_deref(), on_pileup.as_deref());
     Ok(hooks::HookConfig {
         programs: programs.context("a hook cannot be used")?,
         timeout: *hook_timeout,
         every: *hook_every,
-        filter: hooks::HookFilter { stuck_classes: on_stuck_class.clone(), min_certainty: (*min_certainty).into() },
+        filter: hook_filter(args),
     })
+}
+
+/// Returns the selection of the events that run a hook.
+pub(super) fn hook_filter(args: &cli::OnFindings) -> hooks::HookFilter {
+    hooks::HookFilter { stuck_classes: args.on_stuck_class.clone(), min_certainty: args.min_certainty.into() }
 }
 
 /// Drops the privileges that only the start needed. Returns the failures, one sentence each.

@@ -40,6 +40,11 @@ impl StartLimiter {
         Self { every, started: BTreeMap::new(), credit: REFILL_INTERVAL * MAX_BURST, earned: now }
     }
 
+    /// Changes the interval.
+    pub(super) fn set_every(&mut self, every: Duration) {
+        self.every = every;
+    }
+
     /// Checks that a program may start, and counts the start.
     pub(super) fn start(&mut self, group: &HookGroup, now: BootTime) -> Result<(), Skip> {
         if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
@@ -73,6 +78,11 @@ pub(super) struct Skipped {
 impl Skipped {
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
         Self { recent: 0, too_many: 0, unsent: 0, too_long: 0, every, last_report: now }
+    }
+
+    /// Changes the interval that the report names.
+    pub(super) fn set_every(&mut self, every: Duration) {
+        self.every = every;
     }
 
     pub(super) fn skip(&mut self, skip: Skip) {

@@ -35,6 +35,7 @@ pub use self::{
 };
 use crate::{
     clock,
+    host::service_manager::VARIABLES,
     sink::{Backlog, NumberedEvent, Writer},
 };
 use closewait_engine::{model::Finding, time::BootTime};
@@ -85,6 +86,9 @@ impl Helper {
             }
         }
         // Only the agent writes results to standard output.
+        for name in VARIABLES {
+            command.env_remove(name);
+        }
         let child = command.stdin(from).stdout(Stdio::null()).spawn().context(
             "starting the hook helper failed (execve of /proc/self/exe)\n\
              hint: check that /proc is mounted, and the limit on processes (ulimit -u, TasksMax=)",
@@ -143,6 +147,13 @@ impl Hooks {
         if let Some(line) = self.skipped.line(now) {
             log::info!("{line}");
         }
+    }
+
+    /// Changes the selection of the events that run a program, and the minimum interval between two starts of a group.
+    pub fn change(&mut self, filter: HookFilter, every: Duration) {
+        self.filter = filter;
+        self.limits.set_every(every);
+        self.skipped.set_every(every);
     }
 
     fn ask(&mut self, group: HookGroup, finding: &Finding, event: &NumberedEvent<'_>) -> io::Result<()> {

@@ -2,27 +2,20 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{Access, access, getxattr},
-    io::Errno,
+    fs::{Access, access},
     process::geteuid,
 };
 use thiserror::Error;
 
 use super::HookEventKind;
-use crate::host::in_time::{CallFailure, START_PATIENCE, call, in_time};
-
-/// Mode bit: others may write.
-const OTHERS_WRITE: u32 = 0o002;
-/// Mode bit of a folder: users with write access cannot change files of others.
-const STICKY: u32 = 0o1000;
-
-/// Maximum length of an extended attribute, bytes (`XATTR_SIZE_MAX`).
-const MAX_LIST_BYTES: usize = 64 << 10;
+use crate::host::{
+    foreign_writer::{CheckError, ForeignWriter, foreign_writer},
+    in_time::{CallFailure, START_PATIENCE, call, in_time},
+};
 
 /// Reason why a program cannot be a hook.
 #[derive(Debug, Error)]
@@ -134,19 +127,12 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, HookProgramError> {
     if !fs::metadata(&path).map_err(missing("stat"))?.is_file() {
         return Err(HookProgramError::NoFile(path));
     }
-    // A user who can write to a folder can replace the file.
-    for part in path.ancestors() {
-        let found = fs::metadata(part).map_err(missing("stat"))?;
-        let shields = found.is_dir() && found.mode() & STICKY != 0;
-        if found.mode() & OTHERS_WRITE != 0 && !shields {
-            return Err(HookProgramError::OthersWrite(part.to_owned()));
-        }
-        if !shields && let Some(who) = listed_writer(part, user).map_err(missing("getxattr"))? {
-            return Err(HookProgramError::ListedWrite { path: part.to_owned(), who });
-        }
-        if found.uid() != 0 && found.uid() != user {
-            return Err(HookProgramError::OthersOwn { path: part.to_owned(), owner: found.uid() });
-        }
+    let writer = foreign_writer(&path, user).map_err(|CheckError { call, error }| missing(call)(error))?;
+    match writer {
+        None => {}
+        Some((path, ForeignWriter::Any)) => return Err(HookProgramError::OthersWrite(path)),
+        Some((path, ForeignWriter::Listed(who))) => return Err(HookProgramError::ListedWrite { path, who }),
+        Some((path, ForeignWriter::Owner(owner))) => return Err(HookProgramError::OthersOwn { path, owner }),
     }
     call("access");
     match executable(&path) {
@@ -155,50 +141,25 @@ fn find_for(path: &Path, user: u32) -> Result<PathBuf, HookProgramError> {
     }
 }
 
-/// Returns a user or group, besides root and `user`, that may write by the access control list of a file (acl(5)).
-fn listed_writer(path: &Path, user: u32) -> io::Result<Option<String>> {
-    let mut list = vec![0_u8; MAX_LIST_BYTES];
-    match getxattr(path, c"system.posix_acl_access", &mut *list) {
-        Ok(length) => Ok(writer_of(list.get(..length).unwrap_or_default(), user)),
-        // The file has no list, or its file system has no lists.
-        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Returns a writer of [`listed_writer`], of the value of the extended attribute (include/uapi/linux/posix_acl_xattr.h at v5.10).
-fn writer_of(list: &[u8], user: u32) -> Option<String> {
-    /// A user by number.
-    const USER: u16 = 0x02;
-    /// A group by number.
-    const GROUP: u16 = 0x08;
-    /// Upper bound of all listed permissions.
-    const MASK: u16 = 0x10;
-    const WRITE: u16 = 2;
-    let entries = || {
-        list.get(4..).unwrap_or_default().as_chunks::<8>().0.iter().map(|&[a, b, c, d, e, f, g, h]| {
-            (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]), u32::from_le_bytes([e, f, g, h]))
-        })
-    };
-    let mask = entries().find(|(tag, ..)| *tag == MASK).map_or(u16::MAX, |(_, allowed, _)| allowed);
-    entries().find_map(|(tag, allowed, id)| match tag {
-        USER if allowed & mask & WRITE != 0 && id != 0 && id != user => Some(format!("user {id}")),
-        GROUP if allowed & mask & WRITE != 0 && id != 0 => Some(format!("group {id}")),
-        _ => None,
-    })
-}
-
 fn executable(path: &Path) -> io::Result<()> {
     Ok(access(path, Access::EXEC_OK)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, process};
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+        process,
+    };
 
-    use rustix::fs::{XattrFlags, removexattr, setxattr};
+    use rustix::{
+        fs::{XattrFlags, removexattr, setxattr},
+        io::Errno,
+    };
 
     use super::*;
+    use crate::host::foreign_writer::testing::access_list;
 
     /// Folder with a program in it, removed after the test.
     struct Place(PathBuf);
@@ -262,38 +223,10 @@ mod tests {
         assert!(place.find().is_ok());
     }
 
-    /// Returns an access control list with these entries beside owner, group and others.
-    fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
-        let mut list = 2_u32.to_le_bytes().to_vec();
-        let mut all = vec![(1, 7, u32::MAX), (4, 5, u32::MAX), (0x20, 5, u32::MAX)];
-        all.extend_from_slice(entries);
-        all.sort_unstable();
-        for (tag, allowed, id) in all {
-            list.extend([u16::to_le_bytes(tag), u16::to_le_bytes(allowed)].concat());
-            list.extend(u32::to_le_bytes(id));
-        }
-        list
-    }
-
-    #[test]
-    fn a_listed_user_or_group_that_may_write_is_named() {
-        assert_eq!(writer_of(&list(&[(2, 7, 4711), (0x10, 7, u32::MAX)]), 1000).as_deref(), Some("user 4711"));
-        assert_eq!(writer_of(&list(&[(8, 6, 4712), (0x10, 7, u32::MAX)]), 1000).as_deref(), Some("group 4712"));
-        for (list, why) in [
-            (list(&[(2, 7, 4711), (0x10, 5, u32::MAX)]), "the mask forbids it"),
-            (list(&[(2, 5, 4711), (8, 5, 4711), (0x10, 7, u32::MAX)]), "it may only read"),
-            (list(&[(2, 7, 1000), (2, 7, 0), (0x10, 7, u32::MAX)]), "the agent's user and root"),
-            (list(&[]), "the list is empty"),
-            (vec![2, 0, 0], "cut"),
-        ] {
-            assert_eq!(writer_of(&list, 1000), None, "{why}");
-        }
-    }
-
     #[test]
     fn what_a_listed_user_can_write_or_replace_is_refused() {
         let place = Place::new("listed");
-        let list = list(&[(2, 7, 65534), (0x10, 7, u32::MAX)]);
+        let list = access_list(&[(2, 7, 65534), (0x10, 7, u32::MAX)]);
         for name in ["hook", ""] {
             let (path, attribute) = (place.0.join(name), "system.posix_acl_access");
             match setxattr(&path, attribute, &list, XattrFlags::empty()) {

@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod descendants;
 pub mod error_text;
 pub mod facts;
+pub mod foreign_writer;
 pub mod freezer;
 pub mod in_time;
 pub mod journal;
@@ -23,6 +24,7 @@ pub mod plan;
 pub mod pods;
 pub mod poll;
 pub mod proc;
+pub mod service_manager;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tools;

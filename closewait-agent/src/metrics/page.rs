@@ -57,7 +57,7 @@ count.
   series with the label `otel_metric_overflow=\"true\"` alone.
 - The counts of a group, its oldest entry and its service are those of the agent's last count of the sockets, some seconds ago.
 - An incident has the verdict that `closewait status` shows at that moment. With more than 10,000 sockets in CLOSE_WAIT it is the
-  verdict of the agent's last inspection of the incident, at most some 60 seconds ago: a scrape must not hold up the agent.
+  verdict of the agent's last inspection of the incident, which can be some minutes old: a scrape must not hold up the agent.
 
 ## Counters
 

@@ -253,6 +253,7 @@ fn run(
             metrics: None,
             otlp: None,
             events: EventLog::new(1 << 20),
+            service: AgentService::default(),
             hooks: None,
             peak: Peak::default(),
             numbering: Numbering::default(),

@@ -8,6 +8,7 @@ pub(crate) mod document;
 mod event;
 pub mod explain;
 mod headline;
+pub mod journal;
 pub mod json;
 pub mod kill;
 pub mod list;

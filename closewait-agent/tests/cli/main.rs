@@ -56,7 +56,15 @@ closewait replay --speed fast recording
 closewait replay /nowhere/recording
 closewait replay Cargo.toml
 closewait report /nowhere/recording
-closewait report Cargo.toml";
+closewait report Cargo.toml
+closewait run --config /nowhere/closewait.toml
+closewait run --config src
+closewait run --config tests/cli/wrong.toml
+closewait config
+closewait config check /nowhere/closewait.toml
+closewait config check tests/cli/wrong.toml
+closewait config check --output json tests/cli/wrong.toml
+closewait config show -- --stuck-after soon";
 
 /// Runs command lines on a screen of 100 columns. Returns the output of each, and its exit code if that is not 0.
 fn transcript(lines: &str) -> String {
@@ -72,6 +80,8 @@ fn transcript_at(columns: usize, lines: &str) -> String {
             .args(line.split(' ').skip(1))
             .env("COLUMNS", columns.to_string())
             .env_remove("CLOSEWAIT_LOG")
+            // A configuration of this host must not change the output.
+            .env("CLOSEWAIT_CONFIG", "tests/cli/empty.toml")
             .stdin(Stdio::null());
         let output = command.output().expect("closewait");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
@@ -98,6 +108,8 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait check --help"), file!["help-check.txt"]);
     assert_data_eq!(transcript("closewait explain --help"), file!["help-explain.txt"]);
     assert_data_eq!(transcript("closewait doctor --help"), file!["help-doctor.txt"]);
+    let config = "closewait config --help\nclosewait config check --help\nclosewait config show --help";
+    assert_data_eq!(transcript(config), file!["help-config.txt"]);
 }
 
 #[test]
@@ -128,6 +140,19 @@ closewait explain blocked";
         format!("== {columns} columns\n{text}")
     });
     assert_data_eq!(all.concat(), file!["explain-sizes.txt"]);
+}
+
+#[test]
+fn settings_have_a_value_and_a_source() {
+    let lines = "\
+closewait config show --config tests/cli/right.toml -- --kernel-log --stuck-after 5s
+closewait config show --config tests/cli/right.toml --output json
+closewait config check tests/cli/right.toml
+closewait config example";
+    let text = transcript(lines);
+    let objects = text.lines().filter(|line| line.starts_with('{'));
+    objects.for_each(|line| tests_support::schema::conforms("config", &serde_json::from_str(line).expect("JSON")));
+    assert_data_eq!(text, file!["config.txt"]);
 }
 
 #[test]

@@ -96,7 +96,9 @@ fn a_path_that_hangs_at_the_start_holds_up_no_end() {
     hung.set(Mode::Stopped);
     // An unusable path ends the agent; without a control socket it watches.
     let (program, through) = (program.to_str().expect("UTF-8"), through.to_str().expect("UTF-8"));
-    for (flag, path, call) in [("--on-stuck", program, "realpath"), ("--pin", through, "stat")] {
+    for (flag, path, call) in
+        [("--config", through, "realpath"), ("--on-stuck", program, "realpath"), ("--pin", through, "stat")]
+    {
         let began = boot_seconds();
         let refused = finish(&mut run_command(&["--socket", &socket, flag, path]));
         let took = boot_seconds() - began;

@@ -2,7 +2,7 @@
 //!
 //! [`Engine::metrics`] reads counts that the engine has anyway, as of the last count of the sockets some seconds ago, and the
 //! verdicts of open incidents. It judges the incidents again only if there are at most [`MAX_JUDGED_SOCKETS`] sockets; otherwise it
-//! takes the verdicts of the last inspection, which are a minute old at most. So its time does not depend on the number of sockets.
+//! takes the verdicts of the last inspection, which can be some minutes old. So its time does not depend on the number of sockets.
 
 use std::{
     cmp::Reverse,

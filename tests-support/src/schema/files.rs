@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::OnceLock};
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("check", include_str!("../../../docs/schema/check.json")),
     ("check-command", include_str!("../../../docs/schema/check-command.json")),
+    ("config", include_str!("../../../docs/schema/config.json")),
     ("doctor", include_str!("../../../docs/schema/doctor.json")),
     ("events", include_str!("../../../docs/schema/events.json")),
     ("explain", include_str!("../../../docs/schema/explain.json")),

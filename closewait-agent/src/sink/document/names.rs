@@ -64,6 +64,13 @@ names! {
         Warning: "any other problem",
         Info: "no action is needed, or it is too early to tell",
     }
+    /// Source of a setting.
+    SettingSourceName {
+        "default": "default of the option",
+        "file": "configuration file",
+        "environment": "environment variable",
+        "command_line": "command line",
+    }
     /// State of an incident.
     StateName (IncidentState, IncidentState::name) {
         Opened: "the incident is new",

@@ -1,0 +1,108 @@
+//! Events in a real journal: systemd-journald in a mount namespace of its own.
+
+use std::{
+    env,
+    io::{self, Write as _},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Running, binary, finish},
+    clock::{PATIENCE, poll_until, slowness},
+    net::{Namespace, V4},
+};
+
+/// Programs of Debian's package systemd.
+const JOURNALD: &str = "/usr/lib/systemd/systemd-journald";
+const JOURNALCTL: &str = "/usr/bin/journalctl";
+/// Catalog of the project.
+const CATALOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/systemd/closewait.catalog");
+/// Gives the journal empty folders, compiles the catalog, and becomes systemd-journald.
+const SCRIPT: &str = "
+    set -e
+    mount -t tmpfs none /run
+    for folder in /var/log/journal /var/lib/systemd/catalog; do
+        [ ! -d $folder ] || mount -t tmpfs none $folder
+    done
+    mount -t tmpfs none /usr/lib/systemd/catalog
+    mkdir -p /run/systemd/journal /run/log/journal
+    cp \"$1\" /usr/lib/systemd/catalog
+    journalctl --update-catalog
+    exec \"$2\"";
+
+/// Whether systemd is there. Where CI installs it, its absence fails.
+fn has_systemd() -> bool {
+    let is_there = [JOURNALD, JOURNALCTL].into_iter().all(|program| Path::new(program).exists());
+    assert!(is_there || env::var_os("CLOSEWAIT_REQUIRE_ENGINES").is_none(), "{JOURNALD} is missing");
+    is_there
+}
+
+#[test]
+fn the_journal_has_events_with_fields_owner_and_explanation() {
+    if !has_systemd() {
+        let _told: io::Result<()> = writeln!(io::stderr(), "skipped: no systemd here (`.ci/packages engines`)");
+        return;
+    }
+    let mut unshare = Command::new("unshare");
+    let journald = Running::spawn(unshare.args(["--mount", "sh", "-c", SCRIPT, "sh", CATALOG, JOURNALD]));
+    let inside = |program: &str| {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", journald.pid())).arg(program);
+        command
+    };
+    let listens =
+        || inside("test").args(["-S", "/run/systemd/journal/socket"]).status().is_ok_and(|status| status.success());
+    assert!(poll_until(PATIENCE, listens), "systemd-journald does not listen");
+
+    let (ns, binary) = (Namespace::new(), binary());
+    let mut command = inside(binary.to_str().expect("a path in UTF-8"));
+    let stuck_after = format!("{}ms", 300 * slowness());
+    command.args(["run", "--journal", "--events", "stuck", "--stuck-after", &stuck_after]);
+    let agent = Agent::spawn_unready(command.args(["--socket", "/run/closewait-journal.sock"]));
+    let entries = |field: &str| -> Vec<Value> {
+        let mut journalctl = inside(JOURNALCTL);
+        let found = finish(journalctl.args(["--output", "json", "SYSLOG_IDENTIFIER=closewait", field]));
+        found.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    assert!(poll_until(PATIENCE, || !entries("CLOSEWAIT_EVENT=start").is_empty()), "no start");
+    let pair = ns.pair(V4);
+    pair.fin();
+    let of_namespace = format!("CLOSEWAIT_NETNS={}", pair.id.netns.expect("its namespace"));
+    assert!(poll_until(PATIENCE, || !entries(&of_namespace).is_empty()), "the socket is not in the journal");
+    let entry = entries(&of_namespace).remove(0);
+    let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+    assert_eq!((text("CLOSEWAIT_EVENT"), text("PRIORITY")), ("stuck".to_owned(), "6".to_owned()), "{entry}");
+    // The journal itself has looked at the owner.
+    let pid = std::process::id().to_string();
+    assert_eq!((text("OBJECT_PID"), text("OBJECT_UID")), (pid, "0".to_owned()), "{entry}");
+    let mut explained = inside(JOURNALCTL);
+    let explained = finish(explained.args(["--catalog", "--no-pager", &of_namespace])).stdout;
+    assert!(explained.contains("Subject: A socket has been in CLOSE_WAIT for "), "{explained}");
+
+    // Without a journal nothing blocks the agent, and it says what it could not hand over.
+    drop(journald);
+    let second = ns.pair(V4);
+    second.fin();
+    std::thread::sleep(Duration::from_millis(900) * slowness());
+    let ended = agent.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the journal refused "), "{}", ended.stderr);
+}
+
+#[test]
+fn a_missing_journal_is_an_error_before_anything_is_loaded() {
+    let mut unshare = Command::new("unshare");
+    let script = "mount -t tmpfs none /run && exec \"$1\" run --journal";
+    let ended = finish(unshare.args(["--mount", "sh", "-c", script, "sh"]).arg(binary()));
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("connecting to the journal at /run/systemd/journal/socket failed"),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("hint: run without --journal"), "{}", ended.stderr);
+}

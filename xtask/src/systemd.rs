@@ -1,0 +1,209 @@
+//! `cargo xtask systemd`: contrib/systemd/closewait.service under a real systemd, in a container of systemd-nspawn with this
+//! host's /usr and folders of its own for everything else.
+
+use std::{env, ffi::OsString, os::unix::fs::symlink};
+
+use crate::prelude::*;
+use crate::{root, setup};
+
+/// Longest time to wait for a state.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Where the unit expects the agent, and where the container has it: /usr is the host's.
+const PLACES: (&str, &str) = ("/usr/local/bin/closewait", "/opt/closewait");
+/// Shorter times than the unit's, so that the test need not wait for them.
+const DROP_IN: &str = "[Service]\nWatchdogSec=2\nRestartSec=1\n";
+/// Settings of the first start, and a change that needs no restart.
+const SETTINGS: [&str; 2] = ["stuck-after = \"5s\"\n", "stuck-after = \"5s\"\nmin-certainty = \"high\"\n"];
+
+/// Builds the agent, boots the container, and checks the service from its start to its end.
+pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
+    let Some(binary) = binary else {
+        setup::run(workspace)?;
+        root::install(workspace, "systemd")?;
+        exec::run(workspace.cargo("build").args(["--package", "closewait-agent", "--bin", "closewait"]))?;
+        let binary = ["--binary".into(), workspace.target.join("debug/closewait").into()];
+        let args: Vec<OsString> = env::args_os().skip(1).chain(binary).collect();
+        return root::become_program(&exec::this()?, &args, "booting systemd in a container");
+    };
+    exec::with_scratch("systemd", |dir| {
+        prepare(workspace, binary, dir)?;
+        let container = Container::boot(dir, &workspace.target.join("systemd.log"))?;
+        let checked = check(&container, dir);
+        if checked.is_err() {
+            println!("{}", container.run(&["journalctl", "--no-pager", "--boot"]).unwrap_or_default());
+        }
+        checked
+    })
+}
+
+/// Makes the root folder of the container.
+fn prepare(workspace: &Workspace, binary: &Path, dir: &Path) -> Result<()> {
+    let units = dir.join("etc/systemd/system");
+    let (wants, drop_in) = (units.join("multi-user.target.wants"), units.join("closewait.service.d"));
+    for folder in ["dev", "opt", "proc", "root", "run", "sys", "tmp", "usr", "var", "etc/closewait"] {
+        fs::create_dir_all(dir.join(folder))?;
+    }
+    fs::create_dir_all(&wants)?;
+    fs::create_dir_all(&drop_in)?;
+    for link in ["bin", "lib", "lib64", "sbin"] {
+        symlink(format!("usr/{link}"), dir.join(link)).with_context(|| format!("making the link {link} failed"))?;
+    }
+    for file in ["passwd", "group", "nsswitch.conf"] {
+        fs::copy(Path::new("/etc").join(file), dir.join("etc").join(file))?;
+    }
+    fs::copy("/usr/lib/os-release", dir.join("etc/os-release"))?;
+    fs::write(dir.join("etc/machine-id"), "")?;
+    fs::copy(binary, dir.join("opt/closewait"))?;
+    let unit = fs::read_to_string(workspace.root.join("contrib/systemd/closewait.service"))?;
+    fs::write(units.join("closewait.service"), unit.replace(PLACES.0, PLACES.1))?;
+    fs::write(drop_in.join("test.conf"), DROP_IN)?;
+    fs::write(dir.join("etc/closewait/closewait.toml"), SETTINGS[0])?;
+    symlink("../closewait.service", wants.join("closewait.service")).context("enabling the unit failed")?;
+    symlink("/lib/systemd/system/multi-user.target", units.join("default.target")).context("setting the target failed")
+}
+
+/// Checks one property after the other.
+fn check(container: &Container, dir: &Path) -> Result<()> {
+    let write = |settings: &str| fs::write(dir.join("etc/closewait/closewait.toml"), settings);
+    container.wait_for("ActiveState", |state| state == "active")?;
+    let first = container.property("MainPID")?;
+    let status = container.wait_for("StatusText", |text| text.contains("sockets in CLOSE_WAIT stuck"))?;
+    ensure!(container.journal()?.contains("stuck after 5s"), "the agent has not read its file of settings");
+    println!("started as the user of the service; status: {status}");
+
+    write(SETTINGS[1])?;
+    container.run(&["systemctl", "reload", "closewait"])?;
+    container.wait_in_journal("reloaded: min-certainty is high (/etc/closewait/closewait.toml:2), was low")?;
+    println!("reloaded a changed file");
+
+    write("min-certainty = 1\n")?;
+    ensure!(container.run(&["systemctl", "reload", "closewait"]).is_err(), "a broken file is a failed reload");
+    container.wait_in_journal("closewait.toml:1:17: invalid value 1 for min-certainty")?;
+    container.wait_for("ActiveState", |state| state == "active")?;
+    // SIGHUP by hand, without the check.
+    container.run(&["systemctl", "kill", "--signal=HUP", "closewait"])?;
+    container.wait_in_journal("the agent continues with the old one")?;
+    container.wait_for("ActiveState", |state| state == "active")?;
+    ensure!(container.property("MainPID")? == first, "a broken file has restarted the agent");
+    println!("refused a broken file, and continued");
+
+    write(SETTINGS[0])?;
+    // Two periods of the watchdog.
+    thread::sleep(Duration::from_secs(4));
+    ensure!(container.property("NRestarts")? == "0", "the watchdog has ended a healthy agent");
+    container.run(&["systemctl", "kill", "--signal=STOP", "closewait"])?;
+    container.wait_for("NRestarts", |restarts| restarts == "1")?;
+    container.wait_for("ActiveState", |state| state == "active")?;
+    ensure!(container.journal()?.contains("Watchdog timeout"), "another reason for the restart");
+    println!("restarted a hanging agent by the watchdog");
+
+    let began = exec::now();
+    container.run(&["systemctl", "stop", "closewait"])?;
+    let took = began.elapsed();
+    ensure!(took < Duration::from_secs(5), "the end took {took:?}");
+    ensure!(container.property("Result")? == "success", "the agent has failed at its end");
+    println!("stopped in {:.1} s", took.as_secs_f64());
+
+    write("max-tracked = 0\n")?;
+    ensure!(container.run(&["systemctl", "start", "closewait"]).is_err(), "a broken file is a failed start");
+    let (code, restarts) = (container.property("ExecMainStatus")?, container.property("NRestarts")?);
+    ensure!((code.as_str(), restarts.as_str()) == ("78", "0"), "exit code {code}, {restarts} restarts");
+    println!("refused to start with a broken file: exit code 78, no restart");
+    Ok(())
+}
+
+/// A booted container. Dropping it ends it.
+struct Container {
+    child: Child,
+    /// Process 1 of the container, as the host numbers it.
+    init: String,
+}
+
+impl Container {
+    fn boot(dir: &Path, log: &Path) -> Result<Self> {
+        let path = log;
+        let log = fs::File::create(path)?;
+        let mut command = Command::new(exec::find("systemd-nspawn")?);
+        command.arg("--quiet").arg("--directory").arg(dir).args([
+            "--bind-ro=/usr",
+            "--boot",
+            // Works without a systemd on the host.
+            "--register=no",
+            "--keep-unit",
+            "--capability=all",
+            "--system-call-filter=bpf perf_event_open",
+            "--link-journal=no",
+            "--console=pipe",
+        ]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?.into_parts().0).stderr(log.into_parts().0);
+        let mut container = Self { child: exec::start(&mut command)?, init: String::new() };
+        let nspawn = container.child.id();
+        let children = format!("/proc/{nspawn}/task/{nspawn}/children");
+        let deadline = exec::now() + LIMIT;
+        while container.init.is_empty() {
+            ensure!(exec::now() < deadline, "the container has not started; read {}", path.display());
+            thread::sleep(Duration::from_millis(50));
+            let found = fs::read_to_string(&children).unwrap_or_default();
+            let pid = found.split_whitespace().next().unwrap_or_default();
+            // Its own helper has the host's namespaces until it becomes process 1.
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let inside =
+                status.lines().find_map(|line| line.strip_prefix("NSpid:")).map(|ids| ids.trim().ends_with("\t1"));
+            if inside == Some(true)
+                && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n")
+            {
+                container.init = pid.to_owned();
+            }
+        }
+        Ok(container)
+    }
+
+    /// Runs a command in the container, and returns its output.
+    fn run(&self, command: &[&str]) -> Result<String> {
+        let mut inside = Command::new(exec::find("nsenter")?);
+        inside.args(["--target", &self.init, "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--"]);
+        exec::quiet(inside.args(command))
+    }
+
+    fn property(&self, name: &str) -> Result<String> {
+        let show = self.run(&["systemctl", "show", "--value", "--property", name, "closewait"])?;
+        Ok(show.trim().to_owned())
+    }
+
+    fn journal(&self) -> Result<String> {
+        self.run(&["journalctl", "--no-pager", "--unit", "closewait"])
+    }
+
+    /// Waits for a property of the service.
+    fn wait_for(&self, name: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let deadline = exec::now() + LIMIT;
+        loop {
+            // The manager may not answer yet.
+            let value = self.property(name).unwrap_or_default();
+            if wanted(&value) {
+                return Ok(value);
+            }
+            ensure!(exec::now() < deadline, "{name} of the service stays {value:?}");
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn wait_in_journal(&self, text: &str) -> Result<()> {
+        let deadline = exec::now() + LIMIT;
+        while !self.journal()?.contains(text) {
+            ensure!(exec::now() < deadline, "the journal of the service has no {text:?}");
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // systemd takes it as a request to power off (systemd(1)); what does not end is killed with its namespace.
+        let _asked = exec::signal(&self.child, rustix::process::Signal::TERM);
+        if !matches!(exec::wait_at_most(&mut self.child, LIMIT), Ok(Some(_))) {
+            eprintln!("the container did not end by itself");
+        }
+    }
+}
