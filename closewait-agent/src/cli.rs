@@ -145,7 +145,8 @@ pub struct RunArgs {
     /// Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<ListenAddress>,
-    /// Export metrics and events over OTLP/HTTP to a collector, such as http://127.0.0.1:4318 [env: OTEL_EXPORTER_OTLP_ENDPOINT]
+    /// Export metrics and events over OTLP/HTTP to this collector, such as http://127.0.0.1:4318; the variables
+    /// OTEL_EXPORTER_OTLP_* do the same and set more
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<OtlpUrl>,
     /// Pin programs and maps in a directory below /sys/fs/bpf, so that the next agent continues without a gap

@@ -84,6 +84,8 @@ pub struct OtlpExport {
     settings: OtlpSettings,
     resource: Resource,
     events: ExportedEvents,
+    /// Name of this run of the agent, in the identifiers of records.
+    instance: String,
     /// Maximum size of events on their way, bytes.
     max_bytes: usize,
 }
@@ -93,7 +95,7 @@ impl OtlpExport {
     pub fn prepare(settings: OtlpSettings, events: ExportedEvents, host: &Host, max_bytes: usize) -> Self {
         let machine_id = resource::machine_id();
         let resource = resource::resource(host.name.as_deref(), machine_id.as_deref(), &settings.attributes);
-        Self { settings, resource, events, max_bytes }
+        Self { settings, resource, events, instance: format!("{:016x}", random()), max_bytes }
     }
 
     /// Starts the thread. `is_pinned` says whether the kernel's counts may be older than this agent.
@@ -106,7 +108,7 @@ impl OtlpExport {
     }
 
     fn start_with(self, facts: AgentFacts, is_pinned: bool, timing: ExportTiming) -> anyhow::Result<OtlpExporter> {
-        let Self { settings, resource, events, max_bytes } = self;
+        let Self { settings, resource, events, instance, max_bytes } = self;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(
             "starting the loop that exports over OTLP failed\nhint: check the limit on open files (ulimit -n)",
         )?;
@@ -120,7 +122,7 @@ impl OtlpExport {
         let thread = ExportThread {
             settings,
             resource,
-            instance: format!("{:016x}", random()),
+            instance,
             starts: CountStarts::new(anchor.wall(clock::now()), anchor.wall(BootTime(0)), is_pinned),
             timing,
             requester,

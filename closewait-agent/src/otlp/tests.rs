@@ -1,6 +1,7 @@
 //! The exporter against collectors that accept, refuse, are slow, lie or vanish.
 
 mod collector;
+mod receivers;
 
 use std::{
     collections::BTreeSet,
@@ -52,6 +53,8 @@ struct Running {
     exporter: OtlpExporter,
     numbering: Numbering,
     engine: Engine,
+    /// Name of this run in the identifiers of records.
+    instance: String,
 }
 
 impl Running {
@@ -63,8 +66,10 @@ impl Running {
         let settings = OtlpSettings { metrics, logs, interval: millis(100), attributes: Vec::new() };
         let host = Host { name: Some("web-1".to_owned()), boot: None };
         let export = OtlpExport::prepare(settings, ExportedEvents::All, &host, 1 << 20);
+        let instance = export.instance.clone();
         let exporter = export.start_with(AgentFacts::default(), false, timing).unwrap();
-        Self { exporter, numbering: Numbering::default(), engine: Engine::new(Config::default(), BootTime(0)) }
+        let engine = Engine::new(Config::default(), BootTime(0));
+        Self { exporter, numbering: Numbering::default(), engine, instance }
     }
 
     fn send(&mut self, events: u64) {

@@ -40,6 +40,7 @@ mod many;
 mod memory;
 mod metrics;
 mod older;
+mod otlp;
 mod owners;
 mod pileup;
 mod pinned;
