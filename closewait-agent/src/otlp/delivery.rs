@@ -68,7 +68,7 @@ pub(super) struct Delivery {
     failures: FailureLog,
 }
 
-/// What became of a request.
+/// Outcome of all attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Delivered {
     /// The collector accepted it, with this body of the response.

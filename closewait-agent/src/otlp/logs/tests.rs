@@ -29,7 +29,9 @@ fn value(record: &LogRecord, name: &str) -> Option<String> {
         Any::IntValue(number) => number.to_string(),
         Any::DoubleValue(number) => number.to_string(),
         Any::BoolValue(value) => value.to_string(),
-        other => panic!("{other:?}"),
+        other @ (Any::ArrayValue(_) | Any::KvlistValue(_) | Any::BytesValue(_) | Any::StringValueStrindex(_)) => {
+            panic!("{other:?}")
+        }
     })
 }
 

@@ -68,9 +68,9 @@ impl Received {
 }
 
 fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
-    let text = |attribute: &KeyValue| match attribute.value.clone()?.value? {
-        Value::StringValue(text) => Some((attribute.key.clone(), text)),
-        _ => None,
+    let text = |attribute: &KeyValue| {
+        let Value::StringValue(text) = attribute.value.clone()?.value? else { return None };
+        Some((attribute.key.clone(), text))
     };
     attributes.iter().filter_map(text).collect()
 }
