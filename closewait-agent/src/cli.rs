@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod hooks;
 mod list;
+mod record;
 mod tail;
 
 use std::{path::PathBuf, time::Duration};
@@ -15,6 +16,7 @@ pub use self::{
     config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
+    record::RetainLimit,
     tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, otlp::OtlpUrl, recording::MIN_MAX_BYTES};
@@ -161,9 +163,12 @@ pub struct RunArgs {
     /// Hooks.
     #[command(flatten)]
     pub hooks: OnFindings,
-    /// Record everything that the agent observes to a file, for `closewait replay`; overwrites the file
-    #[arg(long, value_name = "FILE")]
+    /// Record everything that the agent observes to a file, which is overwritten, or to segments in a directory (DIR/)
+    #[arg(long, value_name = "FILE|DIR/")]
     pub record: Option<PathBuf>,
+    /// Time and size of a recording in a directory, as 1h, 1GiB or 1h,1GiB: the oldest segments are deleted [default: 1h,1GiB]
+    #[arg(long, value_name = "TIME|SIZE", value_delimiter = ',', value_parser = record::retain, requires = "record")]
+    pub retain: Vec<RetainLimit>,
     /// Maximum size of the recording in bytes, or with K, M or G: the recording ends there, the agent continues
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = record_max)]
     pub record_max: u64,
@@ -190,7 +195,7 @@ pub struct TopArgs {
     #[arg(long)]
     pub once: bool,
     /// Move through a recording of `run --record`: space plays, arrow keys step, t goes to a time
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["alone", "socket"])]
+    #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["alone", "socket"])]
     pub replay: Option<PathBuf>,
     /// Time in the recording: since its start (1m30s), or of the day in UTC (22:45:20) [default: its end]
     #[arg(long, value_name = "TIME", requires = "replay")]
@@ -279,9 +284,12 @@ pub struct ReportArgs {
     /// Color of text; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
-    /// Recording to report on, as of its end
-    #[arg(value_name = "FILE", conflicts_with_all = ["pid", "port", "peer", "cgroup", "older_than", "verdict"])]
+    /// Recording to report on, as of its end: a file, or a directory with segments
+    #[arg(value_name = "FILE|DIR", conflicts_with_all = ["pid", "port", "peer", "cgroup", "older_than", "verdict"])]
     pub file: Option<PathBuf>,
+    /// Leave out incidents that ended before the last part of this length, such as 15m
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "file")]
+    pub last: Option<Duration>,
     /// Filters.
     #[command(flatten)]
     pub filters: Filters,
@@ -296,9 +304,12 @@ pub struct ReplayArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// Recording of `closewait run --record`
-    #[arg(value_name = "FILE")]
+    /// Recording of `closewait run --record`: a file, or a directory with segments
+    #[arg(value_name = "FILE|DIR")]
     pub file: PathBuf,
+    /// Show only the events of the last part of this length, such as 15m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub last: Option<Duration>,
     /// Events to show [default: incidents; stuck with --output json]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub events: Option<EventsArg>,

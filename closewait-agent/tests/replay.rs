@@ -279,7 +279,7 @@ fn lines_of_the_log_have_a_priority_where_the_journal_reads_them() {
 #[test]
 fn what_is_no_recording_of_this_version_is_refused_with_what_to_do() {
     for (text, says) in [
-        ("closewait recording 3\n", "has format 3, and this closewait reads formats 1 to 2\nhint: play it with"),
+        ("closewait recording 4\n", "has format 4, and this closewait reads formats 1 to 3\nhint: play it with"),
         ("{\"format\":1}\n", "this is no recording"),
     ] {
         let file = Scratch::new("other", text.as_bytes());

@@ -1,5 +1,7 @@
 //! Effect of each fact: one method for each part of [`Observation`].
 
+use std::sync::Arc;
+
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     model::{
@@ -148,9 +150,10 @@ impl Engine {
     }
 
     /// Reports an exit that the agent missed: the socket exited at an unknown time before `at`.
-    pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
+    pub(super) fn missed_exit(&mut self, at: BootTime, missed: Arc<TrackedSocket>) {
         self.exits.left(at, ExitCause::Unknown, &missed.socket, None);
         if missed.reported || self.config.events == Events::All {
+            let missed = Arc::unwrap_or_clone(missed);
             let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
             self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use closewait_common::histogram::{BUCKETS, index, upper_edge};
+use serde::{Deserialize, Serialize};
 
 /// Counts for every bucket of [`closewait_common::histogram`], nanoseconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
+    #[serde(with = "crate::model::sparse")]
     counts: Vec<u64>,
     /// Longest recorded dwell time, nanoseconds; `None` if no exact time is known.
     longest: Option<u64>,

@@ -20,8 +20,10 @@
 //! | `jobs` | state machines that emit commands to refresh, scan and inspect: before an incident, before an answer, after a loss |
 //! | [`diagnose`] | all groups at one time, and the rules that give the cause of each socket and group |
 //! | [`snapshot`], [`kill`] | the sockets that an answer shows, and the sockets that may be destroyed |
+//! | `checkpoint` | state of the engine at one time, from which another engine continues |
 //! | `config`, `limits`, [`text`], [`time`] | settings and utilities |
 
+mod checkpoint;
 mod config;
 mod context;
 pub mod decode;
@@ -47,6 +49,9 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
+pub use self::checkpoint::{Checkpoint, CheckpointError};
 pub use self::config::{Config, Events};
 use self::{
     context::host_context::HostContext,
@@ -71,7 +76,7 @@ use self::{
 const CHECK_COUNTERS_AFTER: Duration = Duration::from_secs(1);
 
 /// State of the engine.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
     config: Config,
     tracker: Tracker,
@@ -81,6 +86,8 @@ pub struct Engine {
     unwritten: u64,
     log_lines_dropped: u64,
     recordings_failed: u64,
+    /// Outputs that the caller has not taken; a checkpoint is made when there are none.
+    #[serde(skip)]
     outputs: VecDeque<Output>,
     /// End of the current window, at which the engine asks for the kernel's counters.
     window_ends: BootTime,

@@ -5,13 +5,15 @@ use std::{
     hash::{BuildHasher, Hash},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::model::Owner;
 
 /// Capacity up to which a collection keeps its memory.
 const SMALL: usize = 4096;
 
 /// Limit of a collection, with the number of items that count against it and the number of dropped items.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Quota {
     limit: usize,
     used: usize,

@@ -11,6 +11,7 @@ mod socket;
 mod summary;
 mod verdict;
 
+pub(crate) use self::finding::sparse;
 pub use self::{
     course::{CoursePoint, FirstForecast, IncidentCourse, Milestone, MilestoneKind, ResolvedIncident},
     dwell::{Dwell, Since},

@@ -1,4 +1,4 @@
-mod any_times;
+pub(crate) mod any_times;
 mod late;
 mod lossy;
 mod progress;

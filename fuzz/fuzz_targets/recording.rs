@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use closewait_engine::time::BootTime;
+use closewait_engine::{Checkpoint, time::BootTime};
 use closewait::{recording::{Item, Player, Reader, Shown}, sink::Numbering};
 use closewait_fuzz::Play;
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     assert_eq!(lines(bytes), lines(bytes), "a recording gives the same lines, always");
     // A fuzzer cannot guess checks and compressed data; here the bytes are plain items, with anything between them.
-    assert_eq!(play(bytes), play(bytes), "items give the same lines, always");
+    assert_eq!(play(bytes, false), play(bytes, true), "items give the same lines, also from any checkpoint");
 });
 
 /// Plays a file.
@@ -35,8 +35,8 @@ fn lines(bytes: &[u8]) -> Vec<u8> {
     lines
 }
 
-/// Plays items, and takes all outputs after each.
-fn play(mut bytes: &[u8]) -> Vec<u8> {
+/// Plays items, and takes all outputs after each. With checkpoints, another engine continues from there each time.
+fn play(mut bytes: &[u8], with_checkpoints: bool) -> Vec<u8> {
     let (mut play, mut now) = (Play::new(Duration::from_secs(2), BootTime(0)), BootTime(0));
     while let Some((_first, rest)) = bytes.split_first() {
         let mut behind = bytes;
@@ -57,9 +57,14 @@ fn play(mut bytes: &[u8]) -> Vec<u8> {
             Item::Started(start) => play.start(&start),
             Item::ScanBegan => drop(play.engine.scan_began()),
             Item::Stopping => play.engine.stop(),
-            Item::Began { .. } | Item::Polled(_) | Item::Drained | Item::Anchored(_) | Item::HandedOut => {}
+            Item::Segment(_) | Item::Checkpoint(_) | Item::Began { .. } | Item::Polled(_) | Item::Drained | Item::Anchored(_) | Item::HandedOut => {}
         }
         play.drain();
+        if with_checkpoints && let Some(checkpoint) = play.engine.checkpoint() {
+            let bytes = rmp_serde::to_vec_named(&checkpoint).expect("a state has a form");
+            let again: Checkpoint = rmp_serde::from_slice(&bytes).expect("and is read again");
+            play.engine = again.restore().expect("an engine continues from its own state");
+        }
     }
     play.list(now);
     play.lines

@@ -12,7 +12,7 @@ use super::{color, sink};
 use crate::{
     cli::{self, EventsArg, Speed},
     clock::{self, TimeAnchor},
-    recording::{self, Item, Player, Reader, RecordingEnd, Shown},
+    recording::{Item, Player, RecordingEnd, RecordingPart, RecordingSource, Shown},
     sink::{
         Numbering, Sink,
         text::{TextStyle, histogram_line},
@@ -30,11 +30,11 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 /// If the recording cannot be read or standard output cannot be written.
 pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let shown = args.file.display();
-    let reader = open(&args.file)?;
+    let mut source = open(&args.file, args.last.map_or(RecordingPart::All, RecordingPart::Last))?;
     let events = args.events.unwrap_or(EventsArg::default_for(args.shape.output));
     let sink = sink(args.shape, events, TextStyle::dated(color(args.shape)));
     let mut lines = ReplayedLines::new(sink, io::stdout().lock());
-    let played = play(reader, args.speed, &mut lines);
+    let played = play(&mut source, args.speed, &mut lines);
     // Shows what was played before a failure, too.
     lines.end().context("writing standard output failed")?;
     report_end(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
@@ -42,10 +42,8 @@ pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
 }
 
 /// Opens a recording.
-pub(super) fn open(path: &Path) -> anyhow::Result<Reader<Box<dyn io::Read>>> {
-    let shown = path.display();
-    let from = recording::open(path).with_context(|| format!("opening {shown} failed"))?;
-    Reader::new(from).with_context(|| format!("playing {shown} failed"))
+pub(super) fn open(path: &Path, part: RecordingPart) -> anyhow::Result<RecordingSource> {
+    RecordingSource::open(path, part)
 }
 
 /// Reason why a recording in which no engine began is unusable.
@@ -54,25 +52,31 @@ pub(super) const NO_EVENT: &str =
 
 /// Plays all items. Returns the way the recording ends.
 fn play(
-    mut reader: Reader<impl io::Read>,
+    source: &mut RecordingSource,
     speed: Speed,
     lines: &mut ReplayedLines<impl Write>,
 ) -> anyhow::Result<Option<RecordingEnd>> {
     let (mut player, mut pace) = (Player::default(), Playback { speed, began: None });
-    for item in &mut reader {
+    let shown_from = source.shown_from();
+    while let Some(item) = source.next() {
+        source.take_notes().iter().for_each(|note| log::warn!("{note}"));
         let item = item?;
         match &item {
             Item::Began { at, config } => {
                 pace.began = Some((*at, clock::now()));
-                lines.numbering = Numbering::of_host(&config.host);
+                lines.numbering.continue_on(&config.host);
+                lines.is_muted = shown_from.is_some();
             }
             Item::Time(now) => {
+                lines.is_muted = shown_from.is_some_and(|from| player.anchor().wall(*now) < from);
                 if let Some(due) = pace.due(*now) {
                     lines.flush().context("writing standard output failed")?;
                     thread::sleep(due.since(clock::now()));
                 }
             }
-            Item::Started(_)
+            Item::Segment(_)
+            | Item::Checkpoint(_)
+            | Item::Started(_)
             | Item::Fact(_)
             | Item::Undecodable(_)
             | Item::Unwritten { .. }
@@ -86,7 +90,7 @@ fn play(
         }
         player.play(item, |shown, anchor| lines.show(shown, anchor))?;
     }
-    let end = reader.end();
+    let end = source.end();
     // A recording that was cut in its first frame is reported like any other that was cut.
     let cut = matches!(end, Some(RecordingEnd::Cut { at: 1.., .. }));
     anyhow::ensure!(player.engine().is_some() || cut, NO_EVENT);
@@ -105,6 +109,9 @@ pub(super) fn end_text(end: RecordingEnd, file: &Path) -> Option<String> {
     let file = file.display();
     match end {
         RecordingEnd::Stopped => None,
+        RecordingEnd::Continued => {
+            Some(format!("{file} ends here, and the next segment of its directory continues it"))
+        }
         RecordingEnd::Full => {
             Some(format!("{file} was full here; the agent continued without recording (run --record-max)"))
         }
@@ -146,14 +153,19 @@ struct ReplayedLines<W> {
     handed_out: Vec<u8>,
     /// Lines that the agent has not handed out yet.
     waiting: Vec<u8>,
+    /// Whether events are before the part to show. Their numbers count.
+    is_muted: bool,
 }
 
 impl<W: Write> ReplayedLines<W> {
     fn new(sink: Box<dyn Sink>, to: W) -> Self {
-        Self { numbering: Numbering::default(), sink, to, handed_out: Vec::new(), waiting: Vec::new() }
+        Self { numbering: Numbering::default(), sink, to, handed_out: Vec::new(), waiting: Vec::new(), is_muted: false }
     }
 
     fn show(&mut self, shown: Shown<'_>, anchor: TimeAnchor) -> io::Result<()> {
+        if self.is_muted {
+            return Ok(());
+        }
         match shown {
             Shown::Start(start) => self.sink.event(&self.numbering.start(start, anchor), &mut self.waiting)?,
             Shown::Finding(finding) => {

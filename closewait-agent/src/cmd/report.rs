@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cli::{self, ReportOutput},
     clock,
-    recording::{Item, Player},
+    recording::{Item, Player, RecordingPart},
     sink::{
         Form,
         list::ListShape,
@@ -43,7 +43,7 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
         ReportOutput::Json => ReportFormat::Json,
     };
     match &args.file {
-        Some(file) => of_recording(file, format),
+        Some(file) => of_recording(file, args.last, format),
         None => of_host(args, format),
     }
 }
@@ -81,22 +81,24 @@ fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
 /// # Errors
 ///
 /// If an item cannot be played, after the report, or there is none before it.
-fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
+fn of_recording(path: &Path, last: Option<Duration>, format: ReportFormat) -> anyhow::Result<()> {
     let failed = || format!("playing {} failed", path.display());
-    let mut reader = open(path)?;
+    let mut source = open(path, last.map_or(RecordingPart::End, RecordingPart::Last))?;
+    let shown_from = source.shown_from();
     let (mut player, mut last) = (Player::default(), BootTime::default());
     let mut progress = ReplayProgress::new();
     let mut play = || -> anyhow::Result<()> {
-        while let Some(item) = reader.next() {
+        while let Some(item) = source.next() {
             let item = item?;
             if let Item::Began { at, .. } = &item {
-                progress.begin = Some(*at);
+                // The next engine can be that of a later boot.
+                (progress.begin, last) = (Some(*at), *at);
             }
             if let Item::Time(now) | Item::Began { at: now, .. } = &item {
                 last = last.max(*now);
             }
             player.play(item, |_shown, _anchor| Ok(()))?;
-            progress.show(reader.position(), last);
+            progress.show(source.position(), last);
         }
         Ok(())
     };
@@ -105,7 +107,8 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
     let Some(engine) = player.engine() else {
         return played.and_then(|()| Err(anyhow::anyhow!(NO_EVENT)).with_context(failed));
     };
-    let mut notes: Vec<String> = reader.end().and_then(|end| end_text(end, path)).into_iter().collect();
+    let mut notes = source.take_notes();
+    notes.extend(source.end().and_then(|end| end_text(end, path)));
     warn(&notes, format);
     notes.extend(
         played
@@ -115,7 +118,11 @@ fn of_recording(path: &Path, format: ReportFormat) -> anyhow::Result<()> {
             .map(|text| harmless(text.as_bytes())),
     );
     let name = harmless(path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes());
-    let report = engine.report_of(last, &Filter::default(), ReportContent::Courses);
+    let mut report = engine.report_of(last, &Filter::default(), ReportContent::Courses);
+    if let Some(from) = shown_from {
+        let from = player.anchor().boot(from);
+        report.resolved.retain(|resolved| resolved.at >= from);
+    }
     let page = ReportPage {
         report: &report,
         version: env!("CARGO_PKG_VERSION"),

@@ -25,7 +25,7 @@ use crate::{
     memory::{self, Peak},
     metrics::{AgentFacts, ListenAddress, MetricsServer},
     otlp::{ExportedEvents, OtlpExport, OtlpExporter, OtlpSettings},
-    recording::{Recorder, RecordingEngine},
+    recording::{RecordTarget, RecordingEngine},
     runtime::{AgentService, Pending, Runtime, Signals},
     sink::{Numbering, Sink, Start, Writer, journal::Journal, text::TextStyle},
     source::{
@@ -140,7 +140,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     let decoder = Decoder { tick: facts.tick, suspended: clock::suspended() };
     let began = clock::now();
     let recorder = args.record.as_deref();
-    let recorder = recorder.map(|path| Recorder::create(path, args.record_max, &config, began)).transpose()?;
+    let limits_of_recording = (args.record_max, args.retention());
+    let recorder = recorder.map(|path| RecordTarget::create(path, limits_of_recording, &config, began)).transpose()?;
     let mut engine = RecordingEngine::new(Engine::new(config, began), decoder, recorder);
 
     programs.attach()?;

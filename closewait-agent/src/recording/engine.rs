@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{EarlyEnd, Item, Recorder};
+use super::{EarlyEnd, Item, RecordTarget};
 use crate::{
     clock::{self, TimeAnchor},
     host::error_text::with_hints,
@@ -24,7 +24,7 @@ pub struct RecordingEngine {
     decoder: Decoder,
     recording: Option<ActiveRecording>,
     /// Recording that has ended before the agent, and is not completely written.
-    ended: Option<Recorder>,
+    ended: Option<RecordTarget>,
     /// Whether the recording could not be written, and the engine has not counted this yet.
     failed: bool,
 }
@@ -32,11 +32,13 @@ pub struct RecordingEngine {
 /// Recording that is being written.
 #[derive(Debug)]
 struct ActiveRecording {
-    recorder: Recorder,
+    recorder: RecordTarget,
     /// Number of outputs taken since the last item.
     polled: u32,
     /// Anchor of later findings that is not recorded yet.
     anchor: Option<TimeAnchor>,
+    /// Latest anchor.
+    latest_anchor: Option<TimeAnchor>,
     /// Whether output was shown that is not handed out yet.
     shown: bool,
 }
@@ -59,8 +61,9 @@ impl ActiveRecording {
 
 impl RecordingEngine {
     /// Wraps an engine. Without a `recorder`, nothing is recorded.
-    pub fn new(engine: Engine, decoder: Decoder, recorder: Option<Recorder>) -> Self {
-        let recording = recorder.map(|recorder| ActiveRecording { recorder, polled: 0, anchor: None, shown: false });
+    pub fn new(engine: Engine, decoder: Decoder, recorder: Option<RecordTarget>) -> Self {
+        let begin = |recorder| ActiveRecording { recorder, polled: 0, anchor: None, latest_anchor: None, shown: false };
+        let recording = recorder.map(begin);
         Self { engine, decoder, recording, ended: None, failed: false }
     }
 
@@ -175,7 +178,7 @@ impl RecordingEngine {
     /// Sets the anchor for the times of later output.
     pub fn anchored(&mut self, anchor: TimeAnchor) {
         self.keep(|recording| {
-            recording.anchor = Some(anchor);
+            (recording.anchor, recording.latest_anchor) = (Some(anchor), Some(anchor));
             Ok(())
         });
     }
@@ -198,7 +201,42 @@ impl RecordingEngine {
             }
             recording.recorder.flush()
         });
+        self.turn_segment(clock::now());
         self.recording.as_ref().and_then(|recording| recording.recorder.mark())
+    }
+
+    /// Begins the next segment of a flight recording, if it is due and the engine has no outputs.
+    fn turn_segment(&mut self, now: BootTime) {
+        let Self {
+            engine,
+            recording:
+                Some(ActiveRecording { recorder: RecordTarget::Segments(flight), polled, latest_anchor, anchor, .. }),
+            failed,
+            ..
+        } = self
+        else {
+            return;
+        };
+        *failed |= flight.has_failed(now);
+        if !flight.is_due(now) || *polled > 0 {
+            return;
+        }
+        if std::mem::take(failed) {
+            // Before the checkpoint: the segment has to have all later calls that change the engine.
+            engine.recording_failed(now);
+        }
+        let Some(checkpoint) = engine.checkpoint() else { return };
+        flight.turn(now, latest_anchor.unwrap_or_else(TimeAnchor::now), checkpoint);
+        // The items of the segment have no anchor yet.
+        *anchor = anchor.or(*latest_anchor);
+    }
+
+    /// Ends the segment of a flight recording with the next lines.
+    #[cfg(test)]
+    pub(super) fn turn_soon(&mut self) {
+        if let Some(ActiveRecording { recorder: RecordTarget::Segments(flight), .. }) = &mut self.recording {
+            flight.turn_soon();
+        }
     }
 
     /// Whether there is a recording.

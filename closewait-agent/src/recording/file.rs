@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Maximum time to open a file.
-const OPEN_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const OPEN_PATIENCE: Duration = Duration::from_secs(3);
 /// Mode of a recording: it has names of processes and addresses, for the agent's user only.
 const MODE: u32 = 0o600;
 /// Mode bits of all users but the owner.
@@ -52,6 +52,11 @@ pub enum FileError {
     /// The file belongs to another user, who could read or change it.
     #[error("it belongs to user {0}, who could read the recording\nhint: remove it, or name another file")]
     OtherOwner(u32),
+    /// Other users may write to the directory, and could replace the recording.
+    #[error(
+        "other users may write to it, and could replace the recording\nhint: chmod go-w it, or name another directory"
+    )]
+    WritableByOthers,
     /// The path is a symbolic link.
     #[error("it is a symbolic link, which is not followed\nhint: name the file that it leads to")]
     Link,
@@ -84,7 +89,7 @@ pub enum FileError {
     Unanswered(#[from] CallFailure),
 }
 
-fn call(call: &'static str, hint: &'static str) -> impl Fn(io::Error) -> FileError {
+pub(super) fn call(call: &'static str, hint: &'static str) -> impl Fn(io::Error) -> FileError {
     move |error| FileError::Call { call, error, hint }
 }
 
@@ -174,7 +179,7 @@ fn own(file: File) -> Result<Destination, FileError> {
     Ok(Destination { file, whole: Some(0) })
 }
 
-fn lock(file: &File) -> Result<(), FileError> {
+pub(super) fn lock(file: &File) -> Result<(), FileError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(FileError::InUse),

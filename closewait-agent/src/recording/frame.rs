@@ -23,6 +23,12 @@ pub(super) enum FrameKind {
     Full,
     /// Empty: no more could be written, and the agent continued.
     Unwritten,
+    /// Part of a checkpoint, which the next frame continues: a part of the deflate stream.
+    Checkpoint,
+    /// Last part of a checkpoint.
+    CheckpointEnd,
+    /// Empty: the segment has ended, and the next one continues it.
+    Continued,
 }
 
 impl FrameKind {
@@ -32,11 +38,24 @@ impl FrameKind {
             Self::Stopped => 2,
             Self::Full => 3,
             Self::Unwritten => 4,
+            Self::Checkpoint => 5,
+            Self::CheckpointEnd => 6,
+            Self::Continued => 7,
         }
     }
 
     fn of(number: u32) -> Option<Self> {
-        [Self::Items, Self::Stopped, Self::Full, Self::Unwritten].into_iter().find(|kind| kind.number() == number)
+        let ends = [Self::Stopped, Self::Full, Self::Unwritten, Self::Continued];
+        let all = [Self::Items, Self::Checkpoint, Self::CheckpointEnd].into_iter().chain(ends);
+        all.into_iter().find(|kind| kind.number() == number)
+    }
+
+    /// Whether the frame ends its file, and has no payload.
+    fn ends(self) -> bool {
+        match self {
+            Self::Items | Self::Checkpoint | Self::CheckpointEnd => false,
+            Self::Stopped | Self::Full | Self::Unwritten | Self::Continued => true,
+        }
     }
 }
 
@@ -108,7 +127,7 @@ pub(super) fn has_frame(bytes: &[u8]) -> Option<bool> {
         let Some(payload) = bytes.get(place + HEAD..).and_then(|rest| rest.get(..head.length)) else { continue };
         // Frames that end a recording have no payload, and the check of an empty one is 0. A power failure leaves
         // zeros.
-        let ends = head.kind != FrameKind::Items;
+        let ends = head.kind.ends();
         let zeros = bytes.get(place + 4..place + 8) == Some(&[0; 4]);
         if ends == payload.is_empty() && !(ends && zeros) && head.fits(payload) {
             return Some(true);

@@ -19,8 +19,9 @@
 //! frames cannot be decoded without earlier ones. It is damage, and no cut, if a whole frame follows at any position:
 //! the check of a head includes the position where it was written, which reveals missing and inserted bytes.
 //!
-//! A full recording ends. The findings of an engine depend on all its input since the start, so a ring, or only a
-//! later part, would give other events.
+//! A full file ends. The findings of an engine depend on all its input since the start, so a later part of a file alone
+//! would give other events. A flight recording, in a directory, has segments instead, each of which begins with the
+//! state of the engine ([`segments`]).
 
 mod engine;
 mod file;
@@ -29,6 +30,8 @@ mod older;
 mod player;
 mod reader;
 mod recorder;
+mod segments;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -42,19 +45,28 @@ pub use self::{
     player::{Player, Shown},
     reader::{Reader, RecordingEnd, RecordingReadError},
     recorder::{EarlyEnd, MIN_MAX_BYTES, Recorder},
+    segments::{
+        FlightRecorder, MIN_RETAINED_BYTES, MissedInput, RecordingPart, RecordingSource, Retention, SegmentStart,
+        is_folder,
+    },
+    target::RecordTarget,
 };
 use crate::{clock::TimeAnchor, sink::Start};
-use closewait_engine::{Config, model::Observation, time::BootTime};
+use closewait_engine::{Checkpoint, Config, model::Observation, time::BootTime};
 
 /// Format that is written. Raise it when an item changes its meaning, or gets a new required member.
 const VERSION: u32 = 2;
+/// Format of a segment: format 2 with items and frames for a checkpoint.
+const SEGMENT_VERSION: u32 = 3;
 /// Oldest format that is read: [`older`] converts its facts.
 const OLDEST_VERSION: u32 = 1;
 
 /// Input of the engine or event of its output lines, in order: everything that events depend on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Item<'a> {
-    /// The engine began. Always and only the first item.
+    /// A segment of a flight recording begins. Always and only the first item of a segment.
+    Segment(Cow<'a, SegmentStart>),
+    /// The engine began: the first item of a file, and the second one of a segment.
     Began {
         /// Settings of the engine.
         config: Cow<'a, Config>,
@@ -96,6 +108,9 @@ pub enum Item<'a> {
     Anchored(TimeAnchor),
     /// The lines since the last time were handed to the writer.
     HandedOut,
+    /// State of the engine, in frames of its own behind the first items of a segment.
+    #[serde(skip)]
+    Checkpoint(Box<Checkpoint>),
 }
 
 impl Item<'static> {

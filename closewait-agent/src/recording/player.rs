@@ -2,6 +2,8 @@
 
 use std::{io, time::UNIX_EPOCH};
 
+use anyhow::Context as _;
+
 use super::Item;
 use crate::{clock::TimeAnchor, sink::Start};
 use closewait_engine::{
@@ -61,6 +63,11 @@ impl Player {
         item: Item<'_>,
         mut show: impl FnMut(Shown<'_>, TimeAnchor) -> io::Result<()>,
     ) -> anyhow::Result<()> {
+        if let Item::Segment(_) = &item {
+            // The engine of another segment, which this one does not continue.
+            self.engine = None;
+            return Ok(());
+        }
         let Some(engine) = &mut self.engine else {
             let Item::Began { config, at } = item else {
                 anyhow::bail!("the recording is damaged: its first frame is missing\nhint: copy it again");
@@ -74,7 +81,13 @@ impl Player {
             return Ok(());
         };
         match item {
-            Item::Began { .. } => anyhow::bail!("the recording begins twice\nhint: give files one by one"),
+            Item::Segment(_) | Item::Began { .. } => {
+                anyhow::bail!("the recording begins twice\nhint: give files one by one")
+            }
+            Item::Checkpoint(checkpoint) => {
+                let restored = checkpoint.restore().context("the recording is damaged: its checkpoint is invalid");
+                *engine = restored?;
+            }
             Item::Started(start) => show(Shown::Start(&start), self.anchor)?,
             Item::Fact(observation) => engine.handle(observation.into_owned()),
             Item::Time(now) => engine.handle_timeout(now),

@@ -66,18 +66,22 @@ impl io::Write for Disk {
 }
 
 /// Minimal agent: executes the engine's output, and hands out lines.
-struct Agent {
-    engine: RecordingEngine,
+pub(super) struct Agent {
+    pub(super) engine: RecordingEngine,
     numbering: Numbering,
     anchor: u64,
     /// Lines that were read.
-    lines: Vec<u8>,
+    pub(super) lines: Vec<u8>,
     piece: Vec<u8>,
 }
 
 impl Agent {
     fn new(recorder: Option<Recorder>) -> Self {
-        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, recorder);
+        Self::recording_to(recorder.map(Into::into))
+    }
+
+    pub(super) fn recording_to(target: Option<RecordTarget>) -> Self {
+        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, target);
         let numbering = Numbering::default();
         let mut agent = Self { engine, numbering, anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
@@ -105,7 +109,7 @@ impl Agent {
     }
 
     /// Runs a turn of the event loop.
-    fn turn(&mut self, now: BootTime, read: bool) {
+    pub(super) fn turn(&mut self, now: BootTime, read: bool) {
         self.engine.handle_timeout(now);
         let anchor = self.anchor();
         self.engine.anchored(anchor);
@@ -141,7 +145,7 @@ impl Agent {
         self.hand_out(read, now);
     }
 
-    fn enter(&mut self, number: u64, at: BootTime) {
+    pub(super) fn enter(&mut self, number: u64, at: BootTime) {
         let mut socket = socket();
         socket.remote.port = 1000 + u16::try_from(number % 50_000).unwrap();
         let key = SocketKey(1 << 63 | number);
@@ -162,10 +166,15 @@ impl Agent {
         for number in 7..12 {
             self.turn(second(number), true);
         }
-        self.engine.stop();
-        self.turn(second(12), true);
-        self.engine.finish(Duration::ZERO).unwrap();
+        self.stop(second(12));
         self.lines
+    }
+
+    /// Ends the agent.
+    pub(super) fn stop(&mut self, now: BootTime) {
+        self.engine.stop();
+        self.turn(now, true);
+        self.engine.finish(Duration::from_secs(5)).unwrap();
     }
 }
 
@@ -274,7 +283,12 @@ fn a_byte_that_changed_is_an_error_that_says_where_or_the_end() {
                 Some(RecordingReadError::NoRecording | RecordingReadError::Version(_)) => {
                     assert!(place < 22, "{place}")
                 }
-                Some(RecordingReadError::Item { .. } | RecordingReadError::Read { .. } | RecordingReadError::Empty)
+                Some(
+                    RecordingReadError::Item { .. }
+                    | RecordingReadError::Checkpoint { .. }
+                    | RecordingReadError::Read { .. }
+                    | RecordingReadError::Empty,
+                )
                 | None => {
                     panic!("{place}: {error}")
                 }

@@ -57,6 +57,11 @@ impl Numbering {
         Self { next: 0, host: host.name.as_deref().map(Rc::from) }
     }
 
+    /// Continues with the events of another agent of a recording.
+    pub fn continue_on(&mut self, host: &Host) {
+        self.host = host.name.as_deref().map(Rc::from);
+    }
+
     /// Numbers the start of an agent.
     pub fn start<'a>(&mut self, start: &'a Start, anchor: TimeAnchor) -> NumberedEvent<'a> {
         self.event(EventContent::Start(start), anchor)

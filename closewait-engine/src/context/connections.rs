@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{limits::Quota, model::ProxyPeer, time::BootTime};
 
 /// Maximum number of processes in one read.
@@ -12,7 +14,7 @@ const MAX_PROCESSES: usize = 32;
 pub(super) const MAX_CONNECTIONS: usize = 65_536;
 
 /// Connections of processes that are not in CLOSE_WAIT.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Connections {
     processes: BTreeMap<u32, ProcessConnections>,
     /// Connections that the running reads have found so far, by process.
@@ -25,7 +27,7 @@ pub(super) struct Connections {
 }
 
 /// Result of the last read of one process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct ProcessConnections {
     peers: Vec<ProxyPeer>,
     /// Time of the read; `None` if some connections were dropped, or if it is unknown whether the read was possible.
@@ -33,7 +35,7 @@ struct ProcessConnections {
 }
 
 /// Connections of one process that a running read has found so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct PeersFound {
     peers: Vec<ProxyPeer>,
     dropped: bool,

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{connections::Connections, peer_ends::PeerEnds};
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
@@ -15,6 +17,7 @@ use crate::{
         SocketKey, SocketLocation, WatchedPort,
     },
     process::{Process, Tool},
+    text::harmless_field,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
     workload::Workload,
@@ -45,11 +48,12 @@ const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 const MIN_WATCH: Duration = Duration::from_secs(10);
 
 /// Facts about the host: listeners, owners, cgroups, namespaces.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct HostContext {
     listeners: BTreeMap<SocketKey, Seen<Listener>>,
     /// Listeners that the running scan has found so far.
     found: BTreeMap<SocketKey, Seen<Listener>>,
+    #[serde(deserialize_with = "harmless_field")]
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
@@ -100,6 +104,15 @@ impl Default for HostContext {
 }
 
 impl HostContext {
+    /// Restores the fields of processes that a checkpoint does not contain, because they follow from the tools of the host.
+    pub(crate) fn restored(&mut self) {
+        let Self { processes, tools, missing_tools, .. } = self;
+        for process in processes.values_mut() {
+            process.tools.clone_from(tools);
+            process.missing_tools.clone_from(missing_tools);
+        }
+    }
+
     /// Adds a listener that the running scan found.
     pub(crate) fn listening(&mut self, key: SocketKey, at: BootTime, listener: Listener, owner: Option<Owner>) {
         if self.found.len() >= MAX_LISTENERS && !self.found.contains_key(&key) {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     flow::group_key::FlowKey,
     model::{PeerEnd, PeerQuestion, Protocol, SocketKey},
@@ -19,7 +21,7 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 const MAX_ANSWER_AGE: Duration = Duration::from_secs(60);
 
 /// States of peers, with the times at which the agent read them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct PeerEnds {
     answers: BTreeMap<SocketKey, (BootTime, PeerEnd)>,
 }

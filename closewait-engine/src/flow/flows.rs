@@ -14,6 +14,8 @@ use indexmap::{
     map::Entry::{Occupied, Vacant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use self::shown::ShownFacts;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
 use crate::{
@@ -52,7 +54,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 const COUNT_INTERVAL_PER_SOCKET: Duration = Duration::from_micros(30);
 
 /// Counts of the sockets that entered at about the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Cohort {
     number: u64,
     entered: u32,
@@ -60,7 +62,7 @@ struct Cohort {
 }
 
 /// Counts of one flow: entries, exits by cause, present sockets.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct FlowStats {
     entered: u64,
     closed: u64,
@@ -93,11 +95,12 @@ struct FlowStats {
 }
 
 /// Counts of all flows.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Flows {
     began: BootTime,
     stuck_after: Duration,
     /// Counts of each flow, read for every record.
+    #[serde(with = "indexmap::map::serde_seq")]
     flows: IndexMap<FlowKey, FlowStats, KeyedState>,
     /// Time of the next count of the present sockets.
     tick: BootTime,

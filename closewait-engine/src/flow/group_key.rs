@@ -9,13 +9,15 @@ use std::{
     ops::RangeInclusive,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::{Endpoint, PileupGroup, Role, Socket},
     track::tracked_socket::TrackedSocket,
 };
 
 /// Assigns sockets to groups.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct GroupKeys {
     /// Local ports that the kernel assigns to connecting sockets; set only if records lack namespace and role.
     connecting_ports: Option<RangeInclusive<u16>>,
@@ -70,7 +72,7 @@ pub(crate) enum GroupOwner {
 }
 
 /// Network namespace and cgroup of connecting programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct ClientScope {
     pub(crate) netns: Option<u32>,
     /// Cgroup of the program: programs of one namespace that connect to the same remote endpoint differ in it.
@@ -78,7 +80,7 @@ pub(crate) struct ClientScope {
 }
 
 /// Key of a flow: a local port of servers in one network namespace, or a remote endpoint of clients in one scope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum FlowKey {
     /// Network namespace and local port of servers.
     Port(Option<u32>, u16),

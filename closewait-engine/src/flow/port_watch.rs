@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     flow::group_key::FlowKey,
     model::{Since, SocketKey, WatchedPort},
@@ -17,7 +19,7 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 type Port = (Option<u32>, u16, bool);
 
 /// Ports that the kernel program watches.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PortWatch {
     /// Oldest socket of each port: its entry and key.
     watched: BTreeMap<Port, (BootTime, SocketKey)>,

@@ -4,6 +4,8 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use indexmap::IndexMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     histogram::Histogram,
     model::{Dwell, Finding, Role, Scope, Socket},
@@ -19,13 +21,14 @@ const MAX_PORTS: usize = 64;
 type Histograms = IndexMap<Scope, Histogram, FastState>;
 
 /// Counts of the current window.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Windows {
     began: BootTime,
     ephemeral_ports: RangeInclusive<u16>,
     /// Counts of the kernel program, which do not depend on the ring buffer.
     kernel: Option<Histogram>,
     longest: Option<Duration>,
+    #[serde(with = "indexmap::map::serde_seq")]
     finished: Histograms,
 }
 

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Engine, Losses,
     model::{Finding, Output, Since, Socket, SocketKey},
@@ -29,7 +31,7 @@ const MAX_RECORD_DELAY: Duration = Duration::from_millis(100);
 /// Maximum number of exits that are stored during the scan of an audit.
 const MAX_EXITS: usize = 65_536;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Step {
     Idle,
     /// The agent scans all sockets; the engine requested the scan at this time.
@@ -47,7 +49,7 @@ enum Step {
 }
 
 /// State of the audit.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Audit {
     step: Step,
     next: BootTime,

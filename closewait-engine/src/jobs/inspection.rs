@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Engine,
     diagnose::grouping::Grouping,
@@ -38,7 +40,7 @@ const MAX_CPU_CREDIT: Duration = Duration::from_millis(200);
 const MAX_INSPECTION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// CPU time that inspections may use: a token bucket that fills at the rate of one part in [`CPU_SHARE`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Budget {
     /// CPU time that is available now.
     credit: Duration,
@@ -64,7 +66,7 @@ impl Budget {
 }
 
 /// Step of an inspection. Each step waits for an observation; `asked` is the start of the inspection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InspectionStep {
     /// No inspection is running.
     Idle,

@@ -10,6 +10,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Engine,
     context::host_context::MAX_PROCESSES,
@@ -25,7 +27,7 @@ const MAX_QUERY_WAIT: Duration = Duration::from_secs(2);
 const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
 
 /// Unanswered query.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct PendingQuery {
     id: QueryId,
     step: QueryStep,
@@ -33,7 +35,7 @@ struct PendingQuery {
 }
 
 /// Step of a query. Each step waits for an observation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum QueryStep {
     /// The agent scans everything, for a one-off scan.
     ScanningAll,
@@ -44,7 +46,7 @@ enum QueryStep {
 }
 
 /// Unanswered queries, and the owner scans that they wait for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Queries {
     pending: Vec<PendingQuery>,
     /// Number of requested owner scans. They end in the same order.

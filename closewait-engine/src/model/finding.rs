@@ -34,15 +34,15 @@ pub struct Counters {
 }
 
 /// Serialization of counts that are mostly 0, as pairs of index and count.
-mod sparse {
+pub(crate) mod sparse {
     use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(counts: &[u64], to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(counts: &[u64], to: S) -> Result<S::Ok, S::Error> {
         let counted: Vec<(usize, u64)> = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
         counted.serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
         let mut counts = vec![0; closewait_common::histogram::BUCKETS];
         for (place, count) in Vec::<(usize, u64)>::deserialize(from)? {
             // Ignore a count with an invalid index.
@@ -103,7 +103,7 @@ pub struct Totals {
 }
 
 /// Sockets that a [`Finding::Histogram`] counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// All sockets of the host.
     All,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use closewait_common::histogram::{index, lower_edge, upper_edge};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::{Dwell, ExitCause, Socket},
     time::{BootTime, nanos},
@@ -29,7 +31,7 @@ pub const DWELL_BOUNDS_NANOS: [u64; DWELL_BOUNDS] = {
 };
 
 /// Exit that is an example of a dwell time bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DwellExemplar {
     /// Socket cookie, as in events.
     pub cookie: u64,
@@ -53,7 +55,7 @@ pub struct DwellBuckets {
 }
 
 /// Exits since the start of the agent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ExitLog {
     counts: [u64; ExitCause::ALL.len()],
     exemplars: [Option<DwellExemplar>; DWELL_BOUNDS + 1],

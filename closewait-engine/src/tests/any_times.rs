@@ -134,14 +134,14 @@ fn fact() -> impl Strategy<Value = Observation> {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Fact(Box<Observation>),
     Time(BootTime),
     Undecodable(BootTime),
     View(BootTime),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         9 => fact().prop_map(|fact| Step::Fact(Box::new(fact))),
         4 => time().prop_map(Step::Time),

@@ -8,11 +8,13 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     limits::{Quota, keep_owner, shrink},
     model::{Exit, Owner, Socket, SocketKey},
     time::BootTime,
-    track::hashing::FastState,
+    track::hashing::{FastState, by_key},
 };
 
 /// Maximum number of lingering sockets, at about 400 bytes each; further ones are dropped and counted.
@@ -25,7 +27,7 @@ const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
 const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Socket that has exited CLOSE_WAIT and has an open descriptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lingering {
     /// Facts about the socket at its exit.
     pub socket: Socket,
@@ -40,9 +42,11 @@ pub(crate) struct Lingering {
 }
 
 /// All sockets that have exited CLOSE_WAIT and have an open descriptor.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LingeringSockets {
+    #[serde(with = "by_key")]
     sockets: HashMap<SocketKey, Lingering, FastState>,
+    #[serde(skip)]
     due: BTreeSet<(BootTime, SocketKey)>,
     unwatched: u64,
     /// Keys by inode, during a scan that needs them.
@@ -66,6 +70,13 @@ impl Default for LingeringSockets {
 }
 
 impl LingeringSockets {
+    /// Restores the field that a checkpoint does not contain, because it follows from the sockets.
+    pub(crate) fn restored(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "a sorted set")]
+        let due = self.sockets.iter().map(|(key, one)| (one.due, *key)).collect();
+        self.due = due;
+    }
+
     /// Returns the number of sockets that a refresh has found.
     pub(crate) fn len(&self) -> usize {
         let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::{KeySecret, Socket, SocketKey},
-    track::hashing::FastState,
+    track::hashing::{FastState, by_key},
 };
 
 /// Maximum number of dropped sockets that are stored by key, in a table of 2^20 slots and at most 10 MB. Further sockets count
@@ -13,8 +15,9 @@ const MAX_NAMED: usize = (1 << 20) / 8 * 7;
 
 /// Sockets over the limit of tracked ones, by the key of their endpoints. Kernel addresses do not help, because a scan by
 /// `sock_diag` has none.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Overflow {
+    #[serde(with = "by_key::set")]
     named: HashSet<SocketKey, FastState>,
     nameless: u64,
     total: u64,

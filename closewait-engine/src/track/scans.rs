@@ -6,10 +6,12 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::{Endpoint, Socket, SocketKey},
     time::BootTime,
-    track::hashing::{FastState, KeyedState},
+    track::hashing::{FastState, KeyedState, by_key},
 };
 
 /// Maximum number of exits that are stored during one scan, at about 100 bytes each. Over the limit, untracked sockets that the
@@ -20,7 +22,7 @@ const MAX_EXITS: usize = 65_536;
 type Ends = (Option<u32>, Endpoint, Endpoint);
 
 /// Latest exits of sockets with the same endpoints.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Exits {
     any: BootTime,
     /// Latest exit of a socket whose cookie is unknown.
@@ -28,17 +30,21 @@ struct Exits {
 }
 
 /// State of the running scans, empty without one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Scans {
     running: u32,
     asked: Option<BootTime>,
+    #[serde(with = "by_key")]
     exits: HashMap<Ends, Exits, KeyedState>,
+    #[serde(with = "by_key")]
     exits_by_cookie: HashMap<u64, BootTime, FastState>,
     /// Missed exits of sockets without a cookie, by inode.
+    #[serde(with = "by_key")]
     exits_by_inode: HashMap<u64, BootTime, FastState>,
     /// Whether exits were dropped, so that it is unknown which sockets of the scan are still in CLOSE_WAIT.
     overflow: bool,
     /// Keys of tracked sockets by endpoints, built when the first fact needs them.
+    #[serde(with = "by_key::optional")]
     by_ends: Option<HashMap<Ends, SocketKey, KeyedState>>,
 }
 

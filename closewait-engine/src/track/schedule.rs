@@ -18,7 +18,7 @@ struct Slot {
 }
 
 /// Due times with their sockets, in ascending order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Schedule {
     /// Slots in ascending order. The first slot is never a gap.
     queue: VecDeque<Slot>,

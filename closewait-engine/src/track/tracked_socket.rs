@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::{Owner, Since, Socket},
     time::{BootTime, nanos},
 };
 
 /// Tracked socket in CLOSE_WAIT.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TrackedSocket {
     /// Facts about the socket.
     pub(crate) socket: Socket,

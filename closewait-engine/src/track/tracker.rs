@@ -4,16 +4,21 @@
 //! of one time. The facts of a scan arrive before the records that were written during it, so a record can be older than the
 //! scan; times decide which one is right.
 
+mod restored;
+
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     limits::{Quota, keep_owner, shrink},
     model::{Dwell, Endpoint, KeySecret, Owner, Role, Since, Socket, SocketKey},
     time::BootTime,
-    track::hashing::{FastState, KeyedState},
+    track::hashing::{FastState, KeyedState, by_key},
     track::overflow::Overflow,
     track::scans::Scans,
     track::schedule::Schedule,
@@ -31,25 +36,30 @@ const NEVER: BootTime = BootTime(u64::MAX);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     /// Another tracked socket at the same address: its exit was missed, and so was the entry of the socket that exited now.
-    pub(crate) missed: Option<Box<TrackedSocket>>,
+    pub(crate) missed: Option<Arc<TrackedSocket>>,
     /// Tracked socket that exited.
-    pub(crate) tracked: Option<Box<TrackedSocket>>,
+    pub(crate) tracked: Option<Arc<TrackedSocket>>,
     /// Dwell time of the socket, if known.
     pub(crate) dwell: Option<Dwell>,
 }
 
 /// All sockets in CLOSE_WAIT.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tracker {
     stuck_after: Duration,
-    /// Boxed, because a table that has grown is half empty, and growth moves all entries.
-    sockets: HashMap<SocketKey, Box<TrackedSocket>, FastState>,
+    /// Behind pointers, because a table that has grown is half empty, and growth moves all entries. The pointers are
+    /// shared with a checkpoint: a socket that changes before the checkpoint is written is copied then.
+    #[serde(with = "by_key")]
+    sockets: HashMap<SocketKey, Arc<TrackedSocket>, FastState>,
     /// Time of the next report of each socket.
+    #[serde(skip)]
     schedule: Schedule,
     /// Keys of sockets of which only the namespace and the endpoints are known. Records without the kernel's types lack the
     /// namespace, so several sockets can have the same endpoints.
+    #[serde(with = "by_key")]
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
     /// Number of sockets that were reported as stuck.
+    #[serde(skip)]
     reported: usize,
     /// Keys by inode, during a scan that needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
@@ -122,13 +132,13 @@ impl Tracker {
     }
 
     /// Tracks a socket that entered. Returns the previous socket at its address, if the exit of that one was missed.
-    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<TrackedSocket>> {
+    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Arc<TrackedSocket>> {
         let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
         let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
         let Some((known_by, before)) = before else {
             self.overflow.remove(&socket);
             if self.sockets.len() < self.most {
-                self.insert(key, Box::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
+                self.insert(key, Arc::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
             } else {
                 self.overflow.entered(&socket);
             }
@@ -136,7 +146,7 @@ impl Tracker {
         };
         if at > before.seen {
             self.scans.missed(&before.socket, at);
-            self.insert(key, Box::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
+            self.insert(key, Arc::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
             return Some(before);
         }
         if before.is_later_than(at, &socket) {
@@ -146,12 +156,13 @@ impl Tracker {
         // A scan has already found the socket; the record adds the exact time of the entry.
         let mut tracked =
             TrackedSocket::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
+        let before = Arc::unwrap_or_clone(before);
         (tracked.owners, tracked.found, tracked.touched) = (before.owners, before.found, before.touched);
         if before.reported {
             tracked.reported = true;
             tracked.due = next_doubling(at, self.stuck_after, before.seen);
         }
-        self.insert(key, Box::new(tracked));
+        self.insert(key, Arc::new(tracked));
         None
     }
 
@@ -212,7 +223,7 @@ impl Tracker {
 
     /// Removes the tracked socket at the address of a socket that a scan found, if it is another one: its exit was missed, and so
     /// was the entry of the found socket.
-    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<TrackedSocket>> {
+    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Arc<TrackedSocket>> {
         let known_by = self.find_scanned(key, socket)?;
         if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
     }
@@ -220,14 +231,15 @@ impl Tracker {
     /// Tracks or updates a socket that a scan found at `at`. Returns whether it is new.
     pub(crate) fn present(&mut self, key: SocketKey, at: BootTime, since: Since, socket: Socket) -> bool {
         let known_by = self.find_scanned(key, &socket);
-        let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
+        let Some(mut known) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
                 return self.overflow.found(&socket);
             }
             let was_untracked = self.overflow.remove(&socket);
-            self.insert(key, Box::new(TrackedSocket::new(socket, since, at, self.stuck_after)));
+            self.insert(key, Arc::new(TrackedSocket::new(socket, since, at, self.stuck_after)));
             return !was_untracked;
         };
+        let tracked = Arc::make_mut(&mut known);
         // A refresh during the scan is younger than the facts of the scan.
         if tracked.refreshed.is_none_or(|refreshed| refreshed <= at) {
             tracked.renew(&socket, at);
@@ -243,7 +255,7 @@ impl Tracker {
         }
         // Of two keys of the same socket, keep the kernel address.
         let key = known_by.filter(|known_by| !known_by.is_of_ends()).unwrap_or(key);
-        self.insert(key, tracked);
+        self.insert(key, known);
         false
     }
 
@@ -255,7 +267,7 @@ impl Tracker {
     /// Updates a tracked socket from a refresh. An untracked socket remains untracked, because it may have exited since, and
     /// another one may have its address.
     pub(crate) fn refreshed(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
-        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { return };
         let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
         if one_namespace && !differ(&tracked.socket, socket) {
             tracked.renew(socket, at);
@@ -267,7 +279,7 @@ impl Tracker {
     /// Adds a descriptor of a tracked socket from a scan of open files.
     pub(crate) fn held(&mut self, key: SocketKey, socket: &Socket, owner: Owner) {
         let known_by = self.find_scanned(key, socket);
-        if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by)) {
+        if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by).map(Arc::make_mut)) {
             keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
         }
     }
@@ -275,7 +287,7 @@ impl Tracker {
     /// Adds a descriptor from a scan that has only the socket's address and inode; `at` is the time at which it was
     /// found, if known.
     pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, owner: Owner) {
-        let Some(tracked) = self.sockets.get_mut(&key) else { return };
+        let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { return };
         // Another socket can have entered at the address after the scan found the descriptor.
         let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
         if !is_younger && tracked.socket.inode.is_none_or(|own| own == inode) {
@@ -292,7 +304,7 @@ impl Tracker {
             let named = self.schedule.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
             named.collect()
         });
-        if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key)) {
+        if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key).map(Arc::make_mut)) {
             keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
         }
     }
@@ -308,7 +320,7 @@ impl Tracker {
         let by_inode = self.by_inode.take().is_some();
         self.dropped_owners = self.owner_quota.reset(0);
         for (_, key) in self.schedule.iter() {
-            let Some(tracked) = self.sockets.get_mut(&key) else { continue };
+            let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { continue };
             let mut found = std::mem::take(&mut tracked.found);
             // A socket without a kernel address cannot be refreshed. But an unaccepted socket has no descriptor, and no program
             // reads from it, so its facts do not change until a scan finds a descriptor. A scan by inodes cannot find one.
@@ -335,7 +347,7 @@ impl Tracker {
         self.by_inode = None;
         self.owner_quota.reset(0);
         for (_, key) in self.schedule.iter() {
-            if let Some(tracked) = self.sockets.get_mut(&key) {
+            if let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) {
                 tracked.found = Vec::new();
             }
         }
@@ -359,7 +371,7 @@ impl Tracker {
     }
 
     /// Removes a socket if it was not seen since `then`.
-    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Box<TrackedSocket>> {
+    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Arc<TrackedSocket>> {
         self.sockets.get(&key).filter(|one| one.seen < then)?;
         self.remove(key)
     }
@@ -389,7 +401,7 @@ impl Tracker {
     pub(crate) fn forget_stale_facts(&mut self, now: BootTime, refreshed: BootTime) -> Vec<(SocketKey, Socket)> {
         let mut forgotten = Vec::new();
         for key in self.due(now) {
-            let Some(tracked) = self.sockets.get_mut(&key) else { continue };
+            let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { continue };
             if tracked.refreshed.is_none_or(|last| last < refreshed) {
                 let before = tracked.socket.clone();
                 tracked.socket = before.clone().without_changing_facts();
@@ -404,7 +416,7 @@ impl Tracker {
     /// Restores the facts that [`Self::forget_stale_facts`] returned.
     pub(crate) fn remember(&mut self, forgotten: Vec<(SocketKey, Socket)>) {
         for (key, before) in forgotten {
-            if let Some(tracked) = self.sockets.get_mut(&key) {
+            if let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) {
                 tracked.socket = before;
             }
         }
@@ -412,7 +424,7 @@ impl Tracker {
 
     /// Marks a socket as reported at `now`. It is due again when its age has doubled.
     pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(&TrackedSocket, Dwell)> {
-        let tracked = self.sockets.get_mut(&key)?;
+        let tracked = self.sockets.get_mut(&key).map(Arc::make_mut)?;
         self.schedule.remove(tracked.due, key);
         self.reported += usize::from(!tracked.reported);
         tracked.reported = true;
@@ -449,7 +461,7 @@ impl Tracker {
         sockets.get(&found).filter(|tracked| !differ(&tracked.socket, socket)).map(|_| found)
     }
 
-    fn insert(&mut self, key: SocketKey, tracked: Box<TrackedSocket>) {
+    fn insert(&mut self, key: SocketKey, tracked: Arc<TrackedSocket>) {
         self.scans.tracked(key, &tracked.socket);
         if tracked.reported {
             self.reported += 1;
@@ -463,7 +475,7 @@ impl Tracker {
         self.sockets.insert(key, tracked);
     }
 
-    fn remove(&mut self, key: SocketKey) -> Option<Box<TrackedSocket>> {
+    fn remove(&mut self, key: SocketKey) -> Option<Arc<TrackedSocket>> {
         let tracked = self.sockets.remove(&key)?;
         self.schedule.remove(tracked.due, key);
         self.reported -= usize::from(tracked.reported);

@@ -1,7 +1,6 @@
 //! Groups of a recording at any of its times.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +12,7 @@ use crate::{
     clock::TimeAnchor,
     cmd::replay::{NO_EVENT, end_text, open},
     host::error_text::in_one_line,
-    recording::{Item, Player, Reader},
+    recording::{Item, Player, RecordingPart, RecordingSource},
     sink::answer::AnswerCollector,
     tui::{SourceState, TopEvent, TopRequest, TopSnapshot, TopSource, parse_position},
 };
@@ -28,7 +27,7 @@ use closewait_engine::{
 /// other time would take memory for each.
 pub(super) struct RecordingView {
     path: PathBuf,
-    reader: Reader<Box<dyn io::Read>>,
+    source: RecordingSource,
     player: Player,
     /// Item behind the time, already read.
     next: Option<Item<'static>>,
@@ -44,9 +43,9 @@ pub(super) struct RecordingView {
 impl RecordingView {
     /// Opens a recording at a time that the user wrote; without one, at its end.
     pub(super) fn open(path: &Path, at: Option<&str>) -> anyhow::Result<Self> {
-        let mut reader = open(path)?;
+        let mut source = open(path, RecordingPart::Boot)?;
         let (mut begin, mut end, mut anchor, mut notes) = (None, BootTime::default(), None, Vec::new());
-        for item in &mut reader {
+        for item in &mut source {
             match item {
                 Ok(Item::Began { at, .. }) => {
                     begin.get_or_insert(at);
@@ -66,14 +65,15 @@ impl RecordingView {
                 }
             }
         }
-        notes.extend(reader.end().and_then(|end| end_text(end, path)));
+        notes.extend(source.take_notes());
+        notes.extend(source.end().and_then(|end| end_text(end, path)));
         let begin = begin.with_context(|| format!("playing {} failed: {NO_EVENT}", path.display()))?;
         let anchor = anchor.unwrap_or_else(|| Player::default().anchor());
         let wanted = at.map(|at| parse_position(at, begin, anchor)).transpose();
         let at = wanted.map_err(|why| anyhow::anyhow!("--at: {why}"))?.unwrap_or(end).clamp(begin, end);
-        let (reader, player) = (open(path)?, Player::default());
+        let (source, player) = (open(path, RecordingPart::Boot)?, Player::default());
         let mut playback =
-            Self { path: path.to_owned(), reader, player, next: None, at: begin, begin, end, anchor, notes };
+            Self { path: path.to_owned(), source, player, next: None, at: begin, begin, end, anchor, notes };
         playback.play(at)?;
         Ok(playback)
     }
@@ -82,11 +82,11 @@ impl RecordingView {
     fn play(&mut self, to: BootTime) -> anyhow::Result<()> {
         let failed = |path: &Path| format!("playing {} failed", path.display());
         if to < self.at {
-            (self.reader, self.player, self.next) = (open(&self.path)?, Player::default(), None);
+            (self.source, self.player, self.next) = (open(&self.path, RecordingPart::Boot)?, Player::default(), None);
         }
         self.at = to;
         loop {
-            let item = match self.next.take().map(Ok).or_else(|| self.reader.next()) {
+            let item = match self.next.take().map(Ok).or_else(|| self.source.next()) {
                 Some(Ok(item)) => item,
                 // A note has the damage.
                 Some(Err(_)) | None => return Ok(()),

@@ -55,7 +55,7 @@ fn what_was_handed_out_is_in_the_file_when_its_mark_is_reached() {
     let mut engine = RecordingEngine::new(
         Engine::new(config(), BEGAN),
         DECODER,
-        Some(Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap()),
+        Some(Recorder::create(&path, 1 << 20, &config(), BEGAN).unwrap().into()),
     );
     let mut length = fs::metadata(&path).unwrap().len();
     for second in 1..20 {
@@ -78,7 +78,7 @@ fn a_recording_without_a_reader_ends_and_the_agent_continues() {
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let mut reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     let recorder = Recorder::create(&path, u64::MAX, &config(), BEGAN).unwrap();
-    let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, Some(recorder));
+    let mut engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, Some(recorder.into()));
     let (mut number, mut turns) = (0_u64, 0_u64);
     let began = crate::clock::now();
     while engine.is_recording() {

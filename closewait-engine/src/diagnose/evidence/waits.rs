@@ -1,5 +1,7 @@
 //! Wait reasons of the threads of a group's owners.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     process::{Process, ProgramRuntime, ThreadState, WaitKind, WaitLimit},
     time::BootTime,
@@ -48,7 +50,7 @@ pub struct Waits {
 }
 
 /// Number of threads with a timeout at an earlier inspection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitsSample {
     /// Time of the inspection.
     pub at: BootTime,

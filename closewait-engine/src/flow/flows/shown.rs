@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Flows;
 use crate::{
     flow::group_key::FlowKey,
     flow::growth::Growth,
     model::{Class, Limit, Pileup, Since, SocketKey},
     snapshot::urgency::Severity,
+    text::harmless_field,
     time::BootTime,
 };
 
@@ -17,13 +20,14 @@ const MAX_NAMED_AT_ONCE: usize = 256;
 const NAME_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Facts about a flow with stuck sockets or an incident.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct ShownFacts {
     /// Entry and key of the oldest socket at the last count.
     oldest: Option<(BootTime, SocketKey)>,
     /// Last count with stuck sockets or an open incident.
     last_stuck: Option<BootTime>,
     /// Name of the service, also after its last socket has exited.
+    #[serde(deserialize_with = "harmless_field")]
     service: Option<String>,
     /// Socket whose owner has the name, and the time of the lookup.
     named: Option<(SocketKey, BootTime)>,
@@ -31,7 +35,7 @@ pub(super) struct ShownFacts {
 }
 
 /// Verdict on an incident, and its forecast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IncidentJudgement {
     pub(crate) class: Class,
     pub(crate) severity: Severity,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Active, Inspected, Point};
 use crate::{
     model::{
@@ -22,7 +24,7 @@ const MAX_EARLIER_POINTS: usize = 16;
 const STOPPED_DIVISOR: u32 = 4;
 
 /// Point of a course, with counts since the flow began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LoggedPoint {
     at: BootTime,
     count: u64,
@@ -42,7 +44,7 @@ impl LoggedPoint {
 }
 
 /// Log of an open incident.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CourseLog {
     points: Vec<LoggedPoint>,
     /// Minimum interval of points.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Minimum age of a mature socket, because a burst may queue for as long.
 const MIN_MATURE_AGE: Duration = Duration::from_secs(5);
 /// Minimum age of a mature socket, as a multiple of the longest healthy dwell time.
@@ -10,7 +12,7 @@ const TIMES_LONGEST: u32 = 3;
 const MIN_HEALTHY_EXITS: u64 = 10;
 
 /// Dwell times of a flow's sockets in normal operation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Habit {
     closed: u64,
     /// Longest dwell time in this span of windows, and in the previous one. Older values expire, so that one slow request does

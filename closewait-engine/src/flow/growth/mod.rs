@@ -15,12 +15,15 @@ use std::time::Duration;
 pub(crate) use self::series::{Aged, Point};
 use self::series::{Series, slope};
 pub(crate) use self::{course_log::CourseLog, habit::Habit};
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::{
         Forecast, IncidentCourse, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, Limit, MilestoneKind,
         Recovery, Shape, Slope,
     },
     snapshot::urgency::NEAR_LIMIT,
+    text::harmless_field,
     time::BootTime,
 };
 
@@ -42,7 +45,7 @@ const FITS: f64 = 0.25;
 const ACCELERATES: f64 = 1.5;
 
 /// Limits, one bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct LimitSet(u8);
 
 impl LimitSet {
@@ -56,7 +59,7 @@ impl LimitSet {
 }
 
 /// Reported incident.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Active {
     id: IncidentId,
     began: BootTime,
@@ -178,7 +181,7 @@ pub(crate) struct Inspected {
     pub(crate) began: BootTime,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum GrowthState {
     Quiet,
     /// Growth, or an incident, that the next inspection confirms and reports.
@@ -204,14 +207,15 @@ pub(crate) struct EndedIncident {
 }
 
 /// Parts of an incident's last report that its end repeats.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastReport {
+    #[serde(deserialize_with = "harmless_field")]
     pub(crate) service: Option<String>,
     pub(crate) diagnosis: LastDiagnosis,
 }
 
 /// Counts of a flow that has mature sockets, and the state of its incident.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Growth {
     series: Series,
     state: GrowthState,

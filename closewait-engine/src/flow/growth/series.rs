@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     model::Slope,
     time::{BootTime, nanos},
@@ -13,7 +15,7 @@ const MAX_POINTS: usize = 8;
 const SCALES: [u64; 4] = [1, 8, 64, 512];
 
 /// Counts of a flow at one time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Point {
     pub(crate) at: BootTime,
     /// Number of sockets in CLOSE_WAIT.
@@ -31,7 +33,7 @@ pub(crate) struct Point {
 }
 
 /// Counts of sockets that have reached some age.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Aged {
     pub(crate) present: u64,
     /// Number of exits of such sockets so far.
@@ -39,7 +41,7 @@ pub(crate) struct Aged {
 }
 
 /// Points of several scales, newest last.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Series {
     scales: [VecDeque<Point>; SCALES.len()],
 }
