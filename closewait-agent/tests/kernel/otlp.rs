@@ -58,7 +58,7 @@ fn a_confined_agent_exports_metrics_and_events_and_its_end() {
     let ns = Namespace::new();
     let mut command = run_command(&["--stuck-after", "300ms", "--events", "stuck", "--otlp-endpoint", &endpoint]);
     command.env("OTEL_METRIC_EXPORT_INTERVAL", "500").env("OTEL_EXPORTER_OTLP_HEADERS", "x-key=s3cret");
-    let mut agent = Agent::spawn(&mut command);
+    let agent = Agent::spawn(&mut command);
     let (leak, _fin) = ns.waiting(V4);
     let mut received = Vec::new();
     let mut wait_for = |what: &str, wanted: &dyn Fn(&[Exported]) -> bool| {
