@@ -15,6 +15,41 @@ use closewait_engine::{
 /// Maximum length of a request to the helper, bytes: the event of a socket with some ten thousand owners.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
 
+/// Names of all variables that facts have. A program inherits the agent's other variables.
+pub(super) const FACTS: [&str; 31] = [
+    "CLOSEWAIT_CERTAINTY",
+    "CLOSEWAIT_CGROUP",
+    "CLOSEWAIT_CLASS",
+    "CLOSEWAIT_COMM",
+    "CLOSEWAIT_CONTAINER",
+    "CLOSEWAIT_COUNT",
+    "CLOSEWAIT_DWELL_SECONDS",
+    "CLOSEWAIT_EXE",
+    "CLOSEWAIT_EXHAUSTION_SECONDS",
+    "CLOSEWAIT_FD",
+    "CLOSEWAIT_INCIDENT",
+    "CLOSEWAIT_INODE",
+    "CLOSEWAIT_LOCAL",
+    "CLOSEWAIT_LOCAL_PORT",
+    "CLOSEWAIT_NETNS",
+    "CLOSEWAIT_PID",
+    "CLOSEWAIT_POD",
+    "CLOSEWAIT_POD_NAMESPACE",
+    "CLOSEWAIT_REMOTE",
+    "CLOSEWAIT_ROLE",
+    "CLOSEWAIT_RULE",
+    "CLOSEWAIT_RUNTIME",
+    "CLOSEWAIT_SERVICE",
+    "CLOSEWAIT_SEVERITY",
+    "CLOSEWAIT_SHAPE",
+    "CLOSEWAIT_SLOPE_PER_SECOND",
+    "CLOSEWAIT_STATE",
+    "CLOSEWAIT_SUMMARY",
+    "CLOSEWAIT_TIME",
+    "CLOSEWAIT_UNIT",
+    "CLOSEWAIT_VERDICT",
+];
+
 /// Type of event that starts a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,11 +77,32 @@ pub struct HookGroup {
     pub kind: HookEventKind,
     /// Subject of the event, as in the log.
     pub who: String,
+    /// State that an incident reaches once, so that an earlier report must not suppress its report.
+    pub once: Option<IncidentState>,
+}
+
+impl HookGroup {
+    /// Creates the group of a stuck socket.
+    pub(super) const fn of_socket(who: String) -> Self {
+        Self { kind: HookEventKind::Stuck, who, once: None }
+    }
+
+    /// Whether the program of this event has to wait for the end of the program for `other`: reports of one subject are in order.
+    pub(super) fn follows(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.who == other.who
+    }
+
+    /// Whether this is the end of an incident.
+    pub(super) fn is_end(&self) -> bool {
+        self.once == Some(IncidentState::Resolved)
+    }
 }
 
 impl fmt::Display for HookGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.kind.name(), self.who)
+        let Self { kind, who, once } = self;
+        write!(f, "{}, {who}", kind.name())?;
+        once.map_or(Ok(()), |state| write!(f, ", {}", state.name()))
     }
 }
 
@@ -57,6 +113,7 @@ pub struct HookEnvironment(pub(super) Vec<(Cow<'static, str>, String)>);
 impl HookEnvironment {
     /// Adds a variable with a known value. An environment cannot contain zero bytes; harmless text has none.
     pub fn add(&mut self, name: &'static str, value: Option<impl ToString>) {
+        debug_assert!(FACTS.contains(&name), "{name} is a fact");
         if let Some(value) = value.map(|value| value.to_string()).filter(|value| !value.contains('\0')) {
             self.0.push((Cow::Borrowed(name), value));
         }
@@ -115,7 +172,7 @@ pub(super) fn group(finding: &Finding) -> Option<HookGroup> {
                 Some(Role::Client) => format!("{who} to {}", socket.remote),
                 Some(Role::Server) | None => format!("{who} port {}", socket.local.port),
             };
-            Some(HookGroup { kind: HookEventKind::Stuck, who })
+            Some(HookGroup::of_socket(who))
         }
         Finding::Pileup { pileup, .. } => Some(incident_group(
             &pileup.group,
@@ -139,12 +196,8 @@ fn incident_group(group: &PileupGroup, state: IncidentState) -> HookGroup {
     };
     who.extend(netns.map(|netns| format!(" in netns {netns}")));
     who.extend(cgroup.map(|cgroup| format!(" in cgroup {cgroup}")));
-    // A report shortly before must not suppress these: they come once.
-    if matches!(state, IncidentState::Exhausted | IncidentState::Resolved) {
-        who.push_str(", ");
-        who.push_str(state.name());
-    }
-    HookGroup { kind: HookEventKind::Pileup, who }
+    let once = Some(state).filter(|state| matches!(state, IncidentState::Exhausted | IncidentState::Resolved));
+    HookGroup { kind: HookEventKind::Pileup, who, once }
 }
 
 /// Selection of the events that run a hook.
@@ -359,7 +412,7 @@ mod tests {
         let facts = facts(&stuck(Some(vec![named]), None), ANCHOR);
         assert_eq!(value(&facts, "CLOSEWAIT_COMM"), Some("$(id)\\u{a}\\u{1b};`w`\\xff"));
         let mut zero = HookEnvironment::default();
-        zero.add("X", Some("a\0b"));
+        zero.add("CLOSEWAIT_COMM", Some("a\0b"));
         assert_eq!(zero, HookEnvironment::default());
     }
 
@@ -408,9 +461,11 @@ mod tests {
     fn the_end_of_an_incident_is_not_held_back_by_its_last_report() {
         let port = PileupGroup { role: None, netns: Some(7), cgroup: None, local_port: Some(80), remote: None };
         let keys = [IncidentState::Opened, IncidentState::Updated, IncidentState::Exhausted, IncidentState::Resolved]
-            .map(|state| incident_group(&port, state).who);
+            .map(|state| incident_group(&port, state));
         assert_eq!(keys[0], keys[1]);
+        assert!(keys.iter().all(|key| key.follows(&keys[0])) && keys[3].is_end(), "{keys:?}");
         assert_eq!(keys[1..].iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{keys:?}");
+        assert_eq!(keys[3].to_string(), "pileup, port 80 in netns 7, resolved");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Rate limits for hook programs. Pure: the time comes in.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::HookGroup;
+use super::{HookEventKind, HookGroup};
 use closewait_engine::{text::duration, time::BootTime};
 
 /// Maximum number of starts at once, and per minute.
@@ -29,6 +32,8 @@ pub(super) enum Skip {
 pub(super) struct StartLimiter {
     every: Duration,
     started: BTreeMap<HookGroup, BootTime>,
+    /// Incidents whose program has started, and not yet for their end.
+    unended: BTreeSet<String>,
     /// Remaining time to spend, [`REFILL_INTERVAL`] for each start.
     credit: Duration,
     earned: BootTime,
@@ -37,7 +42,13 @@ pub(super) struct StartLimiter {
 impl StartLimiter {
     /// Creates a limiter with at most one start of a group in `every`.
     pub(super) fn new(every: Duration, now: BootTime) -> Self {
-        Self { every, started: BTreeMap::new(), credit: REFILL_INTERVAL * MAX_BURST, earned: now }
+        Self {
+            every,
+            started: BTreeMap::new(),
+            unended: BTreeSet::new(),
+            credit: REFILL_INTERVAL * MAX_BURST,
+            earned: now,
+        }
     }
 
     /// Changes the interval.
@@ -45,8 +56,13 @@ impl StartLimiter {
         self.every = every;
     }
 
-    /// Checks that a program may start, and counts the start.
+    /// Checks that a program may start, and counts the start. The end of an incident whose program has started always may: a
+    /// service that was notified has to learn it. So the number of ends is at most that of the other starts.
     pub(super) fn start(&mut self, group: &HookGroup, now: BootTime) -> Result<(), Skip> {
+        if group.is_end() && self.unended.remove(&group.who) {
+            self.started.insert(group.clone(), now);
+            return Ok(());
+        }
         if self.started.get(group).is_some_and(|at| now.since(*at) < self.every) {
             return Err(Skip::Recent);
         }
@@ -60,6 +76,12 @@ impl StartLimiter {
             self.started.remove(&first);
         }
         self.started.insert(group.clone(), now);
+        if group.kind == HookEventKind::Pileup && !group.is_end() {
+            if self.unended.len() >= MAX_GROUPS {
+                self.unended.pop_first();
+            }
+            self.unended.insert(group.who.clone());
+        }
         Ok(())
     }
 }
@@ -133,12 +155,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::hooks::HookEventKind;
+    use closewait_engine::model::IncidentState;
 
     const EVERY: Duration = Duration::from_secs(60);
 
     fn group(who: &str) -> HookGroup {
-        HookGroup { kind: HookEventKind::Stuck, who: who.to_owned() }
+        HookGroup::of_socket(who.to_owned())
+    }
+
+    fn incident(who: &str, once: Option<IncidentState>) -> HookGroup {
+        HookGroup { kind: HookEventKind::Pileup, who: who.to_owned(), once }
     }
 
     fn at(seconds: u64) -> BootTime {
@@ -153,7 +179,7 @@ mod tests {
             assert_eq!(limits.start(&group("a"), at(second)), Err(Skip::Recent));
         }
         assert_eq!(limits.start(&group("a"), at(61)), Ok(()));
-        assert_eq!(limits.start(&HookGroup { kind: HookEventKind::Pileup, who: "a".to_owned() }, at(61)), Ok(()));
+        assert_eq!(limits.start(&incident("a", None), at(61)), Ok(()));
     }
 
     #[test]
@@ -164,6 +190,20 @@ mod tests {
         assert_eq!((100..200).filter(|n| start(*n, 6)).count(), 0);
         assert_eq!((200..300).filter(|n| start(*n, 7)).count(), 1);
         assert_eq!((300..400).filter(|n| start(*n, 1000)).count(), 10, "what was not used is not kept for ever");
+    }
+
+    #[test]
+    fn the_end_of_an_incident_starts_whatever_started_before_it() {
+        let mut limits = StartLimiter::new(EVERY, at(0));
+        let (open, end) = (incident("a", None), incident("a", Some(IncidentState::Resolved)));
+        assert_eq!((limits.start(&open, at(0)), limits.start(&end, at(40))), (Ok(()), Ok(())));
+        assert_eq!((limits.start(&open, at(61)), limits.start(&end, at(70))), (Ok(()), Ok(())), "again within 60 s");
+        assert_eq!(limits.start(&end, at(71)), Err(Skip::Recent), "it did not start in between");
+        let full = incident("b", Some(IncidentState::Exhausted));
+        assert_eq!(limits.start(&full, at(72)), Ok(()));
+        while limits.start(&group(&limits.started.len().to_string()), at(72)).is_ok() {}
+        assert_eq!(limits.start(&incident("c", Some(IncidentState::Resolved)), at(72)), Err(Skip::TooMany));
+        assert_eq!(limits.start(&incident("b", Some(IncidentState::Resolved)), at(72)), Ok(()));
     }
 
     #[test]

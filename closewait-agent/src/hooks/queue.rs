@@ -67,12 +67,16 @@ impl HookQueue {
     }
 
     /// Returns the next event that is due, if its program may run now. It counts as running until [`finished`](Self::finished).
+    /// Reports of an incident keep their order: a service must not learn the end first, because the program before still tries.
     pub(super) fn next(&mut self, now: BootTime) -> Option<NextEvent> {
         if self.running.len() >= MAX_RUNNING {
             return None;
         }
-        let (since, event) = self.waiting.pop_front()?;
-        if now.since(since) > self.patience {
+        let is_due = |group: &HookGroup| !self.running.iter().any(|other| group.follows(other));
+        let due = self.waiting.iter().position(|(_, event)| is_due(&event.group))?;
+        let (since, event) = self.waiting.remove(due)?;
+        // An end stays true, and a service that was notified has to learn it.
+        if now.since(since) > self.patience && !event.group.is_end() {
             return Some(NextEvent::Stale(event.group));
         }
         self.running.insert(event.group.clone());
@@ -88,10 +92,18 @@ impl HookQueue {
 mod tests {
     use super::*;
     use crate::hooks::{HookEnvironment, HookEventKind};
+    use closewait_engine::model::IncidentState;
 
     fn event(who: usize) -> HookEvent {
-        let group = HookGroup { kind: HookEventKind::Stuck, who: who.to_string() };
-        HookEvent { group, facts: HookEnvironment::default(), json: String::new() }
+        HookEvent {
+            group: HookGroup::of_socket(who.to_string()),
+            facts: HookEnvironment::default(),
+            json: String::new(),
+        }
+    }
+
+    fn report(who: &str, once: Option<IncidentState>) -> HookEvent {
+        HookEvent { group: HookGroup { kind: HookEventKind::Pileup, who: who.to_owned(), once }, ..event(0) }
     }
 
     fn queue() -> HookQueue {
@@ -135,5 +147,20 @@ mod tests {
         assert_eq!(queue.next(later), Some(NextEvent::Stale(event(1).group)));
         assert_eq!(queue.next(later), Some(NextEvent::Run(event(2))));
         assert_eq!(queue.offer(event(1), later), Ok(()), "it runs nowhere");
+    }
+
+    #[test]
+    fn reports_of_an_incident_run_in_order_and_its_end_is_never_too_late() {
+        let mut queue = queue();
+        let (open, end) = (report("a", None), report("a", Some(IncidentState::Resolved)));
+        queue.offer(open.clone(), BootTime(0)).unwrap();
+        assert_eq!(queue.next(BootTime(0)), Some(NextEvent::Run(open.clone())));
+        for event in [end.clone(), report("b", None)] {
+            queue.offer(event, BootTime(1)).unwrap();
+        }
+        assert_eq!(queue.next(BootTime(1)), Some(NextEvent::Run(report("b", None))), "others do not wait for it");
+        assert_eq!(queue.next(BootTime(1)), None);
+        queue.finished(&open.group);
+        assert_eq!(queue.next(BootTime(40_000_000_000)), Some(NextEvent::Run(end)));
     }
 }

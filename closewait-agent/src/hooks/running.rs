@@ -1,7 +1,6 @@
 //! One program, from its start to its end.
 
 use std::{
-    env,
     fs::File,
     io::{self, Read as _},
     os::{fd::OwnedFd, unix::process::CommandExt as _},
@@ -21,7 +20,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{HookEnvironment, HookEvent, HookEventKind, HookProgramError, output::CapturedOutput};
+use super::{HookEnvironment, HookEvent, HookEventKind, HookProgramError, event::FACTS, output::CapturedOutput};
 use crate::{
     clock,
     host::{
@@ -35,8 +34,6 @@ use closewait_engine::text::{duration, harmless_path};
 pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// Maximum time to start a program, if its own limit is not shorter.
 const START_PATIENCE: Duration = Duration::from_secs(5);
-/// Prefix of variables that are facts; inherited ones with it are removed.
-const PREFIX: &str = "CLOSEWAIT_";
 
 /// Progress of the end of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +171,7 @@ async fn start(
     let work = move |path: &Path| {
         let path = super::program::find(path)?;
         call("execve");
-        spawn(&path, kind, &facts).context("pipe2 or posix_spawn failed")
+        spawn(&path, kind, &facts, timeout).context("pipe2 or posix_spawn failed")
     };
     // The caller has given up and will not end it.
     let undo = |late: anyhow::Result<Started>| {
@@ -190,13 +187,15 @@ async fn start(
 }
 
 /// Starts a program in its own process group, without a shell and without arguments.
-fn spawn(program: &Path, kind: HookEventKind, facts: &HookEnvironment) -> io::Result<Started> {
+fn spawn(program: &Path, kind: HookEventKind, facts: &HookEnvironment, timeout: Duration) -> io::Result<Started> {
     let ((input, to), (from, output)) = (io::pipe()?, io::pipe()?);
     let mut command = Command::new(program);
-    for (name, _value) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
+    // An unknown fact has no variable, also if the agent has one of that name. Other variables are for the program.
+    for name in FACTS {
         command.env_remove(name);
     }
     command.env("CLOSEWAIT_EVENT", kind.name());
+    command.env("CLOSEWAIT_TIMEOUT_SECONDS", timeout.as_secs_f64().to_string());
     for (name, value) in &facts.0 {
         command.env(&**name, value);
     }
@@ -236,6 +235,7 @@ fn signal_group(child: &Child, signal: Signal) {
 #[cfg(test)]
 mod tests {
     use std::{
+        env,
         fs::{self, Permissions},
         os::unix::fs::PermissionsExt as _,
         path::PathBuf,
@@ -243,7 +243,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::hooks::{HookEnvironment, HookEventKind, HookGroup};
+    use crate::hooks::{HookEnvironment, HookGroup};
 
     /// Runs a script to its end, at most for `timeout`.
     fn outcome(name: &str, script: &str, timeout: Duration) -> FinishedProgram {
@@ -256,7 +256,7 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
         let mut facts = HookEnvironment::default();
         facts.add("CLOSEWAIT_COMM", Some("$(touch x); `id` \\u{a}"));
-        let group = HookGroup { kind: HookEventKind::Stuck, who: "pid 1 port 80".to_owned() };
+        let group = HookGroup::of_socket("pid 1 port 80".to_owned());
         let event = HookEvent { group, facts, json: format!("{{\"x\":\"{}\"}}\n", "y".repeat(200_000)) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (_stop, stopping) = watch::channel(false);

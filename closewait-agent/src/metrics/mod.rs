@@ -3,7 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `table` | the only list of metrics: name, kind, unit, help, labels, and the names for OTLP |
-//! | `readings` | values of all metrics, made from the engine's [`MetricsSnapshot`]; independent of any format |
+//! | `readings` | values of all metrics, made from the engine's `MetricsSnapshot`; independent of any format |
 //! | `prometheus` | readings as text for Prometheus: OpenMetrics 1.0 and the older text format |
 //! | `feed` | requests to the event loop for readings: one at a time, with a time limit |
 //! | `address`, `server` | the HTTP server of `--listen`, on its own thread |

@@ -1,6 +1,6 @@
 //! `docs/metrics.md`, made from the table.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::fmt::Write as _;
 
 use super::table::{Metric, MetricLabel, TABLE};
 use closewait_engine::snapshot::{exits::DWELL_BOUNDS_NANOS, metrics::MAX_SERIES};
@@ -76,14 +76,8 @@ log), `otlp` (events for an OpenTelemetry collector; absent without one).
 
 #[test]
 fn the_page_matches_the_table() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
-    let new = page();
-    if std::env::var_os("BLESS").is_some_and(|bless| bless == "1") {
-        std::fs::write(&path, &new).unwrap();
-    }
-    let old = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        old == new,
+        tests_support::generated::is_current("docs/metrics.md", &page()),
         "docs/metrics.md does not match the table of metrics; run `cargo xtask docs` and commit the result"
     );
 }

@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -135,32 +136,30 @@ async fn serve(socket: ListeningSocket, requester: Requester, facts: AgentFacts,
         is_tcp: matches!(socket, ListeningSocket::Tcp(_)),
         last_page: Mutex::new(None),
     });
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let place = || Arc::clone(&places).acquire_owned();
     let failed = |error| log::error!("metrics cannot be served: epoll_ctl failed: {error}");
     match socket {
         ListeningSocket::Tcp(listener) => match TcpListener::from_std(listener) {
-            Ok(listener) => {
-                while let Ok(place) = place().await {
-                    match listener.accept().await {
-                        Ok((stream, _)) => begin(stream, place, &shared),
-                        Err(_) => sleep(ACCEPT_DELAY).await,
-                    }
-                }
-            }
+            Ok(listener) => accept_all(async || Ok(listener.accept().await?.0), &shared).await,
             Err(error) => failed(error),
         },
         ListeningSocket::Unix(listener) => match UnixListener::from_std(listener) {
-            Ok(listener) => {
-                while let Ok(place) = place().await {
-                    match listener.accept().await {
-                        Ok((stream, _)) => begin(stream, place, &shared),
-                        Err(_) => sleep(ACCEPT_DELAY).await,
-                    }
-                }
-            }
+            Ok(listener) => accept_all(async || Ok(listener.accept().await?.0), &shared).await,
             Err(error) => failed(error),
         },
+    }
+}
+
+/// Serves the connections that `accept` returns, at most [`MAX_CONNECTIONS`] at a time.
+async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    accept: impl AsyncFn() -> io::Result<S>,
+    shared: &Arc<ServerState>,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match accept().await {
+            Ok(stream) => begin(stream, place, shared),
+            Err(_) => sleep(ACCEPT_DELAY).await,
+        }
     }
 }
 

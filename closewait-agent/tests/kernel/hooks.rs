@@ -76,6 +76,8 @@ fn a_program_gets_the_facts_and_the_event_once_for_a_group() {
     assert!(!env.contains_key("CLOSEWAIT_COUNT"), "what is unknown is not there: {env:?}");
     assert!(!env.contains_key("CLOSEWAIT_CONTAINER"), "nor what somebody else has set: {env:?}");
     assert!(env.contains_key("PATH"), "the rest is the agent's: {env:?}");
+    assert_eq!(env["CLOSEWAIT_PAGERDUTY_KEY_FILE"], "/key", "also settings of the program");
+    assert_eq!(env["CLOSEWAIT_TIMEOUT_SECONDS"], "30");
     let ended = agent.stop();
     assert!(ended.stderr.contains("has ended after"), "{}", ended.stderr);
     assert!(ended.stderr.contains("hooks not run: "), "what was left out is counted: {}", ended.stderr);
@@ -341,7 +343,7 @@ impl Hook {
         // Sockets of these tests are too young for a verdict that runs a hook by default.
         let mut command =
             run_command(&["--stuck-after", "300ms", "--on-stuck", &program, "--on-stuck-class", ANY_CLASS]);
-        command.env("CLOSEWAIT_CONTAINER", "none");
+        command.env("CLOSEWAIT_CONTAINER", "none").env("CLOSEWAIT_PAGERDUTY_KEY_FILE", "/key");
         let socket = self.folder.join("agent.sock");
         command.arg("--socket").arg(socket);
         command

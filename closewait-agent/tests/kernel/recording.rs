@@ -215,7 +215,7 @@ fn what_is_no_recording_is_reported_alike_by_replay_and_report() {
         (&empty, "it is empty"),
         ("/dev/zero", "this is no recording"),
         (&line, "this is no recording"),
-        ("/tmp", "it is a folder"),
+        ("/tmp", "it is a directory without a segment"),
         (&fifo, "has no writer"),
         ("/nowhere", "No such file"),
     ] {
