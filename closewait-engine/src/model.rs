@@ -24,7 +24,7 @@ pub use self::{
     },
     pileup::{
         AGE_BOUNDS, AgeCounts, Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,
-        PileupGroup, Recovery, ReportedGroup, Shape, Slope, age_bucket,
+        PileupGroup, Recovery, ReportedGroup, Shape, Slope, count_age,
     },
     socket::{
         Connection, Endpoint, KeySecret, Listener, Opener, Owner, Protocol, ProxyPeer, ReadState, Role, Socket,

@@ -12,7 +12,7 @@ use super::{
     model::{
         AgeCounts, Certainty, Class, CoursePoint, Dwell, Endpoint, Evidence, FirstForecast, Host, IncidentCourse,
         IncidentId, LastDiagnosis, Limit, Listener, Milestone, MilestoneKind, Onset, Owner, Pileup, PileupEnd,
-        PileupGroup, Protocol, Recovery, ResolvedIncident, Role, Socket, Task, Verdict, age_bucket,
+        PileupGroup, Protocol, Recovery, ResolvedIncident, Role, Socket, Task, Verdict, count_age,
     },
     process::Process,
     snapshot::view::Row,
@@ -207,7 +207,7 @@ pub fn course() -> IncidentCourse {
     let milestones = kinds.map(|(at, kind, count, used)| Milestone { at: second(at), kind, count, used });
     let ages = |at: u64| {
         (2..at).fold(AgeCounts::default(), |mut ages, entered| {
-            ages[age_bucket(Duration::from_secs(at - entered))] += 20;
+            count_age(&mut ages, Duration::from_secs(at - entered), 20);
             ages
         })
     };

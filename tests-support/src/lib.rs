@@ -1,5 +1,5 @@
 //! Shared support of the agent's tests and xtask: the agent as a child process, sockets in network namespaces, the
-//! contract of its output, a service for its hooks, and the abilities and reports of the kernel.
+//! contract of its output, the programs that get it, and the abilities and reports of the kernel.
 //!
 //! It depends on no part of the product: it starts the binary and reads its output.
 
@@ -7,6 +7,8 @@ pub mod ability;
 pub mod agent;
 pub mod blame;
 pub mod clock;
+pub mod engine;
+pub mod generated;
 pub mod kmsg;
 pub mod net;
 pub mod schema;

@@ -13,9 +13,10 @@ use super::{
 use crate::sink::document::*;
 use crate::{
     cli::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, OutputFormat},
-    config::{ConfigEntry, ConfigError, ConfigProblem, SettingOrigin, example, shown},
+    config::{ConfigEntry, ConfigError, ConfigProblem, SettingOrigin, example},
     host::error_text::in_one_line,
     logging,
+    sink::json,
 };
 
 const SCHEMA_VERSION: u32 = 1;
@@ -134,14 +135,9 @@ fn show(args: &ConfigShowArgs) -> anyhow::Result<u8> {
 fn json_lines(lines: impl Iterator<Item = impl Serialize>) -> anyhow::Result<Vec<u8>> {
     let mut text = Vec::new();
     for line in lines {
-        serde_json::to_writer(&mut text, &line)?;
-        text.push(b'\n');
+        json::write_line(&line, &mut text)?;
     }
     Ok(text)
-}
-
-fn values(setting: &ConfigEntry) -> Vec<String> {
-    setting.values.iter().map(|value| shown(&setting.key, value)).collect()
 }
 
 /// Returns the settings in columns: name, value, source.
@@ -149,7 +145,7 @@ fn table(settings: &[ConfigEntry]) -> String {
     let rows: Vec<_> = settings
         .iter()
         .map(|setting| {
-            let values = values(setting).join(",");
+            let values = setting.shown().join(",");
             (&setting.key, if values.is_empty() { "-".to_owned() } else { values }, setting.origin.to_string())
         })
         .collect();
@@ -168,7 +164,7 @@ fn line(setting: &ConfigEntry) -> SettingLine {
     let line = SettingLine {
         schema_version: SCHEMA_VERSION,
         setting: setting.key.clone(),
-        values: values(setting),
+        values: setting.shown(),
         source: "default",
         file: None,
         line: None,

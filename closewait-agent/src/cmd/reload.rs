@@ -7,7 +7,7 @@ use super::{
     settings::{Configuration, ParseError, Resolved},
 };
 use crate::{
-    config::{ConfigEntry, shown},
+    config::ConfigEntry,
     runtime::{ReadAgain, Reloaded},
 };
 
@@ -47,7 +47,7 @@ fn update(in_use: &mut [ConfigEntry], settings: Vec<ConfigEntry>) -> Vec<String>
 }
 
 fn text(entry: &ConfigEntry) -> String {
-    let values: Vec<_> = entry.values.iter().map(|value| shown(&entry.key, value)).collect();
+    let values = entry.shown();
     if values.is_empty() { "nothing".to_owned() } else { values.join(",") }
 }
 

@@ -197,7 +197,7 @@ fn is_secret(key: &str) -> bool {
 }
 
 /// Returns a value for people: harmless, and without secrets, also those in a URL.
-pub fn shown(key: &str, value: &OsStr) -> String {
+pub(super) fn shown(key: &str, value: &OsStr) -> String {
     const HIDDEN: &str = "[hidden]";
     if is_secret(key) {
         return HIDDEN.to_owned();

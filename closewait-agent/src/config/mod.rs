@@ -25,7 +25,7 @@ use std::{
 pub use self::{
     example::example,
     file::{ConfigFiles, ConfigText},
-    keys::{Keys, shown},
+    keys::Keys,
     parse::parse,
     problem::{ConfigError, ConfigProblem, TextPosition},
 };
@@ -74,6 +74,13 @@ pub struct ConfigEntry {
     pub values: Vec<OsString>,
     /// Source.
     pub origin: SettingOrigin,
+}
+
+impl ConfigEntry {
+    /// Returns the values as users may see them: secrets are hidden.
+    pub fn shown(&self) -> Vec<String> {
+        self.values.iter().map(|value| keys::shown(&self.key, value)).collect()
+    }
 }
 
 /// Settings of the files and the environment: for each key the entry that counts.

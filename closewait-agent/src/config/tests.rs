@@ -170,7 +170,7 @@ fn names_and_values_that_could_change_a_terminal_are_escaped() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let value = |key: &str, value: &str| shown(key, value.as_ref());
+    let value = |key: &str, value: &str| keys::shown(key, value.as_ref());
     assert_eq!(value("push-token", "hunter2"), "[hidden]");
     assert_eq!(value("otlp-headers", "a=b"), "[hidden]");
     assert_eq!(value("endpoint", "https://me:hunter2@host:1/p@q"), "https://[hidden]@host:1/p@q");

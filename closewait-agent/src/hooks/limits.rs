@@ -33,7 +33,7 @@ pub(super) struct StartLimiter {
     every: Duration,
     started: BTreeMap<HookGroup, BootTime>,
     /// Incidents whose program has started, and not yet for their end.
-    unended: BTreeSet<(HookEventKind, String)>,
+    unended: BTreeSet<String>,
     /// Remaining time to spend, [`REFILL_INTERVAL`] for each start.
     credit: Duration,
     earned: BootTime,
@@ -59,7 +59,7 @@ impl StartLimiter {
     /// Checks that a program may start, and counts the start. The end of an incident whose program has started always may: a
     /// service that was notified has to learn it. So the number of ends is at most that of the other starts.
     pub(super) fn start(&mut self, group: &HookGroup, now: BootTime) -> Result<(), Skip> {
-        if group.is_end() && self.unended.remove(&(group.kind, group.who.clone())) {
+        if group.is_end() && self.unended.remove(&group.who) {
             self.started.insert(group.clone(), now);
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl StartLimiter {
             if self.unended.len() >= MAX_GROUPS {
                 self.unended.pop_first();
             }
-            self.unended.insert((group.kind, group.who.clone()));
+            self.unended.insert(group.who.clone());
         }
         Ok(())
     }

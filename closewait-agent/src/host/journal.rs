@@ -5,14 +5,15 @@ use std::{
     io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::UnixDatagram,
+        unix::net::{SocketAddr, UnixDatagram},
     },
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use rustix::fs::fstat;
 
+use super::datagram;
 use crate::clock;
 use closewait_engine::{text::count, time::BootTime};
 
@@ -93,7 +94,7 @@ impl<'a> EntryBuffer<'a> {
 /// returns [`io::ErrorKind::WouldBlock`]. An entry that the journal refuses is dropped, counted and logged.
 #[derive(Debug)]
 pub struct EntrySocket {
-    path: PathBuf,
+    address: SocketAddr,
     socket: UnixDatagram,
     /// Begin of an entry, or an entry that waits for room, with its length in front of it.
     pending: Vec<u8>,
@@ -109,7 +110,9 @@ impl EntrySocket {
     ///
     /// If no journal listens there.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), socket: connect(path)?, pending: Vec::new(), refused: 0, told: None })
+        let address = SocketAddr::from_pathname(path)?;
+        let socket = datagram::connect(&address)?;
+        Ok(Self { address, socket, pending: Vec::new(), refused: 0, told: None })
     }
 
     /// Returns the number of bytes that are missing in the pending entry.
@@ -136,7 +139,7 @@ impl EntrySocket {
             )
         };
         if sent.as_ref().is_err_and(is_gone)
-            && let Ok(socket) = connect(&self.path)
+            && let Ok(socket) = datagram::connect(&self.address)
         {
             self.socket = socket;
             sent = self.socket.send(entry);
@@ -163,14 +166,6 @@ impl EntrySocket {
             );
         }
     }
-}
-
-/// Connects without waiting.
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.connect(path)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }
 
 impl Write for EntrySocket {
@@ -211,7 +206,7 @@ mod tests {
     }
 
     /// Socket of a journal, which is removed at the end.
-    struct Place(PathBuf);
+    struct Place(std::path::PathBuf);
 
     impl Drop for Place {
         fn drop(&mut self) {

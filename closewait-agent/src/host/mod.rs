@@ -7,6 +7,7 @@ pub mod btf;
 pub mod caps;
 pub mod cgroups;
 pub mod confine;
+mod datagram;
 pub mod deadline;
 pub mod descendants;
 pub mod error_text;

@@ -17,6 +17,8 @@ use std::{
 
 use sd_notify::NotifyState;
 
+use super::datagram;
+
 /// Environment variables of the service manager. They are for this process only, so its programs must not inherit them.
 pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
@@ -51,10 +53,7 @@ impl ServiceManager {
             // A virtual machine's manager may have an address of AF_VSOCK.
             _ => return Err(io::Error::other("NOTIFY_SOCKET is neither an absolute path nor a name after @")),
         };
-        let socket = UnixDatagram::unbound()?;
-        socket.connect_addr(&address)?;
-        // The event loop never waits for the manager.
-        socket.set_nonblocking(true)?;
+        let socket = datagram::connect(&address)?;
         Ok(Self { socket, watchdog: watchdog.filter(|watchdog| !watchdog.is_zero()) })
     }
 

@@ -1,6 +1,6 @@
 //! `docs/metrics.md`, made from the table.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::fmt::Write as _;
 
 use super::table::{Metric, MetricLabel, TABLE};
 use closewait_engine::snapshot::{exits::DWELL_BOUNDS_NANOS, metrics::MAX_SERIES};
@@ -71,19 +71,13 @@ exemplar: `cookie` and `netns` of the latest socket in it, as in the events of t
 Stages of `closewait_dropped_total`: `kernel` (runs of the kernel program that the kernel skipped; absent before Linux 5.12),
 `kernel_map` (entry times), `ring_buffer` (records), `decode` (records that were not understood), `track` (sockets above
 `--max-tracked`), `group` (sockets in a group without counts of its own), `output` (lines of standard output), `log` (lines of the
-log).
+log), `otlp` (events for an OpenTelemetry collector; absent without one).
 ";
 
 #[test]
 fn the_page_matches_the_table() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
-    let new = page();
-    if std::env::var_os("BLESS").is_some_and(|bless| bless == "1") {
-        std::fs::write(&path, &new).unwrap();
-    }
-    let old = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        old == new,
+        tests_support::generated::is_current("docs/metrics.md", &page()),
         "docs/metrics.md does not match the table of metrics; run `cargo xtask docs` and commit the result"
     );
 }

@@ -21,7 +21,7 @@
 //!
 //! A full file ends. The findings of an engine depend on all its input since the start, so a later part of a file alone
 //! would give other events. A flight recording, in a directory, has segments instead, each of which begins with the
-//! state of the engine ([`segments`]).
+//! state of the engine (`segments`).
 
 mod engine;
 mod file;

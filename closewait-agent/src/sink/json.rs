@@ -141,7 +141,7 @@ pub(super) fn groups(
 }
 
 /// Writes an object, and the end of its line. Writes nothing if it fails.
-pub(super) fn write_line(value: &impl serde::Serialize, to: &mut Vec<u8>) -> io::Result<()> {
+pub(crate) fn write_line(value: &impl serde::Serialize, to: &mut Vec<u8>) -> io::Result<()> {
     let written = to.len();
     serde_json::to_writer(&mut *to, value).inspect_err(|_failed| to.truncate(written))?;
     to.push(b'\n');

@@ -13,7 +13,7 @@ use closewait_engine::{
     model::{
         AgeCounts, Certainty, Class, CoursePoint, Dwell, Endpoint, FirstForecast, Forecast, Host, IncidentCourse,
         IncidentId, IncidentReport, IncidentState, IncidentStatus, Limit, Milestone, MilestoneKind, Oldest, Onset,
-        Pileup, PileupGroup, ReadState, ReportedGroup, Role, Shape, Slope, Totals, age_bucket,
+        Pileup, PileupGroup, ReadState, ReportedGroup, Role, Shape, Slope, Totals, count_age,
     },
     process::{NextStep, Process, Syscall, ThreadGroup, ThreadState},
     testing::{owner, pileup, process, resolved},
@@ -162,7 +162,7 @@ pub(crate) fn hang() -> ReportedGroup {
     ];
     let ages = |at: u64| {
         (start..at).fold(AgeCounts::default(), |mut ages, entered| {
-            ages[age_bucket(Duration::from_secs(at - entered))] += 20;
+            count_age(&mut ages, Duration::from_secs(at - entered), 20);
             ages
         })
     };

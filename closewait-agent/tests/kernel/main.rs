@@ -3,7 +3,7 @@
 //!
 //! Needs root and `ss`. Tests share the process (descriptors, thread names), so they run with `--test-threads=1`.
 
-use tests_support::{ability, agent, clock, kmsg, net, schema, sink, socket};
+use tests_support::{ability, agent, clock, engine, kmsg, net, schema, sink, socket};
 
 mod abilities;
 mod amplifier;
@@ -41,6 +41,7 @@ mod memory;
 mod metrics;
 mod notify;
 mod older;
+mod otlp;
 mod owners;
 mod pileup;
 mod pinned;

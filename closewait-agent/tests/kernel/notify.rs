@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process, time::Dura
 use crate::{
     agent::{Agent, run_command},
     net::{Namespace, V4},
+    pileup::leak,
     sink::{Behavior, Sink, answer},
 };
 
@@ -39,17 +40,7 @@ fn a_service_learns_the_begin_and_then_the_end_of_an_incident_also_if_it_fails_a
     let is_ours = |event: &serde_json::Value, kind: &str| {
         event["event"] == kind && event["group"]["remote"]["port"] == address.port()
     };
-    let mut leaked = Vec::new();
-    for _ in 0..200 {
-        leaked.push(ns.connect(address));
-        let (server, _address) = listener.accept().expect("accept");
-        drop(server);
-        agent.watch(Duration::from_millis(100));
-        if agent.events.iter().any(|event| is_ours(event, "pileup")) {
-            break;
-        }
-    }
-    let opened = agent.wait_for("`pileup`", |event| is_ours(event, "pileup"));
+    let (leaked, opened) = leak(&ns, &listener, &mut agent, |event| is_ours(event, "pileup"));
     drop(leaked);
     agent.wait_for("`pileup_end`", |event| is_ours(event, "pileup_end"));
     let of_incident = || -> Vec<String> {

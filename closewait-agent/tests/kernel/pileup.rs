@@ -193,6 +193,29 @@ fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_
     assert_eq!(pileup["verdict"]["class"], "hung", "{pileup}");
 }
 
+/// Lets a client leak ten connections a second, which the server closes, until the incident is open. Returns the connections, and
+/// the event.
+pub(crate) fn leak(
+    ns: &Namespace,
+    listener: &TcpListener,
+    agent: &mut Agent,
+    is_open: impl Fn(&Value) -> bool,
+) -> (Vec<TcpStream>, Value) {
+    let address = listener.local_addr().expect("the listener's address");
+    let mut leaked = Vec::new();
+    for _ in 0..200 {
+        leaked.push(ns.connect(address));
+        let (server, _address) = listener.accept().expect("accept");
+        drop(server);
+        agent.watch(Duration::from_millis(100));
+        if agent.events.iter().any(&is_open) {
+            break;
+        }
+    }
+    let opened = agent.wait_for("`pileup`", is_open);
+    (leaked, opened)
+}
+
 #[test]
 fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let files = temporary("leak");
@@ -201,18 +224,8 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let ns = Namespace::new();
     let listener = ns.listen(V4);
     let address = listener.local_addr().expect("the listener's address");
-    let mut leaked = Vec::new();
     let is_ours = |event: &Value, kind: &str| event["event"] == kind && is_group(event, address.port());
-    for _ in 0..200 {
-        leaked.push(ns.connect(address));
-        let (server, _address) = listener.accept().expect("accept");
-        drop(server);
-        agent.watch(Duration::from_millis(100));
-        if agent.events.iter().any(|event| is_ours(event, "pileup")) {
-            break;
-        }
-    }
-    let pileup = agent.wait_for("`pileup`", |event| is_ours(event, "pileup"));
+    let (leaked, pileup) = leak(&ns, &listener, &mut agent, |event| is_ours(event, "pileup"));
     let slope = pileup["slope_per_second"].as_f64().expect("a slope");
     assert!((8.0..=11.0).contains(&slope), "{pileup}");
     let group = &pileup["group"];

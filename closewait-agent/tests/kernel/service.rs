@@ -270,10 +270,10 @@ fn an_agent_ends_with_its_terminal_and_not_under_nohup() {
             if unsafe { libc::ioctl(descriptor, libc::TIOCSCTTY, 0) } < 0 {
                 return Err(io::Error::last_os_error());
             }
-            if nohup {
-                // SAFETY: takes numbers only.
-                unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
-            }
+            // The tests themselves may run under nohup.
+            let action = if nohup { libc::SIG_IGN } else { libc::SIG_DFL };
+            // SAFETY: takes numbers only.
+            unsafe { libc::signal(libc::SIGHUP, action) };
             Ok(())
         };
         // SAFETY: between fork and exec, it makes only system calls.
@@ -282,8 +282,7 @@ fn an_agent_ends_with_its_terminal_and_not_under_nohup() {
         drop(terminal);
         drop(master);
         let ended = if nohup {
-            // The files are read by a thread of their own.
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(1));
             agent.stop()
         } else {
             agent.join()

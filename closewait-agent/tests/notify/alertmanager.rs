@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tests_support::clock::poll_until;
+use tests_support::{clock::poll_until, engine::has_engine};
 
 use super::{
     events::{incident, life, recorded},
@@ -35,13 +35,7 @@ struct Alertmanager {
 impl Alertmanager {
     /// Starts it; `None` if it is not installed.
     fn start() -> Option<Self> {
-        if !Path::new(PROGRAM).exists() {
-            assert!(
-                env::var_os("CLOSEWAIT_REQUIRE_ENGINES").is_none_or(|value| value != "1"),
-                "{PROGRAM} is not installed\nhint: run .ci/packages engines"
-            );
-            // Written past the capture of libtest, so that it is seen.
-            let _unused = writeln!(std::io::stderr(), "SKIPPED: no {PROGRAM}; run .ci/packages engines");
+        if !has_engine(PROGRAM, Path::new(PROGRAM).exists()) {
             return None;
         }
         let folder = env::temp_dir().join(format!("closewait-alertmanager-{}", process::id()));

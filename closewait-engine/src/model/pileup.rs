@@ -164,8 +164,15 @@ pub type AgeCounts = [u32; 13];
 const _: () = assert!(AGE_BOUNDS.len() + 1 == size_of::<AgeCounts>() / size_of::<u32>());
 
 /// Returns the number of the bucket of [`AGE_BOUNDS`] that contains an age.
-pub fn age_bucket(age: Duration) -> usize {
+fn age_bucket(age: Duration) -> usize {
     AGE_BOUNDS.partition_point(|bound| *bound <= age)
+}
+
+/// Counts sockets of an age.
+pub fn count_age(counts: &mut AgeCounts, age: Duration, sockets: u32) {
+    if let Some(count) = counts.get_mut(age_bucket(age)) {
+        *count = count.saturating_add(sockets);
+    }
 }
 
 /// Evidence that a restart would destroy.

@@ -1,7 +1,7 @@
 //! Numbers for metrics at one time, aggregated by group and independent of any format.
 //!
 //! [`Engine::metrics`] reads counts that the engine has anyway, as of the last count of the sockets some seconds ago, and the
-//! verdicts of open incidents. It judges the incidents again only if there are at most [`MAX_JUDGED_SOCKETS`] sockets; otherwise it
+//! verdicts of open incidents. It judges the incidents again only if there are at most `MAX_JUDGED_SOCKETS` sockets; otherwise it
 //! takes the verdicts of the last inspection, which can be some minutes old. So its time does not depend on the number of sockets.
 
 use std::{
@@ -41,7 +41,7 @@ pub enum MetricPlace {
 /// Labels of a group. Groups of different network namespaces or cgroups with the same labels count together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupLabels {
-    /// Name of the unit, workload or program without a pid, at most [`MAX_SERVICE_CHARS`] characters; `None` if unknown.
+    /// Name of the unit, workload or program without a pid, at most `MAX_SERVICE_CHARS` characters; `None` if unknown.
     pub service: Option<String>,
     /// Port or remote endpoint.
     pub place: MetricPlace,

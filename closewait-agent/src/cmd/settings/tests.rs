@@ -157,13 +157,9 @@ fn commands_that_query_an_agent_take_its_socket_unless_the_user_gives_another() 
 
 #[test]
 fn the_example_matches_the_options() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../contrib/closewait.toml");
     let example = crate::config::example(&keys());
-    if env::var_os("BLESS").is_some_and(|bless| bless == "1") {
-        fs::write(&path, &example).unwrap();
-    }
     assert!(
-        fs::read_to_string(&path).is_ok_and(|written| written == example),
+        tests_support::generated::is_current("contrib/closewait.toml", &example),
         "contrib/closewait.toml does not match the options; run `cargo xtask docs` and commit the result"
     );
     // Every line with a default is valid, and all of them together change nothing but `on-stuck-class`, which needs a hook.

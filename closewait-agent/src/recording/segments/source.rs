@@ -58,8 +58,9 @@ impl RecordingSource {
     pub fn open(path: &Path, part: RecordingPart) -> anyhow::Result<Self> {
         let opening = || format!("opening {} failed", path.display());
         let playing = || format!("playing {} failed", path.display());
-        let is_dir = in_time(path, OPEN_PATIENCE, |path| fs::metadata(path).is_ok_and(|found| found.is_dir()), drop);
-        if is_dir.map_err(FileError::from).with_context(opening)? {
+        let kind = in_time(path, OPEN_PATIENCE, |path| fs::metadata(path).ok().map(|found| found.file_type()), drop);
+        let kind = kind.map_err(FileError::from).with_context(opening)?;
+        if kind.is_some_and(|kind| kind.is_dir()) {
             let folder = in_time(
                 path,
                 OPEN_PATIENCE,
@@ -72,10 +73,8 @@ impl RecordingSource {
         }
         let shown_from = match part {
             RecordingPart::Last(last) => {
-                let is_file =
-                    in_time(path, OPEN_PATIENCE, |path| fs::metadata(path).is_ok_and(|found| found.is_file()), drop);
                 anyhow::ensure!(
-                    is_file.unwrap_or(false),
+                    kind.is_some_and(|kind| kind.is_file()),
                     "--last reads {} twice, and it is no file\nhint: copy it to a file first",
                     path.display()
                 );
@@ -282,10 +281,15 @@ struct SegmentFirst {
 impl SegmentFirst {
     /// Reads the first items of a segment; `None` if it has none.
     fn read(folder: &File, number: u64) -> Option<Self> {
+        Self::read_and_go_on(folder, number).map(|(first, _)| first)
+    }
+
+    /// Reads the first items of a segment, and returns the reader of the rest.
+    fn read_and_go_on(folder: &File, number: u64) -> Option<(Self, Reader<File>)> {
         let mut reader = Reader::new(open_segment(folder, number).ok()?).ok()?;
         match (reader.next()?.ok()?, reader.next()?.ok()?) {
             (Item::Segment(start), Item::Began { config, .. }) => {
-                Some(Self { start: start.into_owned(), host: config.host.clone() })
+                Some((Self { start: start.into_owned(), host: config.host.clone() }, reader))
             }
             _ => None,
         }
@@ -295,12 +299,9 @@ impl SegmentFirst {
 /// Returns the place of the newest segment from which an engine can continue.
 fn newest_playable(folder: &File, numbers: &[u64]) -> usize {
     let is_playable = |number: &u64| {
-        let Some(mut reader) = open_segment(folder, *number).ok().and_then(|file| Reader::new(file).ok()) else {
-            return false;
-        };
-        let Some(Ok(Item::Segment(start))) = reader.next() else { return false };
-        let has_begun = matches!(reader.next(), Some(Ok(Item::Began { .. })));
-        has_begun && (start.checkpoint.is_none() || matches!(reader.next(), Some(Ok(Item::Checkpoint(_)))))
+        SegmentFirst::read_and_go_on(folder, *number).is_some_and(|(first, mut reader)| {
+            first.start.checkpoint.is_none() || matches!(reader.next(), Some(Ok(Item::Checkpoint(_))))
+        })
     };
     numbers.iter().rposition(is_playable).unwrap_or(0)
 }

@@ -1,6 +1,6 @@
 //! Catalog of the journal: `journalctl -x` prints its text below an entry. Generated from the classes and rules.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::fmt::Write as _;
 
 use super::{KINDS, MessageKind};
 use closewait_engine::{
@@ -94,13 +94,8 @@ fn separator(text: &str) -> &'static str {
 
 #[test]
 fn the_catalog_matches_the_rules() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../contrib/systemd/closewait.catalog");
-    if std::env::var_os("BLESS").is_some_and(|bless| bless == "1") {
-        std::fs::write(&path, catalog()).unwrap();
-    }
-    let is_same = std::fs::read_to_string(&path).is_ok_and(|text| text == catalog());
     assert!(
-        is_same,
+        tests_support::generated::is_current("contrib/systemd/closewait.catalog", &catalog()),
         "contrib/systemd/closewait.catalog does not match the rules; run `cargo xtask docs` and commit the result"
     );
 }

@@ -8,7 +8,7 @@ use super::{Active, Inspected, Point};
 use crate::{
     model::{
         AGE_BOUNDS, AgeCounts, CoursePoint, FirstForecast, Forecast, IncidentCourse, IncidentId, Limit, Milestone,
-        MilestoneKind, Recovery, age_bucket,
+        MilestoneKind, Recovery, count_age,
     },
     time::BootTime,
 };
@@ -88,9 +88,7 @@ impl CourseLog {
 
     /// Counts the age of a socket for the next [`CourseLog::push`].
     pub(crate) fn present(&mut self, age: Duration) {
-        if let Some(count) = self.counted.get_mut(age_bucket(age)) {
-            *count = count.saturating_add(1);
-        }
+        count_age(&mut self.counted, age, 1);
     }
 
     /// Adds a count.

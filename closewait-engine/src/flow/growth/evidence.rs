@@ -18,7 +18,7 @@ use crate::{
     model::{
         AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
         Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
-        Since, Slope, Socket, SocketKey, Task, age_bucket,
+        Since, Slope, Socket, SocketKey, Task, count_age,
     },
     process::Process,
     snapshot::metrics::service_of,
@@ -362,9 +362,7 @@ impl Engine {
 fn age_counts(members: &Members<'_>, now: BootTime) -> AgeCounts {
     let mut counts = AgeCounts::default();
     for (_, one) in members {
-        if let Some(count) = counts.get_mut(age_bucket(one.since.dwell(now).at_least())) {
-            *count += 1;
-        }
+        count_age(&mut counts, one.since.dwell(now).at_least(), 1);
     }
     counts
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use maud::{Markup, html};
 
 use super::{
-    course::{AXIS_HEIGHT, px, swatch, time_labels, view},
+    course::{AXIS_HEIGHT, px, swatch, thin, time_labels, view},
     panels::{range, short_range},
     scale::TimeAxis,
 };
@@ -75,15 +75,12 @@ pub(super) fn heat_map(points: &[CoursePoint], axis: TimeAxis, anchor: TimeAncho
 
 /// Returns at most [`MAX_COLUMNS`] columns.
 fn columns(points: &[CoursePoint]) -> Vec<AgeColumn> {
-    let known: Vec<_> = points.iter().filter_map(|point| Some((point.at, point.ages?))).collect();
-    let Some(&(first, _)) = known.first() else { return Vec::new() };
-    let parts = known.get(1..).unwrap_or_default();
-    let mut from = first;
-    let part = |part: &[(BootTime, AgeCounts)]| {
-        let (to, ages) = *part.last()?;
-        Some(AgeColumn { from: std::mem::replace(&mut from, to), to, ages })
+    let known: Vec<_> = points.iter().filter(|point| point.ages.is_some()).copied().collect();
+    let column = |pair: &[CoursePoint]| match pair {
+        [before, point] => Some(AgeColumn { from: before.at, to: point.at, ages: point.ages? }),
+        _ => None,
     };
-    parts.chunks(parts.len().div_ceil(MAX_COLUMNS).max(1)).filter_map(part).collect()
+    thin(&known, MAX_COLUMNS).windows(2).filter_map(column).collect()
 }
 
 /// Returns the numbers of sockets with a shade; empty if no number has it. The shades divide the numbers on a logarithmic scale.

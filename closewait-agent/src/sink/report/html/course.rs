@@ -60,7 +60,7 @@ pub(super) struct CourseCharts<'a> {
 impl CourseCharts<'_> {
     /// Returns all charts, or the reason why there are none.
     pub(super) fn charts(&self) -> Markup {
-        let points = thin(&self.course.points);
+        let points = thin(&self.course.points, MAX_POINTS);
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
             return html! { p.note { (super::NO_COUNTS) } };
         };
@@ -427,10 +427,10 @@ pub(super) fn swatch(class: &str, path: &str) -> Markup {
     html! { svg.swatch width="24" height="14" aria-hidden="true" { path class=(class) d=(path) {} } }
 }
 
-/// Returns fewer points of the same course: the first one, and the last of each of at most [`MAX_POINTS`] parts.
-fn thin(points: &[CoursePoint]) -> Vec<CoursePoint> {
+/// Returns fewer points of the same course: the first one, and the last of each of at most `most` parts.
+pub(super) fn thin(points: &[CoursePoint], most: usize) -> Vec<CoursePoint> {
     let Some((first, rest)) = points.split_first() else { return Vec::new() };
-    let parts = rest.chunks(rest.len().div_ceil(MAX_POINTS).max(1)).filter_map(|part| {
+    let parts = rest.chunks(rest.len().div_ceil(most).max(1)).filter_map(|part| {
         let mut merged = *part.last()?;
         merged.entered = part.iter().map(|point| point.entered).sum();
         merged.left = part.iter().map(|point| point.left).sum();
@@ -481,7 +481,7 @@ mod tests {
         let point =
             |at: u64| CoursePoint { at: second(at), count: at * 3, entered: 4, left: 1, ..CoursePoint::default() };
         let points: Vec<_> = (0..1001).map(point).collect();
-        let thinned = thin(&points);
+        let thinned = thin(&points, MAX_POINTS);
         assert!(thinned.len() <= MAX_POINTS + 1, "{}", thinned.len());
         assert_eq!(
             (thinned.first(), thinned.last().map(|last| (last.at, last.count))),
@@ -494,6 +494,6 @@ mod tests {
                 .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)),
             (4004, 1001)
         );
-        assert_eq!((thin(&points[..3]), thin(&[])), (points[..3].to_vec(), vec![]));
+        assert_eq!((thin(&points[..3], MAX_POINTS), thin(&[], MAX_POINTS)), (points[..3].to_vec(), vec![]));
     }
 }
