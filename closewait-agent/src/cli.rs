@@ -19,7 +19,7 @@ pub use self::{
     record::RetainLimit,
     tail::TailArgs,
 };
-use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, recording::MIN_MAX_BYTES};
+use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, otlp::OtlpUrl, recording::MIN_MAX_BYTES};
 use closewait_engine::{model::Class, snapshot::query::Peer};
 
 /// Default path of the control socket.
@@ -147,6 +147,10 @@ pub struct RunArgs {
     /// Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<ListenAddress>,
+    /// Export metrics and events over OTLP/HTTP to this collector, such as http://127.0.0.1:4318; the variables
+    /// OTEL_EXPORTER_OTLP_* do the same and set more
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<OtlpUrl>,
     /// Pin programs and maps in a directory below /sys/fs/bpf, so that the next agent continues without a gap
     #[arg(long, value_name = "DIR")]
     pub pin: Option<PathBuf>,

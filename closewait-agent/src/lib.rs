@@ -19,6 +19,7 @@
 //! | [`hooks`] | the programs of a user that run on findings, and the helper that runs them | their contents |
 //! | [`recording`] | [`recording::RecordingEngine`], the only way into the engine; a file of all its input, and the replay: the same events | interpretation |
 //! | [`control`] | the Unix socket between a running agent and other commands: permissions, trust, limits, the version of the protocol | the queries and answers themselves ([`sink::answer`]) |
+//! | [`otlp`] | export of metrics and events to a collector, over OTLP/HTTP | the collector |
 //! | [`metrics`] | the table of metrics, their values, and the HTTP server of `--listen` | the numbers ([`closewait_engine::snapshot::metrics`]) |
 //! | [`clock`] | the only reader of clocks | |
 //! | [`logging`] | the log on standard error, without waiting for its reader | |
@@ -45,6 +46,7 @@ pub mod limits;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod otlp;
 pub mod recording;
 pub mod runtime;
 pub mod signals;

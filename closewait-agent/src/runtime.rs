@@ -26,6 +26,7 @@ use crate::{
     logging,
     memory::{self, Peak},
     metrics::{MetricsRequest, MetricsServer},
+    otlp::OtlpExporter,
     recording::RecordingEngine,
     signals,
     sink::{Backlog, Numbering, Sink, Start, Writer, text::histogram_line},
@@ -57,6 +58,8 @@ const DETACH_DELAY: Duration = Duration::from_millis(50);
 /// within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
+/// Context of an error of an event to export.
+const EXPORT_FAILED: &str = "writing an event as JSON failed";
 /// Maximum time for clients to read the last events.
 const EVENTS_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -117,6 +120,8 @@ pub struct Runtime<S> {
     pub control: Option<Control<Query>>,
     /// HTTP server of metrics, if the user requested it.
     pub metrics: Option<MetricsServer>,
+    /// Export over OTLP, if the user requested it.
+    pub otlp: Option<OtlpExporter>,
     /// Recent events, for clients that follow them.
     pub events: EventLog,
     /// Service manager and configuration.
@@ -161,6 +166,14 @@ async fn metrics_request(metrics: &mut Option<MetricsServer>) -> MetricsRequest 
     }
 }
 
+/// Returns the next request for metrics to export; never, without an export.
+async fn export_request(otlp: &mut Option<OtlpExporter>) -> MetricsRequest {
+    match otlp {
+        Some(otlp) => otlp.request().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Returns when the hook helper has ended; never, without one.
 async fn no_more_hooks(hooks: Option<&Hooks>) {
     match hooks {
@@ -189,6 +202,9 @@ impl<S: RecordSource> Runtime<S> {
         let event = self.numbering.start(start, anchor);
         self.sink.event(&event, &mut piece.bytes).context("writing the start failed")?;
         commands::store(&self.events, &event)?;
+        if let Some(otlp) = &mut self.otlp {
+            otlp.event(&event).context(EXPORT_FAILED)?;
+        }
         piece.lines += 1;
         self.hand_over(&mut piece);
         let mut emptied = self.drain(MAX_RECORDS);
@@ -228,6 +244,7 @@ impl<S: RecordSource> Runtime<S> {
                     self.asked(query, client);
                 }
                 request = metrics_request(&mut self.metrics) => request.answer(self.engine.state()),
+                request = export_request(&mut self.otlp) => request.answer(self.engine.state()),
                 event = self.service.event() => self.service_event(event),
                 answer = self.workers.answer() => self.take(answer),
                 () = no_more_hooks(self.hooks.as_ref()) => {
@@ -279,6 +296,9 @@ impl<S: RecordSource> Runtime<S> {
         if let Some(metrics) = &mut self.metrics {
             metrics.close();
         }
+        if let Some(otlp) = &mut self.otlp {
+            otlp.close(self.engine.state(), end.since(clock::now()));
+        }
         self.writer.close();
         self.finish_recording(end.since(clock::now()));
         let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
@@ -290,6 +310,9 @@ impl<S: RecordSource> Runtime<S> {
         }
         if let Some(metrics) = self.metrics {
             metrics.finish(end.since(clock::now()));
+        }
+        if let Some(otlp) = self.otlp {
+            otlp.finish(end.since(clock::now()));
         }
         written
     }
@@ -330,6 +353,9 @@ impl<S: RecordSource> Runtime<S> {
                         hooks.finding(&finding, &event, clock::now());
                     }
                     commands::store(&self.events, &event)?;
+                    if let Some(otlp) = &mut self.otlp {
+                        otlp.event(&event).context(EXPORT_FAILED)?;
+                    }
                     if shown {
                         let before = piece.bytes.len();
                         self.sink.event(&event, &mut piece.bytes).context("writing a finding failed")?;

@@ -16,6 +16,7 @@ mod docs;
 mod endurance;
 mod exec;
 mod faults;
+mod fleet;
 mod fuzz;
 mod loadgen;
 mod loopback;
@@ -59,6 +60,8 @@ enum Task {
     Soak(endurance::Soak),
     /// Run the systemd unit in a container, as root: readiness, reload, watchdog, end
     Systemd,
+    /// Load a made-up fleet of recorded incidents into ClickHouse and DuckDB, and check the queries of contrib/fleet
+    Fleet(fleet::Options),
     /// Run the fuzz targets: every parser of untrusted bytes
     Fuzz(fuzz::Options),
     /// Run the kernel tests on Debian's kernels in virtual machines, and compare their features
@@ -109,6 +112,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Soak(options) => endurance::run(workspace, binary, |agents| options.run(agents)),
         Task::Scenarios(options) => scenarios::run(workspace, options),
         Task::Systemd => systemd::run(workspace, binary),
+        Task::Fleet(options) => fleet::run(workspace, binary, options),
         Task::Fuzz(options) => fuzz::run(workspace, options),
         Task::Vm(options) => vm::run(workspace, options),
         Task::Clippy => build::clippy(workspace),

@@ -41,6 +41,67 @@ fn the_schemas_match_the_types() {
     assert_eq!(count, files.len(), "docs/schema has a file of a document that no longer exists");
 }
 
+/// Returns the checksum of a schema without its descriptions: any change of members, types or values changes it.
+fn checksum(schema: &Value) -> String {
+    fn without_texts(schema: &mut Value) {
+        match schema {
+            Value::Object(keywords) => {
+                // A member may have the name of a keyword; then it is an object.
+                keywords.retain(|keyword, value| !(matches!(&**keyword, "description" | "title") && value.is_string()));
+                keywords.values_mut().for_each(without_texts);
+            }
+            Value::Array(items) => items.iter_mut().for_each(without_texts),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let mut schema = schema.clone();
+    without_texts(&mut schema);
+    format!("{:08x}", crc32fast::hash(schema.to_string().as_bytes()))
+}
+
+/// Returns what has to be in the changelog for these schemas, and is not: the newest line that names the file of a schema has its
+/// checksum.
+fn unexplained(changelog: &str, documents: &[Document]) -> Vec<String> {
+    let line = |document: &Document| {
+        let (file, checksum) = (format!("`docs/schema/{}.json`", document.name), checksum(&document.schema));
+        let newest = changelog.lines().find(|line| line.starts_with("- ") && line.contains(&file));
+        let is_known = newest.is_some_and(|line| line.contains(&format!("({checksum})")));
+        (!is_known).then(|| format!("- {file} ({checksum}): WHAT CHANGED"))
+    };
+    documents.iter().filter_map(line).collect()
+}
+
+#[test]
+fn a_schema_changes_only_with_a_line_in_the_changelog() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../CHANGELOG.md");
+    let missing = unexplained(&std::fs::read_to_string(path).unwrap(), &all());
+    assert!(
+        missing.is_empty(),
+        "schemas have changed; tell users in CHANGELOG.md, under `### Schemas` of the unreleased version, with these lines (one line \
+         for each file; the number is a checksum without descriptions):\n{}",
+        missing.join("\n")
+    );
+}
+
+#[test]
+fn a_change_of_a_schema_needs_a_line_and_a_new_description_does_not() {
+    let document = |member: &str, text: &str| Document {
+        name: "kill",
+        printed_by: "",
+        schema: serde_json::json!({ "description": text, "properties": { member: { "description": text }, "description": {} } }),
+    };
+    let first = unexplained("", &[document("count", "Number.")]);
+    assert!(first.len() == 1 && first[0].starts_with("- `docs/schema/kill.json` ("), "{first:?}");
+    let changelog = format!("## Unreleased\n{}\n", first[0]);
+    assert!(unexplained(&changelog, &[document("count", "Number of sockets.")]).is_empty());
+    let second = unexplained(&changelog, &[document("counts", "Number.")]);
+    assert_eq!(second.len(), 1, "another member");
+    // The newest line counts, so a change back needs a line, too.
+    let changelog = format!("{}\n{changelog}", second[0]);
+    assert!(unexplained(&changelog, &[document("counts", "Number.")]).is_empty());
+    assert_eq!(unexplained(&changelog, &[document("count", "Number.")]), first);
+}
+
 /// Names in the pages that are no members or values of the output, but of the kernel.
 const OTHER_NAMES: [&str; 2] = ["ip_local_port_range", "sk_err"];
 

@@ -35,6 +35,7 @@ use crate::{
     config::ConfigError,
     hooks::HookProgramError,
     host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
+    otlp::OtlpSettingsError,
     sink::{
         Form, Sink,
         json::Json,
@@ -142,7 +143,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if cause.is::<ExplainError>() || cause.is::<ListError>() {
             return Some(exit::USAGE);
         }
-        if cause.is::<HookProgramError>() {
+        if cause.is::<HookProgramError>() || cause.is::<OtlpSettingsError>() {
             return Some(exit::CONFIG);
         }
         if let Some(PinsError::Elsewhere(_) | PinsError::NotOurs { .. }) = cause.downcast_ref::<PinsError>() {

@@ -1,6 +1,6 @@
 //! `closewait run`.
 
-use std::{io, ops::RangeInclusive, path::Path, time::Duration};
+use std::{env, io, ops::RangeInclusive, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
@@ -24,6 +24,7 @@ use crate::{
     logging,
     memory::{self, Peak},
     metrics::{AgentFacts, ListenAddress, MetricsServer},
+    otlp::{ExportedEvents, OtlpExport, OtlpExporter, OtlpSettings},
     recording::{RecordTarget, RecordingEngine},
     runtime::{AgentService, Pending, Runtime, Signals},
     sink::{Numbering, Sink, Start, Writer, journal::Journal, text::TextStyle},
@@ -42,6 +43,9 @@ use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, snap
 
 /// Context of an error of a thread that could not start.
 const NO_THREAD: &str = "starting a thread failed\nhint: check the limit on processes (ulimit -u, TasksMax=)";
+
+/// Maximum size of the events that wait for the export over OTLP, bytes.
+const MAX_EXPORT_BYTES: usize = 8 << 20;
 
 /// Runs the agent until a signal or the end of its time.
 ///
@@ -85,6 +89,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     let journal = args.journal.then(journal).transpose()?;
     // Before anything is loaded, and before the privileges for the socket's folder are dropped.
     let listener = args.listen.as_ref().map(ListenAddress::bind).transpose()?;
+    let otlp = OtlpSettings::read(args.otlp_endpoint.as_ref(), |name| env::var_os(name))?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
     let facts = HostFacts::gather();
@@ -97,6 +102,9 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     let asked =
         RequestedLimits { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
     let limits = limits(asked, memory.as_ref());
+    // Under a memory limit, a part of what a queue of lines may use.
+    let otlp =
+        otlp.map(|otlp| OtlpExport::prepare(otlp, events.into(), &facts.host, MAX_EXPORT_BYTES.min(limits.lines / 4)));
     let choices = Choices {
         max_sockets: limits.max_sockets,
         ring_bytes: limits.ring_buffer,
@@ -186,7 +194,11 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         // The messages may contain names that other users chose.
         degraded: degraded.iter().map(|what| logging::harmless_lines(what)).collect(),
     };
-    let metrics = listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start))).transpose()?;
+    let is_pinned = start.pinned.is_some();
+    let otlp = otlp.map(|otlp| otlp.start(AgentFacts::of(&start), is_pinned)).transpose()?;
+    let losses = otlp.as_ref().and_then(OtlpExporter::losses);
+    let metrics =
+        listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start), losses)).transpose()?;
     let numbering = Numbering::of_host(&facts.host);
     let sink: Box<dyn Sink> = match journal {
         Some(_) => Box::new(Journal { incidents_only: events == cli::EventsArg::Incidents }),
@@ -215,6 +227,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         pending,
         control,
         metrics,
+        otlp,
         events,
         service,
         hooks,
@@ -325,6 +338,16 @@ fn sentence(degraded: &Degraded) -> String {
 fn ephemeral_ports(facts: &HostFacts) -> RangeInclusive<u16> {
     let (first, last) = facts.port_range.unwrap_or((32_768, 60_999));
     first..=last
+}
+
+impl From<cli::EventsArg> for ExportedEvents {
+    fn from(events: cli::EventsArg) -> Self {
+        match events {
+            cli::EventsArg::Incidents => Self::Incidents,
+            cli::EventsArg::Stuck => Self::Stuck,
+            cli::EventsArg::All => Self::All,
+        }
+    }
 }
 
 impl From<cli::TracepointArg> for HookChoice {

@@ -64,17 +64,17 @@ impl MetricsFeed {
 
 /// End of the server.
 #[derive(Debug)]
-pub(super) struct Requester(mpsc::Sender<MetricsRequest>);
+pub(crate) struct Requester(mpsc::Sender<MetricsRequest>);
 
 /// Returns the two ends of the channel.
-pub(super) fn channel() -> (Requester, MetricsFeed) {
+pub(crate) fn channel() -> (Requester, MetricsFeed) {
     let (sender, receiver) = mpsc::channel(MAX_REQUESTS);
     (Requester(sender), MetricsFeed(receiver))
 }
 
 /// Reason why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// The event loop did not answer in time.
     Late,
     /// Too many clients wait already.
@@ -85,11 +85,11 @@ pub(super) enum NoAnswer {
 
 /// Requests of one kind, whose clients share the answers.
 #[derive(Clone, Debug)]
-pub(super) struct SharedRequests<T>(mpsc::Sender<oneshot::Sender<T>>);
+pub(crate) struct SharedRequests<T>(mpsc::Sender<oneshot::Sender<T>>);
 
 impl Requester {
     /// Starts requests of one kind, in the running tokio runtime.
-    pub(super) fn shared<T: Clone + Send + 'static>(
+    pub(crate) fn shared<T: Clone + Send + 'static>(
         &self,
         kind: fn(oneshot::Sender<T>) -> MetricsRequest,
     ) -> SharedRequests<T> {
@@ -115,7 +115,7 @@ impl Requester {
 
 impl<T> SharedRequests<T> {
     /// Returns the answer of the event loop.
-    pub(super) async fn ask(&self, patience: Duration) -> Result<T, NoAnswer> {
+    pub(crate) async fn ask(&self, patience: Duration) -> Result<T, NoAnswer> {
         let (reply, answer) = oneshot::channel();
         self.0.try_send(reply).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoAnswer::Full,

@@ -7,11 +7,13 @@
 //! | `prometheus` | readings as text for Prometheus: OpenMetrics 1.0 and the older text format |
 //! | `feed` | requests to the event loop for readings: one at a time, with a time limit |
 //! | `address`, `server` | the HTTP server of `--listen`, on its own thread |
+//! | `losses` | count of what the export over OTLP dropped |
 //! | `usage` | CPU time and memory of this process |
 //! | `page` | `docs/metrics.md`, made from the table |
 
 mod address;
 mod feed;
+mod losses;
 #[cfg(test)]
 mod page;
 pub mod prometheus;
@@ -20,9 +22,11 @@ mod server;
 pub mod table;
 mod usage;
 
+pub(crate) use self::feed::{Requester, SharedRequests, channel as request_channel};
 pub use self::{
     address::{BindError, ListenAddress, MetricsListener},
     feed::{MetricsFeed, MetricsRequest, MomentSnapshot},
+    losses::ExportLosses,
     readings::AgentFacts,
     server::MetricsServer,
     usage::ProcessUsage,

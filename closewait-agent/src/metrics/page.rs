@@ -71,7 +71,7 @@ exemplar: `cookie` and `netns` of the latest socket in it, as in the events of t
 Stages of `closewait_dropped_total`: `kernel` (runs of the kernel program that the kernel skipped; absent before Linux 5.12),
 `kernel_map` (entry times), `ring_buffer` (records), `decode` (records that were not understood), `track` (sockets above
 `--max-tracked`), `group` (sockets in a group without counts of its own), `output` (lines of standard output), `log` (lines of the
-log).
+log), `otlp` (events for an OpenTelemetry collector; absent without one).
 ";
 
 #[test]

@@ -118,12 +118,14 @@ pub struct ReadingsSource {
     pub facts: Arc<AgentFacts>,
     /// CPU time and memory.
     pub usage: ProcessUsage,
+    /// Number of events that the export over OTLP dropped; `None` without one.
+    pub export_losses: Option<u64>,
 }
 
 impl ReadingsSource {
     /// Returns the values of all metrics, in the order of the table.
     pub fn readings(&self) -> Vec<MetricFamily> {
-        let Self { moment, facts, usage } = self;
+        let Self { moment, facts, usage, export_losses } = self;
         let MomentSnapshot { numbers, anchor } = &**moment;
         let wall = |at| seconds_since_1970(anchor.wall(at));
         let oldest = of_groups(&numbers.stuck, |numbers| Some(MetricValue::Float(wall(numbers.oldest?))));
@@ -159,7 +161,7 @@ impl ReadingsSource {
             (table::DWELL, vec![plain(dwell)]),
             (table::ENTERED, count(totals.entered)),
             (table::EXITED, exited),
-            (table::DROPPED, dropped(totals)),
+            (table::DROPPED, dropped(totals, *export_losses)),
             (table::REPAIRED, count(repaired)),
             (table::AGENT_CPU, vec![plain(MetricValue::Float(usage.cpu.as_secs_f64()))]),
             (table::AGENT_MEMORY, memory.into_iter().collect()),
@@ -218,8 +220,9 @@ fn resource(limit: Limit) -> &'static str {
     }
 }
 
-/// Returns the counts of everything that was dropped. The stage `kernel` is absent if the kernel does not count it.
-fn dropped(totals: &Totals) -> Vec<MetricPoint> {
+/// Returns the counts of everything that was dropped. The stage `kernel` is absent if the kernel does not count it,
+/// and `otlp` without an export of events.
+fn dropped(totals: &Totals, export_losses: Option<u64>) -> Vec<MetricPoint> {
     let stages = [
         ("kernel", totals.skipped_by_kernel),
         ("kernel_map", Some(totals.lost_map_full)),
@@ -229,6 +232,7 @@ fn dropped(totals: &Totals) -> Vec<MetricPoint> {
         ("group", Some(totals.ungrouped)),
         ("output", Some(totals.unwritten)),
         ("log", Some(totals.log_lines_dropped)),
+        ("otlp", export_losses),
     ];
     stages.into_iter().filter_map(|(stage, count)| Some(one(STAGE, stage, count?))).collect()
 }

@@ -36,6 +36,7 @@ use tokio::{
 use super::{
     address::{ListeningSocket, MetricsListener},
     feed::{self, MetricsFeed, MetricsRequest, MomentSnapshot, NoAnswer, Requester, SharedRequests},
+    losses::ExportLosses,
     prometheus::PageFormat,
     readings::{AgentFacts, ReadingsSource},
     usage::ProcessUsage,
@@ -68,19 +69,23 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Starts the thread.
+    /// Starts the thread. `export_losses` counts the events that an exporter drops, if there is one.
     ///
     /// # Errors
     ///
     /// If the kernel refuses another thread or epoll instance.
-    pub fn start(listener: MetricsListener, facts: AgentFacts) -> anyhow::Result<Self> {
+    pub fn start(
+        listener: MetricsListener,
+        facts: AgentFacts,
+        export_losses: Option<ExportLosses>,
+    ) -> anyhow::Result<Self> {
         let MetricsListener { socket, file } = listener;
         let (requester, feed) = feed::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("starting the loop that serves metrics failed\nhint: check the limit on open files (ulimit -n)")?;
-        let serve = move || runtime.block_on(serve(socket, requester, facts));
+        let serve = move || runtime.block_on(serve(socket, requester, facts, export_losses));
         thread::Builder::new().name("metrics".to_owned()).spawn(serve).context(
             "starting the thread that serves metrics failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
         )?;
@@ -112,6 +117,7 @@ struct ServerState {
     snapshots: SharedRequests<Arc<MomentSnapshot>>,
     pings: SharedRequests<()>,
     facts: Arc<AgentFacts>,
+    export_losses: Option<ExportLosses>,
     /// Whether the event loop has answered once.
     is_ready: AtomicBool,
     /// Whether clients connect over TCP, where a browser can, too.
@@ -120,11 +126,12 @@ struct ServerState {
     last_page: Mutex<Option<(Arc<MomentSnapshot>, PageFormat, Bytes)>>,
 }
 
-async fn serve(socket: ListeningSocket, requester: Requester, facts: AgentFacts) {
+async fn serve(socket: ListeningSocket, requester: Requester, facts: AgentFacts, export_losses: Option<ExportLosses>) {
     let shared = Arc::new(ServerState {
         snapshots: requester.shared(MetricsRequest::Snapshot),
         pings: requester.shared(MetricsRequest::Ping),
         facts: Arc::new(facts),
+        export_losses,
         is_ready: AtomicBool::new(false),
         is_tcp: matches!(socket, ListeningSocket::Tcp(_)),
         last_page: Mutex::new(None),
@@ -240,8 +247,12 @@ impl ServerState {
         {
             return Some(page.clone());
         }
-        let source =
-            ReadingsSource { moment: Arc::clone(&moment), facts: Arc::clone(&self.facts), usage: ProcessUsage::read() };
+        let source = ReadingsSource {
+            moment: Arc::clone(&moment),
+            facts: Arc::clone(&self.facts),
+            usage: ProcessUsage::read(),
+            export_losses: self.export_losses.as_ref().map(ExportLosses::get),
+        };
         let page = Bytes::from(format.page(source.readings()).ok()?);
         *last = Some((moment, format, page.clone()));
         Some(page)

@@ -213,7 +213,7 @@ metrics! {
         "Sockets that exited CLOSE_WAIT since the agent started.";
     /// Losses.
     DROPPED = "dropped", "closewait.dropped", Counter, MetricUnit::Number("{item}"), &[STAGE],
-        "Records, sockets or lines that were dropped because a limit was reached.";
+        "Records, sockets, lines or events that were dropped, mostly because a limit was reached.";
     /// Repairs.
     REPAIRED = "repaired", "closewait.repaired", Counter, MetricUnit::Number("{socket}"), &[],
         "Missed entries and exits that the agent noticed later, and corrected.";

@@ -251,6 +251,7 @@ fn run(
             pending: Pending::default(),
             control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
             metrics: None,
+            otlp: None,
             events: EventLog::new(1 << 20),
             service: AgentService::default(),
             hooks: None,

@@ -41,6 +41,7 @@ mod memory;
 mod metrics;
 mod notify;
 mod older;
+mod otlp;
 mod owners;
 mod pileup;
 mod pinned;

@@ -21,6 +21,7 @@ mod half_closed;
 mod hung;
 mod inetd;
 mod leaking;
+mod monitored;
 mod passed_on;
 mod pools;
 mod postgres;

@@ -9,7 +9,7 @@ use crate::prelude::*;
 const SRC: &str = "closewait-agent/src/";
 
 /// A module, the modules that it may use besides itself, and why no others.
-const LAYERS: [(&str, &[&str], &str); 15] = [
+const LAYERS: [(&str, &[&str], &str); 16] = [
     ("host", &["clock"], "facts about the host are gathered before anything that uses them exists"),
     ("sink", &["beside", "clock", "host"], "a sink shows what the engine found and knows nothing else"),
     (
@@ -29,6 +29,11 @@ const LAYERS: [(&str, &[&str], &str); 15] = [
         "metrics",
         &["clock", "control", "host", "sink"],
         "metrics show numbers of the engine, which the event loop hands over, and know nothing else",
+    ),
+    (
+        "otlp",
+        &["clock", "metrics", "sink"],
+        "the export sends metrics and events, which the event loop hands over, and knows nothing else",
     ),
     ("config", &["host"], "settings are text for the parsers of options, and know nothing of what they mean"),
     ("logging", &["clock", "host", "sink"], "everything writes to the log"),

@@ -71,7 +71,12 @@ fn source(numbers: MetricsSnapshot) -> ReadingsSource {
         max_tracked: 1_000_000,
     };
     let usage = ProcessUsage { cpu: Duration::from_millis(1250), memory: Some(6 << 20) };
-    ReadingsSource { moment: Arc::new(MomentSnapshot { numbers, anchor }), facts: Arc::new(facts), usage }
+    ReadingsSource {
+        moment: Arc::new(MomentSnapshot { numbers, anchor }),
+        facts: Arc::new(facts),
+        usage,
+        export_losses: Some(4),
+    }
 }
 
 fn page(format: PageFormat, numbers: MetricsSnapshot) -> String {

@@ -21,7 +21,7 @@ impl Running {
     fn new() -> Self {
         let listener = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).bind().unwrap();
         let address = listener.local_address().unwrap();
-        let (stop, event_loop) = answer(MetricsServer::start(listener, AgentFacts::default()).unwrap());
+        let (stop, event_loop) = answer(MetricsServer::start(listener, AgentFacts::default(), None).unwrap());
         Self { address, stop: Some(stop), event_loop: Some(event_loop) }
     }
 
@@ -124,7 +124,7 @@ fn the_probes_answer_as_long_as_the_event_loop_does() {
 fn without_an_answer_of_the_event_loop_the_server_says_so() {
     let listener = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).bind().unwrap();
     let address = listener.local_address().unwrap();
-    let server = MetricsServer::start(listener, AgentFacts::default()).unwrap();
+    let server = MetricsServer::start(listener, AgentFacts::default(), None).unwrap();
     let get = |path: &str| {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
@@ -252,7 +252,7 @@ fn a_unix_socket_is_for_the_user_and_group_of_the_agent_and_goes_away_with_it() 
     let error = ListenAddress::Unix(path.clone()).bind().unwrap_err().to_string();
     assert!(error.contains("another agent answers at") && error.contains("\nhint: "), "{error}");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-    let (stop, event_loop) = answer(MetricsServer::start(listener, AgentFacts::default()).unwrap());
+    let (stop, event_loop) = answer(MetricsServer::start(listener, AgentFacts::default(), None).unwrap());
     let mut stream = UnixStream::connect(&path).unwrap();
     // A proxy may pass on any host: no browser connects here.
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: proxy.example\r\n\r\n").unwrap();

@@ -1,7 +1,16 @@
-"""A server that answers and closes; on the path /forget it answers and goes on to the next."""
+"""A server that answers and closes; on the path /forget it answers and goes on to the next.
 
+usage: forgets.py [DESCRIPTORS]
+DESCRIPTORS is the process's limit of open files.
+"""
+
+import resource
 import socket
+import sys
 import threading
+
+if len(sys.argv) > 1:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
 
 forgotten = []
 

@@ -1,10 +1,12 @@
 """A server with eight worker threads and a queue of connections before them. An order needs the lock of the ledger.
 
-usage: worker_pool.py stuck | SECONDS
+usage: worker_pool.py (stuck | SECONDS) [DESCRIPTORS]
 `stuck`: another thread has the lock and never releases it. SECONDS: each order holds the lock for this time.
+DESCRIPTORS is the process's limit of open files. At the limit, the server goes on trying to accept.
 """
 
 import queue
+import resource
 import socket
 import sys
 import threading
@@ -25,11 +27,18 @@ def work():
         connection.close()
 
 
+if len(sys.argv) > 2:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2)
 for _ in range(8):
     threading.Thread(target=work, daemon=True).start()
 if sys.argv[1] == "stuck":
     ledger.acquire()
 listener = socket.create_server(("127.0.0.1", 8080), backlog=64)
 while True:
-    accepted, _ = listener.accept()
+    try:
+        accepted, _ = listener.accept()
+    except OSError:
+        # No descriptor is left.
+        time.sleep(0.1)
+        continue
     connections.put(accepted)

@@ -1,0 +1,37 @@
+//! Checks by Prometheus' own tool, if it is installed. Its package is in `.ci/packages engines`.
+
+use std::{env, process::Command};
+
+use crate::{path, rules::RULES, series::TESTS};
+
+/// Runs promtool in the folder of the rules; says so if there is none.
+#[expect(clippy::print_stderr, reason = "a test that skips a check says so")]
+fn promtool(arguments: [&str; 3]) {
+    let folder = path(RULES);
+    let output = Command::new("promtool").args(arguments).current_dir(folder.parent().expect("a folder")).output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => {
+            let required = env::var_os("CLOSEWAIT_REQUIRE_ENGINES").is_some_and(|value| value == "1");
+            assert!(!required, "promtool: {error}");
+            eprintln!("no promtool: its check is skipped: {error}");
+            return;
+        }
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+#[test]
+fn promtool_accepts_the_rules() {
+    promtool(["check", "rules", file_name(RULES)]);
+}
+
+#[test]
+fn recorded_incidents_give_the_expected_alerts() {
+    promtool(["test", "rules", file_name(TESTS)]);
+}
