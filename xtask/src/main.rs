@@ -29,6 +29,7 @@ mod setup;
 mod systemd;
 mod test;
 mod tidy;
+mod venv;
 mod vm;
 
 /// Sets up, builds, tests, checks and measures closewait.

@@ -1,12 +1,13 @@
 //! `cargo xtask test`: everything that needs no root, then the kernel tests as root.
 
 use std::{
+    env,
     ffi::OsString,
     io::{BufRead as _, BufReader},
 };
 
 use crate::prelude::*;
-use crate::{faults, root, setup};
+use crate::{faults, root, setup, venv::Venv};
 
 /// Packages that are tested and linted: the kernel program has no standard library and does not build for the host.
 /// Commands that name the same packages get the same features, so cargo builds them once.
@@ -33,12 +34,26 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     root::install(workspace, "browser")?;
     root::install(workspace, "engines")?;
     let mut host = workspace.cargo("test");
-    host.args(PACKAGES).arg("--no-fail-fast");
+    host.args(PACKAGES).arg("--no-fail-fast").env("PATH", path_with_receivers(workspace)?);
     if !options.filter.is_empty() {
         host.arg("--").args(&options.filter);
     }
     let results = [exec::run(&mut host), kernel(workspace, &options.filter)];
     all_of(results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")))
+}
+
+/// Returns PATH with the receivers of OTLP in front. Without them their tests say that they are skipped, but not in CI.
+fn path_with_receivers(workspace: &Workspace) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    match Venv::Engines.install(workspace) {
+        Ok(programs) => env::join_paths(std::iter::once(programs).chain(env::split_paths(&path)))
+            .context("the path of the target folder cannot be in PATH"),
+        Err(error) if env::var_os("CLOSEWAIT_REQUIRE_ENGINES").is_none_or(|value| value != "1") => {
+            eprintln!("xtask: the receivers of OTLP cannot be installed: {error:#}");
+            Ok(path)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// One error with all `failures`, if there are any.

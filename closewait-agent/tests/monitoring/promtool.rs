@@ -1,23 +1,19 @@
 //! Checks by Prometheus' own tool, if it is installed. Its package is in `.ci/packages engines`.
 
-use std::{env, process::Command};
+use std::process::Command;
+
+use tests_support::engine::has_engine;
 
 use crate::{path, rules::RULES, series::TESTS};
 
 /// Runs promtool in the folder of the rules; says so if there is none.
-#[expect(clippy::print_stderr, reason = "a test that skips a check says so")]
 fn promtool(arguments: [&str; 3]) {
     let folder = path(RULES);
     let output = Command::new("promtool").args(arguments).current_dir(folder.parent().expect("a folder")).output();
-    let output = match output {
-        Ok(output) => output,
-        Err(error) => {
-            let required = env::var_os("CLOSEWAIT_REQUIRE_ENGINES").is_some_and(|value| value == "1");
-            assert!(!required, "promtool: {error}");
-            eprintln!("no promtool: its check is skipped: {error}");
-            return;
-        }
-    };
+    if !has_engine("promtool", output.is_ok()) {
+        return;
+    }
+    let output = output.expect("promtool");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
 }

@@ -18,20 +18,6 @@ pub(super) struct Engine {
     programs: PathBuf,
 }
 
-/// Installs the packages, and returns the folder of their programs.
-pub(super) fn install(workspace: &Workspace) -> Result<PathBuf> {
-    let venv = workspace.target.join("fleet/venv");
-    exec::quiet(Command::new(exec::find("python3")?).args(["-m", "venv"]).arg(&venv))?;
-    let programs = venv.join("bin");
-    // pip refuses a file with another hash, and does nothing if the version is installed. chdb needs neither pandas nor pyarrow for SQL.
-    let options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--require-hashes"];
-    let requirements = workspace.root.join(".ci/requirements-fleet.txt");
-    exec::quiet(
-        Command::new(programs.join("pip")).arg("install").args(options).arg("--requirement").arg(requirements),
-    )?;
-    Ok(programs)
-}
-
 impl Engine {
     /// Returns both engines, with new databases in a folder.
     pub(super) fn all(workspace: &Workspace, programs: &Path, dir: &Path) -> [Self; 2] {

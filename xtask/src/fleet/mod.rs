@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::prelude::*;
-use crate::{build, root};
+use crate::{build, root, venv::Venv};
 use engines::Engine;
 use population::FleetHost;
 use recording::Replayed;
@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, options: &Option
         build::release(workspace)?;
     }
     let closewait = binary.map_or_else(|| workspace.closewait(), Path::to_owned);
-    let programs = engines::install(workspace)?;
+    let programs = Venv::Fleet.install(workspace)?;
     let run = |dir: &Path| compare(workspace, &closewait, &programs, dir, options.show);
     if let Some(dir) = &options.keep {
         fs::create_dir(dir)?;

@@ -7,6 +7,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use tests_support::engine::has_engine;
+
 use super::*;
 
 /// Running receiver, whose output goes to a file.
@@ -18,16 +20,12 @@ impl Receiver {
         let mut command = Command::new(program);
         command.args(arguments).env("PYTHONUNBUFFERED", "1").stdin(Stdio::null());
         command.stdout(to.try_clone().unwrap()).stderr(to);
-        match command.spawn() {
-            Ok(child) => {
-                eventually(|| TcpStream::connect(address).is_ok());
-                Some(Self(child))
-            }
-            Err(error) => {
-                skip(program, &error);
-                None
-            }
+        let child = command.spawn();
+        if !has_engine(program, child.is_ok()) {
+            return None;
         }
+        eventually(|| TcpStream::connect(address).is_ok());
+        Some(Self(child.unwrap()))
     }
 
     /// Ends the receiver, which may finish its work, or not.
@@ -36,13 +34,6 @@ impl Receiver {
         rustix::process::kill_process(pid, signal).unwrap();
         self.0.wait().unwrap();
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a test that skips a check says so")]
-fn skip(program: &str, error: &io::Error) {
-    let required = std::env::var_os("CLOSEWAIT_REQUIRE_ENGINES").is_some_and(|value| value == "1");
-    assert!(!required, "{program}: {error}");
-    eprintln!("no {program}: its check is skipped: {error}");
 }
 
 fn free_address() -> SocketAddr {
