@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::TimeAnchor,
-    host::in_time::in_time,
+    host::{error_text::in_one_line, in_time::in_time},
     recording::{
         Item, Reader, RecordingEnd, RecordingReadError,
         file::{self, FileError, OPEN_PATIENCE},
@@ -256,15 +256,10 @@ impl Segments {
                     return Some(Err(error));
                 }
                 // The next segment begins with a state of its own.
-                self.notes.push(format!("{} is not played to its end: {}", name(number), in_one_line(&error)));
+                self.notes.push(format!("{} is not played to its end: {}", name(number), in_one_line(error)));
             }
         }
     }
-}
-
-/// Returns an error in one line.
-fn in_one_line(error: &RecordingReadError) -> String {
-    error.to_string().replace('\n', "; ")
 }
 
 fn gap_text(missed: MissedInput, start: &SegmentStart) -> String {
