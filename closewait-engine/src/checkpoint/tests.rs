@@ -116,7 +116,11 @@ fn a_checkpoint_of_many_sockets() {
                 });
             }
             let (found, start) = (now() - start, now());
-            engine.handle(ScanEnd::Descriptors { began: BEGAN + Duration::from_secs(9), blind: None, saw_listeners: true });
+            engine.handle(ScanEnd::Descriptors {
+                began: BEGAN + Duration::from_secs(9),
+                blind: None,
+                saw_listeners: true,
+            });
             (found, now() - start)
         };
         let alone = scan(&mut engine, true);

@@ -23,7 +23,11 @@ use crate::{
         file::{self, FileError, OPEN_PATIENCE},
     },
 };
-use closewait_engine::{model::Host, text::duration, time::BootTime};
+use closewait_engine::{
+    model::Host,
+    text::{duration, harmless},
+    time::BootTime,
+};
 
 /// Part of a recording to play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,8 +259,9 @@ impl Segments {
                 if self.numbers.is_empty() {
                     return Some(Err(error));
                 }
-                // The next segment begins with a state of its own.
-                self.notes.push(format!("{} is not played to its end: {}", name(number), in_one_line(error)));
+                // The next segment begins with a state of its own. The decoder's errors may quote the file.
+                let error = harmless(in_one_line(error).as_bytes());
+                self.notes.push(format!("{} is not played to its end: {error}", name(number)));
             }
         }
     }
