@@ -4,7 +4,7 @@
 use std::{env, ffi::OsString, os::unix::fs::symlink};
 
 use crate::prelude::*;
-use crate::{root, setup};
+use crate::{build, root};
 
 /// Longest time to wait for a state.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -18,10 +18,8 @@ const SETTINGS: [&str; 2] = ["stuck-after = \"5s\"\n", "stuck-after = \"5s\"\nmi
 /// Builds the agent, boots the container, and checks the service from its start to its end.
 pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
     let Some(binary) = binary else {
-        setup::run(workspace)?;
         root::install(workspace, "systemd")?;
-        exec::run(workspace.cargo("build").args(["--package", "closewait-agent", "--bin", "closewait"]))?;
-        let binary = ["--binary".into(), workspace.target.join("debug/closewait").into()];
+        let binary = ["--binary".into(), build::debug(workspace)?.into()];
         let args: Vec<OsString> = env::args_os().skip(1).chain(binary).collect();
         return root::become_program(&exec::this()?, &args, "booting systemd in a container");
     };

@@ -52,7 +52,8 @@ fn pages(recording: &str) -> Vec<String> {
             while let (Some(at), Some(engine)) = (next.filter(|at| at <= now), player.engine()) {
                 let moment = MomentSnapshot { numbers: engine.metrics(at), anchor: player.anchor() };
                 let usage = ProcessUsage::default();
-                let source = ReadingsSource { moment: Arc::new(moment), facts: Arc::clone(&facts), usage, export_losses: None };
+                let source =
+                    ReadingsSource { moment: Arc::new(moment), facts: Arc::clone(&facts), usage, export_losses: None };
                 pages.push(PageFormat::Text.page(source.readings()).expect("a page"));
                 next = Some(at + INTERVAL);
             }
