@@ -46,6 +46,8 @@ fn vocabulary() -> BTreeMap<String, Labels> {
         let name = metric.full_name();
         if metric.kind == MetricKind::Histogram {
             vocabulary.insert(format!("{name}_bucket"), of_target(labels().chain(["le"])));
+            // Without a suffix: a native histogram.
+            vocabulary.insert(name.clone(), of_target(labels()));
             vocabulary.extend(["count", "sum"].map(|suffix| (format!("{name}_{suffix}"), of_target(labels()))));
         } else {
             vocabulary.insert(name, of_target(labels()));
@@ -172,7 +174,11 @@ fn called(call: &Call, metrics: &mut BTreeSet<String>) -> Result<Option<Labels>,
     }
     if name == "histogram_quantile" {
         let of = of_vector.as_mut().ok_or("histogram_quantile of a number")?;
-        return if of.remove("le") { Ok(of_vector) } else { Err("histogram_quantile without the label le".to_owned()) };
+        let is_native = is_native(&call.args.args)?;
+        return match (of.remove("le"), is_native) {
+            (true, false) | (false, true) => Ok(of_vector),
+            _ => Err("histogram_quantile without the label le".to_owned()),
+        };
     }
     // Those of the absent series depend on the matchers.
     Ok(if name.starts_with("absent") { Some(Labels::new()) } else { of_vector })
