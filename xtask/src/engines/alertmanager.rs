@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tests_support::sink::{Sink, answer};
 
-use super::{
-    agents::Incident,
-    answers::Answer,
-    service::{Service, free_port, get},
-    stage,
+use super::{agents::Incident, answers::Answer, service::Service, stage};
+use crate::{
+    http::{free_port, get},
+    prelude::*,
 };
-use crate::prelude::*;
 
 /// Alert of the hook.
 const OF_HOOK: &str = "CloseWaitIncident";
