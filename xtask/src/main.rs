@@ -19,6 +19,7 @@ mod exec;
 mod faults;
 mod fleet;
 mod fuzz;
+mod http;
 mod loadgen;
 mod loopback;
 mod markdown;

@@ -63,8 +63,8 @@ impl Journald {
         let (_service, Incident { id, .. }) = reported.first_key_value().context("no incident")?;
         let mut command = self.command();
         command.args([journal::JOURNALCTL, "--catalog", "--no-pager", "--lines=1"]);
-        let explained = exec::quiet(command.arg(format!("CLOSEWAIT_INCIDENT={id}")))?;
-        let subject = explained.lines().find_map(|line| line.trim_start_matches('-').trim().strip_prefix("Subject: "));
+        let explained = exec::quiet(command.args([&format!("CLOSEWAIT_INCIDENT={id}"), "CLOSEWAIT_EVENT=pileup"]))?;
+        let subject = explained.split_once("Subject: ").and_then(|(_before, rest)| rest.lines().next());
         let subject = subject.with_context(|| format!("`journalctl --catalog` explains nothing: {explained}"))?;
         let texts = reported
             .iter()

@@ -6,7 +6,7 @@
 //! | `stage` | the programs with sockets in CLOSE_WAIT |
 //! | `agents` | the two agents, and the incidents that they report |
 //! | `prometheus`, `alertmanager`, `receivers`, `journal`, `database` | each engine: its start, and its answers |
-//! | `service` | running programs, and requests to them |
+//! | `service` | running programs |
 //! | `answers` | questions until the answer is right, and the table |
 
 mod agents;
@@ -22,10 +22,9 @@ mod stage;
 use std::{collections::BTreeMap, env, ffi::OsString};
 
 use crate::prelude::*;
-use crate::{build, root, venv::Venv};
+use crate::{build, http::free_port, root, venv::Venv};
 use agents::{FirstAgent, Incident, Receivers};
 use answers::{Answer, Answers};
-use service::free_port;
 
 /// Maximum time from the start of the programs until every engine knows of the incidents. Alerts fire a minute after these.
 const OPEN_LIMIT: Duration = Duration::from_mins(5);

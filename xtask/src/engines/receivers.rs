@@ -2,12 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    agents::Incident,
-    answers::Answer,
-    service::{Service, free_port},
-};
-use crate::prelude::*;
+use super::{agents::Incident, answers::Answer, service::Service};
+use crate::{http::free_port, prelude::*};
 
 /// Metric of incidents, by its name in OTLP.
 const INCIDENTS: &str = "closewait.incident.count";
