@@ -235,7 +235,10 @@ fn the_header_accept_decides_the_format() {
         (&format!("text/plain;q=0.7,{protobuf};q=0.7"), Text),
         (&format!("text/plain;q=0.7,{protobuf};q=0.701"), Protobuf),
         (&format!("{of_prometheus_2},{protobuf};q=0.9"), OpenMetrics),
-        ("APPLICATION/VND.GOOGLE.PROTOBUF ; Encoding = \"Delimited\" ; Proto = io.prometheus.client.metricfamily", Protobuf),
+        (
+            "APPLICATION/VND.GOOGLE.PROTOBUF ; Encoding = \"Delimited\" ; Proto = io.prometheus.client.metricfamily",
+            Protobuf,
+        ),
         // Refused, unknown, or not all that makes the format.
         ("application/openmetrics-text;q=0", Text),
         (&format!("{protobuf};q=0"), Text),

@@ -45,7 +45,10 @@ fn samples(families: &[FamilyMessage]) -> (BTreeMap<String, f64>, BTreeMap<Strin
             let (gauge, counter) = (&metric.gauge, &metric.counter);
             if let Some(number) = gauge.or(*counter) {
                 let is_counter = family.kind == Some(TypeMessage::Counter.into());
-                assert_eq!((gauge.is_none(), counter.is_some(), metric.histogram.is_none()), (is_counter, is_counter, true));
+                assert_eq!(
+                    (gauge.is_none(), counter.is_some(), metric.histogram.is_none()),
+                    (is_counter, is_counter, true)
+                );
                 add(name.clone() + &notation(&labels), number.value.unwrap());
                 continue;
             }
@@ -95,8 +98,11 @@ fn the_page_has_the_series_values_types_and_helps_of_the_text_page() {
         let comments: Vec<_> = page.lines().filter(|line| line.starts_with('#')).collect();
         assert!(about.iter().all(|line| comments.contains(&line.as_str())), "{about:?}");
         let has_series = |name: &&str| expected.keys().any(|series| series.starts_with(*name));
-        let with_series: Vec<_> =
-            comments.iter().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).filter(has_series).collect();
+        let with_series: Vec<_> = comments
+            .iter()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .filter(has_series)
+            .collect();
         let names: Vec<_> = families.iter().map(|family| family.name.clone().unwrap()).collect();
         assert_eq!(names, with_series);
     }
@@ -108,7 +114,11 @@ fn units_are_the_suffixes_of_their_metrics() {
         let name = family.name.unwrap();
         let stem = name.strip_suffix("_total").unwrap_or(&name);
         // Prometheus 3 refuses a page with another unit.
-        assert!(family.unit.clone().is_none_or(|unit| stem.ends_with(&format!("_{unit}"))), "{name}: {:?}", family.unit);
+        assert!(
+            family.unit.clone().is_none_or(|unit| stem.ends_with(&format!("_{unit}"))),
+            "{name}: {:?}",
+            family.unit
+        );
         assert_eq!(family.unit.is_some(), stem.ends_with("_seconds") || stem.ends_with("_bytes"), "{name}");
     }
 }
@@ -117,9 +127,8 @@ fn units_are_the_suffixes_of_their_metrics() {
 fn buckets_have_the_exemplars_of_openmetrics() {
     let page = text(PageFormat::OpenMetrics, numbers());
     let lines = page.lines().filter_map(|line| line.split_once(" # "));
-    let expected: BTreeMap<_, _> = lines
-        .map(|(sample, exemplar)| (sample.rsplit_once(' ').unwrap().0.to_owned(), exemplar.to_owned()))
-        .collect();
+    let expected: BTreeMap<_, _> =
+        lines.map(|(sample, exemplar)| (sample.rsplit_once(' ').unwrap().0.to_owned(), exemplar.to_owned())).collect();
     assert_eq!((samples(&decoded(numbers())).1, expected.len()), (expected, 1));
 }
 

@@ -105,7 +105,8 @@ fn metrics_are_served_in_the_format_that_the_client_accepts() {
 fn protobuf_is_served_to_a_client_that_asks_for_it() {
     let server = Running::new();
     let mut stream = server.connect();
-    let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,*/*;q=0.1";
+    let accept =
+        "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,*/*;q=0.1";
     write!(stream, "GET /metrics HTTP/1.0\r\nAccept: {accept}\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
