@@ -60,6 +60,13 @@ pub(crate) fn release(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Builds the binary that the tests use, and returns its path.
+pub(crate) fn debug(workspace: &Workspace) -> Result<PathBuf> {
+    setup::run(workspace)?;
+    exec::run(workspace.cargo("build").args(PACKAGES).args(["--bin", "closewait"]))?;
+    Ok(workspace.target.join("debug/closewait"))
+}
+
 /// Builds one of the agent's examples as a release, in the folder `examples` beside the binary.
 pub(crate) fn example(workspace: &Workspace, name: &str) -> Result<()> {
     exec::run(workspace.cargo("build").args(["--release", "--package", "closewait-agent", "--example", name]))

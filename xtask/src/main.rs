@@ -14,10 +14,12 @@ mod build;
 mod crowd;
 mod docs;
 mod endurance;
+mod engines;
 mod exec;
 mod faults;
 mod fleet;
 mod fuzz;
+mod http;
 mod loadgen;
 mod loopback;
 mod markdown;
@@ -61,6 +63,8 @@ enum Task {
     Soak(endurance::Soak),
     /// Run the systemd unit in a container, as root: readiness, reload, watchdog, end
     Systemd,
+    /// Play a hang, a leak and a healthy pool, as root, and ask Prometheus, Alertmanager, rotel, oteltap, journald and chdb
+    Engines,
     /// Load a made-up fleet of recorded incidents into ClickHouse and DuckDB, and check the queries of contrib/fleet
     Fleet(fleet::Options),
     /// Run the fuzz targets: every parser of untrusted bytes
@@ -113,6 +117,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Soak(options) => endurance::run(workspace, binary, |agents| options.run(agents)),
         Task::Scenarios(options) => scenarios::run(workspace, options),
         Task::Systemd => systemd::run(workspace, binary),
+        Task::Engines => engines::run(workspace, binary),
         Task::Fleet(options) => fleet::run(workspace, binary, options),
         Task::Fuzz(options) => fuzz::run(workspace, options),
         Task::Vm(options) => vm::run(workspace, options),

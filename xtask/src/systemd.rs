@@ -4,7 +4,7 @@
 use std::{env, ffi::OsString, os::unix::fs::symlink};
 
 use crate::prelude::*;
-use crate::{root, setup};
+use crate::{build, http, root};
 
 /// Longest time to wait for a state.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -18,17 +18,16 @@ const SETTINGS: [&str; 2] = ["stuck-after = \"5s\"\n", "stuck-after = \"5s\"\nmi
 /// Builds the agent, boots the container, and checks the service from its start to its end.
 pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
     let Some(binary) = binary else {
-        setup::run(workspace)?;
         root::install(workspace, "systemd")?;
-        exec::run(workspace.cargo("build").args(["--package", "closewait-agent", "--bin", "closewait"]))?;
-        let binary = ["--binary".into(), workspace.target.join("debug/closewait").into()];
+        let binary = ["--binary".into(), build::debug(workspace)?.into()];
         let args: Vec<OsString> = env::args_os().skip(1).chain(binary).collect();
         return root::become_program(&exec::this()?, &args, "booting systemd in a container");
     };
     exec::with_scratch("systemd", |dir| {
-        prepare(workspace, binary, dir)?;
+        let port = http::free_port()?;
+        prepare(workspace, binary, dir, port)?;
         let container = Container::boot(dir, &workspace.target.join("systemd.log"))?;
-        let checked = check(&container, dir);
+        let checked = check(&container, dir, port);
         if checked.is_err() {
             println!("{}", container.run(&["journalctl", "--no-pager", "--boot"]).unwrap_or_default());
         }
@@ -37,7 +36,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
 }
 
 /// Makes the root folder of the container.
-fn prepare(workspace: &Workspace, binary: &Path, dir: &Path) -> Result<()> {
+fn prepare(workspace: &Workspace, binary: &Path, dir: &Path, port: u16) -> Result<()> {
     let units = dir.join("etc/systemd/system");
     let (wants, drop_in) = (units.join("multi-user.target.wants"), units.join("closewait.service.d"));
     for folder in ["dev", "opt", "proc", "root", "run", "sys", "tmp", "usr", "var", "etc/closewait"] {
@@ -57,21 +56,29 @@ fn prepare(workspace: &Workspace, binary: &Path, dir: &Path) -> Result<()> {
     let unit = fs::read_to_string(workspace.root.join("contrib/systemd/closewait.service"))?;
     fs::write(units.join("closewait.service"), unit.replace(PLACES.0, PLACES.1))?;
     fs::write(drop_in.join("test.conf"), DROP_IN)?;
-    fs::write(dir.join("etc/closewait/closewait.toml"), SETTINGS[0])?;
+    fs::write(dir.join("etc/closewait/closewait.toml"), settings(0, port))?;
     symlink("../closewait.service", wants.join("closewait.service")).context("enabling the unit failed")?;
     symlink("/lib/systemd/system/multi-user.target", units.join("default.target")).context("setting the target failed")
 }
 
+/// Returns a file of settings. The container has the network of the host.
+fn settings(number: usize, port: u16) -> String {
+    format!("{}listen = \"127.0.0.1:{port}\"\n", SETTINGS[number])
+}
+
 /// Checks one property after the other.
-fn check(container: &Container, dir: &Path) -> Result<()> {
+fn check(container: &Container, dir: &Path, port: u16) -> Result<()> {
     let write = |settings: &str| fs::write(dir.join("etc/closewait/closewait.toml"), settings);
     container.wait_for("ActiveState", |state| state == "active")?;
     let first = container.property("MainPID")?;
     let status = container.wait_for("StatusText", |text| text.contains("sockets in CLOSE_WAIT stuck"))?;
     ensure!(container.journal()?.contains("stuck after 5s"), "the agent has not read its file of settings");
     println!("started as the user of the service; status: {status}");
+    let page = http::get(port, "/metrics")?;
+    ensure!(page.contains("closewait_sockets{state=\"close_wait\"} "), "the page of metrics: {page}");
+    println!("served metrics on loopback");
 
-    write(SETTINGS[1])?;
+    write(&settings(1, port))?;
     container.run(&["systemctl", "reload", "closewait"])?;
     container.wait_in_journal("reloaded: min-certainty is high (/etc/closewait/closewait.toml:2), was low")?;
     println!("reloaded a changed file");
@@ -87,7 +94,7 @@ fn check(container: &Container, dir: &Path) -> Result<()> {
     ensure!(container.property("MainPID")? == first, "a broken file has restarted the agent");
     println!("refused a broken file, and continued");
 
-    write(SETTINGS[0])?;
+    write(&settings(0, port))?;
     // Two periods of the watchdog.
     thread::sleep(Duration::from_secs(4));
     ensure!(container.property("NRestarts")? == "0", "the watchdog has ended a healthy agent");

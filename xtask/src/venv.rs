@@ -21,11 +21,16 @@ impl Venv {
         }
     }
 
+    /// Returns the folder of the installed programs.
+    pub(crate) fn programs(self, workspace: &Workspace) -> PathBuf {
+        workspace.target.join("venv").join(self.name()).join("bin")
+    }
+
     /// Installs the packages, and returns the folder of their programs.
     pub(crate) fn install(self, workspace: &Workspace) -> Result<PathBuf> {
+        let programs = self.programs(workspace);
         let venv = workspace.target.join("venv").join(self.name());
         exec::quiet(Command::new(exec::find("python3")?).args(["-m", "venv"]).arg(&venv))?;
-        let programs = venv.join("bin");
         // pip refuses a file with another hash, and does nothing if the version is installed. Each file names all that is needed:
         // chdb needs neither pandas nor pyarrow for SQL.
         let options =

@@ -23,7 +23,7 @@ const fn field(name: &'static str, pointer: &'static str) -> EntryField {
 
 /// All fields beside MESSAGE, MESSAGE_ID and PRIORITY. An entry has those whose member the event has. `OBJECT_PID` lets the journal
 /// find the entry by the unit of the owner, if the agent runs as root (`OBJECT_PID` in systemd.journal-fields(7)).
-const FIELDS: [EntryField; 22] = [
+const FIELDS: [EntryField; 25] = [
     field("OBJECT_PID", "/owners/0/pid"),
     field("CLOSEWAIT_EVENT", "/event"),
     field("CLOSEWAIT_SEQ", "/seq"),
@@ -41,6 +41,9 @@ const FIELDS: [EntryField; 22] = [
     field("CLOSEWAIT_CLASS", "/verdict/class"),
     field("CLOSEWAIT_RULE", "/verdict/rule"),
     field("CLOSEWAIT_CERTAINTY", "/verdict/certainty"),
+    field("CLOSEWAIT_CLASS", "/last_verdict/class"),
+    field("CLOSEWAIT_RULE", "/last_verdict/rule"),
+    field("CLOSEWAIT_CERTAINTY", "/last_verdict/certainty"),
     field("CLOSEWAIT_COMMAND", "/verdict/command"),
     field("CLOSEWAIT_DWELL_SECONDS", "/dwell_seconds"),
     field("CLOSEWAIT_COOKIE", "/socket/cookie"),

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
+use tests_support::journal::{JOURNALCTL, JOURNALD, SCRIPT, SOCKET};
 
 use crate::{
     agent::{Agent, Running, binary, finish},
@@ -11,23 +12,8 @@ use crate::{
     net::{Namespace, V4},
 };
 
-/// Programs of Debian's package systemd.
-const JOURNALD: &str = "/usr/lib/systemd/systemd-journald";
-const JOURNALCTL: &str = "/usr/bin/journalctl";
 /// Catalog of the project.
 const CATALOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/systemd/closewait.catalog");
-/// Gives the journal empty folders, compiles the catalog, and becomes systemd-journald.
-const SCRIPT: &str = "
-    set -e
-    mount -t tmpfs none /run
-    for folder in /var/log/journal /var/lib/systemd/catalog; do
-        [ ! -d $folder ] || mount -t tmpfs none $folder
-    done
-    mount -t tmpfs none /usr/lib/systemd/catalog
-    mkdir -p /run/systemd/journal /run/log/journal
-    cp \"$1\" /usr/lib/systemd/catalog
-    journalctl --update-catalog
-    exec \"$2\"";
 
 #[test]
 fn the_journal_has_events_with_fields_owner_and_explanation() {
@@ -42,8 +28,7 @@ fn the_journal_has_events_with_fields_owner_and_explanation() {
         command.arg(format!("--mount=/proc/{}/ns/mnt", journald.pid())).arg(program);
         command
     };
-    let listens =
-        || inside("test").args(["-S", "/run/systemd/journal/socket"]).status().is_ok_and(|status| status.success());
+    let listens = || inside("test").args(["-S", SOCKET]).status().is_ok_and(|status| status.success());
     assert!(poll_until(PATIENCE, listens), "systemd-journald does not listen");
 
     let (ns, binary) = (Namespace::new(), binary());

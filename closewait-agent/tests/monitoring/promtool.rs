@@ -23,8 +23,9 @@ fn file_name(path: &str) -> &str {
 }
 
 #[test]
-fn promtool_accepts_the_rules() {
+fn promtool_accepts_the_rules_and_the_configuration() {
     promtool(["check", "rules", file_name(RULES)]);
+    promtool(["check", "config", "prometheus.yml"]);
 }
 
 #[test]

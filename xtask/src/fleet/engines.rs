@@ -9,8 +9,8 @@ const NAME: &str = "-- name: ";
 
 /// Engine with the tables and queries of its folder in contrib/fleet.
 #[derive(Debug)]
-pub(super) struct Engine {
-    pub(super) name: &'static str,
+pub(crate) struct Engine {
+    pub(crate) name: &'static str,
     /// Folder with `schema.sql` and `queries.sql`.
     sql: PathBuf,
     /// Folder or file of the database.
@@ -20,7 +20,7 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Returns both engines, with new databases in a folder.
-    pub(super) fn all(workspace: &Workspace, programs: &Path, dir: &Path) -> [Self; 2] {
+    pub(crate) fn all(workspace: &Workspace, programs: &Path, dir: &Path) -> [Self; 2] {
         ["clickhouse", "duckdb"].map(|name| Self {
             name,
             sql: workspace.root.join("contrib/fleet").join(name),
@@ -30,7 +30,7 @@ impl Engine {
     }
 
     /// Creates the tables, and loads the files one after the other. `now` is the time that the queries take as now.
-    pub(super) fn load(&self, files: &[PathBuf], now: &str) -> Result<()> {
+    pub(crate) fn load(&self, files: &[PathBuf], now: &str) -> Result<()> {
         let schema = fs::read_to_string(self.sql.join("schema.sql"))?;
         let shown = |file: &PathBuf| file.display().to_string().replace('\'', "''");
         let mut statements = statements(&schema);
@@ -60,7 +60,7 @@ impl Engine {
     }
 
     /// Returns the rows that each query of the folder gives, with its name.
-    pub(super) fn answers(&self) -> Result<Vec<(String, Vec<Value>)>> {
+    pub(crate) fn answers(&self) -> Result<Vec<(String, Vec<Value>)>> {
         let text = fs::read_to_string(self.sql.join("queries.sql"))?;
         let queries = queries(&text);
         let sql: Vec<_> = queries.iter().map(|(_name, sql)| sql.clone()).collect();
@@ -69,7 +69,7 @@ impl Engine {
     }
 
     /// Returns the number of rows of each table.
-    pub(super) fn rows(&self) -> Result<Vec<(&'static str, u64)>> {
+    pub(crate) fn rows(&self) -> Result<Vec<(&'static str, u64)>> {
         let tables = ["pileup", "stuck", "agent", "rejected"];
         let end = if self.name == "clickhouse" { " FINAL" } else { "" };
         let count = |table: &str| {
@@ -83,7 +83,7 @@ impl Engine {
     }
 
     /// Returns the bytes that each table takes on disk; `None` if the engine does not tell.
-    pub(super) fn bytes(&self) -> Result<Option<Value>> {
+    pub(crate) fn bytes(&self) -> Result<Option<Value>> {
         if self.name != "clickhouse" {
             return Ok(None);
         }

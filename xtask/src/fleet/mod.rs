@@ -2,7 +2,7 @@
 //! contrib/fleet.
 
 mod delivery;
-mod engines;
+pub(crate) mod engines;
 mod expected;
 mod population;
 mod recording;
@@ -34,10 +34,7 @@ pub(crate) struct Options {
 /// Builds the agent, makes up the fleet, loads it into both engines and compares their answers.
 pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, options: &Options) -> Result<()> {
     root::install(workspace, "fleet")?;
-    if binary.is_none() {
-        build::release(workspace)?;
-    }
-    let closewait = binary.map_or_else(|| workspace.closewait(), Path::to_owned);
+    let closewait = binary.map_or_else(|| build::debug(workspace), |binary| Ok(binary.to_owned()))?;
     let programs = Venv::Fleet.install(workspace)?;
     let run = |dir: &Path| compare(workspace, &closewait, &programs, dir, options.show);
     if let Some(dir) = &options.keep {

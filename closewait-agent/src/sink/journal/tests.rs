@@ -69,6 +69,8 @@ fn the_end_of_an_incident_is_a_notice() {
     let fields = fields(&Finding::PileupEnd { at: end.at, end: Box::new(end.end) });
     assert_eq!(value(&fields, "PRIORITY"), Some("5"));
     assert_eq!(value(&fields, "CLOSEWAIT_STATE"), Some("resolved"));
+    // Of the last report: at the end, nothing is left to judge.
+    assert_eq!(value(&fields, "CLOSEWAIT_CLASS"), Some("hung"));
     assert_eq!(value(&fields, "MESSAGE_ID"), KINDS.iter().find(|kind| kind.event == "pileup_end").map(|kind| kind.id));
 }
 
