@@ -5,6 +5,7 @@ mod list;
 mod memory;
 mod overhead;
 mod process;
+mod record;
 mod refresh;
 
 use clap::Subcommand;
@@ -24,6 +25,8 @@ pub(crate) enum Bench {
     Refresh(refresh::Refresh),
     /// Measure the memory per tracked socket, in the kernel and in the agent
     Memory,
+    /// Measure the bytes of a flight recording per hour, and what a checkpoint costs the event loop
+    Record(record::Record),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
 }
@@ -48,6 +51,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::List(options) => options.run(binary, dir),
         Bench::Refresh(options) => options.run(binary, dir),
         Bench::Memory => memory::run(binary, dir),
+        Bench::Record(options) => options.run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
     })
 }

@@ -17,13 +17,17 @@ use super::{
 };
 use crate::{
     clock::TimeAnchor,
-    host::in_time::in_time,
+    host::{error_text::in_one_line, in_time::in_time},
     recording::{
         Item, Reader, RecordingEnd, RecordingReadError,
         file::{self, FileError, OPEN_PATIENCE},
     },
 };
-use closewait_engine::{model::Host, text::duration, time::BootTime};
+use closewait_engine::{
+    model::Host,
+    text::{duration, harmless},
+    time::BootTime,
+};
 
 /// Part of a recording to play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,16 +273,12 @@ impl Segments {
                 if self.numbers.is_empty() {
                     return Some(Err(error));
                 }
-                // The next segment begins with a state of its own.
-                self.notes.push(format!("{} is not played to its end: {}", name(number), in_one_line(&error)));
+                // The next segment begins with a state of its own. The decoder's errors may quote the file.
+                let error = harmless(in_one_line(error).as_bytes());
+                self.notes.push(format!("{} is not played to its end: {error}", name(number)));
             }
         }
     }
-}
-
-/// Returns an error in one line.
-fn in_one_line(error: &RecordingReadError) -> String {
-    error.to_string().replace('\n', "; ")
 }
 
 fn gap_text(missed: MissedInput, start: &SegmentStart) -> String {

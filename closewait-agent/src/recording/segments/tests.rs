@@ -1,3 +1,5 @@
+mod encoding;
+
 use std::{
     fs::{self, Permissions},
     os::unix::fs::{PermissionsExt as _, symlink},
