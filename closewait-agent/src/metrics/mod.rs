@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `table` | the only list of metrics: name, kind, unit, help, labels, and the names for OTLP |
 //! | `readings` | values of all metrics, made from the engine's `MetricsSnapshot`; independent of any format |
-//! | `prometheus` | readings as text for Prometheus: OpenMetrics 1.0 and the older text format |
+//! | `prometheus` | the format that a scraper accepts; readings as text: OpenMetrics 1.0 and the older text format |
+//! | `protobuf` | readings in Prometheus' protobuf format, with native histograms |
 //! | `feed` | requests to the event loop for readings: one at a time, with a time limit |
 //! | `address`, `server` | the HTTP server of `--listen`, on its own thread |
 //! | `losses` | count of what the export over OTLP dropped |
@@ -17,6 +18,7 @@ mod losses;
 #[cfg(test)]
 mod page;
 pub mod prometheus;
+mod protobuf;
 pub mod readings;
 mod server;
 pub mod table;

@@ -3,7 +3,13 @@
 use std::fmt::Write as _;
 
 use super::table::{Metric, MetricLabel, TABLE};
-use closewait_engine::snapshot::{exits::DWELL_BOUNDS_NANOS, metrics::MAX_SERIES};
+use closewait_engine::snapshot::{
+    exits::{
+        DWELL_BOUNDS_NANOS,
+        exponential::{MAX_ERROR, SCHEMA},
+    },
+    metrics::MAX_SERIES,
+};
 
 fn page() -> String {
     let mut text = String::from(HEAD);
@@ -31,7 +37,9 @@ fn page() -> String {
         }
     }
     let bounds: Vec<_> = DWELL_BOUNDS_NANOS.iter().map(|nanos| format!("{}", *nanos as f64 / 1e9)).collect();
-    text + &TAIL.replace("{SERIES}", &MAX_SERIES.to_string()).replace("{BOUNDS}", &bounds.join(", "))
+    let tail = TAIL.replace("{SERIES}", &MAX_SERIES.to_string()).replace("{BOUNDS}", &bounds.join(", "));
+    let tail = tail.replace("{SCHEMA}", &SCHEMA.to_string()).replace("{SUBDIVISIONS}", &(1 << SCHEMA).to_string());
+    text + &tail.replace("{ERROR}", &format!("{:.1}", MAX_ERROR * 100.0))
 }
 
 const HEAD: &str = "\
@@ -65,8 +73,13 @@ count.
 start of the agent. All other counters start at 0 with the agent.
 
 The buckets of `closewait_dwell_seconds` are at edges of the kernel program's finer buckets, so their counts are exact: {BOUNDS} and
-`+Inf` seconds. The sum is computed from the middles of the finer buckets, and at most 1.6 % off. In OpenMetrics, a bucket has an
-exemplar: `cookie` and `netns` of the latest socket in it, as in the events of that socket.
+`+Inf` seconds. The sum is computed from the middles of the finer buckets, and at most 1.6 % off. In OpenMetrics and protobuf, a
+bucket has an exemplar: `cookie` and `netns` of the latest socket in it, as in the events of that socket.
+
+In protobuf it is a native histogram as well, of the schema {SCHEMA}: {SUBDIVISIONS} buckets for each power of two, in seconds. The kernel
+program's buckets are in nanoseconds, at most 3.2 % wide, and have other edges. Each of them counts wholly in the native bucket that
+contains its middle. So every value in a native bucket, and every quantile, is at most {ERROR} % off the dwell time; the number of all
+sockets is exact. [monitoring.md](monitoring.md#native-histograms) says how to get it.
 
 Stages of `closewait_dropped_total`: `kernel` (runs of the kernel program that the kernel skipped; absent before Linux 5.12),
 `kernel_map` (entry times), `ring_buffer` (records), `decode` (records that were not understood), `track` (sockets above

@@ -1,4 +1,4 @@
-//! Readings as text for Prometheus.
+//! Format of the page for a scraper, and readings as text for Prometheus.
 //!
 //! `prometheus-client` writes OpenMetrics 1.0. It has no way to attach exemplars to counts from elsewhere, so they are appended to
 //! the lines of their buckets here; and the older text format is made from the lines of OpenMetrics.
@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
@@ -16,6 +17,7 @@ use prometheus_client::{
 };
 
 use super::{
+    protobuf,
     readings::{HistogramValue, MetricExemplar, MetricFamily, MetricPoint, MetricValue},
     table::{MetricKind, MetricUnit, PREFIX},
 };
@@ -30,24 +32,47 @@ pub enum PageFormat {
     OpenMetrics,
     /// Prometheus' text format 0.0.4.
     Text,
+    /// Prometheus' protobuf format, with exemplars and native histograms.
+    Protobuf,
 }
 
 impl PageFormat {
-    /// Returns the format for a header `Accept`: OpenMetrics if it names that with the version 1.0 or without any, and with a
-    /// quality that is not 0.
+    /// Returns the format for a header `Accept`: the one that it names with the highest quality, and of equal ones the first.
+    /// Wildcards name none. Without any it is [`Self::Text`], which every scraper reads.
     pub fn negotiated(accept: &str) -> Self {
-        let accepts = |range: &str| {
-            let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
-            let is_type = parts.next().is_some_and(|media| media == "application/openmetrics-text");
-            let rest: Vec<String> = parts.collect();
-            let value = |name: &str| {
-                let found = rest.iter().find_map(|part| part.strip_prefix(name)?.trim_start().strip_prefix('='));
-                found.map(|value| value.trim().trim_matches('"'))
-            };
-            let is_refused = value("q").is_some_and(|quality| quality.parse() == Ok(0.0));
-            is_type && !is_refused && value("version").is_none_or(|version| version == "1.0.0")
+        let mut best = (0.0, Self::Text);
+        for (quality, format) in accept.split(',').filter_map(Self::named) {
+            // One that the client refuses has the quality 0.
+            if quality > best.0 {
+                best = (quality, format);
+            }
+        }
+        best.1
+    }
+
+    /// Returns the format that a media range names, and its quality. `None` if it is unknown, of another version, or malformed.
+    fn named(range: &str) -> Option<(f64, Self)> {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
+        let value = |name: &str| {
+            let found = parameters.iter().find(|(found, _)| found.trim_end().eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.trim().trim_matches('"'))
         };
-        if accept.split(',').any(accepts) { Self::OpenMetrics } else { Self::Text }
+        let is = |name: &str, expected: &str| value(name).is_some_and(|value| value.eq_ignore_ascii_case(expected));
+        let is_version = |expected: &str| value("version").is_none_or(|version| version == expected);
+        let format = match media.to_ascii_lowercase().as_str() {
+            "application/openmetrics-text" if is_version("1.0.0") => Self::OpenMetrics,
+            "text/plain" if is_version("0.0.4") => Self::Text,
+            "application/vnd.google.protobuf"
+                if is("proto", "io.prometheus.client.MetricFamily") && is("encoding", "delimited") =>
+            {
+                Self::Protobuf
+            }
+            _ => return None,
+        };
+        let quality = value("q").map_or(Some(1.0), |quality| quality.parse().ok())?;
+        (0.0..=1.0).contains(&quality).then_some((quality, format))
     }
 
     /// Returns the value of `Content-Type`.
@@ -55,25 +80,36 @@ impl PageFormat {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 
-    /// Returns the page of these readings.
+    /// Returns the page of these readings. Text is UTF-8.
     ///
     /// # Errors
     ///
     /// Never, unless `prometheus-client` has a bug: it writes to a string.
-    pub fn page(self, families: Vec<MetricFamily>) -> Result<String, fmt::Error> {
-        let exemplars = exemplar_lines(&families);
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(Readings(families)));
-        let mut text = String::new();
-        encode(&mut text, &registry)?;
-        Ok(match self {
-            Self::OpenMetrics => with_exemplars(&text, &exemplars),
-            Self::Text => older_format(&text),
-        })
+    pub fn page(self, families: Vec<MetricFamily>) -> Result<Bytes, fmt::Error> {
+        match self {
+            Self::OpenMetrics => {
+                let exemplars = exemplar_lines(&families);
+                Ok(with_exemplars(&encoded(families)?, &exemplars).into())
+            }
+            Self::Text => Ok(older_format(&encoded(families)?).into()),
+            Self::Protobuf => Ok(protobuf::page(&families).into()),
+        }
     }
+}
+
+/// Returns the page of these readings as `prometheus-client` writes it.
+fn encoded(families: Vec<MetricFamily>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Readings(families)));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
 }
 
 /// Readings that `prometheus-client` encodes.
@@ -202,4 +238,4 @@ fn older_format(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

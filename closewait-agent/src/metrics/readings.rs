@@ -14,7 +14,7 @@ use crate::sink::Start;
 use closewait_engine::{
     model::{Limit, Totals},
     snapshot::{
-        exits::{DWELL_BOUNDS_NANOS, DwellBuckets},
+        exits::{DWELL_BOUNDS_NANOS, DwellBuckets, exponential::ExponentialBuckets},
         metrics::{GroupLabels, MetricPlace, MetricSeries},
     },
 };
@@ -87,6 +87,8 @@ pub struct HistogramValue {
     pub sum: f64,
     /// Upper bound in seconds, count that is not cumulative, and exemplar of each bucket; the last bound is infinite.
     pub buckets: Vec<(f64, u64, Option<MetricExemplar>)>,
+    /// The same values in finer buckets, for native histograms of Prometheus.
+    pub exponential: ExponentialBuckets,
 }
 
 impl HistogramValue {
@@ -249,5 +251,5 @@ fn histogram(dwell: &DwellBuckets, wall: impl Fn(closewait_engine::time::BootTim
         });
         (bound, count, exemplar)
     });
-    HistogramValue { sum: dwell.sum_seconds, buckets: buckets.collect() }
+    HistogramValue { sum: dwell.sum_seconds, buckets: buckets.collect(), exponential: dwell.exponential.clone() }
 }

@@ -253,7 +253,7 @@ impl ServerState {
             usage: ProcessUsage::read(),
             export_losses: self.export_losses.as_ref().map(ExportLosses::get),
         };
-        let page = Bytes::from(format.page(source.readings()).ok()?);
+        let page = format.page(source.readings()).ok()?;
         *last = Some((moment, format, page.clone()));
         Some(page)
     }

@@ -108,7 +108,7 @@ fn number(point: &MetricPoint, start: u64, at: u64) -> Option<NumberDataPoint> {
 
 fn histogram(point: &MetricPoint, start: u64, at: u64) -> Option<HistogramDataPoint> {
     let MetricValue::Histogram(histogram) = &point.value else { return None };
-    let HistogramValue { sum, buckets } = histogram;
+    let HistogramValue { sum, buckets, .. } = histogram;
     Some(HistogramDataPoint {
         attributes: attributes(&point.labels),
         start_time_unix_nano: start,

@@ -2,6 +2,7 @@
 //! the alerts of recorded incidents are those that the unit tests of the rules expect.
 
 mod dashboard;
+mod native;
 mod promql;
 mod promtool;
 mod rules;

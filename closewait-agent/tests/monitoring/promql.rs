@@ -13,6 +13,8 @@ use promql_parser::{
 const OF_TARGETS: [&str; 2] = ["instance", "job"];
 /// Functions that make labels of their own: what they make is not checked, so they are not allowed.
 const MAKE_LABELS: [&str; 3] = ["label_join", "label_replace", "info"];
+/// Mark behind the name of a native histogram until a function makes numbers of it.
+const NATIVE: &str = " as a histogram";
 
 /// Names of labels.
 type Labels = BTreeSet<String>;
@@ -35,7 +37,10 @@ pub(crate) fn check(expression: &str) -> Result<Checked, String> {
     let parsed = parser::parse(expression).map_err(|error| format!("{expression}: {error}"))?;
     let mut metrics = BTreeSet::new();
     let labels = labels(&parsed, &mut metrics).map_err(|error| format!("{expression}: {error}"))?;
-    Ok(Checked { metrics, labels })
+    match metrics.iter().find_map(|name| name.strip_suffix(NATIVE)) {
+        Some(name) => Err(format!("{expression}: {name} is a native histogram, which needs a function for histograms")),
+        None => Ok(Checked { metrics, labels }),
+    }
 }
 
 /// Returns the labels of all series by name of the metric, as queries name it.
@@ -46,6 +51,8 @@ fn vocabulary() -> BTreeMap<String, Labels> {
         let name = metric.full_name();
         if metric.kind == MetricKind::Histogram {
             vocabulary.insert(format!("{name}_bucket"), of_target(labels().chain(["le"])));
+            // Without a suffix: a native histogram.
+            vocabulary.insert(name.clone(), of_target(labels()));
             vocabulary.extend(["count", "sum"].map(|suffix| (format!("{name}_{suffix}"), of_target(labels()))));
         } else {
             vocabulary.insert(name, of_target(labels()));
@@ -81,7 +88,8 @@ fn selected(selector: &VectorSelector, metrics: &mut BTreeSet<String>) -> Result
         known(&matcher.name, &labels, name)?;
         has_values(matcher)?;
     }
-    metrics.insert(name.to_owned());
+    let is_native = TABLE.iter().any(|metric| metric.kind == MetricKind::Histogram && metric.full_name() == name);
+    metrics.insert(name.to_owned() + if is_native { NATIVE } else { "" });
     Ok(labels)
 }
 
@@ -165,12 +173,21 @@ fn called(call: &Call, metrics: &mut BTreeSet<String>) -> Result<Option<Labels>,
     if MAKE_LABELS.contains(&name) {
         return Err(format!("{name} is not allowed here"));
     }
-    let mut of_vector = None;
+    let (mut of_vector, mut used) = (None, BTreeSet::new());
     for argument in &call.args.args {
-        let found = labels(argument, metrics)?;
+        let found = labels(argument, &mut used)?;
         of_vector = of_vector.or(found);
     }
-    if name == "histogram_quantile" {
+    let has_natives = used.iter().any(|name| name.ends_with(NATIVE));
+    let is_of_histograms = name.starts_with("histogram_");
+    metrics.extend(used.into_iter().map(|name| match name.strip_suffix(NATIVE) {
+        Some(native) if is_of_histograms => native.to_owned(),
+        _ => name,
+    }));
+    if is_of_histograms && !has_natives {
+        if name != "histogram_quantile" {
+            return Err(format!("{name} without a native histogram"));
+        }
         let of = of_vector.as_mut().ok_or("histogram_quantile of a number")?;
         return if of.remove("le") { Ok(of_vector) } else { Err("histogram_quantile without the label le".to_owned()) };
     }
@@ -190,6 +207,12 @@ fn valid_expressions_have_metrics_and_labels() {
             "closewait_dwell_seconds_bucket",
             Some(""),
         ),
+        (
+            "histogram_quantile(0.9, sum by (instance) (rate(closewait_dwell_seconds[5m])))",
+            "closewait_dwell_seconds",
+            Some("instance"),
+        ),
+        ("histogram_count(closewait_dwell_seconds)", "closewait_dwell_seconds", Some("instance job")),
         ("time() - closewait_sockets", "closewait_sockets", Some("instance job state")),
         ("absent(up{job=\"closewait\"})", "up", Some("")),
         ("closewait_build_info * on (instance) group_left (state) closewait_sockets", "", None),
@@ -209,7 +232,10 @@ fn wrong_expressions_are_refused() {
         ("closewait_sockets{", "unexpected end of input"),
         ("closewait_socket", "exports no closewait_socket"),
         ("closewait_entered", "exports no closewait_entered"),
-        ("closewait_dwell_seconds", "exports no closewait_dwell_seconds"),
+        ("closewait_dwell", "exports no closewait_dwell"),
+        ("rate(closewait_dwell_seconds[5m])", "needs a function for histograms"),
+        ("histogram_quantile(0.9, sum by (le) (rate(closewait_dwell_seconds[5m])))", "has no label le"),
+        ("histogram_count(closewait_dwell_seconds_bucket)", "histogram_count without a native histogram"),
         ("{service=\"a\"}", "without the name"),
         ("closewait_sockets{service=\"a\"}", "closewait_sockets has no label service"),
         ("closewait_incidents{severity=\"fatal\"}", "severity is never \"fatal\""),

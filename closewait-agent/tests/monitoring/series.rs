@@ -54,7 +54,8 @@ fn pages(recording: &str) -> Vec<String> {
                 let usage = ProcessUsage::default();
                 let source =
                     ReadingsSource { moment: Arc::new(moment), facts: Arc::clone(&facts), usage, export_losses: None };
-                pages.push(PageFormat::Text.page(source.readings()).expect("a page"));
+                let page = PageFormat::Text.page(source.readings()).expect("a page");
+                pages.push(String::from_utf8(page.into()).expect("UTF-8"));
                 next = Some(at + INTERVAL);
             }
         }

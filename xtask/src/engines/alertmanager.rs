@@ -52,7 +52,7 @@ impl Alertmanager {
         alerts.filter(|((_, service), _)| stage::SERVICES.contains(&service.as_str())).collect()
     }
 
-    /// Checks the active alerts, and what the service was last told of each: `of_rules` are the expected alerts of Prometheus; the
+    /// Checks the active alerts, and the last notification of each: `of_rules` are the expected alerts of Prometheus; the
     /// hook sends one for each open incident.
     pub(super) fn alerts(&self, incidents: &BTreeMap<String, Incident>, of_rules: &[(&str, &str)]) -> Result<Answer> {
         let all: Value = serde_json::from_str(&get(self.port, "/api/v2/alerts")?).context("no JSON")?;
@@ -74,11 +74,7 @@ impl Alertmanager {
             told.iter().filter(|(_key, status)| *status == "firing").map(|(key, _)| key).collect();
         ensure!(firing.iter().copied().eq(&expected), "the service believes that {firing:?} fire");
         let resolved = told.len() - firing.len();
-        let got = format!(
-            "{} active; the service was told that {} fire and {resolved} are resolved",
-            found.len(),
-            firing.len()
-        );
+        let got = format!("{} active; for the service, {} fire and {resolved} are resolved", found.len(), firing.len());
         Ok(Answer { sent: format!("alerts of Prometheus and of the hook; {requests} notifications"), got })
     }
 

@@ -1,4 +1,4 @@
-//! Programs that run during the comparison: engines, agents, and the programs that they are told of.
+//! Programs that run during the comparison: engines, agents, and the programs of the stage.
 
 use rustix::process::Signal;
 

@@ -29,7 +29,7 @@ use closewait_engine::{
 /// Name that tries to end its label, its line and the page.
 const HOSTILE: &str = "a\"} 1\n# EOF\nb\\\u{202e}é";
 
-fn server(service: &str, port: u16) -> GroupLabels {
+pub(in crate::metrics) fn server(service: &str, port: u16) -> GroupLabels {
     GroupLabels { service: Some(service.to_owned()), place: MetricPlace::Port(port) }
 }
 
@@ -39,12 +39,12 @@ fn client(number: u32) -> GroupLabels {
 }
 
 /// Returns the numbers of an agent without sockets.
-fn nothing() -> MetricsSnapshot {
+pub(in crate::metrics) fn nothing() -> MetricsSnapshot {
     Engine::new(Config::default(), BootTime(0)).metrics(BootTime(0))
 }
 
 /// Returns numbers in which every metric has a series, one with a hostile name.
-fn numbers() -> MetricsSnapshot {
+pub(in crate::metrics) fn numbers() -> MetricsSnapshot {
     let mut numbers = nothing();
     let stuck = StuckNumbers { stuck: 3, oldest: Some(BootTime(1_500_000_000)) };
     let group = server(HOSTILE, 8080);
@@ -58,10 +58,11 @@ fn numbers() -> MetricsSnapshot {
     let exemplar = DwellExemplar { cookie: u64::MAX, netns: Some(u32::MAX), dwell, at: BootTime(2_000_000_000) };
     (numbers.dwell.counts[3], numbers.dwell.exemplars[3]) = (2, Some(exemplar));
     numbers.dwell.sum_seconds = 1.4;
+    numbers.dwell.exponential.counts = vec![(-8, 2)];
     numbers
 }
 
-fn source(numbers: MetricsSnapshot) -> ReadingsSource {
+pub(in crate::metrics) fn source(numbers: MetricsSnapshot) -> ReadingsSource {
     let anchor = TimeAnchor::booted_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
     let facts = AgentFacts {
         version: "1.2.3".to_owned(),
@@ -80,7 +81,7 @@ fn source(numbers: MetricsSnapshot) -> ReadingsSource {
 }
 
 fn page(format: PageFormat, numbers: MetricsSnapshot) -> String {
-    format.page(source(numbers).readings()).unwrap()
+    String::from_utf8(format.page(source(numbers).readings()).unwrap().into()).unwrap()
 }
 
 /// Returns the lines of samples of a metric.
@@ -210,22 +211,51 @@ fn a_page_of_the_largest_number_of_series_is_bounded() {
 
 #[test]
 fn the_header_accept_decides_the_format() {
-    use PageFormat::{OpenMetrics, Text};
+    use PageFormat::{OpenMetrics, Protobuf, Text};
+    let protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+    // Prometheus 2.42.
+    let of_prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    // Prometheus 3.
+    let of_prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
     for (accept, format) in [
         ("", Text),
         ("*/*", Text),
         ("text/plain;version=0.0.4", Text),
         ("application/openmetrics-text", OpenMetrics),
-        // Prometheus 2.42 and 3.
+        (of_prometheus_2, OpenMetrics),
+        (of_prometheus_3, OpenMetrics),
+        // The same ones with native histograms.
+        (&format!("{protobuf},{of_prometheus_2}"), Protobuf),
+        (&format!("{protobuf};q=0.6,{of_prometheus_3}"), Protobuf),
+        // Telegraf.
+        (&format!("{protobuf};q=0.7,text/plain;version=0.0.4;q=0.3"), Protobuf),
+        // The highest quality, and the first one.
+        ("text/plain, application/openmetrics-text; version=\"1.0.0\"; q=0.2", Text),
+        ("text/plain;q=0.1, application/openmetrics-text; version=\"1.0.0\"; q=0.2", OpenMetrics),
+        (&format!("text/plain;q=0.7,{protobuf};q=0.7"), Text),
+        (&format!("text/plain;q=0.7,{protobuf};q=0.701"), Protobuf),
+        (&format!("{of_prometheus_2},{protobuf};q=0.9"), OpenMetrics),
         (
-            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-            OpenMetrics,
+            "APPLICATION/VND.GOOGLE.PROTOBUF ; Encoding = \"Delimited\" ; Proto = io.prometheus.client.metricfamily",
+            Protobuf,
         ),
-        ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6, text/plain;q=0.5", OpenMetrics),
-        ("text/plain, application/openmetrics-text; version=\"1.0.0\"; q=0.2", OpenMetrics),
+        // Refused, unknown, or not all that makes the format.
         ("application/openmetrics-text;q=0", Text),
+        (&format!("{protobuf};q=0"), Text),
+        (&format!("{protobuf};q=0.000,application/openmetrics-text;q=0.1"), OpenMetrics),
         ("application/openmetrics-text;version=0.0.1", Text),
         ("application/openmetrics-text-but-not", Text),
+        ("application/vnd.google.protobuf", Text),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily", Text),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text", Text),
+        ("application/vnd.google.protobuf;proto=io.prometheus.write.v2.Request;encoding=delimited", Text),
+        ("application/vnd.google.protobuf;encoding=delimited", Text),
+        ("application/x-protobuf, application/json", Text),
+        // Malformed qualities.
+        (&format!("{protobuf};q=nan"), Text),
+        (&format!("{protobuf};q=2"), Text),
+        (&format!("{protobuf};q=-1"), Text),
+        (&format!("{protobuf};q=,application/openmetrics-text;q=0.1"), OpenMetrics),
         ("\u{0};;==,,q", Text),
     ] {
         assert_eq!(PageFormat::negotiated(accept), format, "{accept}");

@@ -102,6 +102,34 @@ fn metrics_are_served_in_the_format_that_the_client_accepts() {
 }
 
 #[test]
+fn protobuf_is_served_to_a_client_that_asks_for_it() {
+    let server = Running::new();
+    let mut stream = server.connect();
+    let accept =
+        "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,*/*;q=0.1";
+    write!(stream, "GET /metrics HTTP/1.0\r\nAccept: {accept}\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let (head, page) = (String::from_utf8(answer[..head].to_vec()).unwrap(), &answer[head + 4..]);
+    let expected =
+        "content-type: application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+    assert_eq!(status(&head), "200");
+    assert!(head.lines().any(|line| line == expected), "{head}");
+    let (mut rest, mut names) = (page, Vec::new());
+    while !rest.is_empty() {
+        let length = prost::decode_length_delimiter(rest).unwrap();
+        let message = &rest[prost::length_delimiter_len(length)..][..length];
+        // The tag of the name, its length, and the name.
+        assert_eq!(message[0], 0x0a);
+        names.push(String::from_utf8(message[2..2 + usize::from(message[1])].to_vec()).unwrap());
+        rest = &rest[prost::length_delimiter_len(length) + length..];
+    }
+    assert!(names.starts_with(&["closewait_sockets".to_owned()]), "{names:?}");
+    assert!(names.ends_with(&["closewait_build_info".to_owned()]), "{names:?}");
+}
+
+#[test]
 fn a_head_has_the_length_and_no_body() {
     let server = Running::new();
     let answer = server.ask(&format!("HEAD /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", server.address));
