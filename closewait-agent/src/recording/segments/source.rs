@@ -115,6 +115,20 @@ impl RecordingSource {
         }
     }
 
+    /// Returns the name of the last segment of an earlier run of the agent, if the part to show reaches back to it. A run begins
+    /// with new state, so that a report is about the last one only.
+    pub fn earlier_run(&self) -> Option<String> {
+        let SourceKind::Segments(Segments { folder, .. }) = &self.kind else { return None };
+        let numbers = numbers(folder).ok()?;
+        let mut runs =
+            numbers.iter().rev().filter_map(|number| Some((SegmentFirst::read(folder, *number)?.start.run, *number)));
+        let (newest, _) = runs.next()?;
+        let (_, number) = runs.find(|(run, _)| *run != newest)?;
+        let end = times(folder, number).and_then(|times| times.end());
+        let is_shown = self.shown_from.zip(end).is_none_or(|(from, end)| from <= end);
+        is_shown.then(|| name(number))
+    }
+
     /// Returns sentences about gaps and damage so far, each once.
     pub fn take_notes(&mut self) -> Vec<String> {
         match &mut self.kind {

@@ -130,6 +130,19 @@ fn only_the_exact_name_is_a_segment() {
 }
 
 #[test]
+fn an_earlier_run_is_named() {
+    let folder = Folder::new("runs");
+    recorded(&folder);
+    let earlier = |part| RecordingSource::open(&folder.0, part).unwrap().earlier_run();
+    assert_eq!(earlier(RecordingPart::End), None, "one run");
+    let first = folder.segments().len();
+    recorded(&folder);
+    assert!(folder.segments().len() > first);
+    assert_eq!(earlier(RecordingPart::End), Some(name(first as u64)));
+    assert_eq!(earlier(RecordingPart::Last(Duration::from_secs(3600))), Some(name(first as u64)));
+}
+
+#[test]
 fn segments_are_played_as_one_recording_and_from_each_of_them() {
     let folder = Folder::new("each");
     let live = recorded(&folder);
