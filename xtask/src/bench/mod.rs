@@ -6,6 +6,7 @@ mod list;
 mod memory;
 mod overhead;
 mod process;
+mod record;
 mod refresh;
 
 use clap::Subcommand;
@@ -27,6 +28,8 @@ pub(crate) enum Bench {
     Exporters(exporters::Exporters),
     /// Measure the memory per tracked socket, in the kernel and in the agent
     Memory,
+    /// Measure the bytes of a flight recording per hour, and what a checkpoint costs the event loop
+    Record(record::Record),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
 }
@@ -52,6 +55,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Refresh(options) => options.run(binary, dir),
         Bench::Exporters(options) => options.run(binary, dir),
         Bench::Memory => memory::run(binary, dir),
+        Bench::Record(options) => options.run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
     })
 }
