@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn an_hour_has_the_checkpoints_of_twelve_segments_and_the_input_of_all_seconds() {
-        let mut sizes = SegmentSizes { others: 0, begin: 1000, end: 13_000 };
+        let sizes = SegmentSizes { others: 0, begin: 1000, end: 13_000 };
         assert_eq!(rate_row(100, 120, &sizes), "100 | 1000 | 100 | 0.37 | 7");
     }
 
