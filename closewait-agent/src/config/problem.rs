@@ -26,7 +26,7 @@ impl TextPosition {
 /// Problem of a setting or a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// File, or environment variable.
+    /// File, environment variable, or the command line.
     pub place: String,
     /// Position in the file; `None` if the problem is not about one.
     pub position: Option<TextPosition>,
