@@ -6,17 +6,21 @@
 mod commands;
 mod hangup;
 mod service;
+mod turns;
 
 use std::{pin::pin, time::Duration};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::commands::{AfterRefresh, Purpose};
 pub use self::{
     commands::Pending,
     hangup::{Hangup, Hangups},
     service::{AgentService, ReadAgain, Reloaded},
+};
+use self::{
+    commands::{AfterRefresh, Purpose},
+    turns::LoopTurns,
 };
 use crate::{
     clock::{self, TimeAnchor},
@@ -209,6 +213,7 @@ impl<S: RecordSource> Runtime<S> {
         self.hand_over(&mut piece);
         let mut emptied = self.drain(MAX_RECORDS);
         self.service.started(clock::now());
+        let mut turns = LoopTurns::default();
         loop {
             let now = clock::now();
             self.workers.abandon(now);
@@ -225,6 +230,7 @@ impl<S: RecordSource> Runtime<S> {
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
             let idle = emptied && !has_refreshed && !has_answers && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
+            turns.ended();
             // Lets tokio check for signals. It does so only while the loop waits, and a busy loop never waits.
             tokio::task::yield_now().await;
             tokio::select! {

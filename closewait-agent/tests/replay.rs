@@ -17,11 +17,16 @@ use tests_support::{blame::is_blame, schema};
 const WARNS: &str = "closewait: warn: ";
 
 fn recordings() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
+    files("recordings", "recording")
+}
+
+/// Returns the files with this extension in a folder beside this file.
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
     let mut found: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("a file").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "recording"))
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
         .collect();
     found.sort();
     found
@@ -70,6 +75,23 @@ fn recordings_give_what_is_expected_of_them_every_time() {
         expected.compare(&path, &got);
     }
     expected.check();
+}
+
+/// A segment begins with a state: if that means something else in this version, its replay differs.
+#[test]
+fn segments_give_what_is_expected_of_them() {
+    let mut expected = Expectations::default();
+    for segment in files("segments", "segment") {
+        let (code, report, log) = run("report", &segment, &["--output", "json"]);
+        assert_eq!((code, log.as_str()), (Some(0), ""), "{}", segment.display());
+        expected.compare(&segment.with_extension("expected"), &(lines(&segment) + &report));
+    }
+    let Expectations { different } = expected;
+    assert!(
+        different.is_empty(),
+        "{different:?} differ: if a member of the state means something else now, raise Checkpoint::VERSION \
+         (closewait-engine/src/checkpoint.rs); see what changed with `BLESS=1 cargo test --test replay` and git diff"
+    );
 }
 
 #[test]

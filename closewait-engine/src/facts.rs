@@ -146,6 +146,7 @@ impl Engine {
                 // An unknown socket has no owner to report.
                 let _known = self.lingering.seen(key, at, &socket, None);
             }
+            RefreshFact::Gone { key, at } => self.gone(key, at),
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     path: PathBuf,
     args: Vec<String>,
+    /// Variables of its environment.
+    variables: Vec<(&'static str, String)>,
     /// The file that gets its stderr.
     stderr: PathBuf,
     /// Names of the JSON events that are kept: `start`, printed when it is attached, `stop`, printed at its end, and others.
@@ -62,16 +64,31 @@ impl Program {
         Self { name, events, ..self }
     }
 
+    /// The same program with another variable in its environment.
+    pub(crate) fn with_variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    /// Returns the file that gets its stderr.
+    pub(crate) fn stderr(&self) -> &Path {
+        &self.stderr
+    }
+
     /// A tracer whose output goes to /dev/null.
     pub(crate) fn tracer(name: &'static str, path: &Path, dir: &Path, args: &[&str]) -> Self {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Self { name, path: path.to_owned(), args, stderr: dir.join(name), events: &[] }
+        Self { name, path: path.to_owned(), args, variables: Vec::new(), stderr: dir.join(name), events: &[] }
     }
 
     /// Starts it and waits until it is attached.
     pub(crate) fn attach(&self) -> Result<Running> {
         let mut command = Command::new(&self.path);
-        command.args(&self.args).stdin(Stdio::null()).stderr(fs::File::create(&self.stderr)?.into_parts().0);
+        command
+            .args(&self.args)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(&self.stderr)?.into_parts().0);
         command.stdout(if self.events.is_empty() { Stdio::null() } else { Stdio::piped() });
         let started_at = exec::wall_now();
         let mut child = exec::start(&mut command)?;

@@ -24,6 +24,9 @@ const MAX_DESCRIPTORS: u32 = 16_000;
 /// has freed, and the RST that follows would end the server's socket. With 1000 connections, one socket of 12,000 ended so.
 const MAX_CONNECTIONS: u32 = 500;
 
+/// First port of a crowd that has a number of ports. The kernel chooses the clients' ports from 32768 on.
+const FIRST_PORT: u16 = 10_000;
+
 /// Descriptors of a process besides those that it is asked for.
 const OTHER_DESCRIPTORS: u32 = 64;
 
@@ -38,6 +41,12 @@ pub(crate) struct Options {
     /// Other descriptors: half of them established TCP sockets, half /dev/null; a few listeners come on top
     #[arg(long)]
     other: u32,
+    /// Number of listeners with a port each, from `first_port` on; 0: as many as necessary, on ports that the kernel chooses
+    #[arg(long, default_value_t = 0)]
+    ports: u16,
+    /// First of these ports
+    #[arg(long, default_value_t = FIRST_PORT)]
+    first_port: u16,
 }
 
 /// A crowd. Dropping it ends its processes, and with them their sockets.
@@ -48,12 +57,37 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// Makes `close_wait` sockets in CLOSE_WAIT and `other` descriptors; the first process has the number `first`.
     pub(crate) fn gather(first: u8, close_wait: u32, other: u32) -> Result<Self> {
-        let mut crowd = Self { processes: Vec::new() };
         let count = (close_wait + other).div_ceil(MAX_DESCRIPTORS).max(MIN_PROCESSES);
-        for (number, (close_wait, other)) in (first..).zip(shares(close_wait, count).zip(shares(other, count))) {
+        let shares = shares(close_wait, count).zip(shares(other, count));
+        Self::start((first..).zip(shares), |command, (close_wait, other)| {
+            command.args(["--close-wait", &close_wait.to_string(), "--other", &other.to_string()]);
+        })
+    }
+
+    /// Makes `close_wait` sockets in CLOSE_WAIT, spread evenly over `ports` ports of servers. Each port belongs to one process, so
+    /// there are as many groups.
+    pub(crate) fn on_ports(close_wait: u32, ports: u16) -> Result<Self> {
+        let count = (close_wait + u32::from(ports)).div_ceil(MAX_DESCRIPTORS).max(MIN_PROCESSES);
+        let mut next = u32::from(FIRST_PORT);
+        let shares = shares(close_wait, count).zip(shares(ports.into(), count)).map(|(close_wait, ports)| {
+            let first_port = next;
+            next += ports;
+            [("--close-wait", close_wait), ("--ports", ports), ("--first-port", first_port), ("--other", 0)]
+        });
+        Self::start((0..).zip(shares), |command, options| {
+            for (option, number) in options {
+                command.arg(option).arg(number.to_string());
+            }
+        })
+    }
+
+    /// Starts processes with these numbers and shares, and waits until all are ready. `options` adds the options of a share.
+    fn start<T>(shares: impl Iterator<Item = (u8, T)>, options: impl Fn(&mut Command, T)) -> Result<Self> {
+        let mut crowd = Self { processes: Vec::new() };
+        for (number, share) in shares {
             let mut command = Command::new(exec::this()?);
             command.arg("crowd").args(["--number", &number.to_string()]);
-            command.args(["--close-wait", &close_wait.to_string(), "--other", &other.to_string()]);
+            options(&mut command, share);
             crowd.processes.push(exec::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?);
         }
         for process in &mut crowd.processes {
@@ -86,13 +120,20 @@ pub(crate) fn enter_network() -> Result<()> {
 /// Opens what one process of a crowd holds, prints one line, and holds it until standard input ends.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let connections = options.other / 4;
-    let listeners = (options.close_wait + connections).div_ceil(MAX_CONNECTIONS);
+    let necessary = (options.close_wait + connections).div_ceil(MAX_CONNECTIONS);
+    let listeners = necessary.max(options.ports.into());
     allow_descriptors(options.close_wait + options.other + listeners + OTHER_DESCRIPTORS)?;
     let listen = |index| {
         let last = u8::try_from(index).context("a crowd has at most 255 listeners; ask for fewer sockets")?;
         loopback::listen([127, 78, options.number, last])
     };
-    let listeners = (1..=listeners).map(listen).collect::<Result<Vec<_>>>()?;
+    let listeners = match options.ports {
+        0 => (1..=necessary).map(listen).collect::<Result<Vec<_>>>()?,
+        count if necessary > count.into() => bail!("{count} ports are too few for {} sockets", options.close_wait),
+        count => (0..count)
+            .map(|index| loopback::listen_on([127, 78, options.number, 1], options.first_port + index))
+            .collect::<Result<Vec<_>>>()?,
+    };
     let mut turns = listeners.iter().cycle();
     let mut connect = |_| turns.next().context("a crowd without listeners; this is a bug").and_then(loopback::connect);
     let held = (0..connections).map(&mut connect).collect::<Result<Vec<_>>>()?;

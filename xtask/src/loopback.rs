@@ -6,7 +6,12 @@ use crate::prelude::*;
 
 /// Listens on a port that the kernel chooses.
 pub(crate) fn listen(address: [u8; 4]) -> Result<TcpListener> {
-    let address = SocketAddr::from((Ipv4Addr::from(address), 0));
+    listen_on(address, 0)
+}
+
+/// Listens on this port.
+pub(crate) fn listen_on(address: [u8; 4], port: u16) -> Result<TcpListener> {
+    let address = SocketAddr::from((Ipv4Addr::from(address), port));
     TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; is loopback up?"))
 }
 

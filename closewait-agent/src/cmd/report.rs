@@ -109,6 +109,9 @@ fn of_recording(path: &Path, last: Option<Duration>, format: ReportFormat) -> an
     };
     let mut notes = source.take_notes();
     notes.extend(source.end().and_then(|end| end_text(end, path)));
+    notes.extend(source.earlier_run().map(|segment| {
+        format!("an earlier run of the agent is not in this report; `closewait report` with its last segment, {segment}, shows it")
+    }));
     warn(&notes, format);
     notes.extend(
         played

@@ -49,8 +49,8 @@ use closewait_engine::{Config, Engine, decode::Decoder, model::Observation, snap
 /// Context of an error of a thread that could not start.
 const NO_THREAD: &str = "starting a thread failed\nhint: check the limit on processes (ulimit -u, TasksMax=)";
 
-/// Maximum size of the events that wait for the export over OTLP, bytes.
-const MAX_EXPORT_BYTES: usize = 8 << 20;
+/// Maximum size of the events that wait for the export over OTLP, bytes: 16,384 about sockets, of 1,600 bytes each.
+const MAX_EXPORT_BYTES: usize = 25 << 20;
 
 /// Runs the agent until a signal or the end of its time.
 ///
@@ -108,8 +108,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         RequestedLimits { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
     let limits = limits(asked, memory.as_ref());
     // Under a memory limit, a part of what a queue of lines may use.
-    let otlp =
-        otlp.map(|otlp| OtlpExport::prepare(otlp, events.into(), &facts.host, MAX_EXPORT_BYTES.min(limits.lines / 4)));
+    let export_bytes = if limits.degraded.is_some() { limits.lines / 4 } else { MAX_EXPORT_BYTES };
+    let otlp = otlp.map(|otlp| OtlpExport::prepare(otlp, events.into(), &facts.host, export_bytes));
     let choices = Choices {
         max_sockets: limits.max_sockets,
         ring_bytes: limits.ring_buffer,

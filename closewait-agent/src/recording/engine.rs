@@ -225,7 +225,11 @@ impl RecordingEngine {
             // Before the checkpoint: the segment has to have all later calls that change the engine.
             engine.recording_failed(now);
         }
+        let began = clock::thread_cpu();
         let Some(checkpoint) = engine.checkpoint() else { return };
+        let took = clock::thread_cpu().saturating_sub(began);
+        let sockets = engine.totals().tracked;
+        log::debug!("a segment begins: the state with {sockets} sockets was copied in {} us", took.as_micros());
         flight.turn(now, latest_anchor.unwrap_or_else(TimeAnchor::now), checkpoint);
         // The items of the segment have no anchor yet.
         *anchor = anchor.or(*latest_anchor);

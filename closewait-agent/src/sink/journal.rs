@@ -7,7 +7,7 @@ use std::io;
 
 use serde_json::Value;
 
-use super::{EventContent, NumberedEvent, Sink, json::Json};
+use super::{EventContent, NumberedEvent, Sink, json::Json, text};
 use crate::host::journal::EntryBuffer;
 use closewait_engine::model::{Class, Finding};
 
@@ -23,7 +23,7 @@ const fn field(name: &'static str, pointer: &'static str) -> EntryField {
 
 /// All fields beside MESSAGE, MESSAGE_ID and PRIORITY. An entry has those whose member the event has. `OBJECT_PID` lets the journal
 /// find the entry by the unit of the owner, if the agent runs as root (`OBJECT_PID` in systemd.journal-fields(7)).
-const FIELDS: [EntryField; 25] = [
+const FIELDS: [EntryField; 28] = [
     field("OBJECT_PID", "/owners/0/pid"),
     field("CLOSEWAIT_EVENT", "/event"),
     field("CLOSEWAIT_SEQ", "/seq"),
@@ -34,8 +34,11 @@ const FIELDS: [EntryField; 25] = [
     field("CLOSEWAIT_SERVICE", "/service"),
     field("CLOSEWAIT_COUNT", "/count"),
     field("CLOSEWAIT_PORT", "/group/local_port"),
+    field("CLOSEWAIT_PORT", "/socket/local/port"),
     field("CLOSEWAIT_REMOTE", "/group/remote/address"),
     field("CLOSEWAIT_REMOTE_PORT", "/group/remote/port"),
+    field("CLOSEWAIT_REMOTE", "/socket/remote/address"),
+    field("CLOSEWAIT_REMOTE_PORT", "/socket/remote/port"),
     field("CLOSEWAIT_NETNS", "/group/netns"),
     field("CLOSEWAIT_EXHAUSTION_SECONDS", "/exhaustion_seconds"),
     field("CLOSEWAIT_CLASS", "/verdict/class"),
@@ -119,23 +122,20 @@ impl Sink for Journal {
 
 /// Returns the message: the event in one line, then cause and next step.
 fn message(event: &NumberedEvent<'_>, object: &Value) -> String {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-    let number = |pointer: &str| object.pointer(pointer).map(Value::to_string);
-    let mut lines = vec![match (event.content, text("/summary")) {
+    let member = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let mut lines = vec![match (event.content, member("/summary")) {
         (_, Some(summary)) => summary.to_owned(),
         (EventContent::Start(start), None) => format!("closewait {} watches this host", start.version),
-        (EventContent::Finding(_), None) => match text("/event").unwrap_or_default() {
-            "stop" => "closewait ends".to_owned(),
-            "health" => "something was lost, repaired or degraded".to_owned(),
-            event => {
-                let owner = text("/owners/0/comm").unwrap_or("unknown owner");
-                let dwell = number("/dwell_seconds").map(|seconds| format!(", {seconds} s")).unwrap_or_default();
-                format!("{event}: {owner}{dwell}")
+        (EventContent::Finding(finding), None) => {
+            let event = member("/event").unwrap_or_default();
+            match text::line(finding).or_else(|| text::histogram_line(finding).map(|(_level, line)| line)) {
+                Some(line) => format!("{event}: {line}"),
+                None => event.to_owned(),
             }
-        },
+        }
     }];
     for (name, pointer) in [("cause", "/verdict/text"), ("next", "/verdict/next")] {
-        lines.extend(text(pointer).map(|text| format!("{name}: {text}")));
+        lines.extend(member(pointer).map(|text| format!("{name}: {text}")));
     }
     if let (EventContent::Start(start), true) = (event.content, lines.len() == 1) {
         lines.extend(start.degraded.iter().map(|what| format!("degraded: {what}")));

@@ -80,33 +80,17 @@ impl Text {
 
     /// Formats a stuck socket.
     fn stuck(&self, socket: &Socket, stuck: Dwell, owners: Option<&[Owner]>, verdict: &Verdict) -> String {
-        let (word, ends, dwell) = (self.paint(sgr::BOLD_RED, "stuck"), ends(socket), dwell(stuck));
-        let verdict = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
-        format!("{word} {ends} for {dwell}; {verdict}{}{}", owner_list(owners), unread(socket))
+        format!("{} {}", self.paint(sgr::BOLD_RED, "stuck"), stuck_line(socket, stuck, owners, verdict))
     }
 
     fn finding(&self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) {
         match finding {
-            Finding::Enter { at, socket } => {
-                let word = self.paint(sgr::DIM, "enter");
-                self.push(to, Priority::Info, (anchor, *at), &format!("{word} {}", ends(socket)));
-            }
+            Finding::Enter { at, .. } => self.line(to, Priority::Info, (anchor, *at), sgr::DIM, "enter", finding),
             Finding::Stuck { at, socket, dwell, owners, verdict, .. } => {
                 let line = self.stuck(socket, *dwell, owners.as_deref(), verdict);
                 self.push(to, Priority::Warning, (anchor, *at), &line);
             }
-            Finding::Leave { at, socket, dwell: stayed, how: left, closer, fd_open, stuck: _, verdict: _ } => {
-                let word = self.paint(sgr::GREEN, "left");
-                let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
-                let mut line = format!("{word} {} after {stayed}, {}", ends(socket), how_text(*left));
-                if let Some(task) = closer {
-                    let _infallible: std::fmt::Result = write!(line, " by {}[{}]", task.comm, task.pid);
-                }
-                if *fd_open == Some(true) {
-                    line.push_str("; its descriptor is still open");
-                }
-                self.push(to, Priority::Info, (anchor, *at), &line);
-            }
+            Finding::Leave { at, .. } => self.line(to, Priority::Info, (anchor, *at), sgr::GREEN, "left", finding),
             Finding::Pileup { at, pileup } => {
                 let word = self.paint(sgr::BOLD_RED, "PILEUP");
                 let mut lines = format!("{word} {}", pileup::line(pileup, *at));
@@ -122,21 +106,60 @@ impl Text {
                 self.push(to, Priority::Info, (anchor, *at), &format!("{word} {}", pileup::end(end, *at)));
             }
             Finding::Histogram { .. } => {}
-            Finding::Health { at, totals } => {
-                let word = self.paint(sgr::YELLOW, "health");
-                self.push(to, Priority::Warning, (anchor, *at), &format!("{word} {}", losses(*totals)));
+            Finding::Health { at, .. } => {
+                self.line(to, Priority::Warning, (anchor, *at), sgr::YELLOW, "health", finding);
             }
-            Finding::Stop { at, totals } => {
-                let word = self.paint(sgr::DIM, "stop");
-                let Totals { entered, left, tracked, .. } = totals;
-                let line = format!(
-                    "{word} {entered} entered, {left} exited, {tracked} still in CLOSE_WAIT; {}",
-                    losses(*totals)
-                );
-                self.push(to, Priority::Info, (anchor, *at), &line);
-            }
+            Finding::Stop { at, .. } => self.line(to, Priority::Info, (anchor, *at), sgr::DIM, "stop", finding),
         }
     }
+
+    /// Writes the line of a finding, after a word in a color.
+    fn line(
+        &self,
+        to: &mut Vec<u8>,
+        priority: Priority,
+        time: (TimeAnchor, BootTime),
+        color: &'static str,
+        word: &str,
+        finding: &Finding,
+    ) {
+        let line = line(finding).unwrap_or_default();
+        self.push(to, priority, time, &format!("{} {line}", self.paint(color, word)));
+    }
+}
+
+/// Formats a finding about one socket, or about the agent, as one line; `None` for others.
+pub(super) fn line(finding: &Finding) -> Option<String> {
+    match finding {
+        Finding::Enter { socket, .. } => Some(ends(socket)),
+        Finding::Stuck { socket, dwell, owners, verdict, .. } => {
+            Some(stuck_line(socket, *dwell, owners.as_deref(), verdict))
+        }
+        Finding::Leave { socket, dwell: stayed, how: left, closer, fd_open, .. } => {
+            let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
+            let mut line = format!("{} after {stayed}, {}", ends(socket), how_text(*left));
+            if let Some(task) = closer {
+                let _infallible: std::fmt::Result = write!(line, " by {}[{}]", task.comm, task.pid);
+            }
+            if *fd_open == Some(true) {
+                line.push_str("; its descriptor is still open");
+            }
+            Some(line)
+        }
+        Finding::Health { totals, .. } => Some(losses(*totals)),
+        Finding::Stop { totals, .. } => {
+            let Totals { entered, left, tracked, .. } = totals;
+            let losses = losses(*totals);
+            Some(format!("{entered} entered, {left} exited, {tracked} still in CLOSE_WAIT; {losses}"))
+        }
+        Finding::Pileup { .. } | Finding::PileupEnd { .. } | Finding::Histogram { .. } => None,
+    }
+}
+
+fn stuck_line(socket: &Socket, stuck: Dwell, owners: Option<&[Owner]>, verdict: &Verdict) -> String {
+    let verdict_name = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
+    let (ends, dwell) = (ends(socket), dwell(stuck));
+    format!("{ends} for {dwell}; {verdict_name}{}{}", owner_list(owners), unread(socket))
 }
 
 /// Formats a histogram as one line of the log, with its level; `None` for other findings. At the normal level, a line

@@ -28,6 +28,7 @@ mod dump;
 mod ended;
 mod families;
 mod few_descriptors;
+mod flight;
 mod hooks;
 mod hostile;
 mod journal;

@@ -131,6 +131,7 @@ fn subject(fact: &Observation) -> Subject<'_> {
         Observation::Inspection(InspectionFact::Namespace { netns, .. }) => Subject::Namespace(Some(*netns), None),
         Observation::Scan(ScanFact::Descriptor { key, owner, .. }) => Subject::Key(*key, Some(owner)),
         Observation::Scan(ScanFact::StoredEntry { key, .. })
+        | Observation::Refresh(RefreshFact::Gone { key, .. })
         | Observation::Inspection(InspectionFact::PeerEnd { key, .. }) => Subject::Key(*key, None),
         Observation::Scan(ScanFact::InodeDescriptor { inode, owner }) => Subject::Inode(*inode, Some(owner)),
         Observation::Inspection(InspectionFact::Location { inode, .. }) => Subject::Inode(*inode, None),

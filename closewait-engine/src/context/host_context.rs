@@ -265,9 +265,15 @@ impl HostContext {
             .filter(|port| !port.remote && ports.contains(&(port.netns, port.port)))
             .copied()
             .collect();
+        // There can be thousands of ports and of listeners.
+        let mut on_ports = BTreeMap::<u16, Vec<&Seen<Listener>>>::new();
+        for seen in self.listeners.values() {
+            on_ports.entry(seen.what.local.port).or_default().push(seen);
+        }
         // A listening process may have passed a socket on, or has to accept it.
         for ((netns, local), count) in served {
-            for listener in self.listeners.values().filter(|seen| seen.what.serves(netns, local)) {
+            let on_port = on_ports.get(&local.port).into_iter().flatten();
+            for listener in on_port.filter(|seen| seen.what.serves(netns, local)) {
                 for owner in &listener.owners {
                     *counts.entry(owner.task.pid).or_default() += count;
                 }

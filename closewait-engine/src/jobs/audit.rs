@@ -192,6 +192,15 @@ impl Engine {
         }
     }
 
+    /// Drops a socket that was not in CLOSE_WAIT at `at`: its exit was missed. The end of the next audit reports it. For a socket
+    /// without a kernel address, an audit proves nothing if it cannot enter all network namespaces.
+    pub(crate) fn gone(&mut self, key: SocketKey, at: BootTime) {
+        if let Some(phantom) = self.tracker.take_if_not_seen_since(key, at) {
+            self.audit.phantom += 1;
+            self.missed_exit(at, phantom);
+        }
+    }
+
     /// Ends the audit after the refresh of the suspects. `refreshed` is whether the refresh read all sockets with a kernel address;
     /// otherwise only a scan of every namespace proves that a socket has exited.
     pub(crate) fn refreshed_suspects(&mut self, at: BootTime, refreshed: bool) {

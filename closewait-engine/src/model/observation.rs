@@ -224,6 +224,14 @@ pub enum RefreshFact {
         /// Facts about the socket.
         socket: Socket,
     },
+    /// A socket whose key is of its ends ([`SocketKey::is_of_ends`]) is not in CLOSE_WAIT, in the network namespace in which a scan
+    /// found it.
+    Gone {
+        /// The socket.
+        key: SocketKey,
+        /// Time before the agent read the sockets of the namespace.
+        at: BootTime,
+    },
 }
 
 /// End of a refresh.

@@ -1,13 +1,24 @@
 //! State of one tracked socket in CLOSE_WAIT.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Owner, Since, Socket},
+    model::{Owner, Role, Since, Socket, SocketKey},
     time::{BootTime, nanos},
 };
+
+/// Scan of open files that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnerScan {
+    /// Start of the scan.
+    pub(crate) began: BootTime,
+    /// Whether it could read all processes.
+    pub(crate) complete: bool,
+    /// Whether it found sockets by their inodes.
+    pub(crate) by_inode: bool,
+}
 
 /// Tracked socket in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +68,44 @@ impl TrackedSocket {
             || before.1.is_some_and(|accepted| fresh.accepted.is_some_and(|now| now != accepted));
         if changed {
             self.touched = at;
+        }
+    }
+
+    /// Takes over the descriptors that a scan of open files found. A socket that a checkpoint shares is copied only if
+    /// something changes.
+    pub(crate) fn owner_scan_ended(
+        this: &mut Arc<Self>,
+        key: SocketKey,
+        scan: OwnerScan,
+        role: impl FnOnce(&Socket) -> Option<Role>,
+    ) {
+        let OwnerScan { began, complete, by_inode } = scan;
+        let is_older = this.since.latest() < began;
+        let unheld = this.found.is_empty();
+        // A socket without a kernel address cannot be refreshed. But an unaccepted socket has no descriptor, and no program
+        // reads from it, so its facts do not change until a scan finds a descriptor. A scan by inodes cannot find one.
+        let unaccepted = key.is_of_ends() && this.socket.accepted == Some(false);
+        let is_fresh = unaccepted && complete && !by_inode && unheld && is_older;
+        let refreshed = if is_fresh { this.refreshed.max(Some(began)) } else { this.refreshed };
+        let role = this.socket.role.or_else(|| role(&this.socket));
+        let same_owners = match (&this.owners, complete) {
+            (Some(owners), true) => owners.is_empty() || !is_older,
+            (Some(_), false) => false,
+            (None, true) => !is_older,
+            (None, false) => true,
+        };
+        if unheld && same_owners && refreshed == this.refreshed && role == this.socket.role {
+            return;
+        }
+        let tracked = Arc::make_mut(this);
+        (tracked.refreshed, tracked.socket.role) = (refreshed, role);
+        let mut found = std::mem::take(&mut tracked.found);
+        found.sort_by_key(|owner| (owner.task.pid, owner.fd));
+        found.shrink_to_fit();
+        if !unheld || (complete && is_older) {
+            tracked.owners = Some(found);
+        } else if !complete {
+            tracked.owners = None;
         }
     }
 
@@ -137,5 +186,56 @@ pub(crate) fn newer(newer: &Socket, older: Socket) -> Socket {
         // `None` can mean that no timer runs, so the older value does not apply.
         timer: newer.timer,
         opener: newer.opener.clone().or(older.opener),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{owner, socket};
+
+    /// Every case: a checkpoint shares the socket, so a copy costs time and memory.
+    #[test]
+    fn the_end_of_a_scan_copies_a_socket_only_if_something_changes() {
+        let (mut same, mut changed) = (0, 0);
+        let owners = [None, Some(vec![]), Some(vec![owner("x", 1, 3)])];
+        for number in 0..2 * 2 * 2 * 2 * 2 * 3 * 2 {
+            let mut rest = number;
+            let mut next = |count: usize| {
+                let digit = rest % count;
+                rest /= count;
+                digit
+            };
+            let [complete, by_inode, is_older, is_held, has_role] = [0; 5].map(|_| next(2) == 1);
+            let accepted = Some(next(2) == 1);
+            let entered = BootTime(if is_older { 50 } else { 150 });
+            let mut tracked = TrackedSocket::new(
+                Socket { accepted, role: has_role.then_some(Role::Server), ..socket() },
+                Since::Exact(entered),
+                entered,
+                Duration::from_secs(1),
+            );
+            tracked.owners = owners[next(3)].clone();
+            tracked.found = if is_held { vec![owner("y", 2, 4)] } else { vec![] };
+            let before = Arc::new(tracked);
+            let (mut after, mut alone) = (Arc::clone(&before), Arc::new((*before).clone()));
+            let scan = OwnerScan { began: BootTime(100), complete, by_inode };
+            for one in [&mut after, &mut alone] {
+                TrackedSocket::owner_scan_ended(one, SocketKey(7), scan, |_socket| None);
+            }
+            assert_eq!(after, alone);
+            assert_eq!(Arc::ptr_eq(&before, &after), before == after, "{before:?} {scan:?}");
+            *if before == after { &mut same } else { &mut changed } += 1;
+            // The result itself.
+            let expected = match (is_held, complete, is_older) {
+                (true, ..) => Some(vec![owner("y", 2, 4)]),
+                (false, true, true) => Some(vec![]),
+                (false, true, false) => before.owners.clone(),
+                (false, false, _) => None,
+            };
+            assert_eq!(after.owners, expected, "{before:?} {scan:?}");
+            assert!(after.found.is_empty());
+        }
+        assert!(same > 10 && changed > 10, "{same} {changed}");
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     track::overflow::Overflow,
     track::scans::Scans,
     track::schedule::Schedule,
-    track::tracked_socket::{TrackedSocket, differ, first_due, newer, next_doubling},
+    track::tracked_socket::{OwnerScan, TrackedSocket, differ, first_due, newer, next_doubling},
 };
 
 /// Maximum number of stored descriptors, without the first of each socket, at about 100 bytes each. Workers that inherit ten
@@ -317,26 +317,11 @@ impl Tracker {
         complete: bool,
         mut role: impl FnMut(&Socket) -> Option<Role>,
     ) {
-        let by_inode = self.by_inode.take().is_some();
+        let scan = OwnerScan { began, complete, by_inode: self.by_inode.take().is_some() };
         self.dropped_owners = self.owner_quota.reset(0);
         for (_, key) in self.schedule.iter() {
-            let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { continue };
-            let mut found = std::mem::take(&mut tracked.found);
-            // A socket without a kernel address cannot be refreshed. But an unaccepted socket has no descriptor, and no program
-            // reads from it, so its facts do not change until a scan finds a descriptor. A scan by inodes cannot find one.
-            let unaccepted = key.is_of_ends() && tracked.socket.accepted == Some(false);
-            if unaccepted && complete && !by_inode && found.is_empty() && tracked.since.latest() < began {
-                tracked.refreshed = tracked.refreshed.max(Some(began));
-            }
-            found.sort_by_key(|owner| (owner.task.pid, owner.fd));
-            found.shrink_to_fit();
-            if !found.is_empty() || (complete && tracked.since.latest() < began) {
-                tracked.owners = Some(found);
-            } else if !complete {
-                tracked.owners = None;
-            }
-            if tracked.socket.role.is_none() {
-                tracked.socket.role = role(&tracked.socket);
+            if let Some(tracked) = self.sockets.get_mut(&key) {
+                TrackedSocket::owner_scan_ended(tracked, key, scan, &mut role);
             }
         }
     }
@@ -347,8 +332,9 @@ impl Tracker {
         self.by_inode = None;
         self.owner_quota.reset(0);
         for (_, key) in self.schedule.iter() {
-            if let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) {
-                tracked.found = Vec::new();
+            // A change would copy a socket that a checkpoint shares.
+            if let Some(tracked) = self.sockets.get_mut(&key).filter(|tracked| !tracked.found.is_empty()) {
+                Arc::make_mut(tracked).found = Vec::new();
             }
         }
     }

@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: what tracking costs in time and memory, and how long listing takes.
 
 mod engine;
+mod exporters;
 mod list;
 mod memory;
 mod overhead;
 mod process;
+mod record;
 mod refresh;
 
 use clap::Subcommand;
@@ -22,8 +24,12 @@ pub(crate) enum Bench {
     List(list::List),
     /// Measure the CPU time of an agent that tracks stuck sockets, with and without many other descriptors on the host
     Refresh(refresh::Refresh),
+    /// Measure CPU time, memory and connections per second of an agent with metrics, OTLP, a recording and hooks
+    Exporters(exporters::Exporters),
     /// Measure the memory per tracked socket, in the kernel and in the agent
     Memory,
+    /// Measure the bytes of a flight recording per hour, and what a checkpoint costs the event loop
+    Record(record::Record),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
 }
@@ -47,7 +53,9 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Overhead(options) => options.run(binary, dir),
         Bench::List(options) => options.run(binary, dir),
         Bench::Refresh(options) => options.run(binary, dir),
+        Bench::Exporters(options) => options.run(binary, dir),
         Bench::Memory => memory::run(binary, dir),
+        Bench::Record(options) => options.run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
     })
 }

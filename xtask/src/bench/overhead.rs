@@ -180,7 +180,7 @@ impl Variant {
 }
 
 /// Runs the load generator. Returns connections, and connections per second.
-fn load(seconds: u64) -> Result<(u64, f64)> {
+pub(super) fn load(seconds: u64) -> Result<(u64, f64)> {
     // In its own process, each round has a fresh network namespace and no TIME_WAIT of the round before.
     let mut command = Command::new(exec::this()?);
     let result = exec::json(command.args(["loadgen", "--seconds", &seconds.to_string()]))?;

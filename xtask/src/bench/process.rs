@@ -12,7 +12,7 @@ pub(super) fn cpu_during(pid: u32, time: Duration) -> Result<Duration> {
 }
 
 /// CPU time of all threads since their start. The clock ticks of /proc/PID/stat are too coarse for a process that does next to nothing.
-fn cpu_time(pid: u32) -> Result<Duration> {
+pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         match fs::read_to_string(task?.path().join("schedstat")) {
@@ -23,6 +23,12 @@ fn cpu_time(pid: u32) -> Result<Duration> {
         }
     }
     Ok(Duration::from_nanos(nanos))
+}
+
+/// CPU time of the machine since its boot, except that of programs with a lower priority than normal: user, system, interrupts
+/// and their deferred work (`show_stat`, fs/proc/stat.c at v6.18).
+pub(super) fn busy() -> Result<Duration> {
+    busy_in(&fs::read_to_string("/proc/stat")?)
 }
 
 /// A number of /proc/PID/status, KiB: `VmRSS` is the resident memory, `RssAnon` its part that no file backs.
@@ -39,6 +45,15 @@ pub(super) fn map_bytes(pid: u32) -> Result<u64> {
         maps.extend(map(&fs::read_to_string(entry.path()).unwrap_or_default()));
     }
     Ok(maps.values().sum())
+}
+
+fn busy_in(stat: &str) -> Result<Duration> {
+    // User, nice, system, idle, waiting for I/O, interrupts, deferred work; the unit is 1/100 s on all architectures.
+    let all = stat.lines().next().and_then(|line| line.strip_prefix("cpu "));
+    let numbers = all.into_iter().flat_map(str::split_whitespace).map_while(|text| text.parse::<u64>().ok());
+    let numbers = numbers.collect::<Vec<_>>();
+    let ticks = [0, 2, 5, 6].iter().map(|at| numbers.get(*at).copied()).sum::<Option<u64>>();
+    ticks.map(|ticks| Duration::from_millis(ticks * 10)).context("/proc/stat begins with no CPU times")
 }
 
 /// The first number of /proc/PID/schedstat: nanoseconds on a CPU.
@@ -70,6 +85,9 @@ mod tests {
     fn reads_what_the_kernel_writes() {
         assert_eq!(on_cpu("12345 678 9\n").unwrap(), 12_345);
         assert!(on_cpu("").is_err());
+        let stat = "cpu  100 20000 30 40000 50000 6 7 80000 0 0\ncpu0 9 9 9 9 9 9 9\n";
+        assert_eq!(busy_in(stat).unwrap(), Duration::from_millis(1430));
+        assert!(busy_in("cpu  1 2 3\n").is_err() && busy_in("").is_err());
         assert_eq!(kib("Name:\tx\nVmRSS:\t    5120 kB\n", "VmRSS").unwrap(), 5120);
         assert!(kib("Name:\tx\n", "VmRSS").is_err());
         assert_eq!(map("pos:\t0\nmap_type:\t1\nmemlock:\t4096\nmap_id:\t17\n"), Some((17, 4096)));

@@ -59,7 +59,7 @@ impl RecordingView {
                 Err(error) => {
                     notes.push(format!(
                         "the recording is played only until here: {}",
-                        in_one_line(anyhow::Error::from(error))
+                        harmless(in_one_line(error).as_bytes())
                     ));
                     break;
                 }

@@ -17,13 +17,17 @@ use super::{
 };
 use crate::{
     clock::TimeAnchor,
-    host::in_time::in_time,
+    host::{error_text::in_one_line, in_time::in_time},
     recording::{
         Item, Reader, RecordingEnd, RecordingReadError,
         file::{self, FileError, OPEN_PATIENCE},
     },
 };
-use closewait_engine::{model::Host, text::duration, time::BootTime};
+use closewait_engine::{
+    model::Host,
+    text::{duration, harmless},
+    time::BootTime,
+};
 
 /// Part of a recording to play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +113,20 @@ impl RecordingSource {
             SourceKind::File(reader) => reader.end(),
             SourceKind::Segments(segments) => segments.end.filter(|_| segments.is_at_end()),
         }
+    }
+
+    /// Returns the name of the last segment of an earlier run of the agent, if the part to show reaches back to it. A run begins
+    /// with new state, so that a report is about the last one only.
+    pub fn earlier_run(&self) -> Option<String> {
+        let SourceKind::Segments(Segments { folder, .. }) = &self.kind else { return None };
+        let numbers = numbers(folder).ok()?;
+        let mut runs =
+            numbers.iter().rev().filter_map(|number| Some((SegmentFirst::read(folder, *number)?.start.run, *number)));
+        let (newest, _) = runs.next()?;
+        let (_, number) = runs.find(|(run, _)| *run != newest)?;
+        let end = times(folder, number).and_then(|times| times.end());
+        let is_shown = self.shown_from.zip(end).is_none_or(|(from, end)| from <= end);
+        is_shown.then(|| name(number))
     }
 
     /// Returns sentences about gaps and damage so far, each once.
@@ -255,16 +273,12 @@ impl Segments {
                 if self.numbers.is_empty() {
                     return Some(Err(error));
                 }
-                // The next segment begins with a state of its own.
-                self.notes.push(format!("{} is not played to its end: {}", name(number), in_one_line(&error)));
+                // The next segment begins with a state of its own. The decoder's errors may quote the file.
+                let error = harmless(in_one_line(error).as_bytes());
+                self.notes.push(format!("{} is not played to its end: {error}", name(number)));
             }
         }
     }
-}
-
-/// Returns an error in one line.
-fn in_one_line(error: &RecordingReadError) -> String {
-    error.to_string().replace('\n', "; ")
 }
 
 fn gap_text(missed: MissedInput, start: &SegmentStart) -> String {

@@ -1,3 +1,5 @@
+mod encoding;
+
 use std::{
     fs::{self, Permissions},
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -125,6 +127,19 @@ fn only_the_exact_name_is_a_segment() {
     ] {
         assert_eq!(number(other.as_bytes()), None, "{other}");
     }
+}
+
+#[test]
+fn an_earlier_run_is_named() {
+    let folder = Folder::new("runs");
+    recorded(&folder);
+    let earlier = |part| RecordingSource::open(&folder.0, part).unwrap().earlier_run();
+    assert_eq!(earlier(RecordingPart::End), None, "one run");
+    let first = folder.segments().len();
+    recorded(&folder);
+    assert!(folder.segments().len() > first);
+    assert_eq!(earlier(RecordingPart::End), Some(name(first as u64)));
+    assert_eq!(earlier(RecordingPart::Last(Duration::from_secs(3600))), Some(name(first as u64)));
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn other(event: &str) -> &'static str {
         }
         "stop" => "Sockets that enter CLOSE_WAIT now are not seen, unless it ran with --pin.",
         "health" => {
-            "Counts or times can be incomplete. `closewait status` shows what is affected; a larger --ring-buffer or --max-sockets prevents most losses."
+            "Counts or times can be incomplete: the entry says what was lost or repaired since the start. A larger --ring-buffer or --max-sockets prevents most losses."
         }
         "stuck" => {
             "The peer has closed the connection, and the local program has not. The lines \"cause\" and \"next\" of the entry say why, as far as it is known."

@@ -1,10 +1,13 @@
-use std::{collections::BTreeSet, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::*;
 use crate::{clock::TimeAnchor, sink::Numbering};
 use closewait_engine::{
-    model::{Certainty, Host, IncidentId, IncidentState, IncidentStatus, Task},
-    testing::{pileup, resolved, verdict},
+    model::{Certainty, Dwell, Host, IncidentId, IncidentState, IncidentStatus, Task, Totals},
+    testing::{owner, pileup, resolved, socket, verdict},
     text::Comm,
     time::BootTime,
 };
@@ -61,6 +64,38 @@ fn an_incident_has_its_identity_verdict_and_owner_as_fields() {
     let message = value(&fields, "MESSAGE").unwrap();
     assert!(message.lines().any(|line| line.starts_with("cause: ")), "{message}");
     assert!(["2", "3", "4"].contains(&value(&fields, "PRIORITY").unwrap()));
+}
+
+#[test]
+fn an_entry_about_one_socket_names_its_ends_and_its_owner() {
+    let (socket, at) = (socket(), BootTime(3));
+    let (port, remote) = (socket.local.port.to_string(), socket.remote.address.to_string());
+    let stuck = Finding::Stuck {
+        at,
+        socket: socket.clone(),
+        dwell: Dwell::Exact(Duration::from_secs(160)),
+        owners: Some(vec![owner("java", 4711, 12)]),
+        verdict: Box::new(verdict(Class::Hung, Certainty::High)),
+        workload: None,
+        process: None,
+        group: Box::new(pileup(Class::Hung, Certainty::High, 1).group),
+        incident: None,
+    };
+    let fields = fields(&stuck);
+    let message = value(&fields, "MESSAGE").unwrap();
+    let first = message.lines().next().unwrap();
+    assert!(first.starts_with("stuck: ") && first.contains(&socket.remote.to_string()), "{first}");
+    assert!(first.contains(" for 2m40s; hung, high; java[4711] fd 12"), "{first}");
+    assert_eq!(value(&fields, "CLOSEWAIT_PORT"), Some(port.as_str()));
+    assert_eq!(value(&fields, "CLOSEWAIT_REMOTE"), Some(remote.as_str()));
+}
+
+#[test]
+fn an_entry_about_losses_has_their_numbers() {
+    let totals = Totals { lost_ring_full: 186_264, ..Totals::default() };
+    let fields = fields(&Finding::Health { at: BootTime(3), totals });
+    let message = value(&fields, "MESSAGE").unwrap();
+    assert!(message.starts_with("health: 186264 records lost"), "{message}");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Peer end of a connection, if it is on this host: a `sock_diag` query by its endpoints, in each network namespace
 //! that the agent could enter at its start.
 //!
+//! The same sockets also show that a socket without a kernel address no longer exists. Its exit can be missed, and no other
+//! source tells that once the agent can no longer enter the namespace.
+//!
 //! The query does not request `struct tcp_info`: see [`super`]. One lookup takes some microseconds.
 
 use std::{
@@ -9,17 +12,17 @@ use std::{
     time::Duration,
 };
 
-use closewait_common::tcp::state;
+use closewait_common::tcp::{AF_INET, AF_INET6, state};
 use rustix::process::{Resource, getrlimit};
 
 use super::{
-    DiagError, Netlink,
+    DiagError, DiagQuery, Netlink,
     exact::{self, Requested},
     wire::DiagSocket,
 };
 use crate::{clock, host::netns};
 use closewait_engine::{
-    model::{InspectionFact, PeerEnd, PeerQuestion},
+    model::{InspectionFact, Observation, PeerEnd, PeerQuestion, RefreshFact, SocketKey},
     time::BootTime,
 };
 
@@ -32,6 +35,10 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Interval at which the agent closes sockets of namespaces that are gone: an open one keeps its namespace alive.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Minimum time between the first look-up that does not find a socket in CLOSE_WAIT and the report that it is gone. By then, the
+/// record of its exit has been read, unless it was lost.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+
 /// Finds the peer ends of connections.
 #[derive(Debug, Default)]
 pub struct PeerLookup {
@@ -43,6 +50,8 @@ pub struct PeerLookup {
     enters: bool,
     /// Namespace in which the last peer end with this address was found.
     found: BTreeMap<IpAddr, u32>,
+    /// Time of the first look-up that did not find a socket itself, of those that have no kernel address.
+    missing: BTreeMap<SocketKey, BootTime>,
 }
 
 impl PeerLookup {
@@ -65,8 +74,9 @@ impl PeerLookup {
         }
     }
 
-    /// Hands the peer end of each socket to `each`. Skips the rest when the time is over.
-    pub fn look_up(&mut self, questions: &[PeerQuestion], mut each: impl FnMut(InspectionFact)) {
+    /// Hands the peer end of each socket to `each`, and sockets without a kernel address that are gone. Skips the rest when the time
+    /// is over.
+    pub fn look_up(&mut self, questions: &[PeerQuestion], mut each: impl FnMut(Observation)) {
         if questions.is_empty() {
             return;
         }
@@ -83,10 +93,45 @@ impl PeerLookup {
                 return;
             }
             match self.find(question) {
-                Ok(end) => each(InspectionFact::PeerEnd { key: question.key, at, end }),
+                Ok(end) => each(InspectionFact::PeerEnd { key: question.key, at, end }.into()),
                 Err(error) => log::debug!("cannot find the other end of a connection: {error}"),
             }
         }
+        let of_ends: Vec<_> = questions.iter().filter(|question| question.key.is_of_ends()).collect();
+        self.missing.retain(|key, _| of_ends.iter().any(|question| question.key == *key));
+        for question in of_ends {
+            match self.is_gone(question, clock::now()) {
+                Ok(Some(at)) => each(RefreshFact::Gone { key: question.key, at }.into()),
+                Ok(None) => {}
+                Err(error) => log::debug!("cannot tell whether a socket still exists: {error}"),
+            }
+        }
+    }
+
+    /// Returns `now` if a socket has not been in CLOSE_WAIT since an earlier look-up, [`GONE_AFTER`] ago or longer. `None` also if
+    /// its namespace cannot be read.
+    fn is_gone(&mut self, question: &PeerQuestion, now: BootTime) -> Result<Option<BootTime>, DiagError> {
+        let Some(netlink) = question.netns.and_then(|netns| self.namespaces.get(&netns)) else { return Ok(None) };
+        let ends = (question.local, question.remote);
+        let is_waiting = |found: &DiagSocket| found.state == state::CLOSE_WAIT && (found.local, found.remote) == ends;
+        if exact::find(netlink, ends, Requested::Nothing)?.is_some_and(|found| is_waiting(&found)) {
+            self.missing.remove(&question.key);
+            return Ok(None);
+        }
+        let first = *self.missing.entry(question.key).or_insert(now);
+        if now.since(first) < GONE_AFTER {
+            return Ok(None);
+        }
+        // A look-up by ends does not find a socket that is bound to an interface (`INET_MATCH`, include/net/inet_hashtables.h at
+        // v5.10).
+        for family in [AF_INET, AF_INET6] {
+            if netlink.dump(family, DiagQuery::Waiting)?.iter().any(is_waiting) {
+                self.missing.remove(&question.key);
+                return Ok(None);
+            }
+        }
+        self.missing.remove(&question.key);
+        Ok(Some(now))
     }
 
     fn find(&mut self, question: &PeerQuestion) -> Result<PeerEnd, DiagError> {
@@ -146,7 +191,7 @@ mod tests {
     };
 
     use super::*;
-    use closewait_engine::model::{Endpoint, SocketKey};
+    use closewait_engine::model::Endpoint;
 
     fn question(server: &TcpStream) -> PeerQuestion {
         let end = |address: std::net::SocketAddr| Endpoint { address: address.ip(), port: address.port() };
@@ -157,7 +202,9 @@ mod tests {
     fn ask(question: PeerQuestion) -> PeerEnd {
         let mut facts = Vec::new();
         PeerLookup::default().look_up(&[question], |fact| facts.push(fact));
-        let [InspectionFact::PeerEnd { key: SocketKey(7), end, .. }] = facts[..] else { panic!("{facts:?}") };
+        let [Observation::Inspection(InspectionFact::PeerEnd { key: SocketKey(7), end, .. })] = facts[..] else {
+            panic!("{facts:?}")
+        };
         end
     }
 
@@ -181,5 +228,32 @@ mod tests {
         let end = |port| Endpoint { address: address.ip(), port };
         let question = PeerQuestion { key: SocketKey(7), netns: None, local: end(1), remote: end(address.port()) };
         assert_eq!(ask(question), PeerEnd::NotFound);
+    }
+
+    #[test]
+    fn a_socket_is_gone_only_after_it_was_missing_for_a_while() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        drop(client);
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        let netns = netns::all()[0].inode;
+        let question = PeerQuestion { netns: Some(netns), ..question(&server) };
+        let mut lookup = PeerLookup::default();
+        let gone = |lookup: &mut PeerLookup| {
+            let mut gone = 0;
+            let is_gone = |fact: &Observation| matches!(fact, Observation::Refresh(RefreshFact::Gone { .. }));
+            lookup.look_up(&[question], |fact| gone += usize::from(is_gone(&fact)));
+            gone
+        };
+        assert_eq!((gone(&mut lookup), lookup.missing.len()), (0, 0), "it is in CLOSE_WAIT");
+        drop(server);
+        assert_eq!((gone(&mut lookup), lookup.missing.len()), (0, 1), "its exit may be on the way");
+        // As if it was a while ago.
+        let missed = BootTime(clock::now().0 - GONE_AFTER.as_nanos() as u64);
+        lookup.missing.values_mut().for_each(|since| *since = missed);
+        assert_eq!((gone(&mut lookup), lookup.missing.len()), (1, 0));
+        let other = PeerQuestion { netns: Some(netns + 1), ..question };
+        lookup.look_up(&[other], |fact| assert!(!matches!(fact, Observation::Refresh(_)), "an unknown namespace"));
     }
 }

@@ -206,3 +206,18 @@ fn a_recent_entry_time_is_that_of_a_record_to_come() {
         audit(&mut engine, 9_000, vec![ScanFact::StoredEntry { key: KEY, entered: at(8_950) }], vec![]);
     assert_eq!((health(&findings), commands.len()), (None, 1));
 }
+
+#[test]
+fn a_socket_that_its_namespace_no_longer_has_is_a_phantom_unless_it_was_seen_since() {
+    let of_ends = SocketKey(7);
+    let mut engine = engine();
+    engine.handle(present(of_ends, 100, Since::Between { earliest: Some(at(0)), latest: at(100) }));
+    commands(&mut engine);
+    engine.handle(RefreshFact::Gone { key: of_ends, at: at(90) });
+    engine.handle(RefreshFact::Gone { key: OTHER, at: at(200) });
+    assert_eq!((outputs(&mut engine).0, engine.totals().phantom), (vec![], 0));
+    engine.handle(RefreshFact::Gone { key: of_ends, at: at(200) });
+    let (findings, _) = outputs(&mut engine);
+    assert!(matches!(findings[..], [Finding::Leave { how: ExitCause::Unknown, dwell: None, .. }]), "{findings:?}");
+    assert_eq!((engine.totals().phantom, engine.totals().tracked), (1, 0));
+}
