@@ -229,7 +229,10 @@ impl RecordingEngine {
         let Some(checkpoint) = engine.checkpoint() else { return };
         let took = clock::thread_cpu().saturating_sub(began);
         let sockets = engine.totals().tracked;
-        log::debug!("a segment begins: the state with {sockets} sockets was copied in {} us", took.as_micros());
+        log::debug!(
+            "a segment begins: the state with {sockets} sockets was copied in {} us of CPU time",
+            took.as_micros()
+        );
         flight.turn(now, latest_anchor.unwrap_or_else(TimeAnchor::now), checkpoint);
         // The items of the segment have no anchor yet.
         *anchor = anchor.or(*latest_anchor);
