@@ -36,6 +36,9 @@ pub struct ConfigCheckArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
+    /// The same as FILE, as for `run` and `config show`
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub config: Option<PathBuf>,
     /// File to check [default: the files and environment variables that `run` reads]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,

@@ -14,7 +14,6 @@ use crate::sink::document::*;
 use crate::{
     cli::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, OutputFormat},
     config::{ConfigEntry, ConfigError, ConfigProblem, SettingOrigin, example},
-    host::error_text::in_one_line,
     logging,
     sink::json,
 };
@@ -77,14 +76,11 @@ pub(super) fn config(args: &ConfigArgs) -> anyhow::Result<u8> {
 
 fn check(args: &ConfigCheckArgs) -> anyhow::Result<u8> {
     let arguments = ["closewait", "run"].map(OsString::from).to_vec();
-    let configuration = Configuration::new(arguments, args.file.clone());
+    let configuration = Configuration::new(arguments, args.file.clone().or_else(|| args.config.clone()));
     match configuration.resolve() {
-        Ok(Resolved { run, .. }) => {
-            if let Err(error) = hooks(&run.hooks) {
-                let place = configuration.place();
-                let problem =
-                    ConfigProblem { place, position: None, what: in_one_line(error), hint: None, denied: false };
-                return report(ParseError::Config(ConfigError(vec![problem])), args.shape.output);
+        Ok(Resolved { run, settings }) => {
+            if let Err(error) = hooks(&run.hooks, &settings) {
+                return report(ParseError::Config(error), args.shape.output);
             }
             if args.shape.output == OutputFormat::Text {
                 print(b"configuration ok\n")?;

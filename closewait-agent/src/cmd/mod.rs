@@ -33,7 +33,6 @@ use self::{explain::ExplainError, kill::KillError, list::ListError, settings::Co
 use crate::{
     cli::{Color, Command, EventsArg, OutputArgs, OutputFormat},
     config::ConfigError,
-    hooks::HookProgramError,
     host::{error_text::with_hints, open_files::OpenFiles, plan::StartRefusal},
     otlp::OtlpSettingsError,
     sink::{
@@ -143,7 +142,7 @@ fn exit_code(error: &anyhow::Error) -> Option<u8> {
         if cause.is::<ExplainError>() || cause.is::<ListError>() {
             return Some(exit::USAGE);
         }
-        if cause.is::<HookProgramError>() || cause.is::<OtlpSettingsError>() {
+        if cause.is::<ConfigError>() || cause.is::<OtlpSettingsError>() {
             return Some(exit::CONFIG);
         }
         if let Some(PinsError::Elsewhere(_) | PinsError::NotOurs { .. }) = cause.downcast_ref::<PinsError>() {
@@ -207,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::hooks::HookProgramError;
     use crate::host::{netns::NetnsError, pods::PodsError, tracefs::TracefsError};
 
     #[test]

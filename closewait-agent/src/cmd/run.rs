@@ -5,9 +5,14 @@ use std::{env, io, ops::RangeInclusive, path::Path, time::Duration};
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
 
-use super::{color, list, reload, settings::Configuration, sink};
+use super::{
+    color, list, reload,
+    settings::{Configuration, unusable},
+    sink,
+};
 use crate::{
     cli, clock,
+    config::{ConfigEntry, ConfigError},
     control::{self, Control, EventLog},
     hooks::{self, Helper},
     host::{
@@ -84,8 +89,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     // Before this process uses much memory itself.
     let memory = memory_limit::find();
     let mut signals = Signals::catch()?;
+    let hooks = hooks(&args.hooks, configuration.as_ref().map_or(&[], |configuration| &configuration.in_use))?;
     let service = AgentService::new(signals.hangups()?, configuration.map(reload::read_again));
-    let hooks = hooks(&args.hooks)?;
     let journal = args.journal.then(journal).transpose()?;
     // Before anything is loaded, and before the privileges for the socket's folder are dropped.
     let listener = args.listen.as_ref().map(ListenAddress::bind).transpose()?;
@@ -292,12 +297,12 @@ fn journal() -> anyhow::Result<EntrySocket> {
     })
 }
 
-/// Returns the hooks of the command line. Checks the programs before anything is loaded.
-pub(super) fn hooks(args: &cli::OnFindings) -> anyhow::Result<hooks::HookConfig> {
+/// Returns the hooks of these settings. Checks the programs before anything is loaded.
+pub(super) fn hooks(args: &cli::OnFindings, settings: &[ConfigEntry]) -> Result<hooks::HookConfig, ConfigError> {
     let cli::OnFindings { on_stuck, on_pileup, hook_timeout, hook_every, .. } = args;
     let programs = hooks::HookPrograms::find(on_stuck.as_deref(), on_pileup.as_deref());
     Ok(hooks::HookConfig {
-        programs: programs.context("a hook cannot be used")?,
+        programs: programs.map_err(|errors| unusable(errors, settings))?,
         timeout: *hook_timeout,
         every: *hook_every,
         filter: hook_filter(args),

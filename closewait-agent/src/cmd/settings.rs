@@ -21,6 +21,8 @@ use crate::{
         ConfigEntry, ConfigError, ConfigFiles, ConfigProblem, Keys, Layers, SettingOrigin, VARIABLE_PREFIX,
         variable_name,
     },
+    hooks::HookProgramError,
+    host::error_text::problem_and_hints,
 };
 use closewait_engine::text::harmless_path;
 
@@ -146,7 +148,9 @@ impl Configuration {
         let arguments = self.with(&layers.arguments(&keys, given), 2);
         let matches = match Cli::command().try_get_matches_from(arguments) {
             Ok(matches) => matches,
-            Err(error) if alone.is_ok() => return Err(ParseError::Config(self.contradiction(&error))),
+            Err(error) if alone.is_ok() => {
+                return Err(ParseError::Config(self.contradictions(&error, &keys, &layers, given)));
+            }
             Err(_) => return Err(self.usage()),
         };
         let run = matches.subcommand().map(|(_, run)| run);
@@ -175,24 +179,73 @@ impl Configuration {
         ParseError::Usage(error.unwrap_or_else(|| clap::Error::new(ErrorKind::InvalidSubcommand)))
     }
 
-    /// Returns the problem of settings that do not go together.
-    fn contradiction(&self, error: &clap::Error) -> ConfigError {
-        let names = |kind| match error.get(kind) {
-            Some(ContextValue::String(name)) => name.clone(),
-            Some(ContextValue::Strings(names)) => names.join(", "),
-            _ => "another option".to_owned(),
-        };
-        let what = if error.kind() == ErrorKind::MissingRequiredArgument {
-            format!("a setting needs {}", names(ContextKind::InvalidArg))
+    /// Returns the problems of settings that do not go together, each at the place of a setting.
+    fn contradictions(
+        &self,
+        error: &clap::Error,
+        keys: &Keys,
+        layers: &Layers,
+        given: impl Fn(&str) -> bool,
+    ) -> ConfigError {
+        let of_files = || layers.entries().filter(|entry| !given(&entry.key));
+        let mut problems = Vec::new();
+        if error.kind() == ErrorKind::MissingRequiredArgument {
+            let missing = option_names(error, ContextKind::InvalidArg);
+            for entry in of_files() {
+                // clap names what is missing, and not what needs it.
+                let alone = self.with(&layers.arguments(keys, |key| key != entry.key), 2);
+                let needs = Cli::command().try_get_matches_from(alone).err();
+                let mut needs = needs.map(|error| option_names(&error, ContextKind::InvalidArg)).unwrap_or_default();
+                needs.retain(|name| missing.contains(name));
+                if !needs.is_empty() {
+                    let (key, needs) = (&entry.key, needs.join(", "));
+                    let hint = format!("set {needs} too, or remove {key}");
+                    problems.push(ConfigProblem::of_setting(entry, format!("{key} needs {needs}"), Some(hint)));
+                }
+            }
         } else if error.kind() == ErrorKind::ArgumentConflict {
-            format!("{} does not go together with {}", names(ContextKind::InvalidArg), names(ContextKind::PriorArg))
-        } else {
-            format!("the settings are invalid: {}", error.kind())
-        };
-        let place = self.place();
-        let hint = Some("list the settings and their sources:\n    closewait config check".to_owned());
-        ConfigError(vec![ConfigProblem { place, position: None, what, hint, denied: false }])
+            let mut names = option_names(error, ContextKind::InvalidArg);
+            names.extend(option_names(error, ContextKind::PriorArg));
+            if let Some(entry) = of_files().find(|entry| names.contains(&entry.key)) {
+                let others = names.iter().filter(|name| **name != entry.key).map(|name| {
+                    let origin = layers.get(name).filter(|_| !given(name)).map(|other| &other.origin);
+                    format!("{name} ({})", origin.unwrap_or(&SettingOrigin::CommandLine))
+                });
+                let what = format!("{} does not go together with {}", entry.key, others.collect::<Vec<_>>().join(", "));
+                problems.push(ConfigProblem::of_setting(entry, what, Some("remove one of them".to_owned())));
+            }
+        }
+        if problems.is_empty() {
+            let (place, what) = (self.place(), format!("the settings do not go together: {}", error.kind()));
+            let hint = Some("remove the settings that were added last".to_owned());
+            problems.push(ConfigProblem { place, position: None, what, hint, denied: false });
+        }
+        ConfigError(problems)
     }
+}
+
+/// Returns the long names of the options that an error of clap has under `kind`.
+fn option_names(error: &clap::Error, kind: ContextKind) -> Vec<String> {
+    let name = |shown: &String| {
+        let name = shown.trim_start_matches('-');
+        name.split([' ', '=', '[']).next().unwrap_or(name).to_owned()
+    };
+    match error.get(kind) {
+        Some(ContextValue::String(shown)) => vec![name(shown)],
+        Some(ContextValue::Strings(shown)) => shown.iter().map(name).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the problems of hooks, each at the place of its setting.
+pub(super) fn unusable(errors: Vec<(&str, HookProgramError)>, settings: &[ConfigEntry]) -> ConfigError {
+    let problems = errors.into_iter().map(|(key, error)| {
+        let (what, hints) = problem_and_hints(&error.into());
+        let unknown = || ConfigEntry { key: key.to_owned(), values: Vec::new(), origin: SettingOrigin::CommandLine };
+        let setting = settings.iter().find(|setting| setting.key == key).cloned().unwrap_or_else(unknown);
+        ConfigProblem::of_setting(&setting, format!("{key} cannot be used: {what}"), hints.into_iter().next())
+    });
+    ConfigError(problems.collect())
 }
 
 /// Whether the command line has the option of a key.

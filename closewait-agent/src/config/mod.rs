@@ -129,6 +129,11 @@ impl Layers {
         self.0.get(key)
     }
 
+    /// Returns the entries of all keys, in alphabetical order.
+    pub fn entries(&self) -> impl Iterator<Item = &ConfigEntry> {
+        self.0.values()
+    }
+
     /// Removes all keys but these.
     pub fn retain(&mut self, keys: &[&str]) {
         self.0.retain(|key, _| keys.contains(&key.as_str()));

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::Path};
 
+use super::{ConfigEntry, SettingOrigin};
 use closewait_engine::text::harmless_path;
 
 /// Place in a text. The first line and the first column are 1.
@@ -25,7 +26,7 @@ impl TextPosition {
 /// Problem of a setting or a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// File, or environment variable.
+    /// File, environment variable, or the command line.
     pub place: String,
     /// Position in the file; `None` if the problem is not about one.
     pub position: Option<TextPosition>,
@@ -49,6 +50,19 @@ impl ConfigProblem {
         let WrongValue { what, hint } = wrong;
         let place = harmless_path(path.as_os_str().as_encoded_bytes());
         Self { place, position: Some(position), what, hint, denied: false }
+    }
+
+    /// Creates a problem of a setting, at the place where it is set.
+    pub fn of_setting(setting: &ConfigEntry, what: impl Into<String>, hint: Option<String>) -> Self {
+        let wrong = WrongValue { what: what.into(), hint };
+        match &setting.origin {
+            SettingOrigin::File { path, position } => Self::in_file(path, *position, wrong),
+            SettingOrigin::Environment(name) => Self::in_variable(name, wrong),
+            origin @ (SettingOrigin::Default | SettingOrigin::CommandLine) => {
+                let WrongValue { what, hint } = wrong;
+                Self { place: origin.to_string(), position: None, what, hint, denied: false }
+            }
+        }
     }
 
     /// Creates a problem of an environment variable.

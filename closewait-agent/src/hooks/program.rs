@@ -94,14 +94,18 @@ impl HookPrograms {
     ///
     /// # Errors
     ///
-    /// If a program does not exist, is not executable, can be changed by other users, or its file system does not
-    /// answer within two seconds.
-    pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, HookProgramError> {
-        let find = |path: &Path| {
-            in_time(path, START_PATIENCE, find, drop)
-                .unwrap_or_else(|why| Err(HookProgramError::Unanswered { path: path.to_owned(), why }))
+    /// Each setting whose program does not exist, is not executable, can be changed by other users, or whose file system
+    /// does not answer within two seconds.
+    pub fn find(stuck: Option<&Path>, pileup: Option<&Path>) -> Result<Self, Vec<(&'static str, HookProgramError)>> {
+        let mut errors = Vec::new();
+        let mut find = |setting, path: Option<&Path>| {
+            let path = path?;
+            let found = in_time(path, START_PATIENCE, find, drop)
+                .unwrap_or_else(|why| Err(HookProgramError::Unanswered { path: path.to_owned(), why }));
+            found.map_err(|error| errors.push((setting, error))).ok()
         };
-        Ok(Self { stuck: stuck.map(find).transpose()?, pileup: pileup.map(find).transpose()? })
+        let programs = Self { stuck: find("on-stuck", stuck), pileup: find("on-pileup", pileup) };
+        if errors.is_empty() { Ok(programs) } else { Err(errors) }
     }
 
     /// Returns the program for an event.

@@ -8,18 +8,19 @@ const HINT: &str = "\nhint: ";
 
 /// Returns an error with its causes as `PROBLEM: CAUSE`, and each hint on a line of its own.
 pub fn with_hints(error: &anyhow::Error) -> String {
-    let (problem, hints) = parts(error);
+    let (problem, hints) = problem_and_hints(error);
     hints.iter().fold(problem, |text, hint| text + HINT + hint)
 }
 
 /// Returns an error with its causes and hints in one line, for a place within other text.
 pub fn in_one_line(error: impl Into<anyhow::Error>) -> String {
-    let (problem, hints) = parts(&error.into());
+    let (problem, hints) = problem_and_hints(&error.into());
     let text = hints.iter().fold(problem, |text, hint| text + "; " + hint);
     text.lines().map(str::trim_start).collect::<Vec<_>>().join(" ")
 }
 
-fn parts(error: &anyhow::Error) -> (String, Vec<String>) {
+/// Returns an error with its causes, and its hints.
+pub fn problem_and_hints(error: &anyhow::Error) -> (String, Vec<String>) {
     let (mut problems, mut hints) = (Vec::new(), Vec::new());
     for cause in error.chain() {
         let text = cause.to_string();

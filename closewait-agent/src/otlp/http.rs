@@ -30,6 +30,8 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Maximum number of headers of a response.
 const MAX_HEADERS: usize = 64;
+/// Usual port of OTLP over gRPC, which this exporter does not speak.
+const GRPC_PORT: u16 = 4317;
 /// Maximum length of a text from the collector in a message, characters.
 const MAX_TEXT_CHARS: usize = 200;
 
@@ -61,7 +63,11 @@ struct RpcStatus {
 /// Sends one request. Dropping the future closes the connection.
 pub(super) async fn post(settings: &SignalSettings, body: Bytes) -> PostOutcome {
     let deadline = Instant::now() + settings.timeout;
-    let again = |why: String| PostOutcome::Retry { why, after: None };
+    let again = |why: String| {
+        // A server of gRPC closes the connection, or waits for a preface of HTTP/2.
+        let grpc = " (port 4317 is usually gRPC; OTLP over HTTP is usually on port 4318)";
+        PostOutcome::Retry { why: if settings.url.port == GRPC_PORT { why + grpc } else { why }, after: None }
+    };
     let mut connection = JoinSet::new();
     let response = match timeout_at(deadline, respond(settings, body, &mut connection)).await {
         Ok(Ok(response)) => response,

@@ -12,6 +12,7 @@ use std::{
 use self::collector::{Behavior, FakeCollector};
 use super::{
     delivery::RetryPolicy,
+    http::{PostOutcome, post},
     settings::{SecretHeaders, Signal, SignalSettings},
     *,
 };
@@ -152,6 +153,25 @@ fn temporary_failures_are_tried_again() {
     let received = collector.received();
     assert_eq!((received.uids().len(), received.records.len()), (3, 3));
     assert_eq!(received.connections, failures.len() + 1);
+}
+
+#[test]
+fn a_failure_at_the_port_of_grpc_names_the_port_of_http() {
+    // An address of its own: the port is free, whatever else runs on this host.
+    let grpc = FakeCollector::start_at(([127, 43, 17, 1], 4317).into(), &[Behavior::NoHttp, Behavior::Silent]);
+    let other = FakeCollector::start(&[Behavior::NoHttp]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let why = |address| match runtime
+        .block_on(post(&signal(Signal::Logs, address, false), bytes::Bytes::from_static(b"x")))
+    {
+        PostOutcome::Retry { why, .. } => why,
+        outcome @ (PostOutcome::Accepted(_) | PostOutcome::Refused(_)) => panic!("{outcome:?}"),
+    };
+    for failure in ["the connection failed: ", "no response within 400ms"] {
+        let why = why(grpc.address);
+        assert!(why.starts_with(failure) && why.contains("OTLP over HTTP is usually on port 4318"), "{why}");
+    }
+    assert!(!why(other.address).contains("gRPC"));
 }
 
 #[test]

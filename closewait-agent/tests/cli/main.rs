@@ -64,6 +64,8 @@ closewait config
 closewait config check /nowhere/closewait.toml
 closewait config check tests/cli/wrong.toml
 closewait config check --output json tests/cli/wrong.toml
+closewait config check --config tests/cli/incomplete.toml
+closewait run --config tests/cli/incomplete.toml
 closewait config show -- --stuck-after soon";
 
 /// Runs command lines on a screen of 100 columns. Returns the output of each, and its exit code if that is not 0.

@@ -48,8 +48,8 @@ const DROPPED: [&str; 8] = [
 
 #[derive(Args)]
 pub(crate) struct Exporters {
-    /// Rounds of each variant
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Rounds of each variant; 0: only the scrapes with 100,000 sockets
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=1000))]
     rounds: u32,
     /// Seconds that the CPU time of each agent is measured
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
@@ -124,6 +124,22 @@ impl Exporters {
                 variant.rounds.push(measured.with_context(|| format!("measuring `{}` failed", variant.name))?);
             }
         }
+        if self.rounds > 0 {
+            self.print(&variants)?;
+        }
+        if !self.no_scale {
+            println!("\n{}", self.scrape_many(&bench)?);
+        }
+        let dropped = variants.iter().flat_map(ExporterVariant::dropped).collect::<Vec<_>>();
+        println!("\nDropped: {}.", if dropped.is_empty() { "nothing".to_owned() } else { dropped.join(", ") });
+        let by_agent = variants.iter().flat_map(|variant| &variant.rounds).flat_map(|round| &round.dropped);
+        let by_agent =
+            by_agent.filter(|(name, _)| !BEFORE_EXPORT.contains(&name.as_str())).map(|(_, count)| count).sum::<u64>();
+        ensure!(by_agent == 0, "agents dropped {by_agent} things on their way out");
+        Ok(())
+    }
+
+    fn print(&self, variants: &[ExporterVariant]) -> Result<()> {
         println!(
             "{}; {} rounds of each variant in turn; {SOCKETS} sockets in CLOSE_WAIT on {PORTS} ports, reported at {STUCK_AFTER} and \
              every doubling; CPU time over {} s, then {} s of short TCP connections over loopback. Medians, and min..max in \
@@ -141,15 +157,6 @@ impl Exporters {
         print!("{}", markdown::table(header, rows.context("no rounds; this is a bug")?));
         println!();
         variants.iter().filter_map(|variant| variant.output(self.seconds)).for_each(|line| println!("{line}"));
-        if !self.no_scale {
-            println!("\n{}", self.scrape_many(&bench)?);
-        }
-        let dropped = variants.iter().flat_map(ExporterVariant::dropped).collect::<Vec<_>>();
-        println!("\nDropped: {}.", if dropped.is_empty() { "nothing".to_owned() } else { dropped.join(", ") });
-        let by_agent = variants.iter().flat_map(|variant| &variant.rounds).flat_map(|round| &round.dropped);
-        let by_agent =
-            by_agent.filter(|(name, _)| !BEFORE_EXPORT.contains(&name.as_str())).map(|(_, count)| count).sum::<u64>();
-        ensure!(by_agent == 0, "agents dropped {by_agent} things on their way out");
         Ok(())
     }
 
@@ -160,7 +167,7 @@ impl Exporters {
         let crowd = Crowd::on_ports(SOCKETS, PORTS)?;
         let pid = running.pid();
         thread::sleep(SETTLE);
-        take(scraper.as_ref())?;
+        take(scraper.as_ref());
         let received = bench.received();
         let cpu = process::cpu_during(pid, Duration::from_secs(self.seconds))?;
         let (collected, journal) = bench.received();
@@ -168,7 +175,7 @@ impl Exporters {
             Collected { metrics: collected.metrics - received.0.metrics, logs: collected.logs - received.0.logs };
         let journal = journal - received.1;
         let resident = process::status_kib(pid, "VmRSS")?;
-        let scrapes = take(scraper.as_ref())?;
+        let scrapes = take(scraper.as_ref());
         let cpu_before = process::cpu_time(pid)?;
         let began = exec::now();
         let busy_before = process::busy()?;
@@ -176,7 +183,7 @@ impl Exporters {
         let efficiency = connections as f64 / process::busy()?.saturating_sub(busy_before).as_secs_f64();
         let loaded_cpu =
             process::cpu_time(pid)?.saturating_sub(cpu_before).as_secs_f64() / began.elapsed().as_secs_f64();
-        let loaded_scrapes = take(scraper.as_ref())?;
+        let loaded_scrapes = take(scraper.as_ref());
         let peak = process::status_kib(pid, "VmHWM")?;
         let mut dropped = BTreeMap::new();
         if let Some(scraper) = &scraper {
@@ -224,9 +231,9 @@ impl Exporters {
         let agent = bench.start("many", chosen, &["--events", "incidents"])?;
         let _crowd = Crowd::on_ports(MANY_SOCKETS, PORTS)?;
         thread::sleep(SETTLE_MANY);
-        take(agent.scraper.as_ref())?;
+        take(agent.scraper.as_ref());
         let cpu = process::cpu_during(agent.running.pid(), Duration::from_secs(self.seconds))?;
-        let scrapes = take(agent.scraper.as_ref())?;
+        let scrapes = take(agent.scraper.as_ref());
         check_page(&agent.scraper.as_ref().context("no scraper; this is a bug")?.page()?, MANY_SOCKETS)?;
         Ok(format!(
             "With {MANY_SOCKETS} sockets on {PORTS} ports, and only metrics: {}; {:.1} ms of CPU time a second.",
@@ -322,8 +329,8 @@ fn variants(each: bool) -> Vec<ExporterVariant> {
 }
 
 /// Returns the scrapes since the last call; none without a scraper.
-fn take(scraper: Option<&Scraper>) -> Result<Vec<Scrape>> {
-    scraper.map_or_else(|| Ok(Vec::new()), Scraper::take)
+fn take(scraper: Option<&Scraper>) -> Vec<Scrape> {
+    scraper.map(Scraper::take).unwrap_or_default()
 }
 
 /// Fails unless the page shows that all sockets are stuck, in more groups than have series of their own.
@@ -357,9 +364,13 @@ fn size(folder: &Path) -> Result<u64> {
 /// Times of scrapes and length of the pages.
 fn scrapes_text(scrapes: &[Scrape]) -> Result<String> {
     let millis = scrapes.iter().map(|scrape| scrape.time.as_secs_f64() * 1e3).collect::<Vec<_>>();
-    let bytes = scrapes.iter().map(|scrape| scrape.bytes as f64 / 1e3).collect::<Vec<_>>();
+    let bytes = scrapes.iter().filter_map(|scrape| Some(scrape.bytes? as f64 / 1e3)).collect::<Vec<_>>();
+    let failed = match scrapes.len() - bytes.len() {
+        0 => String::new(),
+        failed => format!(", {failed} without an answer"),
+    };
     let [millis, bytes] = [spread(&millis, 1), spread(&bytes, 0)].map(|text| text.context("no scrapes; this is a bug"));
-    Ok(format!("{} scrapes took {} ms, pages of {} KB", scrapes.len(), millis?, bytes?))
+    Ok(format!("{} scrapes took {} ms, pages of {} KB{failed}", scrapes.len(), millis?, bytes?))
 }
 
 /// The median, and the least and greatest number behind it.
@@ -401,12 +412,13 @@ mod tests {
     #[test]
     fn only_what_left_the_agent_is_shown() {
         assert_eq!(variant(vec![AgentNumbers::default()]).output(10), None);
-        let scrapes = vec![Scrape { time: Duration::from_millis(7), bytes: 5000 }];
+        let slow = Scrape { time: Duration::from_millis(9), bytes: None };
+        let scrapes = vec![Scrape { time: Duration::from_millis(7), bytes: Some(5000) }, slow];
         let logs = Received { messages: 20, bytes: 40_000 };
         let round =
             AgentNumbers { scrapes, collected: Collected { logs, ..Collected::default() }, ..AgentNumbers::default() };
-        let line =
-            "- x: 1 scrapes took 7.0 (7.0..7.0) ms, pages of 5 (5..5) KB; OTLP logs 2.00 a second, 2 KB each, 4 KB/s.";
+        let line = "- x: 2 scrapes took 8.0 (7.0..9.0) ms, pages of 5 (5..5) KB, 1 without an answer; \
+                    OTLP logs 2.00 a second, 2 KB each, 4 KB/s.";
         assert_eq!(variant(vec![round]).output(10).unwrap(), line);
     }
 

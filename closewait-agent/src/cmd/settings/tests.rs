@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, fs};
 
 use super::*;
+use crate::cmd::run::hooks;
 
 /// Returns the configuration of a command line, with this file and these environment variables.
 fn configuration(line: &str, text: &str, variables: &[(&str, &str)]) -> (Configuration, TestFile) {
@@ -102,8 +103,33 @@ fn options_that_need_each_other_may_be_in_different_sources() {
     let run = resolve("closewait run --on-stuck-class hung", text, &[]).unwrap().run;
     assert_eq!(run.hooks.on_stuck_class.len(), 1);
     let found = problem(resolve("closewait run", "on-stuck-class = [\"hung\", \"leak\"]", &[]));
-    assert!(found.contains("a setting needs --on-stuck"), "{found}");
+    assert!(found.contains(":1:1: on-stuck-class needs on-stuck\nhint: set on-stuck too, or remove"), "{found}");
     assert!(usage(resolve("closewait run --on-stuck-class hung", "", &[])).contains("--on-stuck <CMD>"));
+}
+
+#[test]
+fn each_setting_that_does_not_fit_is_named_with_its_place() {
+    let found = problem(resolve("closewait run", "\non-stuck-class = \"hung\"", &[("CLOSEWAIT_RETAIN", "1h")]));
+    let places =
+        [":2:1: on-stuck-class needs on-stuck\n", "environment variable CLOSEWAIT_RETAIN: retain needs record\n"];
+    assert!(places.iter().all(|place| found.contains(place)), "{found}");
+    let found = problem(resolve("closewait run --output json", "\njournal = true", &[]));
+    assert!(
+        found.contains(":2:1: journal does not go together with output (command line)\nhint: remove one"),
+        "{found}"
+    );
+    let found = problem(resolve("closewait run", "output = \"json\"\njournal = true", &[]));
+    assert!(found.contains("journal") && found.contains("output") && found.contains(".toml:"), "{found}");
+}
+
+#[test]
+fn each_hook_that_cannot_be_used_is_named_with_its_place() {
+    let text = "\non-pileup = \"/nonexistent/pileup\"";
+    let resolved = resolve("closewait run --on-stuck /nonexistent/stuck", text, &[]).unwrap();
+    let found = hooks(&resolved.run.hooks, &resolved.settings).unwrap_err().to_string();
+    assert!(found.starts_with("command line: on-stuck cannot be used: realpath of /nonexistent/stuck"), "{found}");
+    assert!(found.contains(":2:1: on-pileup cannot be used: realpath of /nonexistent/pileup"), "{found}");
+    assert_eq!(found.matches("\nhint: give the path of a program").count(), 2, "{found}");
 }
 
 #[test]

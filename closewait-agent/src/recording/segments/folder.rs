@@ -27,7 +27,7 @@ use crate::{
         reader::NAME,
     },
 };
-use closewait_engine::time::BootTime;
+use closewait_engine::{text::harmless_path, time::BootTime};
 
 /// Minimum of the size limit of a flight recording, bytes.
 pub const MIN_RETAINED_BYTES: u64 = 1 << 20;
@@ -138,7 +138,8 @@ fn open(path: &Path, retention: Retention) -> Result<SegmentFolder, FileError> {
     let path: PathBuf = path.components().collect();
     begins("mkdir");
     match DirBuilder::new().mode(FOLDER_MODE).create(&path) {
-        Ok(()) => {}
+        // A path with an error in its last name would otherwise go unnoticed.
+        Ok(()) => log::info!("created {} for the recording", harmless_path(path.as_os_str().as_encoded_bytes())),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => {
             return Err(call("mkdir", "check that the directory above it exists, and that you may write to it")(error));

@@ -336,6 +336,7 @@ fn a_directory_that_others_could_change_is_refused() {
     fs::write(folder.0.join("file"), "").unwrap();
     assert!(open(&folder.0.join("file/")).is_err());
     assert!(open(&folder.0.join("no/folder/")).unwrap_err().contains("directory above it"));
+    assert!(!folder.0.join("no").exists(), "only the last directory of a path is created");
     assert!(is_folder(&new) && is_folder(Path::new("/nowhere/")) && !is_folder(Path::new("/nowhere")));
 }
 
