@@ -28,8 +28,8 @@ use answers::{Answer, Answers};
 
 /// Maximum time from the start of the programs until every engine knows of the incidents. Alerts fire a minute after these.
 const OPEN_LIMIT: Duration = Duration::from_mins(5);
-/// Maximum time from the end of the programs until every engine knows that the incidents are over. Alerts fire on for three minutes.
-const END_LIMIT: Duration = Duration::from_mins(5);
+/// Maximum time from the end of the programs until every engine knows that the incidents are over.
+const END_LIMIT: Duration = Duration::from_mins(2);
 /// Alerts that fire while the programs run.
 const ALERTS: [(&str, &str); 2] = [("CloseWaitServiceStuck", stage::HANG), ("CloseWaitLeak", stage::LEAK)];
 

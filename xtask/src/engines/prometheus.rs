@@ -14,6 +14,9 @@ use crate::{
 /// Interval of scrapes and of the rules.
 const INTERVAL: &str = "5s";
 
+/// Time for which an alert about a program fires on.
+const FIRES_ON: &str = "keep_firing_for: 3m";
+
 /// Running Prometheus.
 pub(super) struct Prometheus {
     _service: Service,
@@ -40,7 +43,10 @@ impl Prometheus {
         }
         let config = dir.join("prometheus.yml");
         fs::write(&config, text)?;
-        fs::copy(folder.join("closewait.rules.yml"), dir.join("closewait.rules.yml"))?;
+        let rules = fs::read_to_string(folder.join("closewait.rules.yml"))?;
+        ensure!(rules.contains(FIRES_ON), "no rule has {FIRES_ON}");
+        // Nothing here changes for a while only.
+        fs::write(dir.join("closewait.rules.yml"), rules.replace(FIRES_ON, "keep_firing_for: 5s"))?;
         let port = free_port()?;
         let mut command = Command::new(exec::find("prometheus")?);
         command.arg(format!("--config.file={}", config.display()));
