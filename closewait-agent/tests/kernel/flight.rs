@@ -292,15 +292,17 @@ fn after_a_kill_each_segment_and_the_readable_part_of_the_last_one_are_played() 
     assert!(whole_events.starts_with(&live), "{} of {} events", whole_events.len(), live.len());
     assert!(whole.stderr.contains("has no end") || whole.stderr.contains("is cut at byte"), "{}", whole.stderr);
     // Each segment alone has its part of the events.
-    let (segments, mut parts) = (folder.all(), Vec::new());
+    let (segments, mut parts, mut with_events) = (folder.all(), Vec::new(), 0);
     for segment in &segments {
         let part = play("replay", segment, &arguments);
         let is_last = segment == segments.last().expect("the last segment");
         assert_eq!(part.stderr.contains("the next segment of its directory continues it"), !is_last, "{}", part.stderr);
         let part = events(&part.stdout);
-        assert!(!part.is_empty(), "{}", segment.display());
+        // Inspections can fill a segment, too.
+        with_events += usize::from(!part.is_empty());
         parts.extend(part);
     }
+    assert!(with_events >= 2, "{with_events} of {} segments have events", segments.len());
     let different = parts.iter().zip(&whole_events).find(|(part, whole)| part != whole);
     assert!(parts == whole_events, "{} of {} events: {different:#?}", parts.len(), whole_events.len());
 

@@ -220,6 +220,7 @@ impl Segments {
         let (Some(Item::Segment(start)), Some(began)) = (reader.next().transpose()?, reader.next().transpose()?) else {
             self.end = reader.end();
             self.continued = None;
+            self.note_cut(number);
             return Ok(());
         };
         let is_next = self.continued.take() == number.checked_sub(1).map(|before| (start.run, before));
@@ -242,6 +243,11 @@ impl Segments {
         self.end = reader.end();
         let continues = self.end == Some(RecordingEnd::Continued);
         self.continued = self.run.filter(|_| continues).map(|run| (run, number));
+        self.note_cut(number);
+    }
+
+    /// Notes that a segment is cut, unless it is the last one.
+    fn note_cut(&mut self, number: u64) {
         if let Some(RecordingEnd::Cut { .. }) = self.end
             && !self.numbers.is_empty()
         {
