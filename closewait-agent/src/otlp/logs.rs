@@ -1,7 +1,7 @@
 //! Log records, made from the events of the stream on the exporter's thread: the event loop hands over the line of JSON that it has
 //! anyway.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::{
 };
 use serde_json::Value;
 
-use super::resource::{attribute, scope, text};
+use super::resource::{attribute, nanos, scope, text};
 use crate::metrics::table;
 
 /// Maximum length of a line of JSON that a record carries as `log.record.original`, bytes.
@@ -66,10 +66,6 @@ fn record(event: &QueuedEvent, instance: &str) -> LogRecord {
         event_name: event_name(kind, &json),
         ..LogRecord::default()
     }
-}
-
-fn nanos(at: SystemTime) -> u64 {
-    closewait_engine::time::nanos(at.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 fn event_name(kind: &str, json: &Value) -> String {

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 
-use super::resource::{attribute, scope};
+use super::resource::{attribute, nanos, scope};
 use crate::metrics::{
     readings::{HistogramValue, Labels, MetricExemplar, MetricFamily, MetricPoint, MetricValue},
     table::{self, Metric, MetricKind},
@@ -149,10 +149,6 @@ fn attributes(labels: &Labels) -> Vec<KeyValue> {
         attribute(label.otlp_name, value)
     };
     labels.iter().map(of_label).collect()
-}
-
-fn nanos(at: SystemTime) -> u64 {
-    closewait_engine::time::nanos(at.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Resource and values that metrics and logs share.
 
-use std::fs;
+use std::{
+    fs,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
@@ -58,6 +61,11 @@ pub(super) fn attribute(name: &str, value: Value) -> KeyValue {
 
 pub(super) fn text(name: &str, value: &str) -> KeyValue {
     attribute(name, Value::StringValue(value.to_owned()))
+}
+
+/// Returns a time as messages have it: nanoseconds since 1970.
+pub(super) fn nanos(at: SystemTime) -> u64 {
+    closewait_engine::time::nanos(at.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{EventContent, NumberedEvent, Sink, Start};
 use crate::clock::TimeAnchor;
 use closewait_engine::{
     histogram::Summary,
-    model::{Dwell, ExitCause, Finding, Owner, Protocol, Role, Scope, Socket, Totals, Verdict},
+    model::{Dwell, ExitCause, Finding, Owner, Protocol, Role, Scope, Socket, Totals},
     text::{bounds, duration},
     time::BootTime,
 };
@@ -78,17 +78,11 @@ impl Text {
         );
     }
 
-    /// Formats a stuck socket.
-    fn stuck(&self, socket: &Socket, stuck: Dwell, owners: Option<&[Owner]>, verdict: &Verdict) -> String {
-        format!("{} {}", self.paint(sgr::BOLD_RED, "stuck"), stuck_line(socket, stuck, owners, verdict))
-    }
-
     fn finding(&self, finding: &Finding, anchor: TimeAnchor, to: &mut Vec<u8>) {
         match finding {
             Finding::Enter { at, .. } => self.line(to, Priority::Info, (anchor, *at), sgr::DIM, "enter", finding),
-            Finding::Stuck { at, socket, dwell, owners, verdict, .. } => {
-                let line = self.stuck(socket, *dwell, owners.as_deref(), verdict);
-                self.push(to, Priority::Warning, (anchor, *at), &line);
+            Finding::Stuck { at, .. } => {
+                self.line(to, Priority::Warning, (anchor, *at), sgr::BOLD_RED, "stuck", finding);
             }
             Finding::Leave { at, .. } => self.line(to, Priority::Info, (anchor, *at), sgr::GREEN, "left", finding),
             Finding::Pileup { at, pileup } => {
@@ -123,8 +117,12 @@ impl Text {
         word: &str,
         finding: &Finding,
     ) {
-        let line = line(finding).unwrap_or_default();
-        self.push(to, priority, time, &format!("{} {line}", self.paint(color, word)));
+        self.push(to, priority, time, &self.worded(color, word, finding));
+    }
+
+    /// Returns the line of a finding, after a word in a color.
+    fn worded(&self, color: &'static str, word: &str, finding: &Finding) -> String {
+        format!("{} {}", self.paint(color, word), line(finding).unwrap_or_default())
     }
 }
 
@@ -132,8 +130,10 @@ impl Text {
 pub(super) fn line(finding: &Finding) -> Option<String> {
     match finding {
         Finding::Enter { socket, .. } => Some(ends(socket)),
-        Finding::Stuck { socket, dwell, owners, verdict, .. } => {
-            Some(stuck_line(socket, *dwell, owners.as_deref(), verdict))
+        Finding::Stuck { socket, dwell: stuck, owners, verdict, .. } => {
+            let (ends, dwell, owners) = (ends(socket), dwell(*stuck), owner_list(owners.as_deref()));
+            let (class, certainty) = (verdict.class.name(), verdict.certainty.name());
+            Some(format!("{ends} for {dwell}; {class}, {certainty}{owners}{}", unread(socket)))
         }
         Finding::Leave { socket, dwell: stayed, how: left, closer, fd_open, .. } => {
             let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
@@ -154,12 +154,6 @@ pub(super) fn line(finding: &Finding) -> Option<String> {
         }
         Finding::Pileup { .. } | Finding::PileupEnd { .. } | Finding::Histogram { .. } => None,
     }
-}
-
-fn stuck_line(socket: &Socket, stuck: Dwell, owners: Option<&[Owner]>, verdict: &Verdict) -> String {
-    let verdict_name = format!("{}, {}", verdict.class.name(), verdict.certainty.name());
-    let (ends, dwell) = (ends(socket), dwell(stuck));
-    format!("{ends} for {dwell}; {verdict_name}{}{}", owner_list(owners), unread(socket))
 }
 
 /// Formats a histogram as one line of the log, with its level; `None` for other findings. At the normal level, a line

@@ -2,12 +2,12 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use tests_support::engine::has_engine;
+use tests_support::{engine::has_engine, http::free_port};
 
 use super::*;
 
@@ -37,7 +37,7 @@ impl Receiver {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    (Ipv4Addr::LOCALHOST, free_port().unwrap()).into()
 }
 
 /// Returns the identifiers of the records in the output of a receiver.

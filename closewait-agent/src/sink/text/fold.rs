@@ -121,7 +121,7 @@ impl FoldedText {
 
     fn finding(&mut self, finding: &Finding, event: &NumberedEvent<'_>, to: &mut Vec<u8>) -> io::Result<()> {
         match finding {
-            Finding::Stuck { at, socket, dwell, owners, verdict, group, .. } => {
+            Finding::Stuck { at, socket, group, .. } => {
                 self.forget_quiet(*at);
                 let printed = self.group(group, *at);
                 printed.sockets += 1;
@@ -129,7 +129,7 @@ impl FoldedText {
                 if self.sockets.len() < MAX_GROUPS {
                     self.sockets.insert(key(socket));
                 }
-                let line = self.lines.stuck(socket, *dwell, owners.as_deref(), verdict);
+                let line = self.lines.worded(sgr::BOLD_RED, "stuck", finding);
                 let more = if is_last { "; more of this group are only counted" } else { "" };
                 self.lines.push(to, Priority::Warning, (event.anchor, *at), &format!("{line}{more}"));
             }
