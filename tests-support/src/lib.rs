@@ -9,6 +9,7 @@ pub mod blame;
 pub mod clock;
 pub mod engine;
 pub mod generated;
+pub mod http;
 pub mod journal;
 pub mod kmsg;
 pub mod net;

@@ -19,7 +19,6 @@ mod exec;
 mod faults;
 mod fleet;
 mod fuzz;
-mod http;
 mod loadgen;
 mod loopback;
 mod markdown;

@@ -3,8 +3,10 @@
 
 use std::{env, ffi::OsString, os::unix::fs::symlink};
 
+use tests_support::http;
+
 use crate::prelude::*;
-use crate::{build, http, root};
+use crate::{build, root};
 
 /// Longest time to wait for a state.
 const LIMIT: Duration = Duration::from_secs(30);

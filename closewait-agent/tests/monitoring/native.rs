@@ -6,8 +6,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::PathBuf,
     process::{self, Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -30,7 +29,7 @@ use closewait_engine::{
     time::BootTime,
 };
 use serde_json::Value;
-use tests_support::{clock::poll_until, engine::has_engine};
+use tests_support::{clock::poll_until, engine::has_engine, http};
 use tokio::sync::oneshot;
 
 /// Maximum time until Prometheus starts, or has scraped what it should.
@@ -126,7 +125,7 @@ impl Prometheus {
             return None;
         }
         // Free at this moment: it takes no port 0.
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a port").port();
+        let port = http::free_port().expect("a port");
         let folder = env::temp_dir().join(format!("closewait-native-{}-{port}", process::id()));
         fs::create_dir(&folder).expect("a folder");
         let config = folder.join("config.yml");
@@ -157,16 +156,11 @@ impl Prometheus {
 
     /// Returns the body of an answer with status 200.
     fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        head.lines().next()?.contains(" 200 ").then(|| body.to_owned())
+        http::get(self.port, path).ok()
     }
 
     fn data(&self, path: &str, query: &str) -> Value {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let encoded = http::percent_encoded(query);
         let answer = self.get(&format!("/api/v1/{path}{encoded}")).unwrap_or_else(|| panic!("no answer to {query}"));
         serde_json::from_str::<Value>(&answer).expect("JSON")["data"].take()
     }

@@ -5,15 +5,13 @@
 
 use std::{
     env, fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tests_support::{clock::poll_until, engine::has_engine};
+use tests_support::{clock::poll_until, engine::has_engine, http};
 
 use super::{
     events::{incident, life, recorded},
@@ -43,7 +41,7 @@ impl Alertmanager {
         let config = folder.join("config.yml");
         fs::write(&config, "route:\n  receiver: none\nreceivers:\n- name: none\n").expect("a file");
         // Free at this moment: it takes no port 0.
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a port").port();
+        let port = http::free_port().expect("a port");
         let child = Command::new(PROGRAM)
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.path={}", folder.display()))
@@ -63,12 +61,7 @@ impl Alertmanager {
 
     /// Returns the body of an answer with status 200.
     fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        head.contains(" 200 ").then(|| body.to_owned())
+        http::get(self.port, path).ok()
     }
 
     /// Returns the active alerts of an incident.

@@ -40,15 +40,21 @@ pub(super) struct Incident {
     pub(super) severity: String,
 }
 
+impl Incident {
+    pub(super) fn is_open(&self) -> bool {
+        self.state != "resolved"
+    }
+}
+
 impl FirstAgent {
     /// Starts the agent, and waits until it watches.
     pub(super) fn start(workspace: &Workspace, binary: &Path, to: &Receivers, dir: &Path) -> Result<Self> {
         let hook = hook(workspace, dir)?;
         let events = dir.join("events.ndjson");
-        let mut command = run(binary, dir.join("first.sock"));
+        let mut command = Command::new(binary);
+        run(&mut command, "first", to.rotel, dir);
         command.args(["--output", "json", "--events", "stuck", "--min-certainty", "low", "--on-pileup"]).arg(hook);
         command.arg("--listen").arg(format!("127.0.0.1:{}", to.metrics));
-        command.arg("--otlp-endpoint").arg(format!("http://127.0.0.1:{}", to.rotel));
         command.env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
         command.env("CLOSEWAIT_ALERTMANAGER_URL", format!("http://127.0.0.1:{}", to.alertmanager));
         let service = Service::with_events("first-agent", &mut command, dir, &events)?;
@@ -87,20 +93,18 @@ impl FirstAgent {
     }
 }
 
-/// Returns the command of the second agent, for the mount namespace of the journal, which has `program` in front.
+/// Starts the second agent. `command` begins a command in the mount namespace of the journal.
 pub(super) fn second(mut command: Command, binary: &Path, to: &Receivers, dir: &Path) -> Result<Service> {
-    command.arg(binary).args(["run", "--journal", "--events", "stuck", "--stuck-after", STUCK_AFTER]);
-    command.arg("--socket").arg(dir.join("second.sock"));
-    command.arg("--otlp-endpoint").arg(format!("http://127.0.0.1:{}", to.oteltap));
-    command.env("OTEL_METRIC_EXPORT_INTERVAL", EXPORT_INTERVAL);
+    run(command.arg(binary), "second", to.oteltap, dir);
+    command.args(["--journal", "--events", "stuck"]);
     Service::start("second-agent", &mut command, dir)
 }
 
-fn run(binary: &Path, socket: PathBuf) -> Command {
-    let mut command = Command::new(binary);
-    command.args(["run", "--stuck-after", STUCK_AFTER, "--socket"]).arg(socket);
+/// Adds what both agents have.
+fn run(command: &mut Command, name: &str, receiver: u16, dir: &Path) {
+    command.args(["run", "--stuck-after", STUCK_AFTER, "--socket"]).arg(dir.join(name).with_extension("sock"));
+    command.arg("--otlp-endpoint").arg(format!("http://127.0.0.1:{receiver}"));
     command.env("OTEL_METRIC_EXPORT_INTERVAL", EXPORT_INTERVAL);
-    command
 }
 
 /// Copies the hook to a folder of root: the agent runs no program of a user who owns the sources.

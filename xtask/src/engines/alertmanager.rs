@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tests_support::sink::{Sink, answer};
+use tests_support::{
+    http::{free_port, get},
+    sink::{Sink, answer},
+};
 
 use super::{agents::Incident, answers::Answer, service::Service, stage};
-use crate::{
-    http::{free_port, get},
-    prelude::*,
-};
+use crate::prelude::*;
 
 /// Alert of the hook.
 const OF_HOOK: &str = "CloseWaitIncident";
@@ -64,7 +64,7 @@ impl Alertmanager {
             }
         }
         let found: BTreeSet<_> = found.into_iter().map(|(key, _alert)| key).collect();
-        let open = incidents.iter().filter(|(_service, incident)| incident.state != "resolved");
+        let open = incidents.iter().filter(|(_service, incident)| incident.is_open());
         let of_hook = open.map(|(service, _incident)| (OF_HOOK, service.as_str()));
         let expected = of_rules.iter().copied().chain(of_hook);
         let expected: BTreeSet<_> = expected.map(|(name, service)| (name.to_owned(), service.to_owned())).collect();

@@ -36,7 +36,7 @@ pub(super) fn incidents(
         .filter(|row| ids.contains(text(row, "id").as_str()))
         .map(|row| (text(row, "service"), text(row, "class"), text(row, "severity"), text(row, "agent")))
         .collect();
-    let open = incidents.iter().filter(|(_service, incident)| incident.state != "resolved");
+    let open = incidents.iter().filter(|(_service, incident)| incident.is_open());
     let expected: BTreeSet<_> = open
         .map(|(service, one)| (service.clone(), one.class.clone(), one.severity.clone(), "running".to_owned()))
         .collect();

@@ -5,11 +5,10 @@ use std::{
     io::Write as _,
 };
 
+use tests_support::http::{free_port, get, percent_encoded};
+
 use super::{agents::Incident, answers::Answer, service::Service, stage};
-use crate::{
-    http::{free_port, get, percent_encoded},
-    prelude::*,
-};
+use crate::prelude::*;
 
 /// Interval of scrapes and of the rules.
 const INTERVAL: &str = "5s";
@@ -80,13 +79,12 @@ impl Prometheus {
     /// Checks the metrics of incidents, and of the pool, which has none.
     pub(super) fn metrics(&self, incidents: &BTreeMap<String, Incident>) -> Result<Answer> {
         let of_stage = |metric: &str| format!("{metric}{{service=~\"{}\"}}", stage::SERVICES.join("|"));
-        let label = |labels: &BTreeMap<String, String>, name: &str| labels.get(name).cloned().unwrap_or_default();
         let found = self.query(&of_stage("closewait_incidents"))?.into_iter().map(|(labels, value)| {
             ensure!(value == 1.0, "closewait_incidents is {value}");
             Ok((label(&labels, "service"), label(&labels, "class"), label(&labels, "severity")))
         });
         let found = found.collect::<Result<BTreeSet<_>>>()?;
-        let open = incidents.iter().filter(|(_service, incident)| incident.state != "resolved");
+        let open = incidents.iter().filter(|(_service, incident)| incident.is_open());
         let expected: BTreeSet<_> =
             open.map(|(service, one)| (service.clone(), one.class.clone(), one.severity.clone())).collect();
         ensure!(found == expected, "closewait_incidents has {found:?}, and the agent reports {expected:?}");
@@ -114,7 +112,6 @@ impl Prometheus {
     /// Checks the alerts that fire.
     pub(super) fn alerts(&self, expected: &[(&str, &str)]) -> Result<Answer> {
         let firing = self.query("ALERTS{alertstate=\"firing\"}")?;
-        let label = |labels: &BTreeMap<String, String>, name: &str| labels.get(name).cloned().unwrap_or_default();
         let pairs = firing.iter().map(|(labels, _one)| (label(labels, "alertname"), label(labels, "service")));
         // Other programs of this host may have incidents of their own.
         let of_stage = |service: &str| service.is_empty() || stage::SERVICES.contains(&service);
@@ -150,4 +147,9 @@ impl Prometheus {
         ensure!(output.status.success() && said.is_empty(), "promtool: {said}");
         Ok(Answer { sent: format!("a page of {} bytes", page.len()), got: "accepted, without a remark".to_owned() })
     }
+}
+
+/// Returns the value of a label; empty without it, as in PromQL.
+fn label(labels: &BTreeMap<String, String>, name: &str) -> String {
+    labels.get(name).cloned().unwrap_or_default()
 }

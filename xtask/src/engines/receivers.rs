@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tests_support::http::free_port;
+
 use super::{agents::Incident, answers::Answer, service::Service};
-use crate::{http::free_port, prelude::*};
+use crate::prelude::*;
 
 /// Metric of incidents, by its name in OTLP.
 const INCIDENTS: &str = "closewait.incident.count";

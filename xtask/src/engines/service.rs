@@ -20,20 +20,25 @@ pub(super) struct Service {
 impl Service {
     /// Starts a program.
     pub(super) fn start(name: &'static str, command: &mut Command, dir: &Path) -> Result<Self> {
-        let output = dir.join(format!("{name}.out"));
-        let to = fs::File::create(&output)?;
-        let (stdout, stderr) = (to.try_clone()?.into_parts().0, to.into_parts().0);
-        let child = exec::start(command.stdin(Stdio::null()).stdout(stdout).stderr(stderr))?;
-        Ok(Self { name, child, output })
+        let (output, to) = create(name, dir)?;
+        let stdout = to.try_clone()?;
+        Self::run(name, command, output, (stdout, to))
     }
 
     /// Starts a program whose standard output goes to `events`.
     pub(super) fn with_events(name: &'static str, command: &mut Command, dir: &Path, events: &Path) -> Result<Self> {
-        let output = dir.join(format!("{name}.out"));
-        let [stdout, stderr] = [events, &output].map(fs::File::create);
-        let child =
-            exec::start(command.stdin(Stdio::null()).stdout(stdout?.into_parts().0).stderr(stderr?.into_parts().0))?;
-        Ok(Self { name, child, output })
+        let (output, to) = create(name, dir)?;
+        Self::run(name, command, output, (fs::File::create(events)?, to))
+    }
+
+    fn run(
+        name: &'static str,
+        command: &mut Command,
+        output: PathBuf,
+        (stdout, stderr): (fs::File, fs::File),
+    ) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(stdout.into_parts().0).stderr(stderr.into_parts().0);
+        Ok(Self { name, child: exec::start(command)?, output })
     }
 
     /// Process id.
@@ -72,4 +77,11 @@ impl Drop for Service {
     fn drop(&mut self) {
         exec::kill(&mut self.child);
     }
+}
+
+/// Creates the file for the output of a program.
+fn create(name: &str, dir: &Path) -> Result<(PathBuf, fs::File)> {
+    let output = dir.join(format!("{name}.out"));
+    let file = fs::File::create(&output)?;
+    Ok((output, file))
 }

@@ -1,11 +1,10 @@
 //! Agents with exporters, and everything that they send to.
 
+use tests_support::http;
+
 use super::receivers::{Collected, Collector, JournalSocket, Received, Scraper};
+use crate::agent::{Program, Running};
 use crate::prelude::*;
-use crate::{
-    agent::{Program, Running},
-    http,
-};
 
 /// Interval of the scrapes.
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);

@@ -13,7 +13,9 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::{http, prelude::*};
+use tests_support::http;
+
+use crate::prelude::*;
 
 /// Socket of a journal, below the file system that is mounted for it.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -152,7 +154,7 @@ impl Scraper {
 
     /// Returns the page of one more scrape.
     pub(super) fn page(&self) -> Result<String> {
-        http::get(self.port, "/metrics")
+        Ok(http::get(self.port, "/metrics")?)
     }
 }
 

@@ -3,21 +3,27 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    time::Duration,
 };
 
-use crate::prelude::*;
-
-/// Maximum time of one request.
+/// Maximum time of one read of an answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Returns a port of loopback that is free at this moment.
-pub(crate) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening on loopback failed")?;
-    Ok(listener.local_addr().context("a listener without an address")?.port())
+/// Returns a port of loopback that is free at this moment, for programs that take no port 0.
+///
+/// # Errors
+///
+/// If the kernel has none.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// Returns the body of an answer with status 200.
-pub(crate) fn get(port: u16, path: &str) -> Result<String> {
+///
+/// # Errors
+///
+/// If there is no answer, or one with another status.
+pub fn get(port: u16, path: &str) -> io::Result<String> {
     let asked = || -> io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(REQUEST_LIMIT))?;
@@ -26,14 +32,17 @@ pub(crate) fn get(port: u16, path: &str) -> Result<String> {
         stream.read_to_string(&mut text)?;
         Ok(text)
     };
-    let text = asked().with_context(|| format!("asking port {port} for {path} failed"))?;
-    let (head, body) = text.split_once("\r\n\r\n").context("an answer without an end of its headers")?;
-    ensure!(head.lines().next().is_some_and(|line| line.contains(" 200 ")), "{path}: {head}\n{body}");
-    Ok(body.to_owned())
+    let failed = |error: io::Error| io::Error::new(error.kind(), format!("asking port {port} for {path}: {error}"));
+    let text = asked().map_err(failed)?;
+    match text.split_once("\r\n\r\n") {
+        None => Err(io::Error::other(format!("{path}: an answer without an end of its headers"))),
+        Some((head, body)) if head.lines().next().is_some_and(|line| line.contains(" 200 ")) => Ok(body.to_owned()),
+        Some((head, body)) => Err(io::Error::other(format!("{path}: {head}\n{body}"))),
+    }
 }
 
 /// Returns text as a part of a URL.
-pub(crate) fn percent_encoded(text: &str) -> String {
+pub fn percent_encoded(text: &str) -> String {
     let encoded = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),
