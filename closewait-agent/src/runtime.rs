@@ -277,7 +277,7 @@ impl<S: RecordSource> Runtime<S> {
         tokio::time::sleep(DETACH_DELAY).await;
         // The totals include all records that the kernel has written so far.
         self.drain_all();
-        self.engine.count_losses(clock::now(), logging::dropped());
+        self.count_losses();
         self.engine.stop();
         self.put_out()?;
         self.end_events().await;
@@ -404,7 +404,7 @@ impl<S: RecordSource> Runtime<S> {
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.counters());
-                    self.engine.count_losses(clock::now(), logging::dropped());
+                    self.count_losses();
                     self.engine.handle(Observation::Counters { at: clock::now(), counters });
                     if self.peak.is_over(self.engine.state().totals().tracked) {
                         memory::release_free_memory();
@@ -417,6 +417,12 @@ impl<S: RecordSource> Runtime<S> {
             memory::release_free_memory();
         }
         Ok(())
+    }
+
+    /// Tells the engine what other parts of the agent have dropped.
+    fn count_losses(&mut self) {
+        let unexported = self.otlp.as_ref().map_or(0, OtlpExporter::dropped);
+        self.engine.count_losses(clock::now(), logging::dropped(), unexported);
     }
 
     /// Ends the recording. Its failure does not affect the output.

@@ -239,6 +239,7 @@ pub(super) fn losses(totals: Totals) -> String {
         (totals.undecodable, "records not understood"),
         (totals.unwritten, "lines dropped, standard output was not read"),
         (totals.log_lines_dropped, "lines of the log dropped, standard error was not read"),
+        (totals.unexported, "events not exported, the collector did not take them"),
         (totals.recordings_failed, "recording ended early, it could not be written"),
         (totals.repaired, "sockets missed and found again"),
         (totals.phantom, "missed exits found by an audit"),
