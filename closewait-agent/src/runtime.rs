@@ -62,6 +62,8 @@ const DETACH_DELAY: Duration = Duration::from_millis(50);
 /// within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
+/// Context of an error of the lines or the journal's entries.
+const UNWRITTEN: &str = "writing the events failed";
 /// Context of an error of an event to export.
 const EXPORT_FAILED: &str = "writing an event as JSON failed";
 /// Maximum time for clients to read the last events.
@@ -307,7 +309,7 @@ impl<S: RecordSource> Runtime<S> {
         }
         self.writer.close();
         self.finish_recording(end.since(clock::now()));
-        let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
+        let written = self.writer.finish(end.since(clock::now())).context(UNWRITTEN);
         if let Some(hooks) = self.hooks {
             hooks.finish(end.since(clock::now()));
         }

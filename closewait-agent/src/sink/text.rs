@@ -237,7 +237,7 @@ pub(super) fn losses(totals: Totals) -> String {
         (totals.replaced, "missed exits"),
         (totals.skipped_by_kernel.unwrap_or(0), "changes skipped by the kernel"),
         (totals.undecodable, "records not understood"),
-        (totals.unwritten, "lines dropped, standard output was not read"),
+        (totals.unwritten, "lines dropped, standard output or the journal did not take them"),
         (totals.log_lines_dropped, "lines of the log dropped, standard error was not read"),
         (totals.unexported, "events not exported, the collector did not take them"),
         (totals.recordings_failed, "recording ended early, it could not be written"),
