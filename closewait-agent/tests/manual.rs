@@ -23,7 +23,12 @@ fn pages() -> Vec<PathBuf> {
 fn man(page: &Path) -> Output {
     let mut man = Command::new("man");
     man.args(["--warnings=w", "--local-file"]).arg(page);
-    man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").env_remove("MANROFFSEQ").env_remove("MANOPT").output().expect("man")
+    man.env("MANWIDTH", "80")
+        .env("LC_ALL", "C.UTF-8")
+        .env_remove("MANROFFSEQ")
+        .env_remove("MANOPT")
+        .output()
+        .expect("man")
 }
 
 /// Whether `man` is there. In minimal images of Ubuntu it is a script that only tells how to get it.
@@ -67,7 +72,8 @@ fn apropos_finds_the_name_and_the_description_of_every_page() {
     }
     for page in pages() {
         let output = Command::new("lexgrog").arg(&page).output().expect("lexgrog is part of man-db");
-        let (text, name) = (String::from_utf8_lossy(&output.stdout), page.file_stem().expect("a name").to_string_lossy());
+        let (text, name) =
+            (String::from_utf8_lossy(&output.stdout), page.file_stem().expect("a name").to_string_lossy());
         assert!(output.status.success() && text.contains(&format!("\"{name} - ")), "{}: {text}", page.display());
     }
 }

@@ -13,9 +13,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use tests_support::engine::has_shell;
+use rustix::termios::{LocalModes, tcgetattr};
+use tests_support::{clock::poll_until, engine::has_shell};
 
-use terminal::OnTerminal;
+use terminal::{OnTerminal, PATIENCE};
 
 /// Script of Debian's and Ubuntu's package.
 const BASH_COMPLETION: &str = "/usr/share/bash-completion/bash_completion";
@@ -81,22 +82,26 @@ impl Home {
         command.arg("--ctty").args(shell).env("ZDOTDIR", &self.0);
         let mut terminal = OnTerminal::start(command, (120, 50));
         terminal.wait_for("ready> ");
+        // Now the line editor reads the keys, one by one.
+        let reads_keys = || !tcgetattr(&terminal.slave).expect("modes").local_modes.contains(LocalModes::ICANON);
+        assert!(poll_until(PATIENCE, reads_keys), "{shell:?} has no line editor");
         terminal.press(keys);
         terminal.wait(what, |screen| condition(&screen.contents().split_whitespace().collect::<Vec<_>>()));
     }
 
-    /// Completes command lines in an interactive shell. `tab` are the keys that complete a word, or list all words that fit.
-    fn complete_all(&self, shell: &[&str], tab: &str) {
+    /// Completes command lines in an interactive shell, which lists all words that fit at once.
+    fn complete_all(&self, shell: &[&str]) {
         for (line, offered) in OFFERED {
             // The line itself is on the screen, too: nothing that is expected is in it.
             let what = format!("{line:?} offers {offered:?}");
-            self.types(shell, &format!("{line}{tab}"), &what, |words| offered.iter().all(|word| words.contains(word)));
+            self.types(shell, &format!("{line}\t"), &what, |words| offered.iter().all(|word| words.contains(word)));
         }
-        self.types(shell, &format!("closewait {tab}"), "all commands", |words| {
-            ["status", "run", "doctor", "completions"].iter().all(|word| words.contains(word)) && !words.contains(&"hooks")
+        self.types(shell, "closewait \t", "all commands", |words| {
+            ["status", "run", "doctor", "completions"].iter().all(|word| words.contains(word))
+                && !words.contains(&"hooks")
         });
         // A duration is not the name of a file. The mark shows that the shell has read the keys before it.
-        self.types(shell, &format!("closewait run --stuck-after he{tab}MARK"), "no file for a duration", |words| {
+        self.types(shell, "closewait run --stuck-after he\tMARK", "no file for a duration", |words| {
             words.contains(&"heMARK")
         });
     }
@@ -120,8 +125,8 @@ fn bash_completes_commands_options_and_values() {
     let home = Home::new("bash");
     // bash-completion loads the script from there when it is needed.
     home.install("bash", ".local/share/bash-completion/completions/closewait");
-    home.write("rc", &format!("PS1='ready> '\n. {BASH_COMPLETION}\n"));
-    home.complete_all(&["bash", "--noprofile", "--rcfile", "rc", "-i"], "\t\t");
+    home.write("rc", &format!("PS1='ready> '\nbind 'set show-all-if-ambiguous on'\n. {BASH_COMPLETION}\n"));
+    home.complete_all(&["bash", "--noprofile", "--rcfile", "rc", "-i"]);
 }
 
 #[test]
@@ -133,9 +138,9 @@ fn zsh_completes_commands_options_and_values() {
     home.install("zsh", "site-functions/_closewait");
     home.write(
         ".zshrc",
-        "PROMPT='ready> '\nunsetopt prompt_sp prompt_cr\nfpath=($ZDOTDIR/site-functions $fpath)\nautoload -Uz compinit\ncompinit -u\n",
+        "PROMPT='ready> '\nunsetopt list_ambiguous\nfpath=($ZDOTDIR/site-functions $fpath)\nautoload -Uz compinit\ncompinit -u\n",
     );
-    home.complete_all(&["zsh", "--no-globalrcs", "-i"], "\t\t");
+    home.complete_all(&["zsh", "--no-globalrcs", "-i"]);
 }
 
 #[test]
@@ -162,7 +167,9 @@ fn fish_completes_commands_options_and_values() {
         assert_eq!(words, offered, "{line}");
     }
     let commands = offers("closewait ");
-    assert!(["status", "run", "doctor", "completions"].iter().all(|command| commands.iter().any(|word| word == command)));
+    assert!(
+        ["status", "run", "doctor", "completions"].iter().all(|command| commands.iter().any(|word| word == command))
+    );
     assert!(!commands.iter().any(|word| word == "hooks"), "{commands:?}");
     assert_eq!(offers("closewait run --stuck-after he"), [""; 0], "a duration is not the name of a file");
 }

@@ -12,6 +12,8 @@ use closewait_engine::model::Class;
 
 /// Name of the program that the scripts complete.
 const NAME: &str = "closewait";
+/// Call in the script of zsh that parses a command line, the first time with the options of the program itself.
+const ZSH_OPTIONS: &str = "_arguments \"${_arguments_options[@]}\"";
 
 /// Writes the script of a shell to standard output.
 ///
@@ -19,23 +21,42 @@ const NAME: &str = "closewait";
 ///
 /// If standard output cannot be written.
 pub(super) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
-    print(&script(args.shell))
+    print(script(args.shell).as_bytes())
 }
 
 /// Returns the script of a shell.
-fn script(shell: ShellArg) -> Vec<u8> {
+fn script(shell: ShellArg) -> String {
+    let mut command = with_values_everywhere(visible(&Cli::command()));
     match shell {
-        ShellArg::Bash => script_of(aot::Bash),
-        ShellArg::Zsh => script_of(aot::Zsh),
-        ShellArg::Fish => script_of(aot::Fish),
+        ShellArg::Bash => script_of(aot::Bash, &mut command),
+        ShellArg::Zsh => {
+            // Without `-A` the options of `closewait` itself hide those of a subcommand with the same name: `report --output`
+            // would have no `html`.
+            let script = script_of(aot::Zsh, &mut command);
+            script.replacen(ZSH_OPTIONS, &format!("{ZSH_OPTIONS} -A \"-*\""), 1)
+        }
+        ShellArg::Fish => script_of(aot::Fish, &mut command) + &fish_arguments(&command),
     }
 }
 
-fn script_of(generator: impl Generator) -> Vec<u8> {
-    let mut command = with_values_everywhere(visible(&Cli::command()));
+fn script_of(generator: impl Generator, command: &mut Command) -> String {
     let mut script = Vec::new();
-    generate(generator, &mut command, NAME, &mut script);
-    script
+    generate(generator, command, NAME, &mut script);
+    // The parts are strings of Rust.
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Returns the lines of fish for arguments that have certain values. The generator knows only options.
+fn fish_arguments(command: &Command) -> String {
+    let mut lines = String::new();
+    for subcommand in command.get_subcommands() {
+        for arg in subcommand.get_positionals().filter(|arg| !arg.get_possible_values().is_empty()) {
+            let values: Vec<_> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+            let (name, values) = (subcommand.get_name(), values.join(" "));
+            lines += &format!("complete -c {NAME} -n \"__fish_{NAME}_using_subcommand {name}\" -f -a \"{values}\"\n");
+        }
+    }
+    lines
 }
 
 /// Returns the command without its hidden subcommands, which the scripts would list.
@@ -83,9 +104,8 @@ mod tests {
             (ShellArg::Fish, aot::Fish.file_name(NAME)),
         ] {
             let path = format!("contrib/completions/{name}");
-            let script = String::from_utf8(script(shell)).expect("UTF-8");
             assert!(
-                generated::is_current(&path, &script),
+                generated::is_current(&path, &script(shell)),
                 "{path} does not match the definitions; run `cargo xtask docs` and commit the result"
             );
         }

@@ -234,7 +234,9 @@ mod tests {
         ] {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
-        for arguments in ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung", "completions zsh"] {
+        for arguments in
+            ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung", "completions zsh"]
+        {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
         }
     }

@@ -19,20 +19,20 @@ use tests_support::clock::poll_until;
 use vt100::{Parser, Screen};
 
 /// Maximum time until the screen has an expected content: far more than it takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Program on a terminal, which is not its controlling one: signals come only from the test.
-pub struct OnTerminal {
-    pub child: Child,
+pub(crate) struct OnTerminal {
+    pub(crate) child: Child,
     master: File,
     /// The other end, to read its modes.
-    pub slave: OwnedFd,
-    pub parser: Arc<Mutex<Parser>>,
+    pub(crate) slave: OwnedFd,
+    pub(crate) parser: Arc<Mutex<Parser>>,
 }
 
 impl OnTerminal {
     /// Starts a program on a terminal with a number of columns and rows.
-    pub fn start(mut command: Command, (columns, rows): (u16, u16)) -> Self {
+    pub(crate) fn start(mut command: Command, (columns, rows): (u16, u16)) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("grantpt");
         unlockpt(&master).expect("unlockpt");
@@ -59,18 +59,18 @@ impl OnTerminal {
     }
 
     /// Waits until the screen meets a condition.
-    pub fn wait(&self, what: &str, condition: impl Fn(&Screen) -> bool) {
+    pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Screen) -> bool) {
         let met = poll_until(PATIENCE, || condition(self.parser.lock().expect("the parser").screen()));
         assert!(met, "{what}:\n{}", self.parser.lock().expect("the parser").screen().contents());
     }
 
     /// Waits until the screen contains a text.
-    pub fn wait_for(&self, text: &str) {
+    pub(crate) fn wait_for(&self, text: &str) {
         self.wait(text, |screen| screen.contents().contains(text));
     }
 
     /// Sends keys.
-    pub fn press(&mut self, keys: &str) {
+    pub(crate) fn press(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("keys");
     }
 }
@@ -84,6 +84,6 @@ impl Drop for OnTerminal {
 }
 
 /// Changes the size of a terminal.
-pub fn resize(slave: &OwnedFd, columns: u16, rows: u16) {
+pub(crate) fn resize(slave: &OwnedFd, columns: u16, rows: u16) {
     tcsetwinsize(slave, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
 }

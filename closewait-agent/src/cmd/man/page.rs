@@ -172,7 +172,10 @@ fn first_link(text: &str) -> Option<(&str, &str, &str)> {
 #[test]
 fn text_for_markdown_keeps_its_meaning_in_roff() {
     let roff = |text: &str| Roff::new().text(inlines(text)).to_roff();
-    assert_eq!(roff("list of [Owner](#owner) or `null`, *optional*"), "list of Owner or \\fBnull\\fR, \\fIoptional\\fR\n");
+    assert_eq!(
+        roff("list of [Owner](#owner) or `null`, *optional*"),
+        "list of Owner or \\fBnull\\fR, \\fIoptional\\fR\n"
+    );
     assert_eq!(roff("`a-b`: [1, 2] and C:\\x"), "\\fBa\\-b\\fR: [1, 2] and C:\\\\x\n");
     assert_eq!(roff(".conf"), "\\&.conf\n");
 }

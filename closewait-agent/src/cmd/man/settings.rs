@@ -40,7 +40,9 @@ pub(super) fn page() -> ManPage {
         page.item(&format!("`{key}`{value}"), &format!("{help}.{values} (`{variable}`)"));
     }
     page.heading("EXAMPLES");
-    page.code("stuck-after = \"30s\"\nmax-tracked = 100000\nopeners = true\nconnection-limit = [\"8080=200\", \"5432=100\"]");
+    page.code(
+        "stuck-after = \"30s\"\nmax-tracked = 100000\nopeners = true\nconnection-limit = [\"8080=200\", \"5432=100\"]",
+    );
     page.see_also(["closewait(1)", "closewait-run(1)", "closewait-config(1)"]);
     page
 }
