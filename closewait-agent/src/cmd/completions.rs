@@ -82,6 +82,7 @@ fn with_values(arg: Arg) -> Arg {
             names.dedup();
             arg.value_parser(PossibleValuesParser::new(names))
         }
+        _ if !arg.get_action().takes_values() => arg,
         _ if arg.get_value_hint() == ValueHint::Unknown && arg.get_possible_values().is_empty() => {
             arg.value_hint(ValueHint::Other)
         }
