@@ -304,3 +304,5 @@ complete -c closewait -n "__fish_closewait_using_subcommand help; and not __fish
 complete -c closewait -n "__fish_closewait_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Check the configuration: exit code 0, or 2 with all problems'
 complete -c closewait -n "__fish_closewait_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "show" -d 'Show all settings of `run`, and the source of each'
 complete -c closewait -n "__fish_closewait_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "example" -d 'Print a configuration file with all settings as comments'
+complete -c closewait -n "__fish_closewait_using_subcommand explain" -f -a "accept_stopped accumulates blocked busy_thread child_keeps client_undecided forgotten fresh gone growth half_close hung inherited leak left never_accepted no_demand none owner_stopped partly_blocked peers_wait pool proxy_wait queue reads_slowly sending serves_others shared slow too_early transient unheld unknown unread_response working"
+complete -c closewait -n "__fish_closewait_using_subcommand completions" -f -a "bash zsh fish"
