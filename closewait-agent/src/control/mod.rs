@@ -37,7 +37,7 @@ use closewait_engine::text::harmless_field;
 pub use self::{
     answer_writer::AnswerWriter,
     client::{Followed, ask, follow},
-    error::ControlError,
+    error::{ControlError, MAX_SOCKET_PATH},
     events::{EventForm, EventKind, EventLog, MAX_EVENT_BYTES, MAX_EVENTS, RecentEvent, StreamItem},
     place::SocketFile,
     server::{Control, QueryClient},
