@@ -250,7 +250,7 @@ fn a_confined_agent_of_nobody_rolls_its_segments_by_time() {
     let (folder, ns, binary) = (FlightFolder::of_user("time", NOBODY), Namespace::new(), PublicBinary::new());
     with_foreign_file(&folder, NOBODY);
     let mut command = Command::new(&binary.path);
-    command.args(["run", "--output", "json", "--events", "all", "--stuck-after", "300ms", "--retain", "1s,1M"]);
+    command.args(["run", "--output", "json", "--events", "all", "--stuck-after", "300ms", "--retain", "10s,1M"]);
     command.args(folder.arguments());
     setup::become_nobody(&mut command, &LASTING);
     let mut agent = Agent::spawn(&mut command);

@@ -83,8 +83,19 @@ impl FlightRecorder {
             let anchor = TimeAnchor::now();
             let run = u64::from(anchor).saturating_add(began.0);
             let (config, piece) = (config.clone(), new_piece());
-            let mut flight =
-                Self { writer, shared, retention, config, run, number, piece, count: 0, turn: began, gap: None, dropped: 0 };
+            let mut flight = Self {
+                writer,
+                shared,
+                retention,
+                config,
+                run,
+                number,
+                piece,
+                count: 0,
+                turn: began,
+                gap: None,
+                dropped: 0,
+            };
             flight.begin(began, anchor, None);
             if !flight.writer.mark().wait(START_PATIENCE) {
                 log::warn!("the recording is late: its directory does not take the first bytes; the agent continues");
