@@ -62,6 +62,8 @@ const DETACH_DELAY: Duration = Duration::from_millis(50);
 /// within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
+/// Maximum number of findings in a turn of the loop: some milliseconds.
+const MAX_FINDINGS: u64 = 256;
 /// Context of an error of the lines or the journal's entries.
 const UNWRITTEN: &str = "writing the events failed";
 /// Context of an error of an event to export.
@@ -154,6 +156,14 @@ struct PendingLines {
     lines: u64,
 }
 
+/// Output of the engine in a turn of the loop.
+#[derive(Clone, Copy, Debug, Default)]
+struct OutputTurn {
+    findings: u64,
+    /// Whether the engine may have more output.
+    has_more: bool,
+}
+
 /// Returns the next query; never, without a control socket.
 async fn question(control: &mut Option<Control<Query>>) -> (Query, QueryClient) {
     if let Some(control) = control
@@ -216,11 +226,17 @@ impl<S: RecordSource> Runtime<S> {
         let mut emptied = self.drain(MAX_RECORDS);
         self.service.started(clock::now());
         let mut turns = LoopTurns::default();
+        // Findings since the engine had no output.
+        let mut findings = 0;
         loop {
             let now = clock::now();
             self.workers.abandon(now);
             self.engine.handle_timeout(now);
-            self.put_out()?;
+            let output = self.put_out(MAX_FINDINGS)?;
+            findings += output.findings;
+            if !output.has_more && memory::is_much(std::mem::take(&mut findings)) {
+                memory::release_free_memory();
+            }
             // After a refresh, the engine may have more output at once.
             let has_refreshed = self.continue_refresh();
             let has_answers = self.answer_next();
@@ -230,7 +246,7 @@ impl<S: RecordSource> Runtime<S> {
             }
             let due = [self.engine.state().poll_timeout(), self.workers.deadline(), self.service.deadline(now), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
-            let idle = emptied && !has_refreshed && !has_answers && self.pending.is_idle();
+            let idle = emptied && !output.has_more && !has_refreshed && !has_answers && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
             turns.ended();
             // Lets tokio check for signals. It does so only while the loop waits, and a busy loop never waits.
@@ -281,7 +297,7 @@ impl<S: RecordSource> Runtime<S> {
         self.drain_all();
         self.count_losses();
         self.engine.stop();
-        self.put_out()?;
+        self.put_out(u64::MAX)?;
         self.end_events().await;
         self.finish(end)
     }
@@ -337,16 +353,17 @@ impl<S: RecordSource> Runtime<S> {
         let _emptied = self.drain(self.source.capacity());
     }
 
-    /// Executes all pending output of the engine.
-    fn put_out(&mut self) -> anyhow::Result<()> {
+    /// Executes pending output of the engine, with at most `max_findings`: records, queries and scrapes do not wait for thousands of
+    /// findings.
+    fn put_out(&mut self, max_findings: u64) -> anyhow::Result<OutputTurn> {
         let mut piece = PendingLines::default();
         let anchor = TimeAnchor::now();
         self.engine.anchored(anchor);
-        let mut findings = 0;
+        let mut turn = OutputTurn::default();
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Finding(finding) => {
-                    findings += 1;
+                    turn.findings += 1;
                     if let Some((level, line)) = histogram_line(&finding) {
                         log::log!(level, "{line}");
                     }
@@ -413,12 +430,13 @@ impl<S: RecordSource> Runtime<S> {
                     }
                 }
             }
+            if turn.findings >= max_findings {
+                turn.has_more = true;
+                break;
+            }
         }
         self.hand_over(&mut piece);
-        if memory::is_much(findings) {
-            memory::release_free_memory();
-        }
-        Ok(())
+        Ok(turn)
     }
 
     /// Tells the engine what other parts of the agent have dropped.

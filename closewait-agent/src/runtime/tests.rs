@@ -4,7 +4,7 @@ use std::{
     cell::{RefCell, RefMut},
     collections::VecDeque,
     fs,
-    io::{self, BufRead as _, BufReader, PipeReader},
+    io::{self, BufRead as _, BufReader, PipeReader, PipeWriter},
     path::{Path, PathBuf},
     process,
     rc::Rc,
@@ -217,6 +217,34 @@ fn no_inspection(_work: Option<(Job, &mut Outbox<'_>)>) -> Vec<String> {
     Vec::new()
 }
 
+/// Returns an agent on `source`.
+fn agent(
+    source: &FakeSource,
+    config: Config,
+    workers: Workers,
+    socket: Option<&Path>,
+    writer: PipeWriter,
+) -> Runtime<FakeSource> {
+    let decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
+    Runtime {
+        source: source.clone(),
+        kernel_log: None,
+        engine: RecordingEngine::new(Engine::new(config, clock::now()), decoder, None),
+        workers,
+        pending: Pending::default(),
+        control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
+        metrics: None,
+        otlp: None,
+        events: EventLog::new(1 << 20),
+        service: AgentService::default(),
+        hooks: None,
+        peak: Peak::default(),
+        numbering: Numbering::default(),
+        sink: Box::new(Json::default()),
+        writer: Writer::new(writer, 1 << 20).unwrap(),
+    }
+}
+
 /// Runs an agent on `source` until `drive` has returned and it has ended. Returns its events.
 fn run(
     source: &FakeSource,
@@ -227,9 +255,8 @@ fn run(
 ) -> Vec<Value> {
     let (reader, writer) = io::pipe().unwrap();
     let lines = Lines::read(reader);
-    let at = clock::now();
     let start = Start {
-        at,
+        at: clock::now(),
         version: "0.1.0".to_owned(),
         kernel: None,
         hook: "tp_btf".to_owned(),
@@ -240,26 +267,9 @@ fn run(
         stuck_after: config.stuck_after,
         degraded: Vec::new(),
     };
-    let decoder = Decoder { tick: Duration::from_millis(4), suspended: Duration::ZERO };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio.block_on(async {
-        let runtime = Runtime {
-            source: source.clone(),
-            kernel_log: None,
-            engine: RecordingEngine::new(Engine::new(config, at), decoder, None),
-            workers,
-            pending: Pending::default(),
-            control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
-            metrics: None,
-            otlp: None,
-            events: EventLog::new(1 << 20),
-            service: AgentService::default(),
-            hooks: None,
-            peak: Peak::default(),
-            numbering: Numbering::default(),
-            sink: Box::new(Json::default()),
-            writer: Writer::new(writer, 1 << 20).unwrap(),
-        };
+        let runtime = agent(source, config, workers, socket, writer);
         let (stop, stopped) = oneshot::channel();
         let stopped = async { stopped.await.unwrap() };
         let driving = async {
@@ -321,6 +331,26 @@ fn findings_come_in_the_order_of_records() {
     assert_eq!(kinds(&events), wanted);
     let numbers: Vec<_> = events.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
     assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "{numbers:?}");
+}
+
+#[test]
+fn many_findings_take_many_turns() {
+    let (source, sockets) = (FakeSource::default(), 1200);
+    let (_reader, writer) = io::pipe().unwrap();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _tokio = tokio.enter();
+    let mut agent = agent(&source, config(), no_jobs(), None, writer);
+    (1..=sockets).for_each(|number| agent.engine.record(&enter(number)));
+    let mut turns = Vec::new();
+    loop {
+        let OutputTurn { findings, has_more } = agent.put_out(MAX_FINDINGS).unwrap();
+        assert!(findings <= MAX_FINDINGS);
+        turns.push(findings);
+        if !has_more {
+            break;
+        }
+    }
+    assert_eq!((turns.len(), turns.iter().sum()), (5, u64::from(sockets)), "{turns:?}");
 }
 
 #[test]
