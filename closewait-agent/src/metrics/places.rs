@@ -114,7 +114,7 @@ impl Places {
         if !std::mem::replace(&mut state.has_been_full, true) {
             log::warn!(
                 "clients of --listen that send no request take all connections; from now on the oldest of them are closed\n\
-                 hint: find them with `ss -tnp`; with --listen unix:/PATH, only the user and the group of the agent can connect"
+                 hint: use --listen unix:/PATH if you do not trust all users of this host; this lists the clients:\n    ss -tnp"
             );
         }
         true

@@ -21,9 +21,7 @@ fn hint(kind: ErrorKind) -> &'static str {
             "make room on its disk, or give less to --retain or --record-max"
         }
         ErrorKind::NotFound => "leave the files of a running agent in their place; --retain limits their size and age",
-        ErrorKind::PermissionDenied => {
-            "let the user of the agent write there (`ls -ld` shows the owner and the mode), or name another place"
-        }
+        ErrorKind::PermissionDenied => "let the user of the agent write there (chmod u+w, chown), or name another place",
         ErrorKind::ReadOnlyFilesystem => {
             "mount its file system writable, or name another place; a systemd unit needs it in ReadWritePaths="
         }
