@@ -32,16 +32,16 @@ const READ_TIME: Duration = Duration::from_millis(100);
 /// Number of a connection: later ones have higher numbers.
 type ConnectionNumber = u64;
 
-/// Progress of a connection.
+/// ConnectionProgress of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// Its request is not complete.
+enum ConnectionProgress {
+    /// The request is not complete.
     Requests,
-    /// Its request is complete, and waits for its turn.
+    /// The complete request waits for its turn.
     Queued,
-    /// Its answer is being made.
+    /// The answer is being made.
     Answering,
-    /// Its answer is being sent.
+    /// The answer is being sent.
     Sending {
         /// Time at which the answer was complete.
         since: BootTime,
@@ -68,14 +68,14 @@ struct SharedPlaces {
 struct PlacesState {
     next: ConnectionNumber,
     /// Connections, oldest first. Dropping the sender ends one.
-    taken: BTreeMap<ConnectionNumber, (Progress, oneshot::Sender<()>)>,
+    taken: BTreeMap<ConnectionNumber, (ConnectionProgress, oneshot::Sender<()>)>,
     /// Whether a connection had to leave.
     has_been_full: bool,
 }
 
-/// Place of one connection, until it is dropped.
+/// ConnectionPlace of one connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     shared: Arc<SharedPlaces>,
     number: ConnectionNumber,
 }
@@ -95,7 +95,7 @@ impl Places {
 
     /// Returns a place for a new connection, and a receiver that ends when the connection has to leave. If there is none, the
     /// oldest connection without a complete request leaves; if all requests are complete, waits for the end of one.
-    pub(super) async fn take(&self) -> (Place, oneshot::Receiver<()>) {
+    pub(super) async fn take(&self) -> (ConnectionPlace, oneshot::Receiver<()>) {
         loop {
             let changed = self.shared.changed.notified();
             if self.shared.lock().taken.len() < self.shared.limit || self.close_oldest() {
@@ -108,7 +108,7 @@ impl Places {
     /// Ends the oldest connection without a complete request. Returns whether there was one.
     pub(super) fn close_oldest(&self) -> bool {
         let mut state = self.shared.lock();
-        let oldest = state.taken.iter().find(|(_, (progress, _))| *progress == Progress::Requests);
+        let oldest = state.taken.iter().find(|(_, (progress, _))| *progress == ConnectionProgress::Requests);
         let Some(oldest) = oldest.map(|(number, _)| *number) else { return false };
         state.taken.remove(&oldest);
         if !std::mem::replace(&mut state.has_been_full, true) {
@@ -126,17 +126,17 @@ impl SharedPlaces {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(self: &Arc<Self>) -> (Place, oneshot::Receiver<()>) {
+    fn add(self: &Arc<Self>) -> (ConnectionPlace, oneshot::Receiver<()>) {
         let (stay, leave) = oneshot::channel();
         let mut state = self.lock();
         let number = state.next;
         state.next += 1;
-        state.taken.insert(number, (Progress::Requests, stay));
+        state.taken.insert(number, (ConnectionProgress::Requests, stay));
         drop(state);
-        (Place { shared: Arc::clone(self), number }, leave)
+        (ConnectionPlace { shared: Arc::clone(self), number }, leave)
     }
 
-    fn set(&self, number: ConnectionNumber, to: Progress) {
+    fn set(&self, number: ConnectionNumber, to: ConnectionProgress) {
         if let Some((progress, _)) = self.lock().taken.get_mut(&number) {
             *progress = to;
         }
@@ -150,9 +150,9 @@ impl SharedPlaces {
         let (mut answers, mut slowest) = (0, None);
         for (number, (progress, _)) in &state.taken {
             match *progress {
-                Progress::Requests | Progress::Queued => continue,
-                Progress::Answering => {}
-                Progress::Sending { since } => {
+                ConnectionProgress::Requests | ConnectionProgress::Queued => continue,
+                ConnectionProgress::Answering => {}
+                ConnectionProgress::Sending { since } => {
                     slowest = [slowest, Some((since, *number))].into_iter().flatten().min();
                 }
             }
@@ -167,16 +167,16 @@ impl SharedPlaces {
             state.taken.remove(&slowest);
         }
         if let Some((progress, _)) = state.taken.get_mut(&number) {
-            *progress = Progress::Answering;
+            *progress = ConnectionProgress::Answering;
         }
         Ok(())
     }
 }
 
-impl Place {
+impl ConnectionPlace {
     /// Waits for the turn of this connection, whose request is complete.
     pub(super) async fn begin_answer(&self) {
-        self.shared.set(self.number, Progress::Queued);
+        self.shared.set(self.number, ConnectionProgress::Queued);
         // Requests wait in the order in which they came. The semaphore is never closed.
         let _turn = self.shared.turn.acquire().await;
         loop {
@@ -191,11 +191,11 @@ impl Place {
 
     /// Notes that the answer of this connection is complete, and only has to be sent.
     pub(super) fn send_answer(&self) {
-        self.shared.set(self.number, Progress::Sending { since: clock::now() });
+        self.shared.set(self.number, ConnectionProgress::Sending { since: clock::now() });
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.shared.lock().taken.remove(&self.number);
         self.shared.changed.notify_waiters();
@@ -272,7 +272,7 @@ mod tests {
         let (one, _one_leaves) = places.take().await;
         let (other, _other_leaves) = places.take().await;
         let order = Mutex::new(Vec::new());
-        let turn = async |place: &Place, name| {
+        let turn = async |place: &ConnectionPlace, name| {
             place.begin_answer().await;
             order.lock().unwrap().push(name);
         };

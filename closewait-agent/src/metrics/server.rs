@@ -38,7 +38,7 @@ use super::{
     address::{ListeningSocket, MetricsListener},
     feed::{self, MetricsFeed, MetricsRequest, MomentSnapshot, NoAnswer, Requester, SharedRequests},
     losses::ExportLosses,
-    places::{Place, Places},
+    places::{ConnectionPlace, Places},
     prometheus::PageFormat,
     readings::{AgentFacts, ReadingsSource},
     usage::ProcessUsage,
@@ -178,7 +178,7 @@ async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 /// Serves one connection in a task of its own, until it has to leave.
 fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
-    place: Place,
+    place: ConnectionPlace,
     leave: oneshot::Receiver<()>,
     shared: &Arc<ServerState>,
 ) {

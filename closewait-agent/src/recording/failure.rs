@@ -14,29 +14,31 @@ pub(super) fn write_failed(error: io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(context)
 }
 
+/// Actions for the user, by the kinds of errors.
+const HINTS: [(&[ErrorKind], &str); 6] = [
+    (
+        &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded],
+        "make room on its disk, or give less to --retain or --record-max",
+    ),
+    (&[ErrorKind::NotFound], "leave the files of a running agent in their place; --retain limits their size and age"),
+    (&[ErrorKind::PermissionDenied], "let the user of the agent write there (chmod u+w, chown), or name another place"),
+    (
+        &[ErrorKind::ReadOnlyFilesystem],
+        "mount its file system writable, or name another place; a systemd unit needs it in ReadWritePaths=",
+    ),
+    (&[ErrorKind::FileTooLarge], "raise the limit on file sizes (ulimit -f, LimitFSIZE=)"),
+    (&[ErrorKind::WouldBlock], "record to a local disk that keeps up"),
+];
+
 /// Returns what the user can do about an error.
 fn hint(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "make room on its disk, or give less to --retain or --record-max"
-        }
-        ErrorKind::NotFound => "leave the files of a running agent in their place; --retain limits their size and age",
-        ErrorKind::PermissionDenied => "let the user of the agent write there (chmod u+w, chown), or name another place",
-        ErrorKind::ReadOnlyFilesystem => {
-            "mount its file system writable, or name another place; a systemd unit needs it in ReadWritePaths="
-        }
-        ErrorKind::FileTooLarge => "raise the limit on file sizes (ulimit -f, LimitFSIZE=)",
-        ErrorKind::WouldBlock => "record to a local disk that keeps up",
-        _ => "check its disk and its file system: the kernel's log (dmesg) may name the fault",
-    }
+    let known = HINTS.iter().find(|(kinds, _)| kinds.contains(&kind));
+    known.map_or("check its disk and its file system: the kernel's log (dmesg) may name the fault", |(_, hint)| hint)
 }
 
 /// Returns the error of opening a directory again as one of a write.
 pub(super) fn of_folder(error: FileError) -> io::Error {
-    let kind = match &error {
-        FileError::Call { error, .. } => error.kind(),
-        _ => ErrorKind::Other,
-    };
+    let kind = if let FileError::Call { error, .. } = &error { error.kind() } else { ErrorKind::Other };
     io::Error::new(kind, error)
 }
 
