@@ -91,9 +91,8 @@ def hide(secret, known=""):
         texts += forms(encoded[shared : -1 if (offset + len(data)) % 3 else None])
     pieces.update(all_pieces(texts))
     pieces.difference_update(public)
-    visible = forms(secret)[0]
-    if MIN_SECRET <= len(visible) < PIECE:
-        short.add(visible)
+    if MIN_SECRET <= len(visible(secret)) < PIECE:
+        short.add(visible(secret).casefold())
 
 
 def has_piece(texts):
@@ -110,16 +109,18 @@ def forms(text):
     """Returns what a text may stand for: itself, and what is left when its escapes (of JSON, URLs and HTML, also on top of
     each other, or with line breaks in them) are decoded. In lower case, without invisible characters; and each also without
     punctuation, which a service may replace."""
-    found = [text]
-    for _ in range(MAX_LAYERS):
-        before = text
-        for decode in (without_backslashes, urllib.parse.unquote, without_entities, without_spaces):
-            text = decode(text)
-            found += [text] if text != found[-1] else []
-        if text == before:
-            break
+    found = []
+    for decoded in {text, visible(text)}:
+        found.append(decoded)
+        for _ in range(MAX_LAYERS):
+            before = decoded
+            for decode in (without_backslashes, urllib.parse.unquote, without_entities, visible):
+                decoded = decode(decoded)
+                found += [decoded] if decoded != found[-1] else []
+            if decoded == before:
+                break
     folded = [one.casefold() for one in found]
-    return [re.sub(r"[^\w!-~]+", "", one) for one in folded] + [re.sub(r"[\W_]+", "", one) for one in folded]
+    return [visible(one) for one in folded] + [re.sub(r"[\W_]+", "", one) for one in folded]
 
 
 def without_backslashes(text):
@@ -138,13 +139,13 @@ def without_backslashes(text):
 def without_entities(text):
     """Returns a text with the entities of HTML decoded."""
     # `html.unescape` fails for numbers of thousands of digits. Leading zeros are legal.
-    text = re.sub(r"(&#[xX]?)0+", r"\1", text)
+    text = re.sub(r"(&#[xX]?)0+(?=[0-9a-fA-F])", r"\1", text)
     return html.unescape(re.sub(r"&#[0-9]{8,}", " ", text))
 
 
-def without_spaces(text):
-    """Returns a text without spaces and control characters."""
-    return re.sub(r"[\s\x00-\x1f\x7f]+", "", text)
+def visible(text):
+    """Returns the letters, digits and ASCII punctuation of a text."""
+    return re.sub(r"[^\w!-~]+", "", text)
 
 
 def plain(value, limit):
@@ -351,7 +352,7 @@ def proxies_of(request):
     proxy = urllib.request.getproxies().get(scheme)
     if not proxy or urllib.parse.urlsplit("//" + host).hostname in LOOPBACK or urllib.request.proxy_bypass(host):
         return {}
-    found = re.match(r"(?i)(https?://)?([^/\s]*@)?(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(:[0-9]{1,5})?/?\Z", proxy)
+    found = re.match(r"(?i)(https?://)?([^/\s]*@)?([0-9a-z._-]+|\[[0-9a-f:.]*:[0-9a-f:.]*\])(:[0-9]{1,5})?/?\Z", proxy)
     if not found:
         raise Failure(CONFIG, "%s_proxy has no valid URL" % scheme, "give a URL such as http://host:3128")
     credentials = urllib.parse.unquote((found.group(2) or "")[:-1])
