@@ -84,6 +84,8 @@ def check(where, ran, expected):
     for body in bodies:
         notify.parsed(body)
         assert len(body) < 40000, (place, len(body))
+        # No odd value, neither as it is nor as Python writes it.
+        assert b"[1, 2, 3]" not in body and b"None" not in body and b"True" not in body, (place, body)
 
 
 def places(value, at=()):
@@ -117,7 +119,7 @@ def events():
                     expected = 64 if at == () or at in REQUIRED else 0
                     check((name, at, odd), run(name, with_odd(event, at, odd)), expected)
             text = json.dumps(with_odd(event, ("count",), "HERE"))
-            for value, expected in [("NaN", 64), ("-Infinity", 64), ("9" * 5000, 64), ("1e999", 0), ("[" * 900 + "]" * 900, 0)]:
+            for value, expected in [("NaN", 64), ("-Infinity", 64), ("9" * 25, 64), ("9" * 5000, 64), ("1e999", 0), ("[" * 900 + "]" * 900, 0)]:
                 check((name, value), run(name, text.replace('"HERE"', value).encode()), expected)
             # A text for people, nested as deep as the parser allows.
             deep = json.dumps(with_odd(event, ("summary",), "HERE")).replace('"HERE"', "[" * 900 + "]" * 900)
