@@ -62,6 +62,8 @@ const DETACH_DELAY: Duration = Duration::from_millis(50);
 /// within five seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
+/// Context of an error of the lines or the journal's entries.
+const UNWRITTEN: &str = "writing the events failed";
 /// Context of an error of an event to export.
 const EXPORT_FAILED: &str = "writing an event as JSON failed";
 /// Maximum time for clients to read the last events.
@@ -277,7 +279,7 @@ impl<S: RecordSource> Runtime<S> {
         tokio::time::sleep(DETACH_DELAY).await;
         // The totals include all records that the kernel has written so far.
         self.drain_all();
-        self.engine.count_losses(clock::now(), logging::dropped());
+        self.count_losses();
         self.engine.stop();
         self.put_out()?;
         self.end_events().await;
@@ -307,7 +309,7 @@ impl<S: RecordSource> Runtime<S> {
         }
         self.writer.close();
         self.finish_recording(end.since(clock::now()));
-        let written = self.writer.finish(end.since(clock::now())).context("writing standard output failed");
+        let written = self.writer.finish(end.since(clock::now())).context(UNWRITTEN);
         if let Some(hooks) = self.hooks {
             hooks.finish(end.since(clock::now()));
         }
@@ -404,7 +406,7 @@ impl<S: RecordSource> Runtime<S> {
                 }
                 Output::ReadCounters => {
                     let counters = Box::new(self.counters());
-                    self.engine.count_losses(clock::now(), logging::dropped());
+                    self.count_losses();
                     self.engine.handle(Observation::Counters { at: clock::now(), counters });
                     if self.peak.is_over(self.engine.state().totals().tracked) {
                         memory::release_free_memory();
@@ -417,6 +419,12 @@ impl<S: RecordSource> Runtime<S> {
             memory::release_free_memory();
         }
         Ok(())
+    }
+
+    /// Tells the engine what other parts of the agent have dropped.
+    fn count_losses(&mut self) {
+        let unexported = self.otlp.as_ref().map_or(0, OtlpExporter::dropped);
+        self.engine.count_losses(clock::now(), logging::dropped(), unexported);
     }
 
     /// Ends the recording. Its failure does not affect the output.

@@ -61,6 +61,7 @@ use self::{
     flow::port_watch::PortWatch,
     flow::windows::Windows,
     jobs::audit::Audit,
+    jobs::health::{Full, HealthLog},
     jobs::inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     jobs::queries::Queries,
     model::{Counters, Finding, Observation, Output, ResolvedIncident, Totals},
@@ -85,6 +86,8 @@ pub struct Engine {
     undecodable: u64,
     unwritten: u64,
     log_lines_dropped: u64,
+    #[serde(default)]
+    unexported: u64,
     recordings_failed: u64,
     /// Outputs that the caller has not taken; a checkpoint is made when there are none.
     #[serde(skip)]
@@ -92,7 +95,8 @@ pub struct Engine {
     /// End of the current window, at which the engine asks for the kernel's counters.
     window_ends: BootTime,
     check_counters: Option<BootTime>,
-    reported: (Losses, Full),
+    #[serde(default)]
+    health: HealthLog,
     began: BootTime,
     /// Latest time that the caller passed in.
     now: BootTime,
@@ -130,9 +134,6 @@ pub struct Engine {
 /// Counts of losses.
 type Losses = [u64; 6];
 
-/// Counts of items over a limit.
-type Full = [u64; 6];
-
 impl Engine {
     /// Returns an engine that starts at `now`.
     pub fn new(config: Config, now: BootTime) -> Self {
@@ -143,11 +144,12 @@ impl Engine {
             undecodable: 0,
             unwritten: 0,
             log_lines_dropped: 0,
+            unexported: 0,
             recordings_failed: 0,
             outputs: VecDeque::new(),
             window_ends: now + config.histogram_every,
             check_counters: None,
-            reported: Default::default(),
+            health: HealthLog::default(),
             began: now,
             now,
             flows: config.watching.then(|| Flows::new(now, config.stuck_after)),
@@ -195,6 +197,12 @@ impl Engine {
     pub fn log_lines_dropped(&mut self, at: BootTime, lines: u64) {
         self.something_happened(at);
         self.log_lines_dropped = self.log_lines_dropped.saturating_add(lines);
+    }
+
+    /// Counts events that an exporter dropped until `at`.
+    pub fn unexported(&mut self, at: BootTime, events: u64) {
+        self.something_happened(at);
+        self.unexported = self.unexported.saturating_add(events);
     }
 
     /// Counts a recording that ended early, at `at` or before.
@@ -263,6 +271,7 @@ impl Engine {
             undecodable: self.undecodable,
             unwritten: self.unwritten,
             log_lines_dropped: self.log_lines_dropped,
+            unexported: self.unexported,
             recordings_failed: self.recordings_failed,
             repaired: self.audit.repaired,
             phantom: self.audit.phantom,
@@ -339,9 +348,7 @@ impl Engine {
         }
         let losses = self.losses();
         self.audit_after(at, losses);
-        let losses = (losses, self.full());
-        if losses != self.reported {
-            self.reported = losses;
+        if self.health.is_due(at, losses, self.full()) {
             let totals = self.totals();
             self.find(Finding::Health { at, totals });
         }
@@ -356,13 +363,13 @@ impl Engine {
         [ring_full, map_full, replaced, skipped.unwrap_or(0), self.undecodable, self.unwritten]
     }
 
-    /// Returns the limits that are reached. The engine reports a limit once when it is reached, not for each dropped item.
+    /// Returns the counts of other losses: they do not indicate that the agent missed a change in the kernel.
     fn full(&self) -> Full {
-        let Totals { untracked, ungrouped, unkept, fd_open_unwatched, log_lines_dropped, recordings_failed, .. } =
-            self.totals();
+        let Totals { untracked, ungrouped, unkept, fd_open_unwatched, .. } = self.totals();
+        // Only whether these limits are reached: the counts are of no use.
         let (ungrouped, unwatched) = (u64::from(ungrouped > 0), u64::from(fd_open_unwatched > 0));
-        // These counts do not indicate that the agent missed a change in the kernel.
-        [untracked, ungrouped, unkept, unwatched, log_lines_dropped, recordings_failed]
+        let Self { log_lines_dropped, unexported, recordings_failed, .. } = *self;
+        [untracked, ungrouped, unkept, unwatched, log_lines_dropped, unexported, recordings_failed]
     }
 }
 

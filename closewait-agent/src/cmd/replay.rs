@@ -81,6 +81,7 @@ fn play(
             | Item::Undecodable(_)
             | Item::Unwritten { .. }
             | Item::LogDropped { .. }
+            | Item::Unexported { .. }
             | Item::ScanBegan
             | Item::Stopping
             | Item::Polled(_)

@@ -196,7 +196,7 @@ fn is_secret(key: &str) -> bool {
     key.split('-').any(|word| SECRET.contains(&word))
 }
 
-/// Returns a value for people: harmless, and without secrets, also those in a URL.
+/// Returns a value for people: harmless, and without secrets. Those of a URL may be in its user, path, query or fragment.
 pub(super) fn shown(key: &str, value: &OsStr) -> String {
     const HIDDEN: &str = "[hidden]";
     if is_secret(key) {
@@ -204,9 +204,12 @@ pub(super) fn shown(key: &str, value: &OsStr) -> String {
     }
     let text = harmless(value.as_encoded_bytes());
     let Some((scheme, rest)) = text.split_once("://") else { return text };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match authority.rfind('@').and_then(|at| rest.get(at + 1..)) {
-        Some(host) => format!("{scheme}://{HIDDEN}@{host}"),
-        None => text,
-    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let (user, host) = match authority.rsplit_once('@') {
+        Some((_, host)) => (format!("{HIDDEN}@"), host),
+        None => (String::new(), authority),
+    };
+    let path = if path.len() > 1 { format!("/{HIDDEN}") } else { path.to_owned() };
+    format!("{scheme}://{user}{host}{path}")
 }

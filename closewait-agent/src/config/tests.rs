@@ -173,9 +173,11 @@ fn secrets_are_not_shown() {
     let value = |key: &str, value: &str| keys::shown(key, value.as_ref());
     assert_eq!(value("push-token", "hunter2"), "[hidden]");
     assert_eq!(value("otlp-headers", "a=b"), "[hidden]");
-    assert_eq!(value("endpoint", "https://me:hunter2@host:1/p@q"), "https://[hidden]@host:1/p@q");
+    assert_eq!(value("endpoint", "https://me:hunter2@host:1/p@q"), "https://[hidden]@host:1/[hidden]");
     assert_eq!(value("endpoint", "https://me:hun@ter2@host"), "https://[hidden]@host");
-    assert_eq!(value("endpoint", "http://host/p?a=b@c"), "http://host/p?a=b@c");
+    assert_eq!(value("endpoint", "http://host/p?a=b@c"), "http://host/[hidden]");
+    assert_eq!(value("endpoint", "http://host?key=hunter2"), "http://host/[hidden]");
+    assert_eq!(value("endpoint", "http://host:4318/"), "http://host:4318/");
     let command = Command::new("run").arg(Arg::new("token").long("token").value_parser(value_parser!(u8)));
     let found = parse(&text("token = \"hunter2\""), &Keys::new(command, &[])).unwrap_err();
     assert!(found.len() == 1 && !found[0].to_string().contains("hunter2"), "{found:?}");

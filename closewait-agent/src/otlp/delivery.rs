@@ -10,14 +10,14 @@ use tokio::{
 };
 
 use super::{
-    http::{PostOutcome, post, shown},
+    http::{self, PostFailure, PostOutcome, post, shown},
     random,
     settings::SignalSettings,
 };
 use crate::clock;
 use closewait_engine::time::BootTime;
 
-/// Minimum interval between two messages about a collector that does not take anything.
+/// Minimum interval between two messages about a collector that fails.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Delays between attempts.
@@ -82,28 +82,31 @@ impl Delivery {
         Self { settings, policy, is_ending, failures: FailureLog::default() }
     }
 
-    /// Delivers a message within `max_time` of the policy, or within `patience` if that is shorter.
-    pub(super) async fn deliver(&mut self, message: Vec<u8>, patience: Duration) -> Delivered {
+    /// Delivers a message within `max_time` of the policy, or within `patience` if that is shorter. `loss` is what happens
+    /// without it, for people.
+    pub(super) async fn deliver(&mut self, message: Vec<u8>, patience: Option<Duration>, loss: &str) -> Delivered {
         let body = if self.settings.gzip { gzip(&message) } else { Bytes::from(message) };
-        let until = Instant::now() + self.policy.max_time.min(patience);
+        let began = Instant::now();
+        let end = patience.map(|patience| began + patience);
+        let until = began + patience.map_or(self.policy.max_time, |patience| self.policy.max_time.min(patience));
         for attempts in 1.. {
-            let (why, after) = match post(&self.settings, body.clone()).await {
+            let (why, after) = match post(&self.settings, body.clone(), end).await {
                 PostOutcome::Accepted(body) => {
-                    self.failures.succeeded(&self.settings);
+                    self.report_success();
                     return Delivered::Accepted(body);
                 }
                 PostOutcome::Refused(why) => {
-                    self.failures.failed(&self.settings, &why, "it is dropped", clock::now());
+                    self.report(&why, loss);
                     return Delivered::Failed;
                 }
                 PostOutcome::Retry { why, after } => (why, after),
             };
             let delay = self.policy.delay(attempts, after, random());
             if Instant::now() + delay > until {
-                self.failures.failed(&self.settings, &why, "the agent gives up on this request", clock::now());
+                self.report(&why, &format!("the agent gives up: {loss}"));
                 return Delivered::Failed;
             }
-            self.failures.failed(&self.settings, &why, "the agent tries again", clock::now());
+            self.report(&why, "the agent tries again");
             self.pause(delay).await;
         }
         Delivered::Failed
@@ -122,13 +125,47 @@ impl Delivery {
         }
     }
 
-    /// Reports that the collector accepted a request, but not all of its content.
-    pub(super) fn partly(&mut self, refused: i64, message: &str) {
-        let what = self.settings.signal.path();
-        let text = if message.is_empty() { String::new() } else { format!(": {}", shown(message)) };
-        self.failures
-            .partly(&format!("OTLP: the collector accepted {what} and rejected {refused} of them{text}"), clock::now());
+    fn report(&mut self, why: &PostFailure, then: &str) {
+        if let Some(message) = self.failures.failed(&self.settings, why, then, clock::now()) {
+            log::warn!("{message}");
+        }
     }
+
+    fn report_success(&mut self) {
+        if self.failures.succeeded() {
+            log::info!("OTLP: exporting {} to {} works again", self.settings.signal.path(), self.settings.url);
+        }
+    }
+
+    /// Reports the answer of a collector that accepted a request, but perhaps not all of its content. Returns the number of
+    /// items that it did not take.
+    pub(super) fn partly(&mut self, rejected: i64, message: &str) -> usize {
+        if rejected == 0 && message.is_empty() {
+            return 0;
+        }
+        if self.failures.reports_partly(clock::now()) {
+            log::warn!("{}", partly(&self.settings, rejected, message));
+        }
+        usize::try_from(rejected).unwrap_or(0)
+    }
+
+    /// Reports a response that is malformed. Whether the collector took the request is unknown.
+    pub(super) fn malformed(&mut self, loss: &str) {
+        self.report(&http::no_collector("its response is malformed"), loss);
+    }
+}
+
+/// Returns the message about an answer with a partial success.
+fn partly(settings: &SignalSettings, rejected: i64, message: &str) -> String {
+    let SignalSettings { signal, url, .. } = settings;
+    let what = signal.items();
+    let said = if message.is_empty() { String::new() } else { format!(": {}", shown(message)) };
+    let text = match rejected {
+        0 => format!("accepted all {what}, with a warning{said}"),
+        1.. => format!("rejected {rejected} {what}, which are dropped{said}"),
+        _ => format!("answered that it rejected {rejected} {what}, which is not possible{said}"),
+    };
+    format!("OTLP: {url} {text}\nhint: check the log of the collector")
 }
 
 /// Compresses a message. The level is the fastest: metrics repeat so much that others save little.
@@ -139,36 +176,48 @@ fn gzip(message: &[u8]) -> Bytes {
     Bytes::from(encoder.finish().unwrap_or_default())
 }
 
-/// Log of failures: the first one, then one a minute at most, and the recovery.
+/// Log of failures, and of the recovery: at most one of each in a minute, also from a collector that fails now and then.
 #[derive(Debug, Default)]
 struct FailureLog {
+    /// Whether the last message was about a failure.
     is_failing: bool,
     reported: Option<BootTime>,
+    /// Failures since the last message about one.
+    unreported: u64,
     reported_partly: Option<BootTime>,
 }
 
 impl FailureLog {
-    fn failed(&mut self, settings: &SignalSettings, why: &str, then: &str, now: BootTime) {
-        let is_first = !self.is_failing;
+    /// Counts a failure. Returns the message, if one is due.
+    fn failed(&mut self, settings: &SignalSettings, why: &PostFailure, then: &str, now: BootTime) -> Option<String> {
+        if !is_due(self.reported, now) {
+            self.unreported += 1;
+            return None;
+        }
         self.is_failing = true;
-        if is_first || is_due(self.reported, now) {
-            self.reported = Some(now);
-            let what = settings.signal.path();
-            log::warn!("OTLP: exporting {what} to {} failed: {why}; {then}", settings.url);
-        }
+        self.reported = Some(now);
+        let (what, url) = (settings.signal.path(), &settings.url);
+        let more = match std::mem::take(&mut self.unreported) {
+            0 => String::new(),
+            1 => " (and once before)".to_owned(),
+            count => format!(" (and {count} times before)"),
+        };
+        let PostFailure { cause, hint } = why;
+        Some(format!("OTLP: exporting {what} to {url} failed{more}: {cause}; {then}\nhint: {hint}"))
     }
 
-    fn succeeded(&mut self, settings: &SignalSettings) {
-        if std::mem::take(&mut self.is_failing) {
-            log::info!("OTLP: exporting {} to {} works again", settings.signal.path(), settings.url);
-        }
+    /// Returns whether a success is to be reported.
+    fn succeeded(&mut self) -> bool {
+        std::mem::take(&mut self.is_failing)
     }
 
-    fn partly(&mut self, message: &str, now: BootTime) {
-        if is_due(self.reported_partly, now) {
+    /// Returns whether a partial success is to be reported.
+    fn reports_partly(&mut self, now: BootTime) -> bool {
+        let is_due = is_due(self.reported_partly, now);
+        if is_due {
             self.reported_partly = Some(now);
-            log::warn!("{message}");
         }
+        is_due
     }
 }
 
@@ -178,7 +227,10 @@ fn is_due(reported: Option<BootTime>, now: BootTime) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::settings::{SecretHeaders, Signal},
+        *,
+    };
 
     #[test]
     fn delays_double_and_are_bounded() {
@@ -196,8 +248,37 @@ mod tests {
     #[test]
     fn messages_are_one_a_minute() {
         let second = |number: u64| BootTime(number * 1_000_000_000);
-        assert!(is_due(None, second(1)));
-        assert!(!is_due(Some(second(1)), second(60)));
-        assert!(is_due(Some(second(1)), second(61)));
+        let url = "http://127.0.0.1:4318/v1/logs".parse().unwrap();
+        let headers = SecretHeaders::default();
+        let settings = SignalSettings { signal: Signal::Logs, url, headers, timeout: Duration::ZERO, gzip: false };
+        let why = PostFailure { cause: "connecting failed".to_owned(), hint: "start it" };
+        let mut log = FailureLog::default();
+        let failed = |log: &mut FailureLog, at| log.failed(&settings, &why, "5 events count as dropped", second(at));
+        let message = "OTLP: exporting logs to http://127.0.0.1:4318/v1/logs failed: connecting failed; 5 events count as \
+                       dropped\nhint: start it";
+        assert_eq!(failed(&mut log, 1).as_deref(), Some(message));
+        assert!(log.succeeded() && !log.succeeded());
+        // A collector that fails now and then.
+        for at in 2..61 {
+            assert_eq!(failed(&mut log, at), None);
+            assert!(!log.succeeded(), "no success without a failure");
+        }
+        let later = failed(&mut log, 61).unwrap();
+        assert!(later.contains("failed (and 59 times before): connecting failed"), "{later}");
+        assert!(log.succeeded());
+        assert!(log.reports_partly(second(61)) && !log.reports_partly(second(62)) && log.reports_partly(second(121)));
+    }
+
+    #[test]
+    fn partial_successes_say_what_is_dropped() {
+        let url = "http://127.0.0.1:4318/v1/logs".parse().unwrap();
+        let headers = SecretHeaders::default();
+        let settings = SignalSettings { signal: Signal::Logs, url, headers, timeout: Duration::ZERO, gzip: false };
+        let line = |rejected, message| partly(&settings, rejected, message).lines().next().unwrap().to_owned();
+        let begin = "OTLP: http://127.0.0.1:4318/v1/logs";
+        assert_eq!(line(2, "too old"), format!("{begin} rejected 2 events, which are dropped: too old"));
+        assert_eq!(line(0, "slow"), format!("{begin} accepted all events, with a warning: slow"));
+        assert_eq!(line(-5, ""), format!("{begin} answered that it rejected -5 events, which is not possible"));
+        assert!(!line(1, "no\u{1b}[2J").contains('\u{1b}'));
     }
 }

@@ -38,17 +38,24 @@ const MAX_TEXT_CHARS: usize = 200;
 /// Outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PostOutcome {
-    /// The collector took it. Contains the body of the response; empty if it did not arrive completely, or is too long.
+    /// The collector took it. Contains the body of the response.
     Accepted(Bytes),
     /// Another attempt may succeed.
     Retry {
-        /// Reason, for people.
-        why: String,
+        why: PostFailure,
         /// Delay that the collector asks for.
         after: Option<Duration>,
     },
-    /// The collector will not take it. Contains the reason, for people.
-    Refused(String),
+    /// The collector will not take it, or it is unknown whether it has taken it.
+    Refused(PostFailure),
+}
+
+/// Reason for a failed request, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PostFailure {
+    pub(super) cause: String,
+    /// Next step.
+    pub(super) hint: &'static str,
 }
 
 /// Error of a response, `google.rpc.Status` without its details.
@@ -60,37 +67,101 @@ struct RpcStatus {
     message: String,
 }
 
-/// Sends one request. Dropping the future closes the connection.
-pub(super) async fn post(settings: &SignalSettings, body: Bytes) -> PostOutcome {
-    let deadline = Instant::now() + settings.timeout;
-    let again = |why: String| {
+/// Sends one request, and waits for the response until its time limit or `end`. Dropping the future closes the connection.
+pub(super) async fn post(settings: &SignalSettings, body: Bytes, end: Option<Instant>) -> PostOutcome {
+    let began = Instant::now();
+    let deadline = end.map_or(began + settings.timeout, |end| end.min(began + settings.timeout));
+    let again = |cause: String| {
         // A server of gRPC closes the connection, or waits for a preface of HTTP/2.
-        let grpc = " (port 4317 is usually gRPC; OTLP over HTTP is usually on port 4318)";
-        PostOutcome::Retry { why: if settings.url.port == GRPC_PORT { why + grpc } else { why }, after: None }
+        let hint = if settings.url.port == GRPC_PORT {
+            "port 4317 is usually gRPC: name the port for OTLP over HTTP, usually 4318"
+        } else {
+            "check that the collector runs, and that it listens at this address"
+        };
+        PostOutcome::Retry { why: PostFailure { cause, hint }, after: None }
     };
+    // Without nanoseconds, for people.
+    let limit = deadline - began;
+    let limit = humantime::format_duration(limit - Duration::from_nanos(u64::from(limit.subsec_nanos() % 1_000_000)));
     let mut connection = JoinSet::new();
     let response = match timeout_at(deadline, respond(settings, body, &mut connection)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(why)) => return again(why),
-        Err(_) => return again(format!("no response within {}", humantime::format_duration(settings.timeout))),
+        Ok(Err(cause)) => return again(cause),
+        Err(_) => return again(format!("no response within {}", limit)),
     };
     let (status, after) = (response.status(), retry_after(response.headers()));
-    let is_protobuf = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf");
-    let body = timeout_at(deadline, Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect()).await;
-    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let kind = BodyKind::of(response.headers());
+    let body = match timeout_at(deadline, Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(format!("its response broke off, or is longer than {} KiB", MAX_RESPONSE_BYTES / 1024)),
+        Err(_) => Err(format!("its response did not end within {}", limit)),
+    };
     if status.is_success() {
-        return PostOutcome::Accepted(body);
+        return match (body, kind) {
+            (Err(cause), _) => PostOutcome::Refused(no_collector(&cause)),
+            (Ok(body), BodyKind::Page) if !body.is_empty() => {
+                PostOutcome::Refused(no_collector("its response is a web page"))
+            }
+            // A collector that answers in another format tells nothing that the agent needs.
+            (Ok(body), kind) => PostOutcome::Accepted(if kind == BodyKind::Protobuf { body } else { Bytes::new() }),
+        };
     }
-    let details = is_protobuf.then(|| RpcStatus::decode(body).ok()).flatten().map(|status| status.message);
-    let details = details.filter(|text| !text.is_empty()).map(|text| format!(": {}", shown(&text)));
-    let why = format!("the collector answered {}{}", status.as_u16(), details.unwrap_or_default());
+    let details = (kind == BodyKind::Protobuf).then(|| RpcStatus::decode(body.ok()?).ok()).flatten();
+    let details = details.map(|status| status.message).filter(|text| !text.is_empty());
+    let details = details.map(|text| format!(": {}", shown(&text))).unwrap_or_default();
+    let cause = format!("the collector answered {}{details}", status.as_u16());
+    let why = PostFailure { cause, hint: hint(status) };
     match status {
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
         | StatusCode::GATEWAY_TIMEOUT => PostOutcome::Retry { why, after },
-        _ if status.is_redirection() => PostOutcome::Refused(format!("{why}, and redirects are not followed")),
         _ => PostOutcome::Refused(why),
+    }
+}
+
+/// Returns the reason for a success that cannot be believed. Another attempt could store the same twice.
+pub(super) fn no_collector(what: &str) -> PostFailure {
+    PostFailure {
+        cause: format!(
+            "the collector answered with a success, but {what}, so it is unknown whether it took the request"
+        ),
+        hint: "check the URL: perhaps another server, or a proxy, answers in place of the collector",
+    }
+}
+
+/// Format of a response's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyKind {
+    /// That of OTLP.
+    Protobuf,
+    /// Page for a browser, which no collector sends.
+    Page,
+    Other,
+}
+
+impl BodyKind {
+    fn of(headers: &HeaderMap) -> Self {
+        let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match kind.as_str() {
+            "application/x-protobuf" => Self::Protobuf,
+            "text/html" | "application/xhtml+xml" => Self::Page,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Returns the next step after a response with an error.
+fn hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "check the credentials in OTEL_EXPORTER_OTLP_HEADERS",
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+            "check the URL: a collector usually takes /v1/metrics and /v1/logs, which the agent appends to the endpoint"
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => "raise the maximum size of a request in the collector's settings",
+        _ if status.is_redirection() => "name the final URL: the agent follows no redirection",
+        _ => "check the log of the collector",
     }
 }
 

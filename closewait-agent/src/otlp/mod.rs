@@ -179,6 +179,11 @@ impl OtlpExporter {
         self.sender.as_ref().map(|_| self.accounts.losses())
     }
 
+    /// Returns the number of events that were dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.accounts.losses().get()
+    }
+
     /// Queues an event, if it is one of those to export. Never waits: an event that does not fit is counted.
     ///
     /// # Errors
@@ -211,7 +216,10 @@ impl OtlpExporter {
         let _ended: Result<(), mpsc::RecvTimeoutError> = self.done.recv_timeout(patience);
         let left = self.accounts.drop_rest();
         if left > 0 {
-            log::warn!("OTLP: {left} events were not exported before the end");
+            let dropped = self.dropped();
+            log::warn!(
+                "OTLP: {left} events were not exported before the end, and {dropped} events in all since the start"
+            );
         }
     }
 }

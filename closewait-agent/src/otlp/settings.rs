@@ -124,6 +124,14 @@ impl Signal {
         }
     }
 
+    /// Returns the name of its items in messages.
+    pub(super) const fn items(self) -> &'static str {
+        match self {
+            Self::Metrics => "data points",
+            Self::Logs => "events",
+        }
+    }
+
     const fn variable(self) -> &'static str {
         match self {
             Self::Metrics => "METRICS",

@@ -161,17 +161,19 @@ fn a_failure_at_the_port_of_grpc_names_the_port_of_http() {
     let grpc = FakeCollector::start_at(([127, 43, 17, 1], 4317).into(), &[Behavior::NoHttp, Behavior::Silent]);
     let other = FakeCollector::start(&[Behavior::NoHttp]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let why = |address| match runtime
-        .block_on(post(&signal(Signal::Logs, address, false), bytes::Bytes::from_static(b"x")))
-    {
+    let why = |address| match runtime.block_on(post(
+        &signal(Signal::Logs, address, false),
+        bytes::Bytes::from_static(b"x"),
+        None,
+    )) {
         PostOutcome::Retry { why, .. } => why,
         outcome @ (PostOutcome::Accepted(_) | PostOutcome::Refused(_)) => panic!("{outcome:?}"),
     };
     for failure in ["the connection failed: ", "no response within 400ms"] {
         let why = why(grpc.address);
-        assert!(why.starts_with(failure) && why.contains("OTLP over HTTP is usually on port 4318"), "{why}");
+        assert!(why.cause.starts_with(failure) && why.hint.contains("OTLP over HTTP, usually 4318"), "{why:?}");
     }
-    assert!(!why(other.address).contains("gRPC"));
+    assert!(!why(other.address).hint.contains("gRPC"));
 }
 
 #[test]
@@ -188,15 +190,37 @@ fn permanent_failures_drop_and_count() {
 }
 
 #[test]
-fn an_accepted_request_counts_even_if_its_response_is_bad() {
-    for behavior in [Behavior::SlowBody, Behavior::EndlessBody, Behavior::GarbageBody] {
+fn a_success_that_cannot_be_believed_counts_as_dropped() {
+    for behavior in [Behavior::SlowBody, Behavior::EndlessBody, Behavior::GarbageBody, Behavior::Page] {
         let collector = FakeCollector::start(std::slice::from_ref(&behavior));
         let mut running = Running::logs(collector.address, timing());
         running.send(3);
         running.settled(3);
-        assert_eq!(running.end(Duration::from_secs(1)), (3, 3, 0), "{behavior:?}");
-        assert_eq!(collector.received().records.len(), 3, "{behavior:?}");
+        running.send(4);
+        assert_eq!(running.end(Duration::from_secs(1)), (7, 4, 3), "{behavior:?}");
+        assert_eq!(collector.received().connections, 2, "{behavior:?}: no second attempt, which could store it twice");
     }
+}
+
+#[test]
+fn a_collector_that_answers_in_another_format_is_believed() {
+    let collector = FakeCollector::start(&[Behavior::Json]);
+    let mut running = Running::logs(collector.address, timing());
+    running.send(3);
+    running.settled(3);
+    assert_eq!(running.end(Duration::from_secs(1)), (3, 3, 0));
+}
+
+#[test]
+fn metrics_wait_for_a_silent_collector_until_the_next_export_is_due() {
+    let silent = FakeCollector::start(&vec![Behavior::Silent; 10]);
+    let settings =
+        SignalSettings { timeout: Duration::from_secs(10), ..signal(Signal::Metrics, silent.address, false) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (_end, is_ending) = tokio::sync::watch::channel(false);
+    let mut delivery = delivery::Delivery::new(settings, timing().retry, is_ending);
+    let delivered = runtime.block_on(delivery.deliver(b"x".to_vec(), Some(millis(150)), "they are dropped"));
+    assert_eq!(delivered, delivery::Delivered::Failed, "it returns, and reports why");
 }
 
 #[test]

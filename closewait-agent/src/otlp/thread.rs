@@ -2,7 +2,6 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use opentelemetry_proto::tonic::{
     collector::{logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse},
     resource::v1::Resource,
@@ -10,7 +9,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout_at},
 };
 
 use super::{
@@ -31,6 +30,8 @@ use crate::{
 
 /// Maximum time for the event loop to answer.
 const LOOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Effect of metrics that are not exported: they are totals since the start.
+const LATER_TOTALS: &str = "these numbers are dropped, and the next export has newer totals";
 /// Interval between two messages about dropped events.
 const LOSS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -140,7 +141,8 @@ async fn report_losses(losses: &ExportLosses) {
         let dropped = losses.get();
         if dropped > reported {
             log::warn!(
-                "OTLP: {} events were dropped in the last minute, because the collector did not take them",
+                "OTLP: {} events were dropped in the last minute, because the collector did not take them ({dropped} since the start)\n\
+                 hint: check the log of the collector",
                 dropped - reported
             );
             reported = dropped;
@@ -162,8 +164,17 @@ impl LogsExport {
     async fn run(mut self) {
         while let Some(batch) = self.batch().await {
             let request = logs::request(&batch, &self.resource, &self.instance);
-            let refused = match self.delivery.deliver(request.encode_to_vec(), Duration::MAX).await {
-                Delivered::Accepted(body) => self.rejected(body),
+            let loss = format!("{} events count as dropped", batch.len());
+            let refused = match self.delivery.deliver(request.encode_to_vec(), None, &loss).await {
+                Delivered::Accepted(body) => match ExportLogsServiceResponse::decode(body) {
+                    Ok(response) => response.partial_success.map_or(0, |partial| {
+                        self.delivery.partly(partial.rejected_log_records, &partial.error_message)
+                    }),
+                    Err(_) => {
+                        self.delivery.malformed(&loss);
+                        batch.len()
+                    }
+                },
                 Delivered::Failed => batch.len(),
             };
             self.events.settle(&batch, refused);
@@ -183,16 +194,6 @@ impl LogsExport {
             batch.push(event);
         }
         Some(batch)
-    }
-
-    /// Returns the number of records that the collector did not take, and reports it.
-    fn rejected(&mut self, body: Bytes) -> usize {
-        let partial = ExportLogsServiceResponse::decode(body).ok().and_then(|response| response.partial_success);
-        let Some(partial) = partial else { return 0 };
-        if partial.rejected_log_records != 0 || !partial.error_message.is_empty() {
-            self.delivery.partly(partial.rejected_log_records, &partial.error_message);
-        }
-        usize::try_from(partial.rejected_log_records).unwrap_or(0)
     }
 }
 
@@ -217,7 +218,7 @@ impl MetricsExport {
                 ticks.tick().await;
                 match self.snapshots.ask(LOOP_PATIENCE).await {
                     // After the interval, newer totals are due.
-                    Ok(moment) => drop(timeout(self.interval, self.export(moment, self.interval)).await),
+                    Ok(moment) => self.export(moment, Some(self.interval)).await,
                     Err(why) => log::debug!("OTLP: no numbers for metrics: {why:?}"),
                 }
             }
@@ -233,10 +234,10 @@ impl MetricsExport {
             last = last => last,
             () = regular => return,
         };
-        self.export(last, Duration::MAX).await;
+        self.export(last, None).await;
     }
 
-    async fn export(&mut self, moment: Arc<MomentSnapshot>, patience: Duration) {
+    async fn export(&mut self, moment: Arc<MomentSnapshot>, patience: Option<Duration>) {
         let anchor = moment.anchor;
         let now = anchor.wall(clock::now());
         let source = ReadingsSource {
@@ -246,10 +247,17 @@ impl MetricsExport {
             export_losses: self.losses.as_ref().map(ExportLosses::get),
         };
         let request = metrics::request(&source.readings(), &self.resource, self.starts, now);
-        let Delivered::Accepted(body) = self.delivery.deliver(request.encode_to_vec(), patience).await else { return };
-        let partial = ExportMetricsServiceResponse::decode(body).ok().and_then(|response| response.partial_success);
-        if let Some(partial) = partial.filter(|one| one.rejected_data_points != 0 || !one.error_message.is_empty()) {
-            self.delivery.partly(partial.rejected_data_points, &partial.error_message);
+        let Delivered::Accepted(body) = self.delivery.deliver(request.encode_to_vec(), patience, LATER_TOTALS).await
+        else {
+            return;
+        };
+        match ExportMetricsServiceResponse::decode(body) {
+            Ok(response) => {
+                if let Some(partial) = response.partial_success {
+                    self.delivery.partly(partial.rejected_data_points, &partial.error_message);
+                }
+            }
+            Err(_) => self.delivery.malformed(LATER_TOTALS),
         }
     }
 }

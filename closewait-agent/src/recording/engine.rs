@@ -139,12 +139,19 @@ impl RecordingEngine {
         self.engine.unwritten(at, lines);
     }
 
-    /// Counts losses of the log and of the recording. `log_lines` is the number dropped since the start.
-    pub fn count_losses(&mut self, at: BootTime, log_lines: u64) {
-        let lines = log_lines.saturating_sub(self.engine.totals().log_lines_dropped);
+    /// Counts losses of the log, of the export over OTLP and of the recording. `log_lines` and `unexported` are the numbers of lines and
+    /// events that were dropped since the start.
+    pub fn count_losses(&mut self, at: BootTime, log_lines: u64, unexported: u64) {
+        let totals = self.engine.totals();
+        let lines = log_lines.saturating_sub(totals.log_lines_dropped);
         if lines > 0 {
             self.keep(|recording| recording.item(&Item::LogDropped { at, lines }));
             self.engine.log_lines_dropped(at, lines);
+        }
+        let events = unexported.saturating_sub(totals.unexported);
+        if events > 0 {
+            self.keep(|recording| recording.item(&Item::Unexported { at, events }));
+            self.engine.unexported(at, events);
         }
         // The recording has ended, so this is not in it.
         if std::mem::take(&mut self.failed) {

@@ -95,6 +95,13 @@ pub enum Item<'a> {
         /// Number of lines.
         lines: u64,
     },
+    /// [`closewait_engine::Engine::unexported`] was called.
+    Unexported {
+        /// Time of the count.
+        at: BootTime,
+        /// Number of events.
+        events: u64,
+    },
     /// A scan for owners began: only in recordings of format 1, in which the agent reported it.
     #[serde(alias = "WalkBegan")]
     ScanBegan,

@@ -97,6 +97,7 @@ impl Player {
                 engine.unwritten(at, lines);
             }
             Item::LogDropped { at, lines } => engine.log_lines_dropped(at, lines),
+            Item::Unexported { at, events } => engine.unexported(at, events),
             Item::ScanBegan => {
                 // At that time, scans for queries were no output.
                 if !std::mem::take(&mut self.knows_of_scan) {

@@ -161,7 +161,7 @@ impl Agent {
             self.turn(second(number), true);
         }
         self.engine.undecodable(second(5));
-        self.engine.count_losses(second(5), 17);
+        self.engine.count_losses(second(5), 17, 3);
         self.turn(second(6), all);
         for number in 7..12 {
             self.turn(second(number), true);

@@ -208,6 +208,8 @@ pub(super) struct TotalsObject {
     unwritten: u64,
     /// Number of log lines dropped because no program read standard error.
     log_lines_dropped: u64,
+    /// Number of events that the export over OTLP dropped; always 0 without `--otlp-endpoint`.
+    unexported: u64,
     /// 1 if the recording ended early because it could not be written, else 0.
     recordings_failed: u64,
     /// Number of sockets whose enter was missed, found by an audit.
@@ -245,6 +247,7 @@ impl From<Totals> for TotalsObject {
             undecodable: totals.undecodable,
             unwritten: totals.unwritten,
             log_lines_dropped: totals.log_lines_dropped,
+            unexported: totals.unexported,
             recordings_failed: totals.recordings_failed,
             repaired: totals.repaired,
             phantom: totals.phantom,

@@ -78,6 +78,8 @@ pub struct Totals {
     pub unwritten: u64,
     /// Number of lines of the log dropped because the reader of standard error was too slow.
     pub log_lines_dropped: u64,
+    /// Number of events that the export over OTLP dropped.
+    pub unexported: u64,
     /// Number of recordings that ended early because they could not be written: 0 or 1.
     pub recordings_failed: u64,
     /// Number of missed sockets that an audit found.

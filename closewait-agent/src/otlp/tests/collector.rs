@@ -46,6 +46,10 @@ pub(super) enum Behavior {
     EndlessBody,
     /// Keeps what came, and answers 200 with a body that is no protobuf.
     GarbageBody,
+    /// Answers 200 with a web page, as a proxy for people.
+    Page,
+    /// Keeps what came, and answers 200 with JSON.
+    Json,
 }
 
 /// Everything that a collector has received.
@@ -210,14 +214,20 @@ fn keep(head: &str, body: &[u8], shared: &Mutex<Shared>) {
 fn serve(mut stream: TcpStream, behavior: Behavior, shared: &Mutex<Shared>) {
     let Some((head, body)) = request(&mut stream) else { return };
     lock(shared).received.heads.push(head.clone());
-    let ok = |body: &[u8]| {
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: ";
-        [format!("{head}{}\r\n\r\n", body.len()).as_bytes(), body].concat()
+    let ok_of = |kind: &str, body: &[u8]| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
     };
+    let ok = |body: &[u8]| ok_of("application/x-protobuf", body);
     let endless = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let accepts = matches!(
         behavior,
-        Behavior::Accept | Behavior::Partial(..) | Behavior::SlowBody | Behavior::EndlessBody | Behavior::GarbageBody
+        Behavior::Accept
+            | Behavior::Partial(..)
+            | Behavior::SlowBody
+            | Behavior::EndlessBody
+            | Behavior::GarbageBody
+            | Behavior::Json
     );
     if accepts {
         keep(&head, &body, shared);
@@ -226,6 +236,8 @@ fn serve(mut stream: TcpStream, behavior: Behavior, shared: &Mutex<Shared>) {
     let _gone = match behavior {
         Behavior::Accept => stream.write_all(&ok(b"")),
         Behavior::GarbageBody => stream.write_all(&ok(b"\xff\xff\xff")),
+        Behavior::Page => stream.write_all(&ok_of("text/html; charset=utf-8", b"<html>Log in")),
+        Behavior::Json => stream.write_all(&ok_of("application/json", b"{\"partialSuccess\":{}}")),
         Behavior::Partial(rejected_log_records, error_message) => {
             let partial = ExportLogsPartialSuccess { rejected_log_records, error_message };
             stream.write_all(&ok(&ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec()))

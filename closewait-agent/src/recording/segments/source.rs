@@ -366,6 +366,7 @@ impl RecordingTimes {
                 | Item::Undecodable(_)
                 | Item::Unwritten { .. }
                 | Item::LogDropped { .. }
+                | Item::Unexported { .. }
                 | Item::ScanBegan
                 | Item::Stopping
                 | Item::Polled(_)

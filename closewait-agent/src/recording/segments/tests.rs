@@ -360,7 +360,7 @@ fn a_directory_that_takes_nothing_causes_a_gap_and_the_recording_continues() {
         agent.turn(second(number), true);
         wait();
     }
-    agent.engine.count_losses(second(5), 0);
+    agent.engine.count_losses(second(5), 0, 0);
     assert_eq!(agent.engine.state().totals().recordings_failed, 1);
     fs::set_permissions(&folder.0, Permissions::from_mode(0o700)).unwrap();
     for number in 5..9 {

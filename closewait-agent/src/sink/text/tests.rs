@@ -116,10 +116,11 @@ fn every_loss_is_named() {
         fd_open_unwatched: 10,
         log_lines_dropped: 13,
         recordings_failed: 14,
+        unexported: 15,
         ..Totals::default()
     };
     let text = losses(totals);
-    for count in 1..=14 {
+    for count in 1..=15 {
         assert!(text.contains(&format!("{count} ")), "{text}");
     }
     assert_eq!(losses(Totals::default()), "nothing lost");
