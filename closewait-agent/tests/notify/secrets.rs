@@ -41,7 +41,7 @@ fn forms(secret: &str) -> Vec<String> {
     let percent = escaped(secret, |to, c| write!(to, "%{c:02x}").expect("text"));
     let html = escaped(secret, |to, c| write!(to, "&#x{c:x};").expect("text"));
     let decimal = escaped(secret, |to, c| write!(to, "&#00{c};").expect("text"));
-    let spaced = escaped(secret, |to, c| write!(to, "{}\n", char::from_u32(c).expect("a character")).expect("text"));
+    let spaced: String = secret.chars().flat_map(|c| [c, '\n']).collect();
     let zeros = spaced.replace('\n', "\0");
     let dashed = spaced.replace('\n', "-");
     let (start, end) = (&secret[..8], &secret[secret.len() - 8..]);
