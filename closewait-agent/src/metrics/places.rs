@@ -32,7 +32,7 @@ const READ_TIME: Duration = Duration::from_millis(100);
 /// Number of a connection: later ones have higher numbers.
 type ConnectionNumber = u64;
 
-/// ConnectionProgress of a connection.
+/// Progress of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionProgress {
     /// The request is not complete.
@@ -73,7 +73,7 @@ struct PlacesState {
     has_been_full: bool,
 }
 
-/// ConnectionPlace of one connection, until it is dropped.
+/// Place of one connection, until it is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPlace {
     shared: Arc<SharedPlaces>,
