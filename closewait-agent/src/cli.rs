@@ -1,6 +1,7 @@
 //! The command line: types only.
 
 mod check;
+mod completions;
 mod config;
 mod hooks;
 mod list;
@@ -9,10 +10,11 @@ mod tail;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::NonEmptyStringValueParser};
 
 pub use self::{
     check::CheckArgs,
+    completions::{CompletionsArgs, ShellArg},
     config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
@@ -47,6 +49,7 @@ impl Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 ok, 1 failed while running, 2 usage, 69 unsupported kernel, 77 missing privilege, 78 bad configuration; \
 check: 0 ok, 1 warning, 2 critical, 3 unknown.
+
 The log goes to standard error. CLOSEWAIT_LOG=debug makes it verbose.";
 
 /// The subcommands.
@@ -77,6 +80,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(Doctor),
+    /// Print a script that completes the commands and options of closewait in a shell
+    Completions(CompletionsArgs),
     /// Run hook programs for an agent; the agent starts this itself
     #[command(hide = true)]
     Hooks(HooksArgs),
@@ -152,7 +157,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<OtlpUrl>,
     /// Pin programs and maps in a directory below /sys/fs/bpf, so that the next agent continues without a gap
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub pin: Option<PathBuf>,
     /// Remove what an agent pinned with --pin (default: /sys/fs/bpf/closewait), and exit
     #[arg(long)]

@@ -1,93 +1,41 @@
 //! `closewait top` on a pseudo-terminal, and without one. The screens themselves have tests beside the view.
 
+mod terminal;
+
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{Read as _, Write as _},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
-    },
+    fs,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
-    thread,
-    time::Duration,
+    process::{Command, ExitStatus, Stdio},
 };
 
 use rustix::{
-    fs::OFlags,
     process::{Pid, Signal, kill_process},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
+    termios::{LocalModes, tcgetattr},
 };
 use tests_support::clock::poll_until;
-use vt100::{Parser, Screen};
+use vt100::Screen;
 
-/// Maximum time until the screen has an expected content: far more than it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use terminal::{OnTerminal, PATIENCE, resize};
 
 fn recording(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/recordings/{name}.recording"))
 }
 
-/// Program on a terminal, which is not its controlling one: signals come only from the test.
-struct OnTerminal {
-    child: Child,
-    master: File,
-    /// The other end, to read its modes.
-    slave: OwnedFd,
-    parser: Arc<Mutex<Parser>>,
+/// Starts `closewait top` on a terminal.
+fn start(arguments: &[&str], file: &Path, size: (u16, u16)) -> OnTerminal {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+    // A job of a shell is a group too.
+    command.process_group(0);
+    start_by(command, arguments, file, size)
+}
+
+fn start_by(mut command: Command, arguments: &[&str], file: &Path, size: (u16, u16)) -> OnTerminal {
+    command.arg("top").args(arguments).arg("--replay").arg(file);
+    OnTerminal::start(command, size)
 }
 
 impl OnTerminal {
-    fn start(arguments: &[&str], file: &Path, size: (u16, u16)) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
-        // A job of a shell is a group too.
-        command.process_group(0);
-        Self::start_by(command, arguments, file, size)
-    }
-
-    fn start_by(mut command: Command, arguments: &[&str], file: &Path, (columns, rows): (u16, u16)) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
-        grantpt(&master).expect("grantpt");
-        unlockpt(&master).expect("unlockpt");
-        let path = ptsname(&master, Vec::new()).expect("ptsname");
-        let open = || {
-            let path = path.to_str().expect("a path");
-            let flags = OFlags::NOCTTY.bits().cast_signed();
-            OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).expect("the terminal")
-        };
-        let slave = OwnedFd::from(open());
-        resize(&slave, columns, rows);
-        command.arg("top").args(arguments).arg("--replay").arg(file);
-        command.env("TERM", "xterm").env_remove("NO_COLOR").env_remove("COLUMNS").env_remove("LINES");
-        let child = command.stdin(open()).stdout(open()).stderr(open()).spawn().expect("closewait");
-        let parser = Arc::new(Mutex::new(Parser::new(rows, columns, 0)));
-        let (to, mut from) = (Arc::clone(&parser), File::from(master.try_clone().expect("a descriptor")));
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            // The end of the test closes the other end.
-            while let Ok(read @ 1..) = from.read(&mut bytes) {
-                to.lock().expect("the parser").process(&bytes[..read]);
-            }
-        });
-        Self { child, master: File::from(master), slave, parser }
-    }
-
-    /// Waits until the screen meets a condition.
-    fn wait(&self, what: &str, condition: impl Fn(&Screen) -> bool) {
-        let met = poll_until(PATIENCE, || condition(self.parser.lock().expect("the parser").screen()));
-        assert!(met, "{what}:\n{}", self.parser.lock().expect("the parser").screen().contents());
-    }
-
-    fn wait_for(&self, text: &str) {
-        self.wait(text, |screen| screen.contents().contains(text));
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.master.write_all(keys.as_bytes()).expect("keys");
-    }
-
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("a signal");
@@ -122,25 +70,13 @@ impl OnTerminal {
     }
 }
 
-impl Drop for OnTerminal {
-    fn drop(&mut self) {
-        // It has ended already, unless the test failed.
-        let _ended: std::io::Result<()> = self.child.kill();
-        let _reaped: std::io::Result<ExitStatus> = self.child.wait();
-    }
-}
-
-fn resize(slave: &OwnedFd, columns: u16, rows: u16) {
-    tcsetwinsize(slave, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
-}
-
 fn first_row(screen: &Screen) -> String {
     screen.rows(0, screen.size().1).next().unwrap_or_default()
 }
 
 #[test]
 fn a_terminal_shows_groups_and_is_restored() {
-    let mut top = OnTerminal::start(&[], &recording("tomcat-pinned"), (100, 30));
+    let mut top = start(&[], &recording("tomcat-pinned"), (100, 30));
     top.wait("the first row", |screen| first_row(screen).starts_with("closewait top  "));
     top.wait("the full screen", |screen| screen.alternate_screen() && screen.hide_cursor());
     top.wait_for("▶");
@@ -159,7 +95,7 @@ fn a_terminal_shows_groups_and_is_restored() {
 
 #[test]
 fn a_recording_is_moved_through_with_keys() {
-    let mut top = OnTerminal::start(&["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
+    let mut top = start(&["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
     top.wait("the start", |screen| first_row(screen).starts_with("closewait top  0s of "));
     top.press("t3s\r");
     top.wait("the time", |screen| first_row(screen).starts_with("closewait top  3s of "));
@@ -176,7 +112,7 @@ fn a_recording_is_moved_through_with_keys() {
 
 #[test]
 fn an_unfinished_key_sequence_does_not_stop_the_screen() {
-    let mut top = OnTerminal::start(&["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
+    let mut top = start(&["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
     top.wait_for("closewait top  0s of ");
     top.press(" ");
     top.wait("it plays", |screen| first_row(screen).contains("playing"));
@@ -189,7 +125,7 @@ fn an_unfinished_key_sequence_does_not_stop_the_screen() {
 
 #[test]
 fn it_stops_continues_and_fits_another_size() {
-    let mut top = OnTerminal::start(&[], &recording("tomcat-pinned"), (100, 30));
+    let mut top = start(&[], &recording("tomcat-pinned"), (100, 30));
     top.wait_for("▶");
     top.signal(Signal::TSTP);
     top.wait_until_stopped();
@@ -212,7 +148,7 @@ fn it_stops_continues_and_fits_another_size() {
 fn it_goes_on_if_no_shell_could_continue_it() {
     let mut leader = Command::new("setsid");
     leader.arg(env!("CARGO_BIN_EXE_closewait"));
-    let mut top = OnTerminal::start_by(leader, &["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
+    let mut top = start_by(leader, &["--at", "0s"], &recording("tomcat-pinned"), (100, 30));
     top.wait_for("closewait top  0s of ");
     top.signal(Signal::TSTP);
     top.press("t3s\r");
@@ -223,7 +159,7 @@ fn it_goes_on_if_no_shell_could_continue_it() {
 
 #[test]
 fn a_broken_recording_leaves_a_readable_terminal() {
-    let mut top = OnTerminal::start(&[], Path::new("/nowhere/recording"), (100, 30));
+    let mut top = start(&[], Path::new("/nowhere/recording"), (100, 30));
     assert_eq!(top.end().code(), Some(1));
     top.wait_for("opening /nowhere/recording failed");
 }

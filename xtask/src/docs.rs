@@ -1,15 +1,18 @@
 //! `cargo xtask docs`: docs/diagnoses.md, generated from the descriptions in the rules, docs/metrics.md, from the table of metrics,
 //! docs/incident.svg, from a recording, docs/schema/, from the types that are written as JSON, contrib/closewait.toml, from the
-//! options of `run`, the catalog of the journal, and the series of the unit tests of the alerts, from recordings.
+//! options of `run`, contrib/man/ and contrib/completions/, from the command line, the catalog of the journal, and the series of the
+//! unit tests of the alerts, from recordings.
 
 use crate::prelude::*;
 use crate::{setup, test};
 
-/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and six of the agent, which
+/// Tests that compare files with the code, or write them: one of the engine, which knows the rules, and eight of the agent, which
 /// knows the types, the options and the metrics, draws the picture and plays recordings.
-const TESTS: [&str; 7] = [
+const TESTS: [&str; 9] = [
     "diagnose::page::tests::the_page_matches_the_rules",
+    "cmd::completions::tests::the_scripts_match_the_definitions",
     "cmd::documents::the_schemas_match_the_types",
+    "cmd::man::the_manual_pages_match_the_definitions",
     "cmd::settings::tests::the_example_matches_the_options",
     "metrics::page::the_page_matches_the_table",
     "sink::journal::catalog::the_catalog_matches_the_rules",

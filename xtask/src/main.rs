@@ -74,7 +74,7 @@ enum Task {
     Clippy,
     /// Check the rules that the compiler cannot: layers, names, phrases, manifests, sizes, paths
     Tidy,
-    /// Write docs/diagnoses.md, docs/incident.svg, docs/schema/ and contrib/closewait.toml
+    /// Write docs/diagnoses.md, docs/incident.svg, docs/schema/, contrib/closewait.toml, contrib/man/ and contrib/completions/
     Docs(docs::Options),
     /// Measure time and memory
     #[command(subcommand)]

@@ -33,6 +33,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
     root::install(workspace, "browser")?;
     root::install(workspace, "engines")?;
+    root::install(workspace, "shells")?;
     let mut host = workspace.cargo("test");
     host.args(PACKAGES).arg("--no-fail-fast").env("PATH", path_with_receivers(workspace)?);
     if !options.filter.is_empty() {

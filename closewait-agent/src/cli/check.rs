@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::{AgentArgs, Filters, OutputArgs, duration, positive_duration};
 use crate::sink::check::Thresholds;
@@ -34,7 +34,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DUR", requires = "command", value_parser = positive_duration)]
     pub stuck_after: Option<Duration>,
     /// Program to run, with its arguments: fails if its processes leave sockets in CLOSE_WAIT
-    #[arg(value_name = "CMD", last = true, conflicts_with_all = ["Filters", "AgentArgs"])]
+    #[arg(value_name = "CMD", last = true, value_hint = ValueHint::CommandName, conflicts_with_all = ["Filters", "AgentArgs"])]
     pub command: Vec<OsString>,
 }
 

@@ -1,6 +1,7 @@
 //! Subcommands, one file each, and their exit codes.
 
 pub mod check;
+mod completions;
 mod config;
 mod doctor;
 #[cfg(test)]
@@ -9,6 +10,8 @@ mod explain;
 mod hooks;
 mod kill;
 mod list;
+#[cfg(test)]
+mod man;
 mod reload;
 mod replay;
 mod report;
@@ -78,6 +81,7 @@ pub fn run(command: &Command, configuration: Option<Configuration>) -> ExitCode 
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
         Command::Check(check) => Ok(check::check(check)),
         Command::Explain(explain) => explain::explain(explain).map(|()| 0),
+        Command::Completions(completions) => completions::completions(completions).map(|()| 0),
         Command::Doctor(doctor) => with_open_files(|_| {
             doctor::run(
                 match doctor.shape.output {
@@ -121,7 +125,8 @@ const fn needs_kernel_program(command: &Command) -> bool {
         | Command::Explain(_)
         | Command::Check(_)
         | Command::Tail(_)
-        | Command::Config(_) => false,
+        | Command::Config(_)
+        | Command::Completions(_) => false,
     }
 }
 
@@ -229,7 +234,9 @@ mod tests {
         ] {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
-        for arguments in ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung"] {
+        for arguments in
+            ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung", "completions zsh"]
+        {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
         }
     }

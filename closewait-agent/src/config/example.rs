@@ -17,17 +17,42 @@ pub fn example(keys: &Keys) -> String {
          #     closewait config check\n\
          #     closewait config show\n",
     );
-    for (key, option) in keys.options() {
-        let help = option.get_help().map(ToString::to_string).unwrap_or_default();
-        let values: Vec<_> = option.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-        let values =
-            if values.is_empty() || keys.is_flag(key) { String::new() } else { format!(" [{}]", values.join(", ")) };
-        let comment = format!("{help}{values} ({})", variable_name(key));
+    for SettingHelp { help, values, variable, sample, .. } in settings(keys) {
+        let values = if values.is_empty() { String::new() } else { format!(" [{}]", values.join(", ")) };
         text.push('\n');
-        for line in textwrap::wrap(&comment, WIDTH) {
+        for line in textwrap::wrap(&format!("{help}{values} ({variable})"), WIDTH) {
             text.push_str(&format!("# {line}\n"));
         }
-        text.push_str(&format!("#{}\n", sample(key, option)));
+        text.push_str(&format!("#{sample}\n"));
     }
     text
+}
+
+/// Description of a key.
+pub(crate) struct SettingHelp<'k> {
+    /// Key: the long name of the option.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only the manual page needs it alone"))]
+    pub(crate) key: &'k str,
+    /// Text of the option's help.
+    pub(crate) help: String,
+    /// Values that the option takes; none if it takes any, or is a flag.
+    pub(crate) values: Vec<String>,
+    /// Environment variable.
+    pub(crate) variable: String,
+    /// Line of a file with the default, or with the kind of the value.
+    pub(crate) sample: String,
+}
+
+/// Returns the descriptions of all keys, in the order of the help.
+pub(crate) fn settings(keys: &Keys) -> impl Iterator<Item = SettingHelp<'_>> {
+    keys.options().map(|(key, option)| {
+        let values = if keys.is_flag(key) { Vec::new() } else { option.get_possible_values() };
+        SettingHelp {
+            key,
+            help: option.get_help().map(ToString::to_string).unwrap_or_default(),
+            values: values.iter().map(|value| value.get_name().to_owned()).collect(),
+            variable: variable_name(key),
+            sample: sample(key, option),
+        }
+    })
 }

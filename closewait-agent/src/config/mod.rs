@@ -22,6 +22,8 @@ use std::{
     path::PathBuf,
 };
 
+#[cfg(test)]
+pub(crate) use self::example::{SettingHelp, settings};
 pub use self::{
     example::example,
     file::{ConfigFiles, ConfigText},

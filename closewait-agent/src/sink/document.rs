@@ -3,7 +3,7 @@
 //! Only tests contain this module. `cargo xtask docs` writes the files, and `cargo xtask docs --check` compares them.
 
 mod names;
-mod page;
+pub(crate) mod page;
 
 pub(crate) use self::{names::*, page::page};
 pub(crate) use schemars::JsonSchema;

@@ -48,6 +48,8 @@ closewait check --port 80 -- true
 closewait check true
 closewait explain hnug
 closewait explain xyz
+closewait completions
+closewait completions csh
 closewait kill --max 0
 closewait tail --since soon
 closewait tail --socket /nowhere/agent.sock
@@ -110,6 +112,7 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait check --help"), file!["help-check.txt"]);
     assert_data_eq!(transcript("closewait explain --help"), file!["help-explain.txt"]);
     assert_data_eq!(transcript("closewait doctor --help"), file!["help-doctor.txt"]);
+    assert_data_eq!(transcript("closewait completions --help"), file!["help-completions.txt"]);
     let config = "closewait config --help\nclosewait config check --help\nclosewait config show --help";
     assert_data_eq!(transcript(config), file!["help-config.txt"]);
 }

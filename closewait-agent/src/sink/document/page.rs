@@ -18,9 +18,8 @@ one file per document. `--output json` prints one object per line. [events.md](.
 |---|---|---|
 ";
 
-const RULES: &str = "
-## What may change
-
+/// Rules for consumers, in Markdown.
+pub(crate) const RULES: &str = "\
 `schema_version` is 1 in every object.
 
 - Within one `schema_version`, members are added. None is removed or renamed, and none gets another type, unit or meaning. Accept
@@ -32,7 +31,6 @@ const RULES: &str = "
 
 `null` means that the value is unknown or does not exist; 0 is a number that was counted. Durations are in seconds, as `*_seconds`.
 Times are RFC 3339, in UTC with nanoseconds. A member marked *optional* can be absent; every other one is always there.
-
 ";
 
 /// Returns the page.
@@ -41,7 +39,7 @@ pub(crate) fn page(documents: &[Document]) -> String {
     for Document { name, printed_by, schema } in documents {
         put(&mut page, &format!("| [{name}.json]({name}.json) | {} | {printed_by} |", text(&schema["title"])));
     }
-    page.push_str(RULES);
+    put(&mut page, &format!("\n## What may change\n\n{RULES}"));
     for Document { name, schema, .. } in documents {
         put(&mut page, &format!("## {name}.json\n"));
         match lines(schema) {
@@ -61,9 +59,10 @@ pub(crate) fn page(documents: &[Document]) -> String {
     );
     for (name, part) in parts(documents) {
         put(&mut page, &format!("### {name}\n\n{}\n", text(&part["description"])));
-        match part.get("enum") {
-            Some(values) => meanings(&mut page, values, &part["enumDescriptions"]),
-            None => members(&mut page, part),
+        if part.get("enum").is_some() {
+            meanings(&mut page, part);
+        } else {
+            members(&mut page, part);
         }
     }
     page.truncate(page.trim_end().len());
@@ -72,12 +71,12 @@ pub(crate) fn page(documents: &[Document]) -> String {
 }
 
 /// Returns the objects that a line can be, if there are several.
-fn lines(schema: &Value) -> Option<impl Iterator<Item = &Value>> {
+pub(crate) fn lines(schema: &Value) -> Option<impl Iterator<Item = &Value>> {
     Some(schema["oneOf"].as_array()?.iter().map(|line| &schema["$defs"][part_name(&line["$ref"])]))
 }
 
 /// Returns the constant that identifies a line, or else the name of its first own member.
-fn tag(line: &Value) -> String {
+pub(crate) fn tag(line: &Value) -> String {
     let constant = super::tag(line);
     let first = || line["required"].as_array()?.get(1)?.as_str().map(str::to_owned);
     format!("`{}`", constant.or_else(first).expect("a member"))
@@ -88,7 +87,7 @@ fn tag(line: &Value) -> String {
 /// # Panics
 ///
 /// If two documents have different definitions with the same name.
-fn parts(documents: &[Document]) -> BTreeMap<&str, &Value> {
+pub(crate) fn parts(documents: &[Document]) -> BTreeMap<&str, &Value> {
     let mut all = BTreeMap::new();
     for Document { name: document, schema, .. } in documents {
         let lines: Vec<_> = lines(schema).into_iter().flatten().collect();
@@ -102,28 +101,51 @@ fn parts(documents: &[Document]) -> BTreeMap<&str, &Value> {
     all
 }
 
-/// Adds the table of an object's members: those that are always there in their order, then the optional ones.
+/// Adds the table of an object's members.
 fn members(page: &mut String, object: &Value) {
     put(page, "| member | type | meaning |\n|---|---|---|");
-    let members = object["properties"].as_object().expect("members");
-    let required = object["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let required: Vec<&str> = required.collect();
-    let optional = members.keys().map(String::as_str).filter(|name| !required.contains(name));
-    for name in required.iter().copied().chain(optional) {
-        let member = &members[name];
-        let note = if required.contains(&name) { "" } else { ", *optional*" };
-        put(page, &format!("| `{name}` | {}{note} | {} |", kind(member), text(&member["description"])));
+    for DescribedMember { name, kind, meaning } in described(object) {
+        put(page, &format!("| `{name}` | {kind} | {meaning} |"));
     }
     page.push('\n');
 }
 
+/// Member of an object, in Markdown.
+pub(crate) struct DescribedMember<'s> {
+    /// Name.
+    pub(crate) name: &'s str,
+    /// Type, and whether it is optional.
+    pub(crate) kind: String,
+    /// Description.
+    pub(crate) meaning: &'s str,
+}
+
+/// Returns an object's members: those that are always there in their order, then the optional ones.
+pub(crate) fn described(object: &Value) -> impl Iterator<Item = DescribedMember<'_>> {
+    let members = object["properties"].as_object().expect("members");
+    let required = object["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let required: Vec<&str> = required.collect();
+    let optional: Vec<&str> = members.keys().map(String::as_str).filter(|name| !required.contains(name)).collect();
+    let count = required.len();
+    required.into_iter().chain(optional).enumerate().map(move |(at, name)| {
+        let note = if at < count { "" } else { ", *optional*" };
+        DescribedMember { name, kind: kind(&members[name]) + note, meaning: text(&members[name]["description"]) }
+    })
+}
+
 /// Adds the table of the values of a set.
-fn meanings(page: &mut String, values: &Value, meanings: &Value) {
+fn meanings(page: &mut String, part: &Value) {
     put(page, "| value | meaning |\n|---|---|");
-    for (value, meaning) in values.as_array().into_iter().flatten().zip(meanings.as_array().into_iter().flatten()) {
-        put(page, &format!("| `{}` | {} |", text(value), text(meaning)));
+    for (value, meaning) in constants(part) {
+        put(page, &format!("| `{value}` | {meaning} |"));
     }
     page.push('\n');
+}
+
+/// Returns the values of a set and their meanings; none for an object.
+pub(crate) fn constants(part: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let list = |keyword: &str| part[keyword].as_array().into_iter().flatten().map(text);
+    list("enum").zip(list("enumDescriptions"))
 }
 
 /// Returns the type of a member.
@@ -158,7 +180,7 @@ fn part_name(reference: &Value) -> &str {
     text(reference).trim_start_matches("#/$defs/")
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
 }
 
