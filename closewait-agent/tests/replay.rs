@@ -115,7 +115,9 @@ fn a_recording_of_another_architecture_gives_the_same_findings() {
         let other = Scratch::new("aarch64", b"");
         calls += on_aarch64(&recording, &other.0);
         let expected = VARIANTS.iter().fold(lines(&recording), |lines, (one, other)| {
-            lines.replace(&format!(" in {one}"), &format!(" in {other}"))
+            // In a sentence, and as the place of threads in a group.
+            let in_place = |name: &str| format!("\"place\":\"{name}\"");
+            lines.replace(&format!(" in {one}"), &format!(" in {other}")).replace(&in_place(one), &in_place(other))
         });
         assert_eq!(lines(&other.0), expected, "{}", recording.display());
     }
