@@ -225,7 +225,7 @@ impl<S: RecordSource> Runtime<S> {
         self.hand_over(&mut piece);
         let mut emptied = self.drain(MAX_RECORDS);
         self.service.started(clock::now());
-        let mut turns = LoopTurns::default();
+        let mut turns = LoopTurns::begin();
         // Findings since the engine had no output.
         let mut findings = 0;
         loop {

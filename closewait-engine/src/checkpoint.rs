@@ -33,7 +33,7 @@ pub enum CheckpointError {
 impl Checkpoint {
     /// Version of the state. Raise it when a field changes its meaning, or when a new field has no `#[serde(default)]`
     /// with the previous behavior: then earlier checkpoints cannot be read.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// Returns an engine that continues from here.
     ///

@@ -89,6 +89,7 @@ pub struct Engine {
     #[serde(default)]
     unexported: u64,
     recordings_failed: u64,
+    unrecorded: u64,
     /// Outputs that the caller has not taken; a checkpoint is made when there are none.
     #[serde(skip)]
     outputs: VecDeque<Output>,
@@ -146,6 +147,7 @@ impl Engine {
             log_lines_dropped: 0,
             unexported: 0,
             recordings_failed: 0,
+            unrecorded: 0,
             outputs: VecDeque::new(),
             window_ends: now + config.histogram_every,
             check_counters: None,
@@ -205,10 +207,16 @@ impl Engine {
         self.unexported = self.unexported.saturating_add(events);
     }
 
-    /// Counts a recording that ended early, at `at` or before.
+    /// Counts a recording that ended early, or a gap in one, that began at `at` or before.
     pub fn recording_failed(&mut self, at: BootTime) {
         self.something_happened(at);
         self.recordings_failed = self.recordings_failed.saturating_add(1);
+    }
+
+    /// Counts observations until `at` that a recording in a directory dropped, because it could not be written.
+    pub fn unrecorded(&mut self, at: BootTime, observations: u64) {
+        self.something_happened(at);
+        self.unrecorded = self.unrecorded.saturating_add(observations);
     }
 
     /// Does the work that is due at `now`.
@@ -273,6 +281,7 @@ impl Engine {
             log_lines_dropped: self.log_lines_dropped,
             unexported: self.unexported,
             recordings_failed: self.recordings_failed,
+            unrecorded: self.unrecorded,
             repaired: self.audit.repaired,
             phantom: self.audit.phantom,
             tracked: self.tracker.len() as u64,
@@ -368,8 +377,8 @@ impl Engine {
         let Totals { untracked, ungrouped, unkept, fd_open_unwatched, .. } = self.totals();
         // Only whether these limits are reached: the counts are of no use.
         let (ungrouped, unwatched) = (u64::from(ungrouped > 0), u64::from(fd_open_unwatched > 0));
-        let Self { log_lines_dropped, unexported, recordings_failed, .. } = *self;
-        [untracked, ungrouped, unkept, unwatched, log_lines_dropped, unexported, recordings_failed]
+        let Self { log_lines_dropped, unexported, recordings_failed, unrecorded, .. } = *self;
+        [untracked, ungrouped, unkept, unwatched, log_lines_dropped, unexported, recordings_failed, unrecorded]
     }
 }
 

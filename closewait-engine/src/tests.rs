@@ -269,9 +269,11 @@ fn losses_of_the_log_and_the_recording_are_reported_and_start_no_audit() {
     engine.handle(counters(1000, Counters::default()));
     engine.log_lines_dropped(at(1500), 4);
     engine.recording_failed(at(1500));
+    engine.unrecorded(at(1500), 5);
     engine.handle(counters(2000, Counters::default()));
     assert_eq!(words(&mut engine), ["health", "health"]);
-    assert_eq!((engine.totals().log_lines_dropped, engine.totals().recordings_failed), (7, 1));
+    let totals = engine.totals();
+    assert_eq!((totals.log_lines_dropped, totals.recordings_failed, totals.unrecorded), (7, 1, 5));
     engine.handle_timeout(at(15_000));
     assert_eq!(words(&mut engine), ["read counters"]);
 }

@@ -54,6 +54,8 @@ fn play(mut bytes: &[u8], with_checkpoints: bool) -> Vec<u8> {
             Item::Undecodable(at) => play.engine.undecodable(at),
             Item::Unwritten { at, lines } => play.engine.unwritten(at, lines),
             Item::LogDropped { at, lines } => play.engine.log_lines_dropped(at, lines),
+            Item::Unexported { at, events } => play.engine.unexported(at, events),
+            Item::Unrecorded { at, observations } => play.engine.unrecorded(at, observations),
             Item::Started(start) => play.start(&start),
             Item::ScanBegan => drop(play.engine.scan_began()),
             Item::Stopping => play.engine.stop(),

@@ -20,6 +20,8 @@ pub enum Behavior {
     Answer(u16, String, String),
     /// Text in place of an HTTP answer.
     Garbage,
+    /// These bytes, status line included.
+    Raw(String),
     /// No answer.
     Hang,
     /// An answer that never ends: one byte every 100 ms.
@@ -136,6 +138,7 @@ fn behave(mut stream: TcpStream, behavior: &Behavior, ends: &AtomicBool) {
             )
         }
         Behavior::Garbage => stream.write_all(b"\x1b[31mSSH-2.0-OpenSSH\r\n\r\n"),
+        Behavior::Raw(text) => stream.write_all(text.as_bytes()),
         Behavior::Hang => {
             while !ends.load(Ordering::SeqCst) {
                 pause();

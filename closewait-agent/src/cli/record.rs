@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{RunArgs, bytes};
 use crate::recording::{MIN_RETAINED_BYTES, Retention};
 
+/// Minimum and maximum of the retained time: no segment is shorter than the one, and the other is 10 years.
+const TIMES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3650 * 24 * 3600));
+
 /// Limit of a recording in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetainLimit {
@@ -15,6 +18,13 @@ pub enum RetainLimit {
 }
 
 impl RunArgs {
+    /// Returns the kind of limit that `--retain` has more than once; `None` if each has at most one value.
+    pub fn retained_twice(&self) -> Option<&'static str> {
+        let times = self.retain.iter().filter(|limit| matches!(limit, RetainLimit::Time(_))).count();
+        let sizes = self.retain.len() - times;
+        [(times, "times"), (sizes, "sizes")].into_iter().find(|(count, _)| *count > 1).map(|(_, kind)| kind)
+    }
+
     /// Returns the limits of a recording in a directory. There is always a limit of size, and one of time unless only a size was
     /// given.
     pub fn retention(&self) -> Retention {
@@ -41,8 +51,9 @@ pub(super) fn retain(text: &str) -> Result<RetainLimit, String> {
         };
     }
     match humantime::parse_duration(text) {
-        Ok(time) if !time.is_zero() => Ok(RetainLimit::Time(time)),
-        _ => Err("write a time as 15m, 1h or 1d, or a size as 512M or 1GiB".to_owned()),
+        Ok(time) if (TIMES.0..=TIMES.1).contains(&time) => Ok(RetainLimit::Time(time)),
+        Ok(_) => Err("it must be a time from 10s to 3650d, or a size of at least 1M".to_owned()),
+        Err(_) => Err("write a time as 15m, 1h or 1d, or a size as 512M or 1GiB".to_owned()),
     }
 }
 
@@ -69,9 +80,15 @@ mod tests {
         assert_eq!(retention(&["--retain", "2G"]), of(None, 2 << 30));
         assert_eq!(retention(&["--retain", "1h,512MiB"]), of(hour, 512 << 20));
         assert_eq!(retention(&["--retain", "1h", "--retain", "512M"]), of(hour, 512 << 20));
-        for bad in ["", "0s", "5", "1K", "1TB", "1023KiB", "x"] {
+        for bad in ["", "5", "1TB", "x", "1K", "1023KiB"] {
             assert!(retention(&["--retain", bad]).is_err(), "{bad}");
         }
+        for bad in ["0s", "1ns", "9s", "3651d", "10000000y"] {
+            let error = retention(&["--retain", bad]).unwrap_err();
+            assert!(error.contains("it must be a time from 10s to 3650d"), "{bad}: {error}");
+        }
+        assert_eq!(retention(&["--retain", "10s,1M"]), of(Some(Duration::from_secs(10)), 1 << 20));
+        assert_eq!(retention(&["--retain", "3650d"]), of(Some(TIMES.1), 1 << 30));
         let alone = Cli::try_parse_from(["closewait", "run", "--retain", "1h"]);
         assert!(alone.unwrap_err().to_string().contains("--record"));
     }

@@ -82,6 +82,7 @@ fn play(
             | Item::Unwritten { .. }
             | Item::LogDropped { .. }
             | Item::Unexported { .. }
+            | Item::Unrecorded { .. }
             | Item::ScanBegan
             | Item::Stopping
             | Item::Polled(_)

@@ -156,7 +156,10 @@ impl Configuration {
         let run = matches.subcommand().map(|(_, run)| run);
         let settings = run.map(|run| settings(run, &keys, &layers, given)).unwrap_or_default();
         match Cli::from_arg_matches(&matches).map(Cli::into_command) {
-            Ok(Command::Run(run)) => Ok(Resolved { run, settings }),
+            Ok(Command::Run(run)) => match run.retained_twice() {
+                Some(kind) => Err(retained_twice(kind, &settings)),
+                None => Ok(Resolved { run, settings }),
+            },
             Ok(_) => Err(self.usage()),
             Err(error) => Err(ParseError::Usage(error)),
         }
@@ -246,6 +249,25 @@ pub(super) fn unusable(errors: Vec<(&str, HookProgramError)>, settings: &[Config
         ConfigProblem::of_setting(&setting, format!("{key} cannot be used: {what}"), hints.into_iter().next())
     });
     ConfigError(problems.collect())
+}
+
+/// Returns the error of a `--retain` with two limits of one kind, at the place of the setting.
+fn retained_twice(kind: &str, settings: &[ConfigEntry]) -> ParseError {
+    let hint = "give one time, one size, or one of each: 1h,1GiB";
+    let setting = settings.iter().find(|setting| setting.key == "retain");
+    match setting.filter(|setting| setting.origin != SettingOrigin::CommandLine) {
+        Some(setting) => {
+            let what = format!("retain has two {kind}");
+            ParseError::Config(ConfigError(vec![ConfigProblem::of_setting(setting, what, Some(hint.to_owned()))]))
+        }
+        None => {
+            let mut cli = Cli::command();
+            cli.build();
+            let what = format!("--retain has two {kind}; {hint}");
+            let run = cli.find_subcommand_mut("run").map(|run| run.error(ErrorKind::ValueValidation, &what));
+            ParseError::Usage(run.unwrap_or_else(|| clap::Error::raw(ErrorKind::ValueValidation, what)))
+        }
+    }
 }
 
 /// Whether the command line has the option of a key.

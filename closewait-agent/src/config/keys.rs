@@ -145,7 +145,8 @@ impl Keys {
             );
         }
         let value = shown(key, value);
-        let what = match error.source() {
+        let (cause, hint) = error.source().map(|cause| cause_and_hint(&cause.to_string())).unwrap_or_default();
+        let what = match cause {
             Some(cause) => format!("invalid value {value} for {key}: {cause}"),
             None => format!("invalid value {value} for {key}"),
         };
@@ -153,7 +154,7 @@ impl Keys {
             Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
                 WrongValue::new(what, format!("use one of {}", valid.join(", ")))
             }
-            _ => WrongValue { what, hint: None },
+            _ => WrongValue { what, hint },
         }
     }
 
@@ -161,6 +162,25 @@ impl Keys {
     fn sample(&self, key: &str) -> String {
         format!("write it like this:\n    {}", self.option(key).map(|option| sample(key, option)).unwrap_or_default())
     }
+}
+
+/// Splits the reason of a parser into the cause and what to do. On the command line they are one sentence: `CAUSE; DO THIS`, or
+/// one of both.
+fn cause_and_hint(reason: &str) -> (Option<String>, Option<String>) {
+    let text = |part: &str| Some(part.to_owned());
+    if let Some((_, range)) = reason.rsplit_once(" is not in ")
+        && let Some((least, most)) = range.split_once("..=")
+    {
+        return (text(reason), Some(format!("use a number from {least} to {most}")));
+    }
+    if reason.starts_with("write ") || reason.starts_with("it must be ") {
+        return (None, text(reason));
+    }
+    if let Some((cause, hint)) = reason.rsplit_once("; ") {
+        return (text(cause), text(hint));
+    }
+    let is_number = matches!(reason, "invalid digit found in string" | "cannot parse integer from empty string");
+    (text(reason), is_number.then(|| "write a whole number".to_owned()))
 }
 
 fn is_flag(option: &Arg) -> bool {

@@ -79,8 +79,11 @@ fn problems_name_line_and_column_and_what_to_do() {
             "a.toml:1:1: config cannot be set in a file\nhint: remove it, or give it on the command line: --config",
         ),
         ("level = 'middle'", "a.toml:1:9: invalid value middle for level\nhint: use one of low, high"),
-        ("limit = 11", "a.toml:1:9: invalid value 11 for limit: 11 is not in 1..=10"),
-        ("limit = 1.5", "a.toml:1:9: invalid value 1.5 for limit: invalid digit found in string"),
+        ("limit = 11", "a.toml:1:9: invalid value 11 for limit: 11 is not in 1..=10\nhint: use a number from 1 to 10"),
+        (
+            "limit = 1.5",
+            "a.toml:1:9: invalid value 1.5 for limit: invalid digit found in string\nhint: write a whole number",
+        ),
         (
             "limit = 1\nlimit = 2",
             "a.toml:2:1: duplicate key\nhint: see https://toml.io; a line looks like this:\n    stuck-after = \"60s\"",
@@ -115,7 +118,7 @@ fn problems_name_line_and_column_and_what_to_do() {
     let wrong = merged(&[], &[("CLOSEWAIT_LIMIT", "0"), ("CLOSEWAIT_VERBOSE", "yes")]).unwrap_err();
     assert_eq!(
         wrong.to_string(),
-        "environment variable CLOSEWAIT_LIMIT: invalid value 0 for limit: 0 is not in 1..=10\n\
+        "environment variable CLOSEWAIT_LIMIT: invalid value 0 for limit: 0 is not in 1..=10\nhint: use a number from 1 to 10\n\
          environment variable CLOSEWAIT_VERBOSE: verbose is true or false\nhint: set it to true or false"
     );
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::{
     Head, MAX_ANSWER, MAX_HEAD, MAX_QUESTION, PATIENCE, PROTOCOL, Request,
-    error::{ControlError, MAX_PATH},
+    error::{ControlError, MAX_SOCKET_PATH},
     frames::FrameReader,
     peer, place, transfer_time,
 };
@@ -188,7 +188,7 @@ impl Exchange<'_> {
 
     /// Returns a non-blocking connection to an agent that the client trusts; `None` if no program listens.
     fn connect(&self) -> Result<Option<UnixStream>, ControlError> {
-        if self.path.as_os_str().len() > MAX_PATH {
+        if self.path.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(ControlError::TooLong { path: self.path.to_owned() });
         }
         let until = self.until;

@@ -105,7 +105,7 @@ impl ControlError {
             }
             Self::Taken { path } => format!("another agent answers at {}", path.display()),
             Self::TooLong { path } => format!(
-                "the path of the socket is too long: {} has {} bytes, and {MAX_PATH} are possible",
+                "the path of the socket is too long: {} has {} bytes, and {MAX_SOCKET_PATH} are possible",
                 path.display(),
                 path.as_os_str().len()
             ),
@@ -174,7 +174,7 @@ impl ControlError {
 
 /// Maximum length of a path in the address of a Unix socket, bytes: `UNIX_PATH_MAX` (include/uapi/linux/un.h, v6.18)
 /// less the zero at its end.
-pub(super) const MAX_PATH: usize = 107;
+pub const MAX_SOCKET_PATH: usize = 107;
 
 impl fmt::Display for ControlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -37,7 +37,7 @@ use closewait_engine::text::harmless_field;
 pub use self::{
     answer_writer::AnswerWriter,
     client::{Followed, ask, follow},
-    error::ControlError,
+    error::{ControlError, MAX_SOCKET_PATH},
     events::{EventForm, EventKind, EventLog, MAX_EVENT_BYTES, MAX_EVENTS, RecentEvent, StreamItem},
     place::SocketFile,
     server::{Control, QueryClient},
@@ -76,7 +76,7 @@ const MIN_RATE: u64 = 256 * 1024;
 
 /// Version of the protocol: of queries, of the items of an answer and of their encoding. Raise it whenever one of
 /// them changes; a test of this module detects a change of the encoding.
-pub const PROTOCOL: u32 = 11;
+pub const PROTOCOL: u32 = 12;
 
 /// Line of a query.
 #[derive(Debug, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use super::{
-    error::{ControlError, MAX_PATH},
+    error::{ControlError, MAX_SOCKET_PATH},
     peer::{OTHERS_WRITE, folder_of, own_user},
 };
 use crate::host::in_time::{CallFailure, InTime, START_PATIENCE, call, in_time};
@@ -75,7 +75,7 @@ pub(super) fn occupy_in_time(path: &Path, mode: u32) -> Result<Occupied, Control
 /// file unchanged. Returns, with the listener, warnings about the folder.
 fn occupy(path: &Path, mode: u32) -> Result<Occupied, ControlError> {
     let failed = |call| move |error| ControlError::Listen { call, path: path.to_owned(), error };
-    if path.as_os_str().len() > MAX_PATH {
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(ControlError::TooLong { path: path.to_owned() });
     }
     create_folder(folder_of(path))?;
@@ -451,9 +451,9 @@ mod tests {
             let path = folder.0.as_os_str().as_bytes().len() + 1;
             folder.0.join("x".repeat(length - path))
         };
-        let (_listener, place, _) = occupy_control(&of_length(MAX_PATH)).unwrap();
+        let (_listener, place, _) = occupy_control(&of_length(MAX_SOCKET_PATH)).unwrap();
         place.leave();
-        let error = occupy_control(&of_length(MAX_PATH + 1)).unwrap_err();
+        let error = occupy_control(&of_length(MAX_SOCKET_PATH + 1)).unwrap_err();
         assert!(matches!(&error, ControlError::TooLong { .. }), "{error}");
         assert!(error.to_string().contains("108 bytes") && error.to_string().contains("shorter"), "{error}");
         assert!(folder.names().is_empty());

@@ -1,19 +1,24 @@
 //! Address of `--listen`, and the listener on it.
 
 use std::{
-    io,
+    fmt, io,
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
+use rustix::net::listen;
 use thiserror::Error;
 
-use crate::control::{SocketFile, bind_file};
+use crate::control::{MAX_SOCKET_PATH, SocketFile, bind_file};
+use closewait_engine::text::harmless_path;
 
 /// Mode of a Unix socket: the user and the group of the agent may connect.
 const SOCKET_MODE: u32 = 0o660;
+/// Maximum number of connections that wait in the kernel to be accepted, at most `net.core.somaxconn`. Above it, a client
+/// tries to connect again only after a second (`TCP_TIMEOUT_INIT`, include/net/tcp.h, v6.18).
+const BACKLOG: i32 = 4096;
 
 /// Address at which the agent serves metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +35,17 @@ impl FromStr for ListenAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = PathBuf::from(path);
-            return if path.is_absolute() {
-                Ok(Self::Unix(path))
-            } else {
-                Err("write unix: and an absolute path, for example unix:/run/closewait/metrics.sock".to_owned())
-            };
+            if !path.is_absolute() {
+                return Err("write unix: and an absolute path, for example unix:/run/closewait/metrics.sock".to_owned());
+            }
+            let length = path.as_os_str().len();
+            if length > MAX_SOCKET_PATH {
+                return Err(format!(
+                    "the path has {length} bytes, and the path of a socket at most {MAX_SOCKET_PATH}; write a shorter one, \
+                     for example unix:/run/closewait/metrics.sock"
+                ));
+            }
+            return Ok(Self::Unix(path));
         }
         let address: SocketAddr =
             text.parse().map_err(|_error| "write 127.0.0.1:9753, [::1]:9753 or unix:/PATH".to_owned())?;
@@ -105,6 +116,8 @@ impl ListenAddress {
                     }
                 };
                 let listener = TcpListener::bind(address).map_err(failed)?;
+                // The standard library's own limit is 128.
+                listen(&listener, BACKLOG).map_err(|errno| failed(errno.into()))?;
                 listener.set_nonblocking(true).map_err(failed)?;
                 Ok(MetricsListener { socket: ListeningSocket::Tcp(listener), file: None })
             }
@@ -131,8 +144,27 @@ impl MetricsListener {
     }
 }
 
+impl fmt::Display for MetricsListener {
+    /// Writes the address at which clients connect: with the port that the kernel chose, if the user left it open.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            ListeningSocket::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "http://{address}/metrics"),
+                Err(error) => write!(f, "an unknown address (getsockname: {error})"),
+            },
+            ListeningSocket::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname()).unwrap_or(Path::new("?"));
+                write!(f, "unix:{}", harmless_path(path.as_os_str().as_encoded_bytes()))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{fs, net::TcpStream, time::Duration};
+
     use super::*;
 
     #[test]
@@ -145,6 +177,10 @@ mod tests {
             let error = remote.parse::<ListenAddress>().unwrap_err();
             assert!(error.contains("not a loopback address") && error.contains("proxy"), "{remote}: {error}");
         }
+        let longest = format!("unix:/{}", "x".repeat(MAX_SOCKET_PATH - 1));
+        assert!(longest.parse::<ListenAddress>().is_ok());
+        let error = (longest + "x").parse::<ListenAddress>().unwrap_err();
+        assert!(error.contains("108 bytes") && error.contains("shorter"), "{error}");
         for bad in ["", "9753", ":9753", "localhost:9753", "127.0.0.1", "unix:", "unix:m.sock", "127.0.0.1:99999"] {
             assert!(bad.parse::<ListenAddress>().unwrap_err().starts_with("write "), "{bad}");
         }
@@ -154,8 +190,21 @@ mod tests {
     fn an_address_in_use_is_an_error_with_a_hint() {
         let first = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).bind().unwrap();
         let address = first.local_address().unwrap();
+        assert_ne!(address.port(), 0);
+        assert_eq!(first.to_string(), format!("http://{address}/metrics"));
         let error = ListenAddress::Tcp(address).bind().unwrap_err().to_string();
         assert!(error.contains("another program has the address\nhint: "), "{error}");
         assert!(error.ends_with(&format!("\n    ss -ltnp 'sport = :{}'", address.port())), "{error}");
+    }
+
+    #[test]
+    fn a_burst_of_connections_waits_in_the_kernel() {
+        let somaxconn: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+        let listener = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).bind().unwrap();
+        let address = listener.local_address().unwrap();
+        // Nothing accepts them: without room, a connection takes a second or more.
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(800)).unwrap();
+        let waiting: Vec<_> = (0..somaxconn.min(500)).map(connect).collect();
+        assert!(!waiting.is_empty());
     }
 }

@@ -8,6 +8,7 @@
 //! | `protobuf` | readings in Prometheus' protobuf format, with native histograms |
 //! | `feed` | requests to the event loop for readings: one at a time, with a time limit |
 //! | `address`, `server` | the HTTP server of `--listen`, on its own thread |
+//! | `places` | connections of the server: who has to leave when there are too many |
 //! | `losses` | count of what the export over OTLP dropped |
 //! | `usage` | CPU time and memory of this process |
 //! | `page` | `docs/metrics.md`, made from the table |
@@ -17,6 +18,7 @@ mod feed;
 mod losses;
 #[cfg(test)]
 mod page;
+mod places;
 pub mod prometheus;
 mod protobuf;
 pub mod readings;

@@ -84,7 +84,8 @@ sockets is exact. [monitoring.md](monitoring.md#native-histograms) says how to g
 Stages of `closewait_dropped_total`: `kernel` (runs of the kernel program that the kernel skipped; absent before Linux 5.12),
 `kernel_map` (entry times), `ring_buffer` (records), `decode` (records that were not understood), `track` (sockets above
 `--max-tracked`), `group` (sockets in a group without counts of its own), `output` (lines of standard output), `log` (lines of the
-log), `otlp` (events for an OpenTelemetry collector; absent without one).
+log), `recording` (observations missing in a recording in a directory), `otlp` (events for an OpenTelemetry collector; absent without
+one).
 ";
 
 #[test]

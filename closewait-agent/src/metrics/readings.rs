@@ -234,6 +234,7 @@ fn dropped(totals: &Totals, export_losses: Option<u64>) -> Vec<MetricPoint> {
         ("group", Some(totals.ungrouped)),
         ("output", Some(totals.unwritten)),
         ("log", Some(totals.log_lines_dropped)),
+        ("recording", Some(totals.unrecorded)),
         ("otlp", export_losses),
     ];
     stages.into_iter().filter_map(|(stage, count)| Some(one(STAGE, stage, count?))).collect()

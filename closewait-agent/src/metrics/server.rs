@@ -1,7 +1,7 @@
 //! HTTP server of `--listen`, on its own thread with its own runtime: no client can hold up the event loop.
 //!
-//! Each connection carries one request without a body, and ends after it. Everything is bounded: connections, header bytes, time
-//! for the headers, and time for the whole connection.
+//! Each connection carries one request without a body, and ends after it. Everything is bounded: connections and answers
+//! ([`Places`]), header bytes, time for the headers, and time for the whole connection.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::oneshot,
+    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -37,14 +38,13 @@ use super::{
     address::{ListeningSocket, MetricsListener},
     feed::{self, MetricsFeed, MetricsRequest, MomentSnapshot, NoAnswer, Requester, SharedRequests},
     losses::ExportLosses,
+    places::{ConnectionPlace, Places},
     prometheus::PageFormat,
     readings::{AgentFacts, ReadingsSource},
     usage::ProcessUsage,
 };
 use crate::{control::SocketFile, host::in_time::InTime};
 
-/// Maximum number of connections at the same time. More wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 16;
 /// Maximum length of the request line and headers of a request, bytes: the least that hyper allows.
 const MAX_HEADER_BYTES: usize = 8192;
 /// Maximum number of headers of a request.
@@ -79,6 +79,7 @@ impl MetricsServer {
         facts: AgentFacts,
         export_losses: Option<ExportLosses>,
     ) -> anyhow::Result<Self> {
+        let address = listener.to_string();
         let MetricsListener { socket, file } = listener;
         let (requester, feed) = feed::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -89,6 +90,7 @@ impl MetricsServer {
         thread::Builder::new().name("metrics".to_owned()).spawn(serve).context(
             "starting the thread that serves metrics failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
         )?;
+        log::info!("serving metrics at {address}");
         Ok(Self { feed, file, leaving: None })
     }
 
@@ -149,45 +151,64 @@ async fn serve(socket: ListeningSocket, requester: Requester, facts: AgentFacts,
     }
 }
 
-/// Serves the connections that `accept` returns, at most [`MAX_CONNECTIONS`] at a time.
+/// Serves the connections that `accept` returns.
 async fn accept_all<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     accept: impl AsyncFn() -> io::Result<S>,
     shared: &Arc<ServerState>,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    let places = Places::new();
+    loop {
         match accept().await {
-            Ok(stream) => begin(stream, place, shared),
-            Err(_) => sleep(ACCEPT_DELAY).await,
+            Ok(stream) => {
+                let (place, leave) = places.take().await;
+                begin(stream, place, leave, shared);
+                // Whoever has sent a request gets its turn before the next connection takes its place.
+                yield_now().await;
+            }
+            Err(error) => {
+                log::debug!("accepting a client of --listen failed: {error}");
+                // It may be a lack of descriptors.
+                places.close_oldest();
+                sleep(ACCEPT_DELAY).await;
+            }
         }
     }
 }
 
-/// Serves one connection in a task of its own.
+/// Serves one connection in a task of its own, until it has to leave.
 fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
-    place: OwnedSemaphorePermit,
+    place: ConnectionPlace,
+    leave: oneshot::Receiver<()>,
     shared: &Arc<ServerState>,
 ) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        let service = service_fn(|request: Request<Incoming>| {
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(shared.respond(&request).await) }
+        let (shared, place) = (&shared, &place);
+        let service = service_fn(move |request: Request<Incoming>| async move {
+            place.begin_answer().await;
+            let response = shared.respond(&request).await;
+            place.send_answer();
+            Ok::<_, Infallible>(response)
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(HEADER_PATIENCE)
             .max_buf_size(MAX_HEADER_BYTES)
             .max_headers(MAX_HEADERS)
+            // A client may say that it sends nothing more, and wait for the answer.
+            .half_close(true)
             // One request per connection: an idle client holds no place.
             .keep_alive(false);
-        match timeout(CONNECTION_PATIENCE, http.serve_connection(TokioIo::new(stream), service)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::debug!("a client of --listen failed: {error}"),
-            Err(_) => log::debug!("a client of --listen took too long"),
+        let served = timeout(CONNECTION_PATIENCE, http.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            served = served => match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => log::debug!("a client of --listen failed: {error}"),
+                Err(_) => log::debug!("a client of --listen took too long"),
+            },
+            _ = leave => log::debug!("a client of --listen had to leave: others wait"),
         }
-        drop(place);
     });
 }
 

@@ -153,10 +153,25 @@ impl RecordingEngine {
             self.keep(|recording| recording.item(&Item::Unexported { at, events }));
             self.engine.unexported(at, events);
         }
+        self.count_unrecorded(at);
         // The recording has ended, so this is not in it.
         if std::mem::take(&mut self.failed) {
             self.engine.recording_failed(at);
         }
+    }
+
+    /// Counts what the recording has dropped since the last call.
+    fn count_unrecorded(&mut self, at: BootTime) {
+        let Some(ActiveRecording { recorder, .. }) = &self.recording else { return };
+        let observations = recorder.dropped().saturating_sub(self.engine.totals().unrecorded);
+        if observations == 0 {
+            return;
+        }
+        // In a gap, the next segment has the count in its state. This item would only be dropped and counted, too.
+        if !recorder.is_dropping() {
+            self.keep(|recording| recording.item(&Item::Unrecorded { at, observations }));
+        }
+        self.engine.unrecorded(at, observations);
     }
 
     /// Calls [`Engine::stop`].
@@ -231,6 +246,10 @@ impl RecordingEngine {
         if std::mem::take(failed) {
             // Before the checkpoint: the segment has to have all later calls that change the engine.
             engine.recording_failed(now);
+        }
+        let unrecorded = flight.dropped().saturating_sub(engine.totals().unrecorded);
+        if unrecorded > 0 && flight.is_dropping() {
+            engine.unrecorded(now, unrecorded);
         }
         let began = clock::thread_cpu();
         let Some(checkpoint) = engine.checkpoint() else { return };

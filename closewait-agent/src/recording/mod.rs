@@ -24,6 +24,7 @@
 //! state of the engine (`segments`).
 
 mod engine;
+mod failure;
 mod file;
 mod frame;
 mod older;
@@ -101,6 +102,13 @@ pub enum Item<'a> {
         at: BootTime,
         /// Number of events.
         events: u64,
+    },
+    /// [`closewait_engine::Engine::unrecorded`] was called: after a gap, for what its last attempt dropped.
+    Unrecorded {
+        /// Time of the count.
+        at: BootTime,
+        /// Number of observations.
+        observations: u64,
     },
     /// A scan for owners began: only in recordings of format 1, in which the agent reported it.
     #[serde(alias = "WalkBegan")]

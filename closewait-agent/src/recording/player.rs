@@ -98,6 +98,7 @@ impl Player {
             }
             Item::LogDropped { at, lines } => engine.log_lines_dropped(at, lines),
             Item::Unexported { at, events } => engine.unexported(at, events),
+            Item::Unrecorded { at, observations } => engine.unrecorded(at, observations),
             Item::ScanBegan => {
                 // At that time, scans for queries were no output.
                 if !std::mem::take(&mut self.knows_of_scan) {

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 
 use super::{
     Item, VERSION,
+    failure::write_failed,
     file::Destination,
     frame::{Deflate, FrameKind, HEAD, MAX_ITEMS_BYTES, frame},
 };
@@ -129,7 +130,7 @@ impl Recorder {
         if !writer.mark().wait(START_PATIENCE) {
             log::warn!("the recording is late: its destination does not take the first bytes; the agent continues");
         }
-        writer.failure().map_or(Ok(()), |error| Err(error).context(WRITE_FAILED))
+        writer.failure().map_or(Ok(()), |error| Err(write_failed(error)))
     }
 
     /// Adds an item. [`Recorder::flush`] writes it to the file.
@@ -208,7 +209,7 @@ impl Recorder {
             FrameTarget::Direct(_) => Ok(()),
             FrameTarget::Thread(writer) => match writer.write_out(patience) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
-                written => written.context(WRITE_FAILED),
+                written => written.map_err(write_failed),
             },
         }
     }
@@ -228,10 +229,10 @@ impl Recorder {
     fn write(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
         let length = bytes.len() as u64;
         match &mut self.to {
-            FrameTarget::Direct(to) => to.write_all(&bytes).context(WRITE_FAILED)?,
+            FrameTarget::Direct(to) => to.write_all(&bytes).map_err(write_failed)?,
             FrameTarget::Thread(writer) => {
                 if let Some(error) = writer.failure() {
-                    return Err(error).context(WRITE_FAILED);
+                    return Err(write_failed(error));
                 }
                 if writer.send(bytes) == Backlog::Full {
                     let waiting = writer.waiting_bytes();
@@ -248,7 +249,6 @@ impl Recorder {
 }
 
 const FRAME_TOO_LONG: &str = "a frame is too long\nhint: report this with the output of `closewait doctor`";
-const WRITE_FAILED: &str = "write failed\nhint: check that the disk is not full";
 
 #[cfg(test)]
 mod tests;

@@ -72,6 +72,22 @@ impl RecordTarget {
         }
     }
 
+    /// Returns the number of items that a recording in a directory has dropped.
+    pub(super) fn dropped(&self) -> u64 {
+        match self {
+            Self::File(_) => 0,
+            Self::Segments(flight) => flight.dropped(),
+        }
+    }
+
+    /// Whether all items are dropped for now.
+    pub(super) fn is_dropping(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Segments(flight) => flight.is_dropping(),
+        }
+    }
+
     pub(super) fn max(&self) -> u64 {
         match self {
             Self::File(recorder) => recorder.max(),

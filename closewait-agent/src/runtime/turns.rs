@@ -11,13 +11,18 @@ const LONG: Duration = Duration::from_millis(2);
 
 /// Log of long turns of the event loop (level `debug`): during a turn, the agent answers nobody. `cargo xtask bench record`
 /// reads it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LoopTurns {
     /// CPU time of this thread at the end of the last turn.
     used: Duration,
 }
 
 impl LoopTurns {
+    /// Begins the first turn: the start of the agent is none.
+    pub(super) fn begin() -> Self {
+        Self { used: clock::thread_cpu() }
+    }
+
     /// Ends a turn. Time in which the loop waited does not count, nor does time in which other programs had the CPU.
     pub(super) fn ended(&mut self) {
         // Reading the clock takes a system call.

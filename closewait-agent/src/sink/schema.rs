@@ -210,8 +210,10 @@ pub(super) struct TotalsObject {
     log_lines_dropped: u64,
     /// Number of events that the export over OTLP dropped; always 0 without `--otlp-endpoint`.
     unexported: u64,
-    /// 1 if the recording ended early because it could not be written, else 0.
+    /// Number of times that the recording could not be written: a file ends then (1), a directory has a gap each time.
     recordings_failed: u64,
+    /// Number of observations that a recording in a directory dropped, because it could not be written.
+    unrecorded: u64,
     /// Number of sockets whose enter was missed, found by an audit.
     repaired: u64,
     /// Number of sockets whose exit was missed, found by an audit: their `leave` has `how` `unknown` and no dwell time.
@@ -249,6 +251,7 @@ impl From<Totals> for TotalsObject {
             log_lines_dropped: totals.log_lines_dropped,
             unexported: totals.unexported,
             recordings_failed: totals.recordings_failed,
+            unrecorded: totals.unrecorded,
             repaired: totals.repaired,
             phantom: totals.phantom,
             tracked: totals.tracked,

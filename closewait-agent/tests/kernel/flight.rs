@@ -199,6 +199,36 @@ fn on_a_full_disk() {
     setup::unmount(&folder.above);
 }
 
+#[test]
+fn a_confined_agent_creates_a_removed_directory_again() {
+    let (folder, ns) = (FlightFolder::new("removed"), Namespace::new());
+    let mut agent = folder.agent(&["--events", "all", "--stuck-after", "300ms"]);
+    let (before, _fin) = ns.waiting(V4);
+    agent.wait_for_socket("stuck", &before.id);
+    assert_confined(&agent, &LASTING, &LASTING, 0);
+    fs::remove_dir_all(&folder.segments).expect("the directory");
+    let is_counted = |event: &Value| event["event"] == "health" && event["unrecorded"].as_u64() > Some(0);
+    churn_until(&mut agent, &ns, "the gap is counted", |agent| agent.events.iter().any(is_counted));
+    // The first attempt to continue comes after 10 s.
+    let continues = || folder.segments.exists() && folder.newest() > 1;
+    churn_until(&mut agent, &ns, "the recording continues", |_| continues());
+    let (after, _fin) = ns.waiting(V4);
+    agent.wait_for_socket("stuck", &after.id);
+    let ended = agent.stop();
+    assert_eq!(ended.totals()["recordings_failed"], 1);
+    let said = |text: &str| ended.stderr.matches(text).count();
+    let gap = "the recording has a gap from here, the agent continues: write failed: closewait-0000000001.segment was removed";
+    assert_eq!(said(gap), 1, "{}", ended.stderr);
+    assert_eq!(said("\nhint: leave the files of a running agent in their place"), 1, "{}", ended.stderr);
+    assert_eq!(said("the recording continues after "), 1, "{}", ended.stderr);
+    assert!(said("for the recording") >= 2, "both creations are reported: {}", ended.stderr);
+    let again = folder.play("replay", &["--output", "json", "--events", "all"]);
+    let (again, live) = (events(&again.stdout), events(&ended.stdout));
+    // The state behind the gap has everything that happened in it, and the counts.
+    assert_eq!(again.last(), live.last());
+    assert!(again.iter().any(|event| event["event"] == "stuck" && after.id.is_in(event)));
+}
+
 /// Checks an agent of a user after it has deleted its first segments.
 fn check_rolled(folder: &FlightFolder, agent: &Agent, user: u32) {
     assert_confined(agent, &LASTING, &LASTING, user);
@@ -250,7 +280,7 @@ fn a_confined_agent_of_nobody_rolls_its_segments_by_time() {
     let (folder, ns, binary) = (FlightFolder::of_user("time", NOBODY), Namespace::new(), PublicBinary::new());
     with_foreign_file(&folder, NOBODY);
     let mut command = Command::new(&binary.path);
-    command.args(["run", "--output", "json", "--events", "all", "--stuck-after", "300ms", "--retain", "1s,1M"]);
+    command.args(["run", "--output", "json", "--events", "all", "--stuck-after", "300ms", "--retain", "10s,1M"]);
     command.args(folder.arguments());
     setup::become_nobody(&mut command, &LASTING);
     let mut agent = Agent::spawn(&mut command);

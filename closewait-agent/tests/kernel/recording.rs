@@ -234,7 +234,7 @@ fn a_file_that_cannot_be_written_is_refused_at_the_start() {
     };
     for (path, says) in [
         ("/nowhere/at/all", "check that its folder exists"),
-        ("/dev/full", "check that the disk is not full"),
+        ("/dev/full", "make room on its disk"),
         (&fifo, "without a reader"),
     ] {
         let run = finish(&mut closewait(&["run", "--for", "1s", "--record", path]));

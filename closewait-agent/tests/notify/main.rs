@@ -8,3 +8,5 @@ mod events;
 mod failures;
 mod hook;
 mod messages;
+mod odd;
+mod secrets;

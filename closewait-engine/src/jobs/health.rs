@@ -10,7 +10,7 @@ use crate::{Losses, time::BootTime};
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Counts of other losses: items over a limit, output that was dropped.
-pub(crate) type Full = [u64; 7];
+pub(crate) type Full = [u64; 8];
 
 /// Counts that were reported last.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ mod tests {
         let at = BootTime(1);
         assert!(log.is_due(at, [1000, 0, 0, 0, 0, 0], Full::default()));
         assert!(log.is_due(at, [1000, 1, 0, 0, 0, 0], Full::default()));
-        assert!(log.is_due(at, [1000, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]));
-        assert!(!log.is_due(at, [1001, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]));
+        assert!(log.is_due(at, [1000, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]));
+        assert!(!log.is_due(at, [1001, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]));
     }
 }

@@ -80,8 +80,10 @@ pub struct Totals {
     pub log_lines_dropped: u64,
     /// Number of events that the export over OTLP dropped.
     pub unexported: u64,
-    /// Number of recordings that ended early because they could not be written: 0 or 1.
+    /// Number of times that the recording could not be written: a file ends then, and a directory has a gap.
     pub recordings_failed: u64,
+    /// Number of observations that a recording in a directory dropped, because it could not be written.
+    pub unrecorded: u64,
     /// Number of missed sockets that an audit found.
     pub repaired: u64,
     /// Number of tracked sockets that an audit found to have exited before.

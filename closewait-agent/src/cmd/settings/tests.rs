@@ -200,3 +200,51 @@ fn the_example_matches_the_options() {
         assert_eq!((&with.key, joined(&with.values)), (&without.key, joined(&without.values)));
     }
 }
+
+#[test]
+fn a_limit_of_a_recording_is_given_once_for_each_kind() {
+    let record = "record = \"/r/\"\n";
+    let both = resolve("closewait run", &format!("{record}retain = [\"1h\", \"1G\"]"), &[]).unwrap();
+    assert_eq!(both.run.retain.len(), 2);
+    let hint = "give one time, one size, or one of each: 1h,1GiB";
+    for (retain, kind) in [("\"1h,1h\"", "times"), ("[\"1h\", \"2h\"]", "times"), ("[\"1G\", \"1h\", \"2G\"]", "sizes")]
+    {
+        let text = problem(resolve("closewait run", &format!("{record}retain = {retain}"), &[]));
+        assert!(text.ends_with(&format!(":2:1: retain has two {kind}\nhint: {hint}")), "{text}");
+    }
+    let text = problem(resolve("closewait run", record, &[("CLOSEWAIT_RETAIN", "1h,2h")]));
+    assert!(text.starts_with("environment variable CLOSEWAIT_RETAIN: retain has two times\nhint: "), "{text}");
+    for line in ["--retain 1h,1h", "--retain 1h --retain 2h"] {
+        let text = usage(resolve(&format!("closewait run --record /r/ {line}"), "", &[]));
+        assert!(text.starts_with(&format!("error: --retain has two times; {hint}\n")), "{text}");
+    }
+    // The command line replaces the file.
+    assert!(resolve("closewait run --retain 1h", &format!("{record}retain = \"2h,2h\""), &[]).is_ok());
+}
+
+#[test]
+fn a_value_out_of_range_has_a_hint_with_the_range() {
+    for (line, hint) in [
+        ("max-sockets = 0", "max-sockets: 0 is not in 1..=1048576\nhint: use a number from 1 to 1048576"),
+        ("ring-buffer = 5000", "ring-buffer\nhint: it must be a power of two from 4096 (4K) to 1073741824 (1G)"),
+        ("stuck-after = \"0s\"", "stuck-after\nhint: it must be at least 1ms"),
+        (
+            "record = \"/r/\"\nretain = \"1ns\"",
+            "retain\nhint: it must be a time from 10s to 3650d, or a size of at least 1M",
+        ),
+        ("record = \"/r/\"\nretain = \"1K\"", "retain\nhint: it must be at least 1048576 (1M)"),
+        (
+            "listen = \"unix:m.sock\"",
+            "listen\nhint: write unix: and an absolute path, for example unix:/run/closewait/metrics.sock",
+        ),
+    ] {
+        let text = problem(resolve("closewait run", line, &[]));
+        assert!(text.ends_with(hint), "{text}");
+    }
+    let path = "x".repeat(108);
+    let text = problem(resolve("closewait run", &format!("listen = \"unix:/{path}\""), &[]));
+    assert!(
+        text.contains("the path has 109 bytes, and the path of a socket at most 107\nhint: write a shorter one"),
+        "{text}"
+    );
+}

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     clock::{self, TimeAnchor},
-    host::confine,
-    recording::Item,
+    host::{confine, error_text::with_hints},
+    recording::{Item, failure::write_failed},
     sink::{Backlog, Mark, Settings, Writer},
 };
 use closewait_engine::{Checkpoint, Config, text::duration, time::BootTime};
@@ -44,6 +44,8 @@ pub struct FlightRecorder {
     /// Time at which the current segment ends.
     turn: BootTime,
     gap: Option<RecordGap>,
+    /// Number of items that were dropped in earlier gaps.
+    dropped: u64,
 }
 
 /// Time in which nothing can be recorded.
@@ -54,6 +56,8 @@ struct RecordGap {
     interval: Duration,
     /// Whether a new segment was sent, and it is not known yet whether it can be written.
     tries: bool,
+    /// Reason, as it was reported last.
+    reported: String,
 }
 
 impl FlightRecorder {
@@ -79,14 +83,25 @@ impl FlightRecorder {
             let anchor = TimeAnchor::now();
             let run = u64::from(anchor).saturating_add(began.0);
             let (config, piece) = (config.clone(), new_piece());
-            let mut flight =
-                Self { writer, shared, retention, config, run, number, piece, count: 0, turn: began, gap: None };
+            let mut flight = Self {
+                writer,
+                shared,
+                retention,
+                config,
+                run,
+                number,
+                piece,
+                count: 0,
+                turn: began,
+                gap: None,
+                dropped: 0,
+            };
             flight.begin(began, anchor, None);
             if !flight.writer.mark().wait(START_PATIENCE) {
                 log::warn!("the recording is late: its directory does not take the first bytes; the agent continues");
             }
             let failure = flight.shared.lock().failure.take();
-            failure.map_or(Ok(flight), |error| Err(error).context(WRITE_FAILED))
+            failure.map_or(Ok(flight), |error| Err(write_failed(error)))
         };
         work().with_context(|| format!("recording to {} failed", path.display()))
     }
@@ -116,7 +131,7 @@ impl FlightRecorder {
         }
         if self.writer.send(piece) == Backlog::Full {
             let waiting = self.writer.waiting_bytes();
-            self.fail(&io::Error::other(format!("{waiting} bytes wait to be written")), clock::now());
+            self.fail(behind(waiting), clock::now());
             if let Some(gap) = &mut self.gap {
                 gap.missed.items += u64::from(count);
             }
@@ -135,12 +150,24 @@ impl FlightRecorder {
         };
         let had_gap = self.gap.is_some();
         if let Some(error) = failure {
-            self.fail(&error, now);
+            self.fail(error, now);
         } else if let Some(RecordGap { missed, .. }) = self.gap.take_if(|gap| is_recording && gap.tries) {
+            self.dropped = self.dropped.saturating_add(missed.items);
             let (items, lasted) = (missed.items, duration(now.since(missed.since)));
             log::warn!("the recording continues after {lasted}, in which {items} observations were dropped");
         }
         !had_gap && self.gap.is_some()
+    }
+
+    /// Returns the number of items that were dropped so far.
+    pub(in crate::recording) fn dropped(&self) -> u64 {
+        let in_gap = self.gap.as_ref().map_or(0, |gap| gap.missed.items);
+        self.dropped.saturating_add(in_gap).saturating_add(self.shared.lock().dropped)
+    }
+
+    /// Whether all items are dropped, until a new segment is due.
+    pub(in crate::recording) fn is_dropping(&self) -> bool {
+        self.gap.as_ref().is_some_and(|gap| !gap.tries)
     }
 
     /// Whether a new segment is due at `now`.
@@ -180,7 +207,7 @@ impl FlightRecorder {
         let encoded = first.iter().try_for_each(|item| item.encode(&mut items));
         if let Err(error) = encoded {
             // These items have a form, as those of every file.
-            self.fail(&io::Error::other(error), at);
+            self.fail(io::Error::other(error), at);
             return;
         }
         self.number += 1;
@@ -191,38 +218,53 @@ impl FlightRecorder {
         self.shared.lock().heads.push_back(SegmentHead { items, checkpoint, continues: self.gap.is_none() });
         if self.writer.send(vec![SegmentPiece::Segment as u8]) == Backlog::Full {
             self.shared.lock().heads.pop_back();
-            self.fail(&io::Error::other("too many bytes wait to be written"), at);
+            self.fail(behind(self.writer.waiting_bytes()), at);
         }
     }
 
-    /// Drops all input from `now` on, until a new segment can be written.
-    fn fail(&mut self, error: &io::Error, now: BootTime) {
+    /// Drops all input from `now` on, until a new segment can be written. Reports a reason that is new.
+    fn fail(&mut self, error: io::Error, now: BootTime) {
         let (first, longest) = RETRY_INTERVALS;
         self.piece.truncate(PIECE_HEAD);
         let lost = u64::from(std::mem::take(&mut self.count));
+        let (text, again) = (with_hints(&write_failed(error)), "; the recording continues by itself");
         let (mut missed, interval) = match &self.gap {
-            Some(gap) => (gap.missed, (gap.interval * 2).min(longest)),
+            Some(gap) => {
+                if gap.reported != text {
+                    log::error!("the recording still has a gap: {text}{again}");
+                }
+                (gap.missed, (gap.interval * 2).min(longest))
+            }
             None => {
-                log::error!(
-                    "the recording has a gap from here, the agent continues: write failed: {error}\n\
-                     hint: make room on its disk, or give less to --retain; the recording continues by itself"
-                );
+                log::error!("the recording has a gap from here, the agent continues: {text}{again}");
                 (MissedInput { since: now, items: 0 }, first)
             }
         };
         missed.items += lost;
-        self.gap = Some(RecordGap { missed, retry: now + interval, interval, tries: false });
+        self.gap = Some(RecordGap { missed, retry: now + interval, interval, tries: false, reported: text });
     }
 
     /// Writes all pending items and the end; waits for the thread, at most for `patience`.
     pub(in crate::recording) fn finish(mut self, patience: Duration) -> anyhow::Result<()> {
         self.flush();
         self.writer.send_last(vec![SegmentPiece::End as u8]);
-        let Self { writer, shared, .. } = self;
+        let Self { writer, shared, gap, .. } = self;
         writer.write_out(patience)?;
-        let failure = shared.lock().failure.take();
-        failure.map_or(Ok(()), |error| Err(error).context(WRITE_FAILED))
+        let (failure, is_recording) = {
+            let mut state = shared.lock();
+            (state.failure.take(), state.is_recording)
+        };
+        if let Some(RecordGap { missed, .. }) = gap.filter(|gap| !gap.tries || !is_recording) {
+            let lasted = duration(clock::now().since(missed.since));
+            anyhow::bail!("it ends in a gap of {lasted}, in which {} observations were dropped", missed.items);
+        }
+        failure.map_or(Ok(()), |error| Err(write_failed(error)))
     }
+}
+
+/// Returns the error of a thread that is late.
+fn behind(waiting: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, format!("{waiting} bytes wait to be written"))
 }
 
 fn new_piece() -> Vec<u8> {
@@ -231,5 +273,4 @@ fn new_piece() -> Vec<u8> {
     piece
 }
 
-const WRITE_FAILED: &str = "write failed\nhint: check that the disk is not full";
 const NO_FORM: &str = "an item has no form in a recording\nhint: report this with the output of `closewait doctor`";

@@ -1,4 +1,4 @@
-//! Directory of a flight recording: opened once, and used through its descriptor only.
+//! Directory of a flight recording: used through its descriptor only, and opened again only if it was removed.
 
 use std::{
     collections::VecDeque,
@@ -23,6 +23,7 @@ use crate::{
     clock::{self, TimeAnchor},
     host::in_time::{call as begins, in_time},
     recording::{
+        failure::of_folder,
         file::{FileError, OPEN_PATIENCE, call, lock},
         reader::NAME,
     },
@@ -61,6 +62,7 @@ struct KnownSegment {
 /// Directory of a flight recording.
 #[derive(Debug)]
 pub(super) struct SegmentFolder {
+    path: PathBuf,
     folder: File,
     retention: Retention,
     /// Finished segments, oldest first.
@@ -78,8 +80,26 @@ impl SegmentFolder {
         in_time(path, OPEN_PATIENCE, move |path| open(path, retention), drop)?
     }
 
-    /// Creates the next segment. Returns its number.
+    /// Creates the next segment, in a new directory of the same path if this one was removed. Returns its number.
     pub(super) fn create(&mut self) -> io::Result<(u64, File)> {
+        match self.create_here() {
+            // Only a removed directory has no place for a file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.open_again().map_err(of_folder)?;
+                self.create_here()
+            }
+            created => created,
+        }
+    }
+
+    /// Opens the path again, with all checks. The numbers of segments go on.
+    fn open_again(&mut self) -> Result<(), FileError> {
+        let again = Self::open(&self.path, self.retention)?;
+        *self = Self { next: self.next.max(again.next), ..again };
+        Ok(())
+    }
+
+    fn create_here(&mut self) -> io::Result<(u64, File)> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let number = self.next;
         self.next += 1;
@@ -170,7 +190,7 @@ fn open(path: &Path, retention: Retention) -> Result<SegmentFolder, FileError> {
         let expires = retention.time.map(|time| now + time.saturating_sub(age));
         KnownSegment { number, bytes, expires }
     });
-    Ok(SegmentFolder { retention, known: known.collect(), next: last + 1, foreign, folder })
+    Ok(SegmentFolder { path, retention, known: known.collect(), next: last + 1, foreign, folder })
 }
 
 /// Opens a directory, without following a link.

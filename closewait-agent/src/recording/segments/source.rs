@@ -367,6 +367,7 @@ impl RecordingTimes {
                 | Item::Unwritten { .. }
                 | Item::LogDropped { .. }
                 | Item::Unexported { .. }
+                | Item::Unrecorded { .. }
                 | Item::ScanBegan
                 | Item::Stopping
                 | Item::Polled(_)

@@ -380,6 +380,85 @@ fn a_directory_that_takes_nothing_causes_a_gap_and_the_recording_continues() {
     assert!(stop(&live).is_some() && stop(&live) == stop(&played), "{played:?}");
 }
 
+/// Lets an agent notice a failure of the thread, and try again.
+fn turns(agent: &mut Agent, seconds: std::ops::Range<u64>) {
+    for number in seconds {
+        let second = BEGAN + Duration::from_secs(number);
+        agent.enter(number, second);
+        agent.turn(second, true);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_directory_that_is_removed_is_created_again_and_the_recording_continues() {
+    let folder = Folder::new("removed");
+    let mut agent = agent(&folder);
+    turns(&mut agent, 0..3);
+    let before = folder.segments().len() as u64;
+    fs::remove_dir_all(&folder.0).unwrap();
+    turns(&mut agent, 3..9);
+    // The first segment of the new directory has the next number.
+    assert!(!folder.segments().iter().any(|path| path.ends_with(name(before))), "{:?}", folder.segments());
+    assert_eq!(fs::metadata(&folder.0).unwrap().permissions().mode() & 0o777, 0o700);
+    agent.engine.count_losses(BEGAN + Duration::from_secs(9), 0, 0);
+    turns(&mut agent, 9..10);
+    let totals = agent.engine.state().totals();
+    assert_eq!(totals.recordings_failed, 1);
+    assert!(totals.unrecorded > 0, "{totals:?}");
+    agent.stop(BEGAN + Duration::from_secs(11));
+    let (live, (played, end, _notes)) = (lines(&agent.lines), source(&folder.0, RecordingPart::All));
+    assert_eq!(end, Some(RecordingEnd::Stopped));
+    let stop = |lines: &[String]| lines.iter().find(|line| line.contains("\"event\":\"stop\"")).cloned().unwrap();
+    assert_eq!(stop(&live), stop(&played));
+    assert!(stop(&live).contains(&format!("\"unrecorded\":{}", totals.unrecorded)), "{}", stop(&live));
+}
+
+#[test]
+fn a_segment_that_is_removed_is_noticed_with_the_next_items() {
+    let folder = Folder::new("segment-removed");
+    let mut agent = agent(&folder);
+    turns(&mut agent, 0..2);
+    folder.segments().iter().for_each(|path| fs::remove_file(path).unwrap());
+    turns(&mut agent, 2..6);
+    assert!(!folder.segments().is_empty());
+    agent.engine.count_losses(BEGAN + Duration::from_secs(6), 0, 0);
+    assert_eq!(agent.engine.state().totals().recordings_failed, 1);
+    agent.stop(BEGAN + Duration::from_secs(7));
+    assert_eq!(source(&folder.0, RecordingPart::All).1, Some(RecordingEnd::Stopped));
+}
+
+#[test]
+fn a_recording_that_ends_in_a_gap_says_how_much_was_dropped() {
+    let folder = Folder::new("ends-in-gap");
+    let mut agent = agent(&folder);
+    turns(&mut agent, 0..2);
+    fs::remove_dir_all(&folder.0).unwrap();
+    // The agent does not follow a link that comes in its place.
+    symlink("/tmp", &folder.0).unwrap();
+    turns(&mut agent, 2..6);
+    agent.engine.count_losses(BEGAN + Duration::from_secs(6), 0, 0);
+    let unrecorded = agent.engine.state().totals().unrecorded;
+    assert!(unrecorded > 0);
+    let error = agent.engine.finish(LONG).unwrap_err().to_string();
+    fs::remove_file(&folder.0).unwrap();
+    assert!(error.starts_with("it ends in a gap of ") && error.ends_with(" observations were dropped"), "{error}");
+}
+
+/// Without the write bit, the thread cannot create a segment: it has no capabilities.
+#[test]
+fn a_directory_that_takes_nothing_at_the_start_is_an_error_with_one_cause_and_one_hint() {
+    let folder = Folder::new("read-only");
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o500)).unwrap();
+    let error = FlightRecorder::create(&folder.0.join(""), RETENTION, &config(), BEGAN).map(drop).unwrap_err();
+    fs::set_permissions(&folder.0, Permissions::from_mode(0o700)).unwrap();
+    let text = crate::host::error_text::with_hints(&error);
+    assert_eq!(text.matches("Permission denied").count(), 1, "{text}");
+    let (problem, hint) = text.split_once("\nhint: ").unwrap();
+    assert!(problem.contains("failed: write failed: Permission denied"), "{text}");
+    assert!(hint.starts_with("let the user of the agent write there") && !hint.contains('\n'), "{text}");
+}
+
 #[test]
 fn a_later_agent_continues_after_the_segments_of_the_earlier_one() {
     let folder = Folder::new("later");

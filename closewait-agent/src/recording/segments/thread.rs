@@ -4,14 +4,17 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Seek as _, SeekFrom, Write},
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::fs::fdatasync;
 use serde::Serialize as _;
 
-use super::folder::SegmentFolder;
+use super::{folder::SegmentFolder, name};
 use crate::{
     clock,
     recording::{
@@ -107,7 +110,7 @@ impl SegmentWriter {
                     return Ok(());
                 };
                 self.folder.prune(open.written.saturating_add(items.len() as u64), now);
-                let written = open.items(FrameKind::Items, items);
+                let written = open.is_there().and_then(|()| open.items(FrameKind::Items, items));
                 let mut state = self.shared.lock();
                 match &written {
                     Ok(written) => state.input_bytes += written,
@@ -200,6 +203,14 @@ fn count(piece: &[u8]) -> u64 {
 }
 
 impl OpenSegment {
+    /// Checks that the file has a name: what is written to a removed one is lost.
+    fn is_there(&self) -> io::Result<()> {
+        match self.file.metadata()?.nlink() {
+            0 => Err(io::Error::new(io::ErrorKind::NotFound, format!("{} was removed", name(self.number)))),
+            _ => Ok(()),
+        }
+    }
+
     fn begin(&mut self, head: &SegmentHead) -> io::Result<()> {
         let line = format!("closewait recording {SEGMENT_VERSION}\n");
         self.file.write_all(line.as_bytes())?;
