@@ -39,7 +39,8 @@ fn main() -> anyhow::Result<()> {
         Choice::Compile(linker_dir) => {
             println!("cargo::rerun-if-changed={}", linker_dir.join("bpf-linker").display());
             println!("cargo::rustc-cfg=kernel_program");
-            compile(workspace, &linker_dir, &path)
+            compile(workspace, &linker_dir, &path)?;
+            strip(&sysroot)
         }
         // Fuzz targets load nothing into a kernel, and the kernel program cannot be built with their flags.
         Choice::EmptyForFuzzing => write_empty(),
@@ -95,12 +96,31 @@ fn compile(workspace: &Path, linker_dir: &Path, path: &OsStr) -> anyhow::Result<
     // Only for the child that builds the kernel program: `-Z build-std=core` on a stable compiler.
     // SAFETY: as above.
     unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    // The object has the paths of its sources, for the messages of the verifier: without the folders of this machine, so that it
+    // is the same everywhere.
+    // SAFETY: as above.
+    unsafe { env::set_var("CARGO_UNSTABLE_TRIM_PATHS", "true") };
+    // SAFETY: as above.
+    unsafe { env::set_var("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all") };
     // aya-build shows the child's output as warnings; without this, it shows one for every compiled crate.
     // SAFETY: as above.
     unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
     let package = Package { name: "closewait-ebpf", root_dir: ebpf_dir, ..Package::default() };
     aya_build::build_ebpf([package], Toolchain::Custom(&toolchain))
         .context("building the kernel program failed; its messages are the warnings above")
+}
+
+/// Removes the debug information from the object, five sixths of it, which nothing reads: the kernel has BTF for that. A compiler
+/// that is not from rustup may have no such tool, and then the binary is larger.
+fn strip(sysroot: &Path) -> anyhow::Result<()> {
+    let object = Path::new(&of_cargo("OUT_DIR")?).join("closewait-ebpf");
+    let host = of_cargo("HOST")?;
+    let tool = sysroot.join("lib/rustlib").join(host).join("bin/rust-objcopy");
+    if tool.is_file() {
+        // The tool finds the compiler's LLVM there.
+        printed(Command::new(tool).arg("--strip-debug").arg(object).env("LD_LIBRARY_PATH", sysroot.join("lib")))?;
+    }
+    Ok(())
 }
 
 /// Returns whether a linker has the wanted version and the LLVM of the compiler.

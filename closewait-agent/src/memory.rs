@@ -24,14 +24,16 @@ pub fn is_much(count: u64) -> bool {
 }
 
 /// Makes all later threads share one heap. Otherwise memory that a scan frees stays in the heap of its thread, some
-/// megabytes each, where the event loop cannot use it.
+/// megabytes each, where the event loop cannot use it. Only glibc has more than one heap.
 pub fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
     // SAFETY: `mallopt` takes two numbers and only changes how memory is allocated later.
     let _set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Releases free memory to the system.
+/// Releases free memory to the system. With musl it does nothing: musl has no such call, and releases memory in `free`.
 pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
     // SAFETY: `malloc_trim` takes any number and only releases unused pages.
     let _anything_released = unsafe { libc::malloc_trim(0) };
 }

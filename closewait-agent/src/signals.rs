@@ -90,7 +90,7 @@ impl BlockedSignals {
         let mut info: libc::siginfo_t = unsafe { zeroed() };
         // SAFETY: as above.
         let mut limit: libc::timespec = unsafe { zeroed() };
-        limit.tv_sec = libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX);
+        limit.tv_sec = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         limit.tv_nsec = libc::c_long::from(i32::try_from(time.subsec_nanos()).unwrap_or(0));
         // SAFETY: all three are initialized, and outlive the call.
         let signal = unsafe { libc::sigtimedwait(&raw const self.set, &raw mut info, &raw const limit) };

@@ -4,13 +4,20 @@
 //! replay`. With `BLESS=1` in the environment the test writes the latter.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     env, fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
+use closewait::recording::{Item, Reader, Recorder};
+use closewait_engine::{
+    model::{InspectionFact, Observation},
+    process::{Architecture, Syscall},
+};
 use tests_support::{blame::is_blame, schema};
 
 /// Beginning of a warning.
@@ -75,6 +82,46 @@ fn recordings_give_what_is_expected_of_them_every_time() {
         expected.compare(&path, &got);
     }
     expected.check();
+}
+
+/// Calls that exist on x86_64 only, and those that the C library makes on aarch64 in their place.
+const VARIANTS: [(&str, &str); 3] = [("epoll_wait", "epoll_pwait"), ("poll", "ppoll"), ("select", "pselect6")];
+
+/// Writes a recording as an agent on aarch64 would have recorded it. Returns the number of groups of threads in a system call.
+fn on_aarch64(recording: &Path, to: &Path) -> usize {
+    let mut recorder = Recorder::empty(fs::File::create(to).expect("a file"), u64::MAX).expect("a recording");
+    let mut calls = 0;
+    for item in Reader::new(fs::File::open(recording).expect("a recording")).expect("a recording") {
+        let mut item = item.expect("an item");
+        if let Item::Fact(Cow::Owned(Observation::Inspection(InspectionFact::Process { process, .. }))) = &mut item {
+            for call in process.groups.iter_mut().filter_map(|group| group.syscall.as_mut()) {
+                let name = call.name().expect("a call that blocks");
+                let variant = VARIANTS.iter().find(|(one, _)| *one == name).map_or(name, |(_, other)| other);
+                let mut all = (0..500).map(|number| Syscall::new(Architecture::Aarch64, number));
+                *call = all.find(|other| other.name() == Some(variant)).expect(variant);
+                calls += 1;
+            }
+        }
+        recorder.item(&item).expect("an item");
+    }
+    recorder.finish(Duration::ZERO).expect("a recording");
+    calls
+}
+
+#[test]
+fn a_recording_of_another_architecture_gives_the_same_findings() {
+    let mut calls = 0;
+    for recording in recordings() {
+        let other = Scratch::new("aarch64", b"");
+        calls += on_aarch64(&recording, &other.0);
+        let expected = VARIANTS.iter().fold(lines(&recording), |lines, (one, other)| {
+            // In a sentence, and as the place of threads in a group.
+            let in_place = |name: &str| format!("\"place\":\"{name}\"");
+            lines.replace(&format!(" in {one}"), &format!(" in {other}")).replace(&in_place(one), &in_place(other))
+        });
+        assert_eq!(lines(&other.0), expected, "{}", recording.display());
+    }
+    assert!(calls > 500, "{calls}");
 }
 
 /// A segment begins with a state: if that means something else in this version, its replay differs.

@@ -16,7 +16,7 @@ pub use self::{
     next_step::{NextStep, Tool},
     runtime::ProgramRuntime,
     service::Service,
-    syscall::{Syscall, SyscallArgs, WaitKind, WaitLimit},
+    syscall::{Architecture, Syscall, SyscallArgs, UnknownArchitecture, WaitKind, WaitLimit},
     thread::{Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
@@ -325,11 +325,11 @@ fn occupation_of(group: &ThreadGroup) -> Occupation {
 mod tests {
     use super::*;
 
-    fn thread(syscall: i64, arg: u64) -> Thread {
+    fn thread(syscall: i32, arg: u64) -> Thread {
         Thread {
             comm: Comm::from_kernel(b"worker\0\0\0\0\0\0\0\0\0\0"),
             state: ThreadState::Sleeping,
-            syscall: Some(Syscall(syscall)),
+            syscall: Some(Syscall::new(Architecture::X86_64, syscall)),
             arg: Some(arg),
             limit: None,
             wchan: None,

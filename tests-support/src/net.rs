@@ -223,7 +223,9 @@ fn set_loopback(up: bool) {
     if up {
         request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     }
+    // The type differs between C libraries.
+    let set_flags = libc::SIOCSIFFLAGS as libc::Ioctl;
     // SAFETY: the request is an ifreq with a name that ends in a zero, as SIOCSIFFLAGS wants it, and outlives the call.
-    let result = unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), set_flags, &raw const request) };
     check(result, "ioctl(SIOCSIFFLAGS)");
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::prelude::*;
-use crate::{root, setup, test::PACKAGES};
+use crate::{dist, root, setup, test::PACKAGES};
 
 #[derive(Args)]
 pub(crate) struct Run {
@@ -26,13 +26,22 @@ pub(crate) fn run(workspace: &Workspace, options: &Run) -> Result<()> {
     root::become_program(&workspace.closewait(), &args, "loading a program into the kernel")
 }
 
-/// Lints the host crates, then the kernel program.
+/// Lints the host crates, also for the other architecture, then the kernel program.
 pub(crate) fn clippy(workspace: &Workspace) -> Result<()> {
     setup::run(workspace)?;
     // `--all-targets` omits targets with `test = false`, which are the kernel tests and the scenarios, and ignores `--test`.
     for targets in [&["--all-targets"][..], &["--test", "*"]] {
         exec::run(workspace.cargo("clippy").args(PACKAGES).args(targets).args(["--", "-D", "warnings"]))?;
     }
+    // Other system calls, and another C library: code for them alone, and types that differ.
+    let target = dist::Arch::Aarch64.target();
+    setup::toolchain()?.add_target(target)?;
+    exec::run(
+        workspace
+            .cargo("clippy")
+            .args(["--package", "closewait-agent", "--package", "closewait-engine", "--package", "tests-support"])
+            .args(["--all-targets", "--target", target, "--", "-D", "warnings"]),
+    )?;
     exec::run(
         workspace
             .cargo("clippy")

@@ -12,6 +12,7 @@ mod agent;
 mod bench;
 mod build;
 mod crowd;
+mod dist;
 mod docs;
 mod endurance;
 mod engines;
@@ -50,6 +51,8 @@ enum Task {
     Setup,
     /// Build target/release/closewait
     Build,
+    /// Build static binaries without debug information in target/static, also for another architecture
+    Dist(dist::Options),
     /// Build closewait as you, then run it as root: `run -- --for 10s` is `closewait run --for 10s`
     Run(build::Run),
     /// Run the tests that need no root, then the kernel tests as root
@@ -110,6 +113,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.task {
         Task::Setup => setup::run(workspace),
         Task::Build => build::build(workspace),
+        Task::Dist(options) => dist::run(workspace, options),
         Task::Run(options) => build::run(workspace, options),
         Task::Test(options) => test::run(workspace, options),
         Task::Restarts(options) => endurance::run(workspace, binary, |agents| options.run(agents)),

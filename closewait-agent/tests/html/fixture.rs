@@ -15,7 +15,7 @@ use closewait_engine::{
         IncidentId, IncidentReport, IncidentState, IncidentStatus, Limit, Milestone, MilestoneKind, Oldest, Onset,
         Pileup, PileupGroup, ReadState, ReportedGroup, Role, Shape, Slope, Totals, count_age,
     },
-    process::{NextStep, Process, Syscall, ThreadGroup, ThreadState},
+    process::{Architecture, NextStep, Process, Syscall, ThreadGroup, ThreadState},
     testing::{owner, pileup, process, resolved},
     text::Comm,
     time::BootTime,
@@ -195,11 +195,11 @@ pub(crate) fn hang() -> ReportedGroup {
     group
 }
 
-fn threads(count: u32, syscall: Option<i64>, comm: &str) -> ThreadGroup {
+fn threads(count: u32, syscall: Option<i32>, comm: &str) -> ThreadGroup {
     ThreadGroup {
         count,
         state: if syscall.is_some() { ThreadState::Sleeping } else { ThreadState::Running },
-        syscall: syscall.map(Syscall),
+        syscall: syscall.map(|number| Syscall::new(Architecture::X86_64, number)),
         arg: None,
         limit: None,
         own: false,

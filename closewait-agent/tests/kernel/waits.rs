@@ -48,11 +48,6 @@ fn wait(name: &str) -> Option<(WaitKind, Option<WaitLimit>)> {
     Some((group.wait()?, group.limit))
 }
 
-/// Returns the limit; `None` on other architectures, whose system calls are unknown.
-fn known(limit: WaitLimit) -> Option<WaitLimit> {
-    cfg!(target_arch = "x86_64").then_some(limit)
-}
-
 fn spawn(name: &str, wait: impl FnOnce() + Send + 'static) {
     thread::Builder::new().name(name.to_owned()).spawn(wait).expect("a thread");
 }
@@ -83,7 +78,7 @@ fn waits_have_a_kind_and_a_limit() {
         ("for events", WaitKind::Events, WaitLimit::Unlimited),
         ("for a time", WaitKind::Sleep, WaitLimit::Limited),
     ] {
-        until(name, || wait(name) == Some((kind, known(limit))));
+        until(name, || wait(name) == Some((kind, Some(limit))));
     }
     drop((held, ours));
     late.1.notify_all();
@@ -94,7 +89,7 @@ fn a_stopped_process_waits_for_nothing_but_to_continue() {
     let child = Running::spawn(Command::new("sleep").arg("1000"));
     let pid = child.pid();
     let only = |process: &Process| (process.groups[0].wait(), process.groups[0].limit);
-    let sleeps = (Some(WaitKind::Sleep), known(WaitLimit::Limited));
+    let sleeps = (Some(WaitKind::Sleep), Some(WaitLimit::Limited));
     until("it sleeps", || only(&inspect(pid)) == sleeps);
     signal(pid, libc::SIGSTOP);
     until("it is stopped", || inspect(pid).is_stopped());

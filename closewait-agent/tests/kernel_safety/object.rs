@@ -40,6 +40,15 @@ const MAPS: [(u32, &str); 4] = [
 const SECTIONS: [&str; 4] = ["iter/task_file", "raw_tp", "tp_btf/inet_sock_set_state", "tracepoint"];
 
 #[test]
+fn the_object_has_no_path_of_the_machine_that_built_it() {
+    let has = |text: &str| OBJECT.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(has("closewait-ebpf/src/sock.rs"), "the verifier names lines of the sources");
+    let workspace = source("..").canonicalize().expect("the workspace");
+    assert!(!has(workspace.to_str().expect("UTF-8")));
+    assert!(!has("/registry/src/"), "a dependency");
+}
+
+#[test]
 fn every_program_of_the_object_is_described_and_no_other() {
     let sections: BTreeSet<&str> = programs().keys().copied().collect();
     assert_eq!(sections, SECTIONS.into(), "describe it in docs/kernel-safety.md, and add it here");

@@ -181,7 +181,7 @@ mod tests {
         super::testing::{Scene, owned_by, process, secs},
         *,
     };
-    use crate::process::{Syscall, Thread, ThreadState, group};
+    use crate::process::{Architecture, Syscall, Thread, ThreadState, group};
 
     #[test]
     fn many_owners_are_counted() {
@@ -210,7 +210,8 @@ mod tests {
     fn of_several_owners_the_next_step_names_the_one_that_works() {
         let waits = |pid, number| {
             let limit = None;
-            let (state, syscall, arg) = (ThreadState::Sleeping, Some(Syscall(number)), Some(3));
+            let (state, syscall, arg) =
+                (ThreadState::Sleeping, Some(Syscall::new(Architecture::X86_64, number)), Some(3));
             let process = process(pid, "unicorn", "/usr/bin/unicorn");
             let comm = process.comm.clone();
             let (wchan, cpu_permille, wanted_permille) = (None, None, None);

@@ -1,13 +1,30 @@
 //! System calls that block: the object of the wait, and its longest possible duration.
 
+mod table;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Number of a system call on x86_64 (arch/x86/entry/syscalls/syscall_64.tbl at v6.12).
+pub use self::table::Architecture;
+pub(super) use self::table::Awaited;
+use self::table::{LimitArgument, SyscallRow};
+
+/// System call, by its number on an architecture.
+///
+/// Recordings contain it as one number: the upper half is 0 for x86_64, the only architecture of earlier agents, and 1 for aarch64.
+/// To an agent that knows no other architecture than x86_64, a call of aarch64 is an unknown call, and not another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Syscall(pub i64);
+#[serde(try_from = "i64", into = "i64")]
+pub struct Syscall {
+    architecture: Architecture,
+    number: i32,
+}
+
+/// Error for a recorded number of an architecture that this agent does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the system call {0:#x} is of an unknown architecture")]
+pub struct UnknownArchitecture(i64);
 
 /// Arguments of a system call, as `/proc/PID/task/TID/syscall` has them (`proc_pid_syscall`, fs/proc/base.c at v5.10).
 pub type SyscallArgs = [u64; 6];
@@ -54,41 +71,6 @@ pub enum WaitKind {
     Other,
 }
 
-/// Meaning of the argument that says what a system call waits for: the first, of poll the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Awaited {
-    Descriptor,
-    Address,
-    /// Number of descriptors.
-    Number,
-    /// A value that threads cannot have in common.
-    Own,
-}
-
-/// Place of a wait's timeout in the arguments of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LimitArgument {
-    /// The call always has a timeout.
-    Always,
-    /// The call has no argument for a timeout.
-    Never,
-    /// The argument with this index points to the timeout; a null pointer means none.
-    Pointer(usize),
-    /// The argument with this index is an `int` of milliseconds; a negative value means no timeout.
-    Milliseconds(usize),
-    /// The argument with this index has flags: with one of them, the call does not wait; without, it waits without a timeout.
-    Unless(usize, u64),
-    /// The waiting operations of futex(2), such as `FUTEX_WAIT`, have a pointer to the timeout.
-    Futex,
-    /// fcntl(2) waits only for a lock, without a timeout.
-    Fcntl,
-    /// The arguments do not show whether there is a timeout.
-    Unknown,
-}
-
-/// Row of [`TABLE`]: number, name, meaning of the argument that says what it waits for, object of the wait, place of the timeout.
-type SyscallRow = (i64, &'static str, Awaited, WaitKind, LimitArgument);
-
 /// `FUTEX_CMD_MASK` and the operations with a timeout (include/uapi/linux/futex.h at v6.12).
 const FUTEX_FLAGS: u64 = 128 | 256;
 const FUTEX_WAIT: u64 = 0;
@@ -98,84 +80,28 @@ const FUTEX_WAIT_REQUEUE_PI: u64 = 11;
 const FUTEX_LOCK_PI2: u64 = 13;
 /// `F_SETLKW` (include/uapi/asm-generic/fcntl.h at v5.10) and `F_OFD_SETLKW`.
 const LOCK_COMMANDS: [u64; 2] = [7, 38];
-/// `WNOHANG` (include/uapi/linux/wait.h at v5.10).
-const WNOHANG: u64 = 1;
-/// `LOCK_NB` (include/uapi/asm-generic/fcntl.h at v5.10).
-const LOCK_NB: u64 = 4;
 
-/// System calls that block, by number.
-const TABLE: [SyscallRow; 45] = {
-    use Awaited::{Address, Descriptor, Number, Own};
-    use LimitArgument::{Always, Fcntl, Futex, Milliseconds, Never, Pointer, Unknown, Unless};
-    use WaitKind::{Accept, Child, Connect, Events, FileLock, Lock, Open, Other, Read, Signal, Sleep, Write};
-    [
-        (0, "read", Descriptor, Read(None), Never),
-        (1, "write", Descriptor, Write, Never),
-        (3, "close", Descriptor, Other, Unknown),
-        // `if (timeout_msecs >= 0)` in `SYSCALL_DEFINE3(poll)`, fs/select.c at v5.10.
-        (7, "poll", Number, Events, Milliseconds(2)),
-        (17, "pread64", Descriptor, Read(None), Never),
-        (18, "pwrite64", Descriptor, Write, Never),
-        (19, "readv", Descriptor, Read(None), Never),
-        (20, "writev", Descriptor, Write, Never),
-        // `if (tvp)` in `kern_select`, fs/select.c at v5.10.
-        (23, "select", Own, Events, Pointer(4)),
-        (34, "pause", Own, Signal, Never),
-        (35, "nanosleep", Own, Sleep, Always),
-        (40, "sendfile", Descriptor, Write, Never),
-        // The retries of a SYN limit it, but not a connect to a UNIX socket.
-        (42, "connect", Descriptor, Connect, Unknown),
-        (43, "accept", Descriptor, Accept, Never),
-        (44, "sendto", Descriptor, Write, Never),
-        (45, "recvfrom", Descriptor, Read(None), Never),
-        (46, "sendmsg", Descriptor, Write, Never),
-        (47, "recvmsg", Descriptor, Read(None), Never),
-        // `kernel_wait4` and `SYSCALL_DEFINE5(waitid)`, kernel/exit.c at v5.10.
-        (61, "wait4", Own, Child, Unless(2, WNOHANG)),
-        (65, "semop", Own, Lock, Never),
-        (70, "msgrcv", Own, Other, Never),
-        // `fcntl_setlk`, fs/locks.c at v5.10.
-        (72, "fcntl", Descriptor, FileLock, Fcntl),
-        // `can_sleep` in `SYSCALL_DEFINE2(flock)`, fs/locks.c at v5.10.
-        (73, "flock", Descriptor, FileLock, Unless(1, LOCK_NB)),
-        (74, "fsync", Descriptor, Write, Unknown),
-        (75, "fdatasync", Descriptor, Write, Unknown),
-        // `if (uts)` in `SYSCALL_DEFINE4(rt_sigtimedwait)`, kernel/signal.c at v5.10.
-        (128, "rt_sigtimedwait", Own, Signal, Pointer(2)),
-        (130, "rt_sigsuspend", Own, Signal, Never),
-        (202, "futex", Address, Lock, Futex),
-        // What was interrupted continues: see `restarted`.
-        (219, "restart_syscall", Own, Other, Unknown),
-        // `ksys_semtimedop`, ipc/sem.c at v5.10; semop(3) of the C library is this with a null pointer.
-        (220, "semtimedop", Own, Lock, Pointer(3)),
-        (230, "clock_nanosleep", Own, Sleep, Always),
-        // `ep_poll`, fs/eventpoll.c at v5.10: positive a time, 0 no wait, negative no limit.
-        (232, "epoll_wait", Descriptor, Events, Milliseconds(3)),
-        // `SYSCALL_DEFINE5(mq_timedreceive)`, ipc/mqueue.c at v5.10.
-        (243, "mq_timedreceive", Descriptor, Read(None), Pointer(4)),
-        (247, "waitid", Own, Child, Unless(3, WNOHANG)),
-        (257, "openat", Own, Open, Never),
-        // `if (tsp)` in `do_pselect` and `SYSCALL_DEFINE5(ppoll)`, fs/select.c at v5.10.
-        (270, "pselect6", Own, Events, Pointer(4)),
-        (271, "ppoll", Number, Events, Pointer(2)),
-        (275, "splice", Descriptor, Other, Never),
-        (281, "epoll_pwait", Descriptor, Events, Milliseconds(3)),
-        (288, "accept4", Descriptor, Accept, Never),
-        // Its timeout ends no wait: `do_recvmmsg` compares it after each message (net/socket.c at v5.10).
-        (299, "recvmmsg", Descriptor, Read(None), Never),
-        // The timeouts of requests are in shared memory (`io_timeout`, fs/io_uring.c at v5.10).
-        (426, "io_uring_enter", Descriptor, Events, Unknown),
-        // `if (timeout)` in `SYSCALL_DEFINE6(epoll_pwait2)`, fs/eventpoll.c at v5.11.
-        (441, "epoll_pwait2", Descriptor, Events, Pointer(3)),
-        // `SYSCALL_DEFINE5(futex_waitv)`, kernel/futex/syscalls.c at v5.16.
-        (449, "futex_waitv", Own, Lock, Pointer(3)),
-        // `SYSCALL_DEFINE6(futex_wait)`, kernel/futex/syscalls.c at v6.7.
-        (455, "futex_wait", Address, Lock, Pointer(4)),
-    ]
-};
+/// Number of poll(2) on x86_64.
+const POLL: i32 = 7;
+/// Name of restart_syscall(2).
+const RESTART: &str = "restart_syscall";
+/// Upper half of the recorded number of a call of aarch64.
+const AARCH64_HALF: i64 = 1;
+/// Functions through which the kernel enters a system call: those of x86_64, and those of aarch64 (arch/arm64/kernel/syscall.c at
+/// v5.10). Which of them is the first one depends on the compiler.
+const ENTRY_POINTS: [&str; 8] = [
+    "do_syscall_64",
+    "__x64_sys_restart_syscall",
+    "__do_sys_restart_syscall",
+    "__arm64_sys_restart_syscall",
+    "__invoke_syscall",
+    "invoke_syscall",
+    "el0_svc_common",
+    "do_el0_svc",
+];
 
 /// Objects of waits in kernel functions. `/proc/PID/wchan` has the first function that is not part of the scheduler (`get_wchan`,
-/// arch/x86/kernel/process.c at v5.10).
+/// arch/x86/kernel/process.c and arch/arm64/kernel/process.c at v5.10).
 const WAIT_CHANNELS: [(&str, WaitKind); 18] = [
     ("ep_poll", WaitKind::Events),
     ("do_epoll_wait", WaitKind::Events),
@@ -207,8 +133,10 @@ impl WaitKind {
 }
 
 impl Syscall {
-    const POLL: Self = Self(7);
-    const RESTART: Self = Self(219);
+    /// Returns the call with this number on an architecture.
+    pub const fn new(architecture: Architecture, number: i32) -> Self {
+        Self { architecture, number }
+    }
 
     /// Returns the name of a call that can block.
     pub fn name(self) -> Option<&'static str> {
@@ -252,13 +180,17 @@ impl Syscall {
     }
 
     /// Returns the longest possible wait in a call that a signal (such as a stop) interrupted and that continues as
-    /// restart_syscall(2). The registers still have its arguments (`arch_do_signal_or_restart`, arch/x86/kernel/signal.c at
-    /// v5.10). Of the calls that continue in this way, futex(2) and nanosleep(2) always have a limit (`if (!abs_time)` in
+    /// restart_syscall(2). The registers still have its arguments (`arch_do_signal_or_restart`, arch/x86/kernel/signal.c, and
+    /// `do_signal`, arch/arm64/kernel/signal.c, at v5.10). Of the calls that continue in this way, futex(2) and nanosleep(2) always have a limit (`if (!abs_time)` in
     /// `futex_wait`, kernel/futex.c at v5.10); poll(2) may have none (`do_restart_poll`, fs/select.c at v5.10).
     fn restarted(self, args: &SyscallArgs, wchan: Option<&str>) -> Option<WaitLimit> {
         match self.restarted_kind(wchan?)? {
             WaitKind::Lock | WaitKind::Sleep => Some(WaitLimit::Limited),
-            WaitKind::Events => Self::POLL.wait_limit(args, None),
+            WaitKind::Events => match self.architecture {
+                Architecture::X86_64 => Self::new(self.architecture, POLL).wait_limit(args, None),
+                // Only poll(2) continues in this way, and ppoll(2) does not (`poll_select_finish`, fs/select.c at v5.10).
+                Architecture::Aarch64 => None,
+            },
             WaitKind::Event
             | WaitKind::Child
             | WaitKind::Signal
@@ -275,13 +207,11 @@ impl Syscall {
     /// Returns the object of a wait in a restarted call. All functions of a restarted nanosleep(2) are part of the scheduler
     /// (`hrtimer_nanosleep_restart`, kernel/time/hrtimer.c at v5.10), so the first other function is the kernel's entry point.
     fn restarted_kind(self, wchan: &str) -> Option<WaitKind> {
-        if self != Self::RESTART {
+        if self.name() != Some(RESTART) {
             return None;
         }
-        match wchan {
-            "do_syscall_64" | "__x64_sys_restart_syscall" | "__do_sys_restart_syscall" => Some(WaitKind::Sleep),
-            _ => WaitKind::in_function(wchan),
-        }
+        let function = wchan.split('.').next()?;
+        if ENTRY_POINTS.contains(&function) { Some(WaitKind::Sleep) } else { WaitKind::in_function(wchan) }
     }
 
     /// Returns the object of a wait in this call.
@@ -310,7 +240,33 @@ impl Syscall {
     }
 
     fn row(self) -> Option<&'static SyscallRow> {
-        TABLE.iter().find(|row| row.0 == self.0)
+        self.architecture.row(self.number)
+    }
+}
+
+impl TryFrom<i64> for Syscall {
+    type Error = UnknownArchitecture;
+
+    /// Converts a recorded number.
+    fn try_from(recorded: i64) -> Result<Self, UnknownArchitecture> {
+        if let Ok(number) = i32::try_from(recorded) {
+            return Ok(Self::new(Architecture::X86_64, number));
+        }
+        if recorded >> 32 == AARCH64_HALF {
+            // The lower half is the number.
+            return Ok(Self::new(Architecture::Aarch64, recorded as i32));
+        }
+        Err(UnknownArchitecture(recorded))
+    }
+}
+
+impl From<Syscall> for i64 {
+    /// Returns the number to record.
+    fn from(call: Syscall) -> Self {
+        match call.architecture {
+            Architecture::X86_64 => call.number.into(),
+            Architecture::Aarch64 => AARCH64_HALF << 32 | Self::from(call.number.cast_unsigned()),
+        }
     }
 }
 
@@ -318,7 +274,7 @@ impl fmt::Display for Syscall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.pad(name),
-            None => write!(f, "syscall {}", self.0),
+            None => write!(f, "syscall {}", self.number),
         }
     }
 }
@@ -332,16 +288,61 @@ mod tests {
     const POINTER: u64 = 0x7f00_1122_3344;
     const MINUS_ONE: u64 = 0xffff_ffff;
 
-    fn limit(number: i64, args: SyscallArgs) -> Option<WaitLimit> {
-        Syscall(number).wait_limit(&args, None)
+    const fn x86_64(number: i32) -> Syscall {
+        Syscall::new(Architecture::X86_64, number)
+    }
+
+    const fn aarch64(number: i32) -> Syscall {
+        Syscall::new(Architecture::Aarch64, number)
+    }
+
+    fn limit(number: i32, args: SyscallArgs) -> Option<WaitLimit> {
+        x86_64(number).wait_limit(&args, None)
     }
 
     #[test]
-    fn the_table_is_sorted_and_other_calls_are_shown_as_numbers() {
-        assert!(TABLE.is_sorted_by(|one, next| one.0 < next.0));
-        assert_eq!(Syscall(455).to_string(), "futex_wait");
-        assert_eq!(Syscall(5000).to_string(), "syscall 5000");
+    fn a_number_has_the_name_of_its_architecture_and_other_calls_are_shown_as_numbers() {
+        assert_eq!(x86_64(455).to_string(), "futex_wait");
+        assert_eq!(x86_64(5000).to_string(), "syscall 5000");
         assert_eq!(limit(5000, [0; 6]), None);
+        assert_eq!([x86_64(202).name(), aarch64(98).name()], [Some("futex"); 2]);
+        assert_eq!([x86_64(98).name(), aarch64(202).name()], [None, Some("accept")]);
+        assert_eq!(aarch64(7).to_string(), "syscall 7", "poll of x86_64");
+    }
+
+    #[test]
+    fn a_recorded_number_has_its_architecture_and_alone_is_of_x86_64() {
+        for call in [x86_64(0), x86_64(202), x86_64(-1), x86_64(i32::MAX), aarch64(0), aarch64(98), aarch64(-1)] {
+            let recorded = i64::from(call);
+            assert_eq!(Syscall::try_from(recorded), Ok(call));
+            let text = serde_json::to_string(&call).unwrap();
+            assert_eq!((text.parse(), serde_json::from_str(&text).ok()), (Ok(recorded), Some(call)));
+        }
+        assert_eq!([i64::from(x86_64(202)), i64::from(x86_64(-1))], [202, -1], "as in recordings of earlier agents");
+        assert_eq!(i64::from(aarch64(98)), (1 << 32) + 98);
+        for unknown in [2 << 32, i64::MIN, i64::MAX, i64::from(i32::MIN) - 1] {
+            assert_eq!(Syscall::try_from(unknown), Err(UnknownArchitecture(unknown)));
+            assert!(serde_json::from_str::<Syscall>(&unknown.to_string()).is_err(), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn calls_of_both_architectures_mean_the_same() {
+        let pairs = [(0, 63), (202, 98), (271, 73), (281, 22), (61, 260), (72, 25), (219, 128), (449, 449)];
+        for (one, other) in pairs.map(|(one, other)| (x86_64(one), aarch64(other))) {
+            assert_eq!((one.name(), one.awaited()), (other.name(), other.awaited()));
+            assert_eq!(one.wait(Some(1), None), other.wait(Some(1), None), "{one}");
+            for args in [[0; 6], [POINTER; 6], [5, 7, 0, POINTER, 0, 0], [5, 1, 0, MINUS_ONE, 0, 0]] {
+                assert_eq!(one.wait_limit(&args, None), other.wait_limit(&args, None), "{one}");
+                assert_eq!(one.awaited_of(&args), other.awaited_of(&args), "{one}");
+            }
+        }
+        for function in ["invoke_syscall", "__arm64_sys_restart_syscall", "el0_svc_common.constprop.0"] {
+            assert_eq!(aarch64(128).wait(None, Some(function)), WaitKind::Sleep);
+            assert_eq!(aarch64(128).wait_limit(&[0; 6], Some(function)), LIMITED);
+        }
+        let polls = aarch64(128).wait_limit(&[0, 1, MINUS_ONE, 0, 0, 0], Some("do_sys_poll"));
+        assert_eq!(polls, None, "poll(2) does not exist there");
     }
 
     #[test]
@@ -411,23 +412,23 @@ mod tests {
 
     #[test]
     fn the_kernel_function_shows_the_object_of_a_restarted_call() {
-        let restarted = |wchan| Syscall(219).wait_limit(&[0, 1, MINUS_ONE, 0, 0, 0], wchan);
+        let restarted = |wchan| x86_64(219).wait_limit(&[0, 1, MINUS_ONE, 0, 0, 0], wchan);
         assert_eq!(restarted(Some("futex_wait_queue_me")), LIMITED);
         assert_eq!(restarted(Some("do_syscall_64")), LIMITED, "nanosleep");
         assert_eq!(restarted(Some("poll_schedule_timeout.constprop.0")), UNLIMITED);
-        assert_eq!(Syscall(219).wait_limit(&[0, 1, 500, 0, 0, 0], Some("do_sys_poll")), LIMITED);
+        assert_eq!(x86_64(219).wait_limit(&[0, 1, 500, 0, 0, 0], Some("do_sys_poll")), LIMITED);
         assert_eq!([restarted(Some("vfs_read")), restarted(None)], [None, None]);
-        assert_eq!(Syscall(219).wait(None, Some("do_syscall_64")), WaitKind::Sleep);
-        assert_eq!(Syscall(42).wait_limit(&[0; 6], Some("futex_wait_queue_me")), None);
-        assert_eq!(Syscall(219).wait(None, Some("do_sys_poll.constprop.0")), WaitKind::Events);
+        assert_eq!(x86_64(219).wait(None, Some("do_syscall_64")), WaitKind::Sleep);
+        assert_eq!(x86_64(42).wait_limit(&[0; 6], Some("futex_wait_queue_me")), None);
+        assert_eq!(x86_64(219).wait(None, Some("do_sys_poll.constprop.0")), WaitKind::Events);
     }
 
     #[test]
     fn every_blocking_call_has_an_object_of_its_wait() {
-        let kind = |number| Syscall(number).wait(Some(5), None);
+        let kind = |number| x86_64(number).wait(Some(5), None);
         for number in [7, 23, 232, 270, 271, 281, 426, 441] {
             assert_eq!(kind(number), WaitKind::Events, "{number}");
-            assert!(Syscall(number).waits_for_many());
+            assert!(x86_64(number).waits_for_many());
         }
         assert!([202, 449, 455, 65, 220].iter().all(|number| kind(*number) == WaitKind::Lock));
         assert!([35, 230].iter().all(|number| kind(*number) == WaitKind::Sleep));

@@ -230,12 +230,13 @@ fn merge_single_threads(groups: Vec<ThreadGroup>) -> Vec<ThreadGroup> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Architecture;
 
-    fn thread(name: u8, syscall: i64, arg: u64) -> Thread {
+    fn thread(name: u8, syscall: i32, arg: u64) -> Thread {
         Thread {
             comm: Comm::from_kernel(&[name; 16]),
             state: ThreadState::Sleeping,
-            syscall: Some(Syscall(syscall)),
+            syscall: Some(Syscall::new(Architecture::X86_64, syscall)),
             arg: Some(arg),
             limit: None,
             wchan: Some("futex_wait_queue".to_owned()),
@@ -293,7 +294,7 @@ mod tests {
         for state in [ThreadState::Running, ThreadState::Stopped, ThreadState::Zombie] {
             assert_eq!(one(Thread { state, ..thread(b'a', 202, 1) }), None, "{state:?}");
         }
-        // Without the system call, as on another architecture, the kernel function shows the object.
+        // Without the system call, as on an architecture with unknown numbers, the kernel function shows the object.
         assert_eq!(one(Thread { syscall: None, ..thread(b'a', 0, 1) }), Some(WaitKind::Lock));
         assert_eq!(one(Thread { syscall: None, wchan: None, ..thread(b'a', 0, 1) }), None);
         let each_its_own = group(&[thread(b'a', 0, 1), thread(b'a', 0, 2)]);

@@ -15,18 +15,23 @@ use choice::Missing;
 use crate::prelude::*;
 
 /// The compiler that cargo uses.
-struct Toolchain {
+pub(crate) struct Toolchain {
     /// What `rustc -vV` prints.
     version: String,
     /// The toolchain's folder.
-    sysroot: PathBuf,
+    pub(crate) sysroot: PathBuf,
+}
+
+/// Asks the compiler for its version and folder.
+pub(crate) fn toolchain() -> Result<Toolchain> {
+    let rustc = || Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let sysroot = exec::output(rustc().args(["--print", "sysroot"]))?;
+    Ok(Toolchain { version: exec::output(rustc().arg("-vV"))?, sysroot: sysroot.trim().into() })
 }
 
 /// Installs what is missing; prints a line for each step and nothing when there is none.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let rustc = || Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    let sysroot = exec::output(rustc().args(["--print", "sysroot"]))?;
-    let toolchain = Toolchain { version: exec::output(rustc().arg("-vV"))?, sysroot: sysroot.trim().into() };
+    let toolchain = toolchain()?;
     let dir = workspace.target.join("setup");
     if toolchain.find_tools(&dir).is_ok() {
         return Ok(());
@@ -59,14 +64,49 @@ impl Toolchain {
         };
         choice::find_tools(&dir.join("bin"), &path, &self.sysroot, fits)
     }
+
+    /// Commit of the compiler's source.
+    pub(crate) fn commit(&self) -> Option<&str> {
+        self.of_version("commit-hash: ")
+    }
+
+    /// The compiler's objcopy, which handles the files of all architectures.
+    pub(crate) fn objcopy(&self) -> Result<Command> {
+        let host = self.of_version("host: ").context("`rustc -vV` names no host")?;
+        let program = self.sysroot.join("lib/rustlib").join(host).join("bin/rust-objcopy");
+        ensure!(program.is_file(), "there is no {}; is the compiler from rustup?", program.display());
+        let mut command = Command::new(program);
+        // It finds the compiler's LLVM there.
+        command.env("LD_LIBRARY_PATH", self.sysroot.join("lib"));
+        Ok(command)
+    }
+
+    /// Installs the standard library for a target, if it is missing.
+    pub(crate) fn add_target(&self, target: &str) -> Result<()> {
+        if self.sysroot.join("lib/rustlib").join(target).join("lib").is_dir() {
+            return Ok(());
+        }
+        let mut rustup = Command::new("rustup");
+        rustup.args(["target", "add", target]).args(self.rustup_name());
+        step(&format!("rustup target add {target}"), || exec::quiet(&mut rustup))
+            .map(drop)
+            .with_context(|| format!("cannot install the standard library for {target}"))
+    }
+
+    /// Arguments that name this toolchain to rustup, which knows a toolchain by the name of its folder.
+    fn rustup_name(&self) -> impl Iterator<Item = &OsStr> {
+        self.sysroot.file_name().map(|name| [OsStr::new("--toolchain"), name]).into_iter().flatten()
+    }
+
+    fn of_version(&self, name: &str) -> Option<&str> {
+        self.version.lines().find_map(|line| line.strip_prefix(name))
+    }
 }
 
 /// Installs the standard library's source in the toolchain, where cargo's `-Z build-std` looks for it.
 fn install_std_source(toolchain: &Toolchain, place: &Path) -> Result<()> {
     let mut rustup = Command::new("rustup");
-    rustup.args(["component", "add", "rust-src"]);
-    // rustup knows a toolchain by the name of its folder.
-    rustup.args(toolchain.sysroot.file_name().map(|name| [OsStr::new("--toolchain"), name]).into_iter().flatten());
+    rustup.args(["component", "add", "rust-src"]).args(toolchain.rustup_name());
     step("rustup component add rust-src", || exec::quiet(&mut rustup)).map(drop).with_context(|| {
         format!(
             "cannot install the source of the standard library\nhint: where rustup cannot download, copy the folder `library` \

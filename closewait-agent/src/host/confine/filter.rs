@@ -21,8 +21,11 @@ pub(super) enum FilterError {
     Install(seccompiler::Error),
 }
 
+/// `kexec_file_load`, for which libc has no name on all targets (include/uapi/asm-generic/unistd.h, v6.18).
+const KEXEC_FILE_LOAD: c_long = if IS_X86_64 { 320 } else { 294 };
+
 /// System calls that fail with `EPERM`.
-const REFUSED: [c_long; 51] = [
+const REFUSED: [c_long; 49] = [
     // Other programs.
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -52,13 +55,11 @@ const REFUSED: [c_long; 51] = [
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_reboot,
     libc::SYS_swapon,
     libc::SYS_swapoff,
     libc::SYS_acct,
-    libc::SYS_iopl,
-    libc::SYS_ioperm,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
     libc::SYS_sethostname,
@@ -84,9 +85,13 @@ const REFUSED: [c_long; 51] = [
     libc::SYS_io_uring_register,
 ];
 
+/// Whether this is x86_64, which has further calls and numbers.
+const IS_X86_64: bool = cfg!(target_arch = "x86_64");
 /// Bit in the numbers of x32, which the kernel reports as the same architecture (`__X32_SYSCALL_BIT` in
 /// arch/x86/include/uapi/asm/unistd.h, v6.18).
 const X32: c_long = 0x4000_0000;
+/// Refused calls of x86_64 alone: iopl and ioperm (arch/x86/entry/syscalls/syscall_64.tbl, v6.18).
+const X86_64_ONLY: [c_long; 2] = [172, 173];
 /// Calls that have a separate number on x32: execve, ptrace, kexec_load, process_vm_readv, process_vm_writev,
 /// execveat (arch/x86/entry/syscalls/syscall_64.tbl, v6.18).
 const X32_ONLY: [c_long; 6] = [520, 521, 528, 539, 540, 545];
@@ -113,26 +118,29 @@ pub(super) fn install(enter_namespaces: bool) -> Result<(), FilterError> {
 fn refused(enter_namespaces: bool) -> Result<BpfProgram, BackendError> {
     let setns = (!enter_namespaces).then_some(libc::SYS_setns);
     let mut rules: BTreeMap<_, _> =
-        REFUSED.into_iter().chain(setns).flat_map(both).map(|call| (call, vec![])).collect();
-    rules.extend(X32_ONLY.map(|call| (call | X32, vec![])));
+        REFUSED.into_iter().chain(setns).flat_map(numbers).map(|call| (call, vec![])).collect();
+    if IS_X86_64 {
+        rules.extend(X86_64_ONLY.into_iter().flat_map(numbers).map(|call| (call, vec![])));
+        rules.extend(X32_ONLY.map(|call| (call | X32, vec![])));
+    }
     let of_new_namespaces = NEW_NAMESPACES.map(|flag| {
         let flag = u64::from(flag.unsigned_abs());
         SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?])
     });
     let of_new_namespaces = of_new_namespaces.into_iter().collect::<Result<Vec<_>, _>>()?;
-    rules.extend(both(libc::SYS_clone).map(|call| (call, of_new_namespaces.clone())));
+    rules.extend(numbers(libc::SYS_clone).map(|call| (call, of_new_namespaces.clone())));
     program(rules, libc::EPERM)
 }
 
 /// Builds the filter of calls that look unimplemented: a filter cannot read the flags of `clone3`, and C libraries
 /// fall back to `clone`.
 fn unknown() -> Result<BpfProgram, BackendError> {
-    program(both(libc::SYS_clone3).map(|call| (call, vec![])).into(), libc::ENOSYS)
+    program(numbers(libc::SYS_clone3).map(|call| (call, vec![])).collect(), libc::ENOSYS)
 }
 
-/// Returns the number of a call, and its number on x32.
-fn both(call: c_long) -> [c_long; 2] {
-    [call, call | X32]
+/// Returns the number of a call, and on x86_64 its number on x32.
+fn numbers(call: c_long) -> impl Iterator<Item = c_long> {
+    [call].into_iter().chain(IS_X86_64.then_some(call | X32))
 }
 
 fn program(rules: BTreeMap<c_long, Vec<SeccompRule>>, answer: libc::c_int) -> Result<BpfProgram, BackendError> {
@@ -169,8 +177,9 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_arch = "x86_64")]
     fn numbers_of_x32_are_no_way_round() {
-        for call in [libc::SYS_mount | X32, X32_ONLY[0] | X32] {
+        for call in [libc::SYS_mount | X32, X32_ONLY[0] | X32, X86_64_ONLY[0] | X32] {
             assert_eq!(filtered(false, call), Some(libc::EPERM), "system call {call:#x}");
         }
     }
@@ -197,6 +206,16 @@ mod tests {
         .join()
         .unwrap();
         assert_eq!(filtered(false, libc::SYS_clone3), Some(libc::ENOSYS));
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn numbers_without_a_name_are_those_of_libc() {
+        assert_eq!(KEXEC_FILE_LOAD, libc::SYS_kexec_file_load);
+        assert_eq!(X86_64_ONLY, [libc::SYS_iopl, libc::SYS_ioperm]);
+        for call in X86_64_ONLY {
+            assert_eq!(filtered(false, call), Some(libc::EPERM), "system call {call}");
+        }
     }
 
     #[test]

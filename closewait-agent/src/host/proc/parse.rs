@@ -86,8 +86,8 @@ impl SchedStat {
 /// System call of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Number of the call, of this architecture.
-    pub number: i64,
+    /// Number of the call, of this architecture: an `int` (`struct seccomp_data`, include/uapi/linux/seccomp.h at v5.10).
+    pub number: i32,
     /// Arguments of the call.
     pub args: [u64; 6],
 }

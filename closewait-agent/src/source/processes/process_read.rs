@@ -18,9 +18,21 @@ use crate::{
     },
 };
 use closewait_engine::{
-    process::{Process, ProgramRuntime, Syscall, Thread, ThreadState, can_have_script, group, script},
+    process::{
+        Architecture, Process, ProgramRuntime, Syscall, SyscallArgs, Thread, ThreadState, can_have_script, group,
+        script,
+    },
     text::{Comm, harmless, harmless_path, is_harmful},
     workload::Workload,
+};
+
+/// Architecture of this host's system calls; `None` if the engine does not know their numbers.
+pub(super) const ARCHITECTURE: Option<Architecture> = if cfg!(target_arch = "x86_64") {
+    Some(Architecture::X86_64)
+} else if cfg!(target_arch = "aarch64") {
+    Some(Architecture::Aarch64)
+} else {
+    None
 };
 
 /// Process, as far as it has been read.
@@ -312,19 +324,18 @@ fn thread(
     } else {
         None
     };
-    // The engine has the system call numbers of one architecture.
-    let call = call.filter(|_| cfg!(target_arch = "x86_64"));
+    let call = call.zip(ARCHITECTURE).map(|(call, of)| (Syscall::new(of, call.number), call.args));
     job.step("its threads");
     let wchan = proc::wchan(folder).map(|name| harmless(&name));
     let state = ThreadState::from_letter(stat.state);
     // A stopped thread waits only for SIGCONT.
     let waits = matches!(state, ThreadState::Sleeping | ThreadState::DiskSleep);
-    let limit = |call: proc::Call| Syscall(call.number).wait_limit(&call.args, wchan.as_deref());
+    let limit = |(call, args): (Syscall, SyscallArgs)| call.wait_limit(&args, wchan.as_deref());
     let thread = Thread {
         comm: Comm::from_name(&stat.comm),
         state,
-        syscall: call.map(|call| Syscall(call.number)),
-        arg: call.map(|call| Syscall(call.number).awaited_of(&call.args)),
+        syscall: call.map(|(call, _)| call),
+        arg: call.map(|(call, args)| call.awaited_of(&args)),
         limit: call.filter(|_| waits).and_then(limit),
         wchan,
         cpu_permille: None,

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use super::*;
+use super::{process_read::ARCHITECTURE, *};
 use crate::clock;
 use closewait_engine::process::Syscall;
 
@@ -20,6 +20,31 @@ fn sample(wait: Duration) -> Process {
 /// Whether `look` succeeds on one of five attempts: a busy machine may give the CPU to another thread.
 fn is_seen(mut look: impl FnMut() -> bool) -> bool {
     (0..5).any(|_| look())
+}
+
+/// The numbers of the engine's table, compared with those of the target's libc.
+#[test]
+fn system_calls_have_the_names_of_this_architecture() {
+    let Some(architecture) = ARCHITECTURE else { return };
+    macro_rules! numbers {
+        ($($call:ident: $name:literal,)*) => { [$((libc::$call, $name)),*] };
+    }
+    let calls = numbers! {
+        SYS_read: "read", SYS_write: "write", SYS_close: "close", SYS_pread64: "pread64", SYS_pwrite64: "pwrite64",
+        SYS_readv: "readv", SYS_writev: "writev", SYS_nanosleep: "nanosleep", SYS_sendfile: "sendfile",
+        SYS_connect: "connect", SYS_accept: "accept", SYS_sendto: "sendto", SYS_recvfrom: "recvfrom",
+        SYS_sendmsg: "sendmsg", SYS_recvmsg: "recvmsg", SYS_wait4: "wait4", SYS_semop: "semop", SYS_msgrcv: "msgrcv",
+        SYS_fcntl: "fcntl", SYS_flock: "flock", SYS_fsync: "fsync", SYS_fdatasync: "fdatasync",
+        SYS_rt_sigtimedwait: "rt_sigtimedwait", SYS_rt_sigsuspend: "rt_sigsuspend", SYS_futex: "futex",
+        SYS_restart_syscall: "restart_syscall", SYS_semtimedop: "semtimedop", SYS_clock_nanosleep: "clock_nanosleep",
+        SYS_mq_timedreceive: "mq_timedreceive", SYS_waitid: "waitid", SYS_openat: "openat", SYS_pselect6: "pselect6",
+        SYS_ppoll: "ppoll", SYS_splice: "splice", SYS_epoll_pwait: "epoll_pwait", SYS_accept4: "accept4",
+        SYS_recvmmsg: "recvmmsg", SYS_io_uring_enter: "io_uring_enter",
+    };
+    for (number, name) in calls {
+        let call = Syscall::new(architecture, i32::try_from(number).unwrap());
+        assert_eq!(call.name(), Some(name), "{number}");
+    }
 }
 
 #[test]

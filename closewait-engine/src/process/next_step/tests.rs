@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    process::{Thread, ThreadState, group},
+    process::{Architecture, Syscall, Thread, ThreadState, group},
     testing,
 };
 
@@ -140,8 +140,10 @@ fn the_debugger_of_node_attaches_to_the_process_and_to_no_other() {
 #[test]
 fn a_program_whose_only_worker_blocks_is_not_asked_for_an_answer() {
     // nanosleep
-    let blocked = group(&[Thread { syscall: Some(crate::process::Syscall(35)), ..thread(ThreadState::Sleeping, 0) }]);
-    let polls = group(&[Thread { syscall: Some(crate::process::Syscall(232)), ..thread(ThreadState::Sleeping, 0) }]);
+    let blocked =
+        group(&[Thread { syscall: Some(Syscall::new(Architecture::X86_64, 35)), ..thread(ThreadState::Sleeping, 0) }]);
+    let polls =
+        group(&[Thread { syscall: Some(Syscall::new(Architecture::X86_64, 232)), ..thread(ThreadState::Sleeping, 0) }]);
     let redis = process(ProgramRuntime::Redis, &[Tool::RedisCli]);
     for (process, asked) in [(node(&[Tool::Node]), "kill "), (redis, "redis-cli ")] {
         let blocked = Process { groups: blocked.clone(), ..process.clone() };
