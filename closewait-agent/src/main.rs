@@ -5,7 +5,7 @@ use std::{env, io, process::ExitCode};
 use closewait::{
     cli::Command,
     cmd::{self, settings::ParseError},
-    limits, logging,
+    config, limits, logging,
 };
 
 fn main() -> ExitCode {
@@ -24,7 +24,8 @@ fn main() -> ExitCode {
             cmd::run(&command, configuration)
         }
         Err(ParseError::Config(error)) => cmd::misconfigured(&error),
-        Err(ParseError::Usage(error)) => {
+        Err(ParseError::Usage(mut error)) => {
+            config::hide_secrets(&mut error);
             if error.use_stderr() {
                 logging::print(&error.render().to_string());
             } else {

@@ -8,7 +8,14 @@ mod hangup;
 mod service;
 mod turns;
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -31,7 +38,7 @@ use crate::{
     memory::{self, Peak},
     metrics::{MetricsRequest, MetricsServer},
     otlp::OtlpExporter,
-    recording::RecordingEngine,
+    recording::{DroppedCounts, RecordingEngine},
     signals,
     sink::{Backlog, Numbering, Sink, Start, Writer, text::histogram_line},
     source::{
@@ -130,6 +137,8 @@ pub struct Runtime<S> {
     pub metrics: Option<MetricsServer>,
     /// Export over OTLP, if the user requested it.
     pub otlp: Option<OtlpExporter>,
+    /// Count of entries that the journal refused; `None` if the journal gets none.
+    pub journal_refused: Option<Arc<AtomicU64>>,
     /// Recent events, for clients that follow them.
     pub events: EventLog,
     /// Service manager and configuration.
@@ -441,8 +450,12 @@ impl<S: RecordSource> Runtime<S> {
 
     /// Tells the engine what other parts of the agent have dropped.
     fn count_losses(&mut self) {
-        let unexported = self.otlp.as_ref().map_or(0, OtlpExporter::dropped);
-        self.engine.count_losses(clock::now(), logging::dropped(), unexported);
+        let dropped = DroppedCounts {
+            log_lines: logging::dropped(),
+            unexported: self.otlp.as_ref().map_or(0, OtlpExporter::dropped),
+            refused: self.journal_refused.as_ref().map_or(0, |refused| refused.load(Ordering::Acquire)),
+        };
+        self.engine.count_losses(clock::now(), dropped);
     }
 
     /// Ends the recording. Its failure does not affect the output.

@@ -434,6 +434,9 @@ def request(url, body=None, headers=None):
                 raise Failure(CONFIG, "%s: its certificate is not valid: %s" % (host, why), hint)
         else:
             if 200 <= code < 300:
+                if answer.lstrip()[:1] == b"<":
+                    hint = "check the URL, and whether a proxy answers in place of the service"
+                    raise Failure(CONFIG, "%s: a web page answered %d, and not the service" % (host, code), hint)
                 return answer
             why = with_text("it answered %d" % code, answer.decode("utf-8", "replace"))
             if 300 <= code < 400:

@@ -53,6 +53,7 @@ fn play(mut bytes: &[u8], with_checkpoints: bool) -> Vec<u8> {
             }
             Item::Undecodable(at) => play.engine.undecodable(at),
             Item::Unwritten { at, lines } => play.engine.unwritten(at, lines),
+            Item::Refused { at, entries } => play.engine.unwritten(at, entries),
             Item::LogDropped { at, lines } => play.engine.log_lines_dropped(at, lines),
             Item::Unexported { at, events } => play.engine.unexported(at, events),
             Item::Unrecorded { at, observations } => play.engine.unrecorded(at, observations),

@@ -13,7 +13,7 @@ use super::{
 use crate::sink::document::*;
 use crate::{
     cli::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, OutputFormat},
-    config::{ConfigEntry, ConfigError, ConfigProblem, SettingOrigin, example},
+    config::{self, ConfigEntry, ConfigError, ConfigProblem, SettingOrigin, example},
     logging,
     sink::json,
 };
@@ -95,7 +95,8 @@ fn check(args: &ConfigCheckArgs) -> anyhow::Result<u8> {
 fn report(error: ParseError, output: OutputFormat) -> anyhow::Result<u8> {
     let ConfigError(problems) = match error {
         ParseError::Config(error) => error,
-        ParseError::Usage(error) => {
+        ParseError::Usage(mut error) => {
+            config::hide_secrets(&mut error);
             logging::print(&error.render().to_string());
             return Ok(exit::USAGE);
         }

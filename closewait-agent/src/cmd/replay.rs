@@ -81,6 +81,7 @@ fn play(
             | Item::Undecodable(_)
             | Item::Unwritten { .. }
             | Item::LogDropped { .. }
+            | Item::Refused { .. }
             | Item::Unexported { .. }
             | Item::Unrecorded { .. }
             | Item::ScanBegan
@@ -111,9 +112,9 @@ pub(super) fn end_text(end: RecordingEnd, file: &Path) -> Option<String> {
     let file = file.display();
     match end {
         RecordingEnd::Stopped => None,
-        RecordingEnd::Continued => {
-            Some(format!("{file} ends here, and the next segment of its directory continues it"))
-        }
+        RecordingEnd::Continued => Some(format!(
+            "{file} ends here; the next segment of its directory continues it, if the agent could write one"
+        )),
         RecordingEnd::Full => {
             Some(format!("{file} was full here; the agent continued without recording (run --record-max)"))
         }

@@ -205,10 +205,11 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     let metrics =
         listener.map(|listener| MetricsServer::start(listener, AgentFacts::of(&start), losses)).transpose()?;
     let numbering = Numbering::of_host(&facts.host);
-    let sink: Box<dyn Sink> = match journal {
+    let sink: Box<dyn Sink> = match &journal {
         Some(_) => Box::new(Journal { incidents_only: events == cli::EventsArg::Incidents }),
         None => sink(args.shape, events, TextStyle::live(color(args.shape), list::width())),
     };
+    let journal_refused = journal.as_ref().map(EntrySocket::refused);
     let writer = match journal {
         Some(journal) => Writer::new(journal, limits.lines),
         None => Writer::new(io::stdout(), limits.lines),
@@ -233,6 +234,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         control,
         metrics,
         otlp,
+        journal_refused,
         events,
         service,
         hooks,

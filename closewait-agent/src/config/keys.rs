@@ -216,6 +216,17 @@ fn is_secret(key: &str) -> bool {
     key.split('-').any(|word| SECRET.contains(&word))
 }
 
+/// Hides the secrets in an error about the value of an option.
+pub fn hide_secrets(error: &mut clap::Error) {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let (Some(option), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else { return };
+    let key = option.trim_start_matches('-').split(' ').next().unwrap_or_default();
+    error.insert(ContextKind::InvalidValue, ContextValue::String(shown(key, value.as_ref())));
+}
+
 /// Returns a value for people: harmless, and without secrets. Those of a URL may be in its user, path, query or fragment.
 pub(super) fn shown(key: &str, value: &OsStr) -> String {
     const HIDDEN: &str = "[hidden]";
@@ -223,8 +234,16 @@ pub(super) fn shown(key: &str, value: &OsStr) -> String {
         return HIDDEN.to_owned();
     }
     let text = harmless(value.as_encoded_bytes());
-    let Some((scheme, rest)) = text.split_once("://") else { return text };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let Some((scheme, rest)) = text.split_once("://") else {
+        // Perhaps a URL without its scheme, with a password.
+        return if key.contains("endpoint") && text.contains('@') { HIDDEN.to_owned() } else { text };
+    };
+    if text.contains('\\') {
+        return HIDDEN.to_owned();
+    }
+    // A password may contain a slash.
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len()).max(rest.rfind('@').unwrap_or(0));
+    let end = rest.get(end..).and_then(|tail| tail.find(['/', '?', '#'])).map_or(rest.len(), |at| end + at);
     let (authority, path) = rest.split_at(end);
     let (user, host) = match authority.rsplit_once('@') {
         Some((_, host)) => (format!("{HIDDEN}@"), host),

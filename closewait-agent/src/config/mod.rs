@@ -27,7 +27,7 @@ pub(crate) use self::example::{SettingHelp, settings};
 pub use self::{
     example::example,
     file::{ConfigFiles, ConfigText},
-    keys::Keys,
+    keys::{Keys, hide_secrets},
     parse::parse,
     problem::{ConfigError, ConfigProblem, TextPosition},
 };

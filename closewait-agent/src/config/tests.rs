@@ -176,9 +176,13 @@ fn secrets_are_not_shown() {
     let value = |key: &str, value: &str| keys::shown(key, value.as_ref());
     assert_eq!(value("push-token", "hunter2"), "[hidden]");
     assert_eq!(value("otlp-headers", "a=b"), "[hidden]");
-    assert_eq!(value("endpoint", "https://me:hunter2@host:1/p@q"), "https://[hidden]@host:1/[hidden]");
+    assert_eq!(value("endpoint", "https://me:hunter2@host:1/p@q"), "https://[hidden]@q");
     assert_eq!(value("endpoint", "https://me:hun@ter2@host"), "https://[hidden]@host");
-    assert_eq!(value("endpoint", "http://host/p?a=b@c"), "http://host/[hidden]");
+    assert_eq!(value("endpoint", "http://host/p?a=b@c"), "http://[hidden]@c");
+    assert_eq!(value("endpoint", "http://me:hun/ter?2@host/p"), "http://[hidden]@host/[hidden]");
+    for hidden in ["me:hunter2@host:1", "//me:hunter2@host", "http:\\\\me:hunter2@host"] {
+        assert_eq!(value("endpoint", hidden), "[hidden]", "{hidden}");
+    }
     assert_eq!(value("endpoint", "http://host?key=hunter2"), "http://host/[hidden]");
     assert_eq!(value("endpoint", "http://host:4318/"), "http://host:4318/");
     let command = Command::new("run").arg(Arg::new("token").long("token").value_parser(value_parser!(u8)));

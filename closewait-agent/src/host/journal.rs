@@ -8,6 +8,10 @@ use std::{
         unix::net::{SocketAddr, UnixDatagram},
     },
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +19,7 @@ use rustix::fs::fstat;
 
 use super::datagram;
 use crate::clock;
-use closewait_engine::{text::count, time::BootTime};
+use closewait_engine::time::BootTime;
 
 /// Socket of the journal (systemd.journal-fields(7); <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
 pub const SOCKET: &str = "/run/systemd/journal/socket";
@@ -98,7 +102,10 @@ pub struct EntrySocket {
     socket: UnixDatagram,
     /// Begin of an entry, or an entry that waits for room, with its length in front of it.
     pending: Vec<u8>,
-    refused: u64,
+    /// Number of refused entries since the last message on them.
+    unreported: u64,
+    /// Number of refused entries since the start.
+    refused: Arc<AtomicU64>,
     /// Time of the last message on refused entries.
     told: Option<BootTime>,
 }
@@ -112,7 +119,12 @@ impl EntrySocket {
     pub fn connect(path: &Path) -> io::Result<Self> {
         let address = SocketAddr::from_pathname(path)?;
         let socket = datagram::connect(&address)?;
-        Ok(Self { address, socket, pending: Vec::new(), refused: 0, told: None })
+        Ok(Self { address, socket, pending: Vec::new(), unreported: 0, refused: Arc::default(), told: None })
+    }
+
+    /// Returns the count of refused entries, which other threads may read.
+    pub fn refused(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.refused)
     }
 
     /// Returns the number of bytes that are missing in the pending entry.
@@ -156,14 +168,29 @@ impl EntrySocket {
     }
 
     fn count_refused(&mut self, error: &io::Error) {
-        self.refused += 1;
+        self.unreported += 1;
+        self.refused.fetch_add(1, Ordering::AcqRel);
         let now = clock::now();
         if self.told.is_none_or(|told| now.since(told) >= MESSAGE_INTERVAL) {
             self.told = Some(now);
-            let refused = count(std::mem::take(&mut self.refused), "entry");
+            let refused = entries(std::mem::take(&mut self.unreported));
             log::warn!(
                 "the journal refused {refused}: {error}\nhint: check systemd-journald, and `journalctl --disk-usage`"
             );
+        }
+    }
+}
+
+fn entries(count: u64) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}
+
+impl Drop for EntrySocket {
+    /// Reports the entries that no message was about.
+    fn drop(&mut self) {
+        if self.unreported > 0 {
+            let refused = entries(self.unreported);
+            log::warn!("the journal refused {refused} since the last message\nhint: check systemd-journald");
         }
     }
 }
@@ -285,8 +312,12 @@ mod tests {
         let (place, first, mut socket) = journal("again");
         drop(first);
         std::fs::remove_file(&place.0).unwrap();
-        socket.write_all(&entry(&[("MESSAGE", "lost")])).unwrap();
-        assert!(socket.told.is_some(), "it was counted and logged");
+        for _ in 0..3 {
+            socket.write_all(&entry(&[("MESSAGE", "lost")])).unwrap();
+        }
+        assert!(socket.told.is_some(), "it was logged");
+        let refused = socket.refused();
+        assert_eq!((refused.load(Ordering::Acquire), socket.unreported), (3, 2), "the end reports the others");
         let second = bind(&place.0);
         socket.write_all(&entry(&[("MESSAGE", "next")])).unwrap();
         assert_eq!(receive(&second), b"MESSAGE=next\n");

@@ -125,6 +125,7 @@ impl ListenAddress {
                 let failed = |problem| BindError::Unix { path: path.clone(), problem };
                 let (listener, file, warnings) =
                     bind_file(path, SOCKET_MODE).map_err(|error| failed(error.problem()))?;
+                listen(&listener, BACKLOG).map_err(|errno| failed(errno.to_string()))?;
                 for what in warnings {
                     log::warn!("{what}");
                 }

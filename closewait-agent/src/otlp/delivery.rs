@@ -70,9 +70,9 @@ pub(super) struct Delivery {
 
 /// Outcome of all attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Delivered {
-    /// The collector accepted it, with this body of the response.
-    Accepted(Bytes),
+pub(super) enum Delivered<R> {
+    /// The collector accepted it, with this response.
+    Accepted(R),
     /// The collector refused it, or did not answer in time.
     Failed,
 }
@@ -84,7 +84,12 @@ impl Delivery {
 
     /// Delivers a message within `max_time` of the policy, or within `patience` if that is shorter. `loss` is what happens
     /// without it, for people.
-    pub(super) async fn deliver(&mut self, message: Vec<u8>, patience: Option<Duration>, loss: &str) -> Delivered {
+    pub(super) async fn deliver<R: prost::Message + Default>(
+        &mut self,
+        message: Vec<u8>,
+        patience: Option<Duration>,
+        loss: &str,
+    ) -> Delivered<R> {
         let body = if self.settings.gzip { gzip(&message) } else { Bytes::from(message) };
         let began = Instant::now();
         let end = patience.map(|patience| began + patience);
@@ -92,8 +97,12 @@ impl Delivery {
         for attempts in 1.. {
             let (why, after) = match post(&self.settings, body.clone(), end).await {
                 PostOutcome::Accepted(body) => {
+                    let Ok(response) = R::decode(body) else {
+                        self.report(&http::no_collector("its response is malformed"), loss);
+                        return Delivered::Failed;
+                    };
                     self.report_success();
-                    return Delivered::Accepted(body);
+                    return Delivered::Accepted(response);
                 }
                 PostOutcome::Refused(why) => {
                     self.report(&why, loss);
@@ -148,18 +157,13 @@ impl Delivery {
         }
         usize::try_from(rejected).unwrap_or(0)
     }
-
-    /// Reports a response that is malformed. Whether the collector took the request is unknown.
-    pub(super) fn malformed(&mut self, loss: &str) {
-        self.report(&http::no_collector("its response is malformed"), loss);
-    }
 }
 
 /// Returns the message about an answer with a partial success.
 fn partly(settings: &SignalSettings, rejected: i64, message: &str) -> String {
     let SignalSettings { signal, url, .. } = settings;
     let what = signal.items();
-    let said = if message.is_empty() { String::new() } else { format!(": {}", shown(message)) };
+    let said = if message.is_empty() { String::new() } else { format!(": {}", shown(message, &settings.headers)) };
     let text = match rejected {
         0 => format!("accepted all {what}, with a warning{said}"),
         1.. => format!("rejected {rejected} {what}, which are dropped{said}"),
@@ -280,5 +284,14 @@ mod tests {
         assert_eq!(line(0, "slow"), format!("{begin} accepted all events, with a warning: slow"));
         assert_eq!(line(-5, ""), format!("{begin} answered that it rejected -5 events, which is not possible"));
         assert!(!line(1, "no\u{1b}[2J").contains('\u{1b}'));
+        let mut secret = settings.clone();
+        secret.headers.0.insert("authorization", "Bearer hunter2-top-secret".parse().unwrap());
+        for said in
+            ["denied for Bearer hunter2-top-secret", "HUNTER2-TOP", "hunter2%2Dtop%2Dsecret", "hunter2 top secret"]
+        {
+            let line = partly(&secret, 1, said);
+            assert!(line.contains("its text is not shown") && !line.to_lowercase().contains("hunter2"), "{line}");
+        }
+        assert!(partly(&secret, 1, "Bearer tokens are needed").contains("Bearer tokens are needed"));
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::settings::SignalSettings;
+use super::settings::{SecretHeaders, SignalSettings};
 use crate::clock::{self, TimeAnchor};
 use closewait_engine::text::harmless;
 
@@ -99,7 +99,7 @@ pub(super) async fn post(settings: &SignalSettings, body: Bytes, end: Option<Ins
     if status.is_success() {
         return match (body, kind) {
             (Err(cause), _) => PostOutcome::Refused(no_collector(&cause)),
-            (Ok(body), BodyKind::Page) if !body.is_empty() => {
+            (Ok(body), kind) if is_page(kind, &body) => {
                 PostOutcome::Refused(no_collector("its response is a web page"))
             }
             // A collector that answers in another format tells nothing that the agent needs.
@@ -108,7 +108,7 @@ pub(super) async fn post(settings: &SignalSettings, body: Bytes, end: Option<Ins
     }
     let details = (kind == BodyKind::Protobuf).then(|| RpcStatus::decode(body.ok()?).ok()).flatten();
     let details = details.map(|status| status.message).filter(|text| !text.is_empty());
-    let details = details.map(|text| format!(": {}", shown(&text))).unwrap_or_default();
+    let details = details.map(|text| format!(": {}", shown(&text, &settings.headers))).unwrap_or_default();
     let cause = format!("the collector answered {}{details}", status.as_u16());
     let why = PostFailure { cause, hint: hint(status) };
     match status {
@@ -149,6 +149,15 @@ impl BodyKind {
             "text/html" | "application/xhtml+xml" => Self::Page,
             _ => Self::Other,
         }
+    }
+}
+
+/// Whether a response is a page for a browser: a server may leave out its type.
+fn is_page(kind: BodyKind, body: &[u8]) -> bool {
+    match kind {
+        BodyKind::Protobuf => false,
+        BodyKind::Page => !body.is_empty(),
+        BodyKind::Other => body.trim_ascii_start().starts_with(b"<"),
     }
 }
 
@@ -211,8 +220,11 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default())
 }
 
-/// Returns a text of the collector as it can be shown to people.
-pub(super) fn shown(text: &str) -> String {
+/// Returns a text of the collector as it can be shown to people: not at all if it repeats a part of a header, which may be secret.
+pub(super) fn shown(text: &str, headers: &SecretHeaders) -> String {
+    if headers.are_in(text) {
+        return "its text is not shown: it repeats a part of a header".to_owned();
+    }
     let short: String = text.chars().take(MAX_TEXT_CHARS).collect();
     harmless(short.as_bytes())
 }

@@ -215,10 +215,11 @@ impl OtlpExporter {
         // The thread sends nothing: it either ends, or is late.
         let _ended: Result<(), mpsc::RecvTimeoutError> = self.done.recv_timeout(patience);
         let left = self.accounts.drop_rest();
-        if left > 0 {
-            let dropped = self.dropped();
+        let dropped = self.dropped();
+        if dropped > 0 {
             log::warn!(
-                "OTLP: {left} events were not exported before the end, and {dropped} events in all since the start"
+                "OTLP: {dropped} events were dropped since the start, {left} of them because the agent ended\n\
+                 hint: check the log of the collector"
             );
         }
     }

@@ -144,6 +144,25 @@ impl Signal {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct SecretHeaders(pub(super) HeaderMap);
 
+/// Number of consecutive letters and digits of a header's value that no message may have.
+const SECRET_PIECE: usize = 8;
+
+impl SecretHeaders {
+    /// Whether a text has a part of a header's value, also percent-encoded, in another case or with other punctuation.
+    pub(super) fn are_in(&self, text: &str) -> bool {
+        let plain =
+            |text: &str| text.chars().filter(|one| one.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+        let texts: [Vec<char>; 2] = [plain(text), plain(&decoded(text).unwrap_or_default())];
+        self.0.values().any(|value| {
+            let value: Vec<char> = plain(&String::from_utf8_lossy(value.as_bytes()));
+            // A short value would be in any text.
+            value
+                .windows(SECRET_PIECE)
+                .any(|piece| texts.iter().any(|text| text.windows(SECRET_PIECE).any(|part| part == piece)))
+        })
+    }
+}
+
 impl fmt::Debug for SecretHeaders {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(to, "SecretHeaders({})", self.0.len())

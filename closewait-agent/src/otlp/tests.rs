@@ -191,7 +191,9 @@ fn permanent_failures_drop_and_count() {
 
 #[test]
 fn a_success_that_cannot_be_believed_counts_as_dropped() {
-    for behavior in [Behavior::SlowBody, Behavior::EndlessBody, Behavior::GarbageBody, Behavior::Page] {
+    for behavior in
+        [Behavior::SlowBody, Behavior::EndlessBody, Behavior::GarbageBody, Behavior::Page, Behavior::UntypedPage]
+    {
         let collector = FakeCollector::start(std::slice::from_ref(&behavior));
         let mut running = Running::logs(collector.address, timing());
         running.send(3);
@@ -219,7 +221,8 @@ fn metrics_wait_for_a_silent_collector_until_the_next_export_is_due() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (_end, is_ending) = tokio::sync::watch::channel(false);
     let mut delivery = delivery::Delivery::new(settings, timing().retry, is_ending);
-    let delivered = runtime.block_on(delivery.deliver(b"x".to_vec(), Some(millis(150)), "they are dropped"));
+    let delivered: delivery::Delivered<()> =
+        runtime.block_on(delivery.deliver(b"x".to_vec(), Some(millis(150)), "they are dropped"));
     assert_eq!(delivered, delivery::Delivered::Failed, "it returns, and reports why");
 }
 

@@ -166,15 +166,10 @@ impl LogsExport {
             let request = logs::request(&batch, &self.resource, &self.instance);
             let loss = format!("{} events count as dropped", batch.len());
             let refused = match self.delivery.deliver(request.encode_to_vec(), None, &loss).await {
-                Delivered::Accepted(body) => match ExportLogsServiceResponse::decode(body) {
-                    Ok(response) => response.partial_success.map_or(0, |partial| {
-                        self.delivery.partly(partial.rejected_log_records, &partial.error_message)
-                    }),
-                    Err(_) => {
-                        self.delivery.malformed(&loss);
-                        batch.len()
-                    }
-                },
+                Delivered::Accepted(ExportLogsServiceResponse { partial_success }) => {
+                    let partial = partial_success.unwrap_or_default();
+                    self.delivery.partly(partial.rejected_log_records, &partial.error_message)
+                }
                 Delivered::Failed => batch.len(),
             };
             self.events.settle(&batch, refused);
@@ -247,17 +242,10 @@ impl MetricsExport {
             export_losses: self.losses.as_ref().map(ExportLosses::get),
         };
         let request = metrics::request(&source.readings(), &self.resource, self.starts, now);
-        let Delivered::Accepted(body) = self.delivery.deliver(request.encode_to_vec(), patience, LATER_TOTALS).await
-        else {
+        let delivered = self.delivery.deliver(request.encode_to_vec(), patience, LATER_TOTALS).await;
+        let Delivered::Accepted(ExportMetricsServiceResponse { partial_success: Some(partial) }) = delivered else {
             return;
         };
-        match ExportMetricsServiceResponse::decode(body) {
-            Ok(response) => {
-                if let Some(partial) = response.partial_success {
-                    self.delivery.partly(partial.rejected_data_points, &partial.error_message);
-                }
-            }
-            Err(_) => self.delivery.malformed(LATER_TOTALS),
-        }
+        self.delivery.partly(partial.rejected_data_points, &partial.error_message);
     }
 }

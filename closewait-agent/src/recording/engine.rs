@@ -27,6 +27,19 @@ pub struct RecordingEngine {
     ended: Option<RecordTarget>,
     /// Whether the recording could not be written, and the engine has not counted this yet.
     failed: bool,
+    /// Number of entries refused by the journal that the engine has counted.
+    refused: u64,
+}
+
+/// Numbers that other parts of the agent have dropped since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DroppedCounts {
+    /// Lines of the log.
+    pub log_lines: u64,
+    /// Events of the export over OTLP.
+    pub unexported: u64,
+    /// Entries that the journal refused.
+    pub refused: u64,
 }
 
 /// Recording that is being written.
@@ -64,7 +77,7 @@ impl RecordingEngine {
     pub fn new(engine: Engine, decoder: Decoder, recorder: Option<RecordTarget>) -> Self {
         let begin = |recorder| ActiveRecording { recorder, polled: 0, anchor: None, latest_anchor: None, shown: false };
         let recording = recorder.map(begin);
-        Self { engine, decoder, recording, ended: None, failed: false }
+        Self { engine, decoder, recording, ended: None, failed: false, refused: 0 }
     }
 
     /// Returns the engine, which can only be read this way.
@@ -139,9 +152,14 @@ impl RecordingEngine {
         self.engine.unwritten(at, lines);
     }
 
-    /// Counts losses of the log, of the export over OTLP and of the recording. `log_lines` and `unexported` are the numbers of lines and
-    /// events that were dropped since the start.
-    pub fn count_losses(&mut self, at: BootTime, log_lines: u64, unexported: u64) {
+    /// Counts losses of the log, of exports and of the recording.
+    pub fn count_losses(&mut self, at: BootTime, dropped: DroppedCounts) {
+        let DroppedCounts { log_lines, unexported, refused } = dropped;
+        let entries = refused.saturating_sub(std::mem::replace(&mut self.refused, refused));
+        if entries > 0 {
+            self.keep(|recording| recording.item(&Item::Refused { at, entries }));
+            self.engine.unwritten(at, entries);
+        }
         let totals = self.engine.totals();
         let lines = log_lines.saturating_sub(totals.log_lines_dropped);
         if lines > 0 {

@@ -41,7 +41,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    engine::RecordingEngine,
+    engine::{DroppedCounts, RecordingEngine},
     file::{FileError, open},
     player::{Player, Shown},
     reader::{Reader, RecordingEnd, RecordingReadError},
@@ -88,6 +88,13 @@ pub enum Item<'a> {
         at: BootTime,
         /// Number of lines in the agent's output format.
         lines: u64,
+    },
+    /// The journal refused entries, which were handed to it before.
+    Refused {
+        /// Time of the count.
+        at: BootTime,
+        /// Number of entries.
+        entries: u64,
     },
     /// [`closewait_engine::Engine::log_lines_dropped`] was called.
     LogDropped {

@@ -96,6 +96,7 @@ impl Player {
                 show(Shown::Unwritten, self.anchor)?;
                 engine.unwritten(at, lines);
             }
+            Item::Refused { at, entries } => engine.unwritten(at, entries),
             Item::LogDropped { at, lines } => engine.log_lines_dropped(at, lines),
             Item::Unexported { at, events } => engine.unexported(at, events),
             Item::Unrecorded { at, observations } => engine.unrecorded(at, observations),

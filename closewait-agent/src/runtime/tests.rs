@@ -235,6 +235,7 @@ fn agent(
         control: socket.map(|path| Control::listen(path, control::MAX_BYTES_IN_FLIGHT).unwrap()),
         metrics: None,
         otlp: None,
+        journal_refused: None,
         events: EventLog::new(1 << 20),
         service: AgentService::default(),
         hooks: None,

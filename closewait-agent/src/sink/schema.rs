@@ -204,7 +204,7 @@ pub(super) struct TotalsObject {
     skipped_by_kernel: Option<u64>,
     /// Number of records that the agent could not decode.
     undecodable: u64,
-    /// Number of output lines dropped because no program read them.
+    /// Number of output lines dropped because no program read them, or of entries that the journal refused.
     unwritten: u64,
     /// Number of log lines dropped because no program read standard error.
     log_lines_dropped: u64,

@@ -56,6 +56,15 @@ fn a_failure_that_may_pass_is_tried_again_and_reported() {
 }
 
 #[test]
+fn a_web_page_in_place_of_the_service_is_a_failure() {
+    for program in PROGRAMS {
+        let (ran, seen) = run(program, &[answer(200, "\n <!doctype html><title>Log in</title>")], "30");
+        assert_eq!((ran.code, seen), (Some(78), 1), "{program} {ran:?}");
+        assert!(ran.log.contains("a web page answered 200") && ran.log.contains("hint: check the URL"), "{ran:?}");
+    }
+}
+
+#[test]
 fn a_refusal_is_not_tried_again() {
     for program in PROGRAMS {
         for status in [400, 401, 403, 404, 410] {
@@ -64,7 +73,7 @@ fn a_refusal_is_not_tried_again() {
             assert!(ran.log.contains(&format!("answered {status}: invalid")), "{program} {ran:?}");
         }
     }
-    for (body, code) in [("<html>", 78), ("{}", 78), ("null", 78), ("", 78), ("[{\"labels\":7}]", 75), ("[1]", 75)] {
+    for (body, code) in [("{}", 78), ("null", 78), ("", 78), ("[{\"labels\":7}]", 75), ("[1]", 75)] {
         let (ran, seen) = run("alertmanager", &[answer(200, body)], "30");
         assert_eq!((ran.code, seen), (Some(code), 1), "not Alertmanager: {body} {ran:?}");
         assert!(ran.log.contains("hint: check CLOSEWAIT_ALERTMANAGER_URL"), "{ran:?}");

@@ -48,6 +48,8 @@ pub(super) enum Behavior {
     GarbageBody,
     /// Answers 200 with a web page, as a proxy for people.
     Page,
+    /// The same without its type.
+    UntypedPage,
     /// Keeps what came, and answers 200 with JSON.
     Json,
 }
@@ -237,6 +239,7 @@ fn serve(mut stream: TcpStream, behavior: Behavior, shared: &Mutex<Shared>) {
         Behavior::Accept => stream.write_all(&ok(b"")),
         Behavior::GarbageBody => stream.write_all(&ok(b"\xff\xff\xff")),
         Behavior::Page => stream.write_all(&ok_of("text/html; charset=utf-8", b"<html>Log in")),
+        Behavior::UntypedPage => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n\n<html>Log in\n"),
         Behavior::Json => stream.write_all(&ok_of("application/json", b"{\"partialSuccess\":{}}")),
         Behavior::Partial(rejected_log_records, error_message) => {
             let partial = ExportLogsPartialSuccess { rejected_log_records, error_message };

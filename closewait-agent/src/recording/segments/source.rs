@@ -366,6 +366,7 @@ impl RecordingTimes {
                 | Item::Undecodable(_)
                 | Item::Unwritten { .. }
                 | Item::LogDropped { .. }
+                | Item::Refused { .. }
                 | Item::Unexported { .. }
                 | Item::Unrecorded { .. }
                 | Item::ScanBegan

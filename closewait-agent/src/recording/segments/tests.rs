@@ -12,7 +12,7 @@ use super::{folder::SegmentFolder, *};
 use crate::{
     clock,
     recording::{
-        Item, Player, Reader, RecordTarget, RecordingEnd, Shown,
+        DroppedCounts, Item, Player, Reader, RecordTarget, RecordingEnd, Shown,
         tests::{Agent, BEGAN, config},
     },
     sink::{Numbering, Sink as _, json::Json},
@@ -360,7 +360,7 @@ fn a_directory_that_takes_nothing_causes_a_gap_and_the_recording_continues() {
         agent.turn(second(number), true);
         wait();
     }
-    agent.engine.count_losses(second(5), 0, 0);
+    agent.engine.count_losses(second(5), DroppedCounts::default());
     assert_eq!(agent.engine.state().totals().recordings_failed, 1);
     fs::set_permissions(&folder.0, Permissions::from_mode(0o700)).unwrap();
     for number in 5..9 {
@@ -401,7 +401,7 @@ fn a_directory_that_is_removed_is_created_again_and_the_recording_continues() {
     // The first segment of the new directory has the next number.
     assert!(!folder.segments().iter().any(|path| path.ends_with(name(before))), "{:?}", folder.segments());
     assert_eq!(fs::metadata(&folder.0).unwrap().permissions().mode() & 0o777, 0o700);
-    agent.engine.count_losses(BEGAN + Duration::from_secs(9), 0, 0);
+    agent.engine.count_losses(BEGAN + Duration::from_secs(9), DroppedCounts::default());
     turns(&mut agent, 9..10);
     let totals = agent.engine.state().totals();
     assert_eq!(totals.recordings_failed, 1);
@@ -422,7 +422,7 @@ fn a_segment_that_is_removed_is_noticed_with_the_next_items() {
     folder.segments().iter().for_each(|path| fs::remove_file(path).unwrap());
     turns(&mut agent, 2..6);
     assert!(!folder.segments().is_empty());
-    agent.engine.count_losses(BEGAN + Duration::from_secs(6), 0, 0);
+    agent.engine.count_losses(BEGAN + Duration::from_secs(6), DroppedCounts::default());
     assert_eq!(agent.engine.state().totals().recordings_failed, 1);
     agent.stop(BEGAN + Duration::from_secs(7));
     assert_eq!(source(&folder.0, RecordingPart::All).1, Some(RecordingEnd::Stopped));
@@ -437,7 +437,7 @@ fn a_recording_that_ends_in_a_gap_says_how_much_was_dropped() {
     // The agent does not follow a link that comes in its place.
     symlink("/tmp", &folder.0).unwrap();
     turns(&mut agent, 2..6);
-    agent.engine.count_losses(BEGAN + Duration::from_secs(6), 0, 0);
+    agent.engine.count_losses(BEGAN + Duration::from_secs(6), DroppedCounts::default());
     let unrecorded = agent.engine.state().totals().unrecorded;
     assert!(unrecorded > 0);
     let error = agent.engine.finish(LONG).unwrap_err().to_string();
