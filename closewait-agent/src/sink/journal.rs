@@ -23,7 +23,7 @@ const fn field(name: &'static str, pointer: &'static str) -> EntryField {
 
 /// All fields beside MESSAGE, MESSAGE_ID and PRIORITY. An entry has those whose member the event has. `OBJECT_PID` lets the journal
 /// find the entry by the unit of the owner, if the agent runs as root (`OBJECT_PID` in systemd.journal-fields(7)).
-const FIELDS: [EntryField; 28] = [
+const FIELDS: [EntryField; 29] = [
     field("OBJECT_PID", "/owners/0/pid"),
     field("CLOSEWAIT_EVENT", "/event"),
     field("CLOSEWAIT_SEQ", "/seq"),
@@ -47,6 +47,8 @@ const FIELDS: [EntryField; 28] = [
     field("CLOSEWAIT_CLASS", "/last_verdict/class"),
     field("CLOSEWAIT_RULE", "/last_verdict/rule"),
     field("CLOSEWAIT_CERTAINTY", "/last_verdict/certainty"),
+    // Of an incident, then of a socket: only the first one that there is.
+    field("CLOSEWAIT_COMMAND", "/command"),
     field("CLOSEWAIT_COMMAND", "/verdict/command"),
     field("CLOSEWAIT_DWELL_SECONDS", "/dwell_seconds"),
     field("CLOSEWAIT_COOKIE", "/socket/cookie"),
@@ -108,12 +110,17 @@ impl Sink for Journal {
         }
         entry.field("PRIORITY", priority(name, text("/severity")));
         entry.field("SYSLOG_IDENTIFIER", "closewait");
-        for EntryField { name, pointer } in &FIELDS {
+        let mut written = "";
+        for EntryField { name, pointer } in FIELDS {
+            if name == written {
+                continue;
+            }
             match object.pointer(pointer) {
                 Some(Value::String(text)) => entry.field(name, text),
                 Some(Value::Number(number)) => entry.field(name, &number.to_string()),
-                Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => {}
+                Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => continue,
             }
+            written = name;
         }
         entry.end();
         Ok(())

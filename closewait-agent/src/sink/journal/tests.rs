@@ -64,6 +64,7 @@ fn an_incident_has_its_identity_verdict_and_owner_as_fields() {
     let message = value(&fields, "MESSAGE").unwrap();
     assert!(message.lines().any(|line| line.starts_with("cause: ")), "{message}");
     assert!(["2", "3", "4"].contains(&value(&fields, "PRIORITY").unwrap()));
+    assert_eq!(fields.iter().filter(|(name, _)| name == "CLOSEWAIT_COMMAND").count(), 1, "{fields:?}");
 }
 
 #[test]
