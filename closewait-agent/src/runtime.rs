@@ -72,7 +72,8 @@ const PATIENCE: Duration = Duration::from_millis(3500);
 /// Maximum number of findings in a turn of the loop: some milliseconds.
 const MAX_FINDINGS: u64 = 256;
 /// Context of an error of the lines or the journal's entries.
-const UNWRITTEN: &str = "writing the events failed";
+const UNWRITTEN: &str =
+    "writing the events failed\nhint: check the disk, or the program that reads standard output or the journal";
 /// Context of an error of an event to export.
 const EXPORT_FAILED: &str = "writing an event as JSON failed";
 /// Maximum time for clients to read the last events.

@@ -48,7 +48,12 @@ use crate::{
     metrics::{AgentFacts, ExportLosses, MetricsFeed, MetricsRequest, MomentSnapshot, request_channel},
     sink::{EventContent, NumberedEvent},
 };
-use closewait_engine::{Engine, model::Finding, model::Host, time::BootTime};
+use closewait_engine::{
+    Engine,
+    model::{Finding, Host},
+    text::count,
+    time::BootTime,
+};
 
 /// Events that become log records, besides the start and end of the agent, incidents, and losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,8 +223,9 @@ impl OtlpExporter {
         let dropped = self.dropped();
         if dropped > 0 {
             log::warn!(
-                "OTLP: {dropped} events were dropped since the start, {left} of them because the agent ended\n\
-                 hint: check the log of the collector"
+                "OTLP: dropped since the start: {}, {left} of them because the agent ended\n\
+                 hint: check the log of the collector",
+                count(dropped, "event")
             );
         }
     }
