@@ -42,7 +42,14 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(thresholds.filter_map(|level| level.growth).all(|growth| growth.is_finite() && growth > 0.0));
         }
         Ok(Command::Top(top)) => assert!(top.at.is_none() || top.replay.is_some()),
-        Ok(Command::Status(_) | Command::Explain(_) | Command::Doctor(_) | Command::Tail(_) | Command::Config(_)) => {}
+        Ok(
+            Command::Status(_)
+            | Command::Explain(_)
+            | Command::Completions(_)
+            | Command::Doctor(_)
+            | Command::Tail(_)
+            | Command::Config(_),
+        ) => {}
         Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),
     }
     if let Ok(peer) = str::from_utf8(bytes).unwrap_or_default().parse() {
