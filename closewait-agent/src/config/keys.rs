@@ -242,8 +242,8 @@ pub(super) fn shown(key: &str, value: &OsStr) -> String {
         return HIDDEN.to_owned();
     }
     // A password may contain a slash.
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len()).max(rest.rfind('@').unwrap_or(0));
-    let end = rest.get(end..).and_then(|tail| tail.find(['/', '?', '#'])).map_or(rest.len(), |at| end + at);
+    let user_end = rest.rfind('@').unwrap_or(0);
+    let end = rest.get(user_end..).and_then(|tail| tail.find(['/', '?', '#'])).map_or(rest.len(), |at| user_end + at);
     let (authority, path) = rest.split_at(end);
     let (user, host) = match authority.rsplit_once('@') {
         Some((_, host)) => (format!("{HIDDEN}@"), host),
