@@ -78,7 +78,8 @@ fn describe(metadata: &Value, checksums: &BTreeMap<NameVersion, String>) -> Resu
         Ok(component)
     };
     let dependencies = reached.iter().map(|id| -> Result<Value> {
-        let mut on: BTreeSet<_> = linked.get(id).into_iter().flatten().map(|id| reference(id)).collect::<Result<_>>()?;
+        let mut on: BTreeSet<_> =
+            linked.get(id).into_iter().flatten().map(|id| reference(id)).collect::<Result<_>>()?;
         if *id == programs[0] {
             on.insert(reference(&programs[1])?);
         }
@@ -102,7 +103,12 @@ fn linked_with(node: &Value) -> BTreeSet<String> {
         let kinds = dependency["dep_kinds"].as_array().map(Vec::as_slice).unwrap_or_default();
         kinds.iter().any(|kind| kind["kind"].is_null())
     };
-    dependencies.iter().filter(is_linked).filter_map(|dependency| dependency["pkg"].as_str()).map(str::to_owned).collect()
+    dependencies
+        .iter()
+        .filter(is_linked)
+        .filter_map(|dependency| dependency["pkg"].as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -111,9 +117,7 @@ mod tests {
 
     #[test]
     fn what_is_linked_is_described_with_its_checksum_and_what_only_builds_is_not() {
-        let package = |name: &str, source: Value| {
-            json!({ "id": name, "name": name, "version": "1.0.0", "source": source, "license": "MIT" })
-        };
+        let package = |name: &str, source: Value| json!({ "id": name, "name": name, "version": "1.0.0", "source": source, "license": "MIT" });
         let dependency = |name: &str, kind: Value| json!({ "pkg": name, "dep_kinds": [{ "kind": kind }] });
         let registry = || json!("registry+x");
         let metadata = json!({
@@ -127,7 +131,8 @@ mod tests {
                 { "id": "aya", "deps": [dependency("far", Value::Null)] },
             ] },
         });
-        let lock = "version = 4\n\n[[package]]\nname = \"far\"\nversion = \"1.0.0\"\nsource = \"x\"\nchecksum = \"ab\"\n";
+        let lock =
+            "version = 4\n\n[[package]]\nname = \"far\"\nversion = \"1.0.0\"\nsource = \"x\"\nchecksum = \"ab\"\n";
         let document = describe(&metadata, &checksums(lock)).unwrap();
         assert_eq!(document["metadata"]["component"]["name"], "closewait-agent");
         let components = document["components"].as_array().unwrap();

@@ -5,9 +5,8 @@
 use std::{borrow::Cow, io::Cursor};
 
 use rmp_serde::decode::Error;
-use serde::Deserialize as _;
 
-use super::Item;
+use super::{Item, decode};
 use closewait_engine::{
     model::{ExitCause, Observation, Owner, RefreshFact, ScanFact, Socket, SocketKey},
     time::BootTime,
@@ -47,17 +46,15 @@ const NAMES: [(&str, &str, &str); 21] = [
 /// Reads the next item of a recording of format 1.
 pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> {
     let start = usize::try_from(items.position()).unwrap_or(usize::MAX);
-    let Some((name, behind)) = items.get_ref().get(start..).and_then(fact) else { return rmp_serde::from_read(items) };
+    let Some((name, behind)) = items.get_ref().get(start..).and_then(fact) else { return decode(items) };
     let length = items.get_ref().len() - start - behind.len();
     if name == b"Lingering" {
         items.set_position((start + length) as u64);
-        return Ok(Item::Fact(Cow::Owned(
-            LingeringMembers::deserialize(&mut rmp_serde::Deserializer::new(items))?.into(),
-        )));
+        return Ok(Item::Fact(Cow::Owned(decode::<LingeringMembers>(items)?.into())));
     }
     let Some((_, part, new)) = NAMES.iter().find(|(old, ..)| old.as_bytes() == name) else {
         // No variant contains it today, either.
-        return rmp_serde::from_read(items);
+        return decode(items);
     };
     let mut head = Vec::new();
     for name in ["Fact", part, new] {
@@ -65,11 +62,11 @@ pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> 
         head.extend(name.as_bytes());
     }
     replace_head(items, start + length, &head);
-    rmp_serde::from_read(items)
+    decode(items)
 }
 
 /// Puts `head` in front of what begins at byte `body`, and continues there. Bytes before `body` have been read: they make
-/// room for it. A reader that chains the two would be another type, for which the decoder of all items exists twice.
+/// room for it.
 fn replace_head(items: &mut Cursor<Vec<u8>>, body: usize, head: &[u8]) {
     let bytes = items.get_mut();
     let begin = body.saturating_sub(head.len());
