@@ -11,7 +11,7 @@ use crate::{build, root};
 /// Longest time to wait for a state.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Where the unit expects the agent, and where the container has it: /usr is the host's.
-const PLACES: (&str, &str) = ("/usr/local/bin/closewait", "/opt/closewait");
+const PLACES: (&str, &str) = ("/usr/bin/closewait", "/opt/closewait");
 /// Shorter times than the unit's, so that the test need not wait for them.
 const DROP_IN: &str = "[Service]\nWatchdogSec=2\nRestartSec=1\n";
 /// Settings of the first start, and a change that needs no restart.
