@@ -98,6 +98,21 @@ pub(super) fn run(root: &Path, log: &Path, manager: Manager, versions: &Versions
     tried
 }
 
+/// The beginning of a command that runs another one in a container of its own, in which systemd does not run.
+pub(super) fn without_init(root: &Path) -> Result<Command> {
+    let mut nspawn = Command::new(exec::find("systemd-nspawn")?);
+    nspawn.args([
+        "--quiet",
+        "--register=no",
+        "--keep-unit",
+        "--link-journal=no",
+        "--private-network",
+        "--console=pipe",
+    ]);
+    nspawn.arg("--directory").arg(root);
+    Ok(nspawn)
+}
+
 /// Where systemd does not run, as in a chroot or a build of an image, nothing can be started, and nobody wants to read that.
 fn without_systemd(root: &Path, manager: Manager, package: &str) -> Result<()> {
     let before = lists::paths(root)?;
@@ -183,7 +198,8 @@ fn with_systemd(root: &Path, container: &Container, manager: Manager, [first, se
         fs::remove_dir(root.join("etc/closewait"))?;
     }
     let left = lists::left(&before, &lists::paths(root)?)?;
-    println!("  removed: the service has ended, the changed file was kept until the purge; left: {left}");
+    let kept = if manager == Manager::Dpkg { "until the purge" } else { "under another name" };
+    println!("  removed: the service has ended, the changed file was kept {kept}; left: {left}");
     Ok(())
 }
 

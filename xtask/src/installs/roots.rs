@@ -1,5 +1,7 @@
 //! Clean systems: root folders with a release of Debian, systemd and nothing that was not asked for.
 
+use std::os::unix::fs::symlink;
+
 use clap::ValueEnum;
 
 use super::Manager;
@@ -56,7 +58,7 @@ impl Root {
         if !archive.exists() {
             println!("  downloading it from apt's mirror into {}", archive.display());
             let (release, more) = match self {
-                Self::Foreign => (Self::Trixie, ",pacman-package-manager,rpm"),
+                Self::Foreign => (Self::Trixie, ",pacman-package-manager,rpm,zstd"),
                 Self::Bullseye | Self::Bookworm | Self::Trixie => (self, ""),
             };
             // An interrupted run leaves nothing that looks complete.
@@ -79,6 +81,12 @@ impl Root {
                 .arg("--directory")
                 .arg(&root),
         )?;
+        if self == Self::Foreign {
+            // As on Arch Linux: functions in the scripts of its packages are bash's.
+            let sh = root.join("usr/bin/sh");
+            fs::remove_file(&sh)?;
+            symlink("bash", &sh).with_context(|| format!("making the link {} failed", sh.display()))?;
+        }
         Ok(root)
     }
 }
