@@ -6,8 +6,17 @@ use super::{Format, lifecycle, versions};
 use crate::package::contents;
 use crate::prelude::*;
 
-/// Where package managers keep records of what they did and of what is installed, and the cache of ldconfig, which pacman runs.
-const STATE: [&str; 5] = ["var/cache/ldconfig/", "var/lib/dpkg/", "var/lib/pacman/", "var/lib/rpm/", "var/log/"];
+/// Folders in which a running system and its package managers keep records. Nothing with the name of closewait may stay there either.
+const STATE: [&str; 8] = [
+    "var/cache/",
+    "var/lib/apt/",
+    "var/lib/dpkg/",
+    "var/lib/pacman/",
+    "var/lib/rpm/",
+    "var/lib/systemd/",
+    "var/log/",
+    "var/tmp/",
+];
 
 /// Paths of a root folder, without those of file systems that a container mounts there.
 pub(super) fn paths(root: &Path) -> Result<BTreeSet<String>> {
@@ -28,7 +37,7 @@ pub(super) fn paths(root: &Path) -> Result<BTreeSet<String>> {
 
 /// Checks the paths after a removal against those before the installation, and returns what is left that may be.
 pub(super) fn left(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<String> {
-    let may_change = |path: &&String| STATE.iter().any(|state| path.starts_with(state));
+    let may_change = |path: &&String| !path.contains("closewait") && STATE.iter().any(|state| path.starts_with(state));
     let (mut left, mut wrong) = (Vec::new(), Vec::new());
     for path in after.difference(before) {
         (if may_change(&path) { &mut left } else { &mut wrong }).push(path.as_str());
@@ -104,12 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_may_leave_the_logs_of_the_package_manager_only() {
+    fn a_removal_may_leave_records_of_the_system_only() {
         let before = set(&["etc/passwd", "var/log"]);
         assert_eq!(left(&before, &before).unwrap(), "nothing");
         assert_eq!(left(&before, &set(&["etc/passwd", "var/log", "var/log/dpkg.log"])).unwrap(), "var/log/dpkg.log");
         let kept = left(&before, &set(&["etc/passwd", "etc/closewait", "var/log"])).unwrap_err().to_string();
         assert_eq!(kept, "the removal has left etc/closewait");
+        assert!(left(&before, &set(&["etc/passwd", "var/log", "var/lib/dpkg/info/closewait.list"])).is_err());
         assert!(left(&before, &set(&["var/log"])).unwrap_err().to_string().contains("etc/passwd"));
     }
 
