@@ -29,6 +29,7 @@ mod namespaces;
 mod package;
 mod prelude;
 mod root;
+mod sbom;
 mod scenarios;
 mod setup;
 mod systemd;

@@ -2,10 +2,7 @@
 //! front: `{"Fact": {"Enter": …}}` is now `{"Fact": {"Socket": {"Enter": …}}}`. Removed members are skipped, and
 //! other items are unchanged.
 
-use std::{
-    borrow::Cow,
-    io::{Cursor, Read as _},
-};
+use std::{borrow::Cow, io::Cursor};
 
 use rmp_serde::decode::Error;
 use serde::Deserialize as _;
@@ -51,9 +48,9 @@ const NAMES: [(&str, &str, &str); 21] = [
 pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> {
     let start = usize::try_from(items.position()).unwrap_or(usize::MAX);
     let Some((name, behind)) = items.get_ref().get(start..).and_then(fact) else { return rmp_serde::from_read(items) };
-    let length = (items.get_ref().len() - start - behind.len()) as u64;
+    let length = items.get_ref().len() - start - behind.len();
     if name == b"Lingering" {
-        items.set_position(items.position() + length);
+        items.set_position((start + length) as u64);
         return Ok(Item::Fact(Cow::Owned(
             LingeringMembers::deserialize(&mut rmp_serde::Deserializer::new(items))?.into(),
         )));
@@ -62,13 +59,22 @@ pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> 
         // No variant contains it today, either.
         return rmp_serde::from_read(items);
     };
-    items.set_position(items.position() + length);
     let mut head = Vec::new();
     for name in ["Fact", part, new] {
         head.extend([MAP_OF_ONE, SHORT_TEXT + name.len() as u8]);
         head.extend(name.as_bytes());
     }
-    rmp_serde::from_read(head.chain(items))
+    replace_head(items, start + length, &head);
+    rmp_serde::from_read(items)
+}
+
+/// Puts `head` in front of what begins at byte `body`, and continues there. Bytes before `body` have been read: they make
+/// room for it. A reader that chains the two would be another type, for which the decoder of all items exists twice.
+fn replace_head(items: &mut Cursor<Vec<u8>>, body: usize, head: &[u8]) {
+    let bytes = items.get_mut();
+    let begin = body.saturating_sub(head.len());
+    bytes.splice(begin..body, head.iter().copied());
+    items.set_position(begin as u64);
 }
 
 /// Returns the name of the fact that `bytes` begin with, and the bytes behind the name; `None` if it is another item.

@@ -2,14 +2,13 @@
 
 use saphyr::{LoadableYamlNode as _, Yaml};
 
+use super::native::Format;
 use crate::prelude::*;
 
 /// The file for nfpm.
 pub(super) const YAML: &str = "contrib/package/nfpm.yaml";
 /// `src` of the binary.
 const BINARY: &str = "${CLOSEWAIT_BINARY}";
-/// Files below it serve packages only.
-const OF_PACKAGES: &str = "contrib/package/";
 
 /// A file that people get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +24,15 @@ pub(crate) struct PackagedFile {
 }
 
 impl PackagedFile {
-    /// Path in the archive, in which files are where they are in the repository. `None`: the archive has none of it.
-    pub(super) fn archived(&self) -> Option<&str> {
-        match &self.source {
-            None => Some("closewait"),
-            Some(source) => (!source.starts_with(OF_PACKAGES)).then_some(source),
+    /// Path in the archive: of what packages have below /usr, it has bin and share, for any prefix; the rest is in share/closewait.
+    /// Completions are where distributions other than Debian have them. `None`: the archive has none of it.
+    pub(super) fn archived(&self) -> Option<String> {
+        if !self.is_in(Format::Archlinux.name()) {
+            return None;
         }
+        let below_usr = self.destination.strip_prefix("/usr/").filter(|path| !path.starts_with("lib/"));
+        let name = self.destination.rsplit('/').next().unwrap_or_default();
+        Some(below_usr.map_or_else(|| format!("share/closewait/{name}"), str::to_owned))
     }
 
     /// Whether packages of this format have it.
@@ -98,22 +100,26 @@ mod tests {
         let yaml = "contents:
 - {src: '${CLOSEWAIT_BINARY}', dst: /usr/bin/closewait, file_info: {mode: 0o755}}
 - {dst: /etc/x, type: dir, file_info: {mode: 0o755}}
-- {src: man/*.1, dst: /man1/, packager: deb, file_info: {mode: 0o644}}
-- {src: contrib/package/copyright, dst: /copyright, file_info: {mode: 0o644}}
+- {src: man/*.1, dst: /usr/share/man/man1/, file_info: {mode: 0o644}}
+- {src: x.service, dst: /usr/lib/systemd/system/x.service, file_info: {mode: 0o644}}
+- {src: copyright, dst: /usr/share/copyright, packager: deb, file_info: {mode: 0o644}}
 ";
         let names = |_dir: &str| Ok(["b.1", "a.1", "c.5"].map(str::to_owned).to_vec());
         let files = parse(yaml, names).unwrap();
-        let shown: Vec<_> = files.iter().map(|file| (file.destination.as_str(), file.mode, file.archived())).collect();
+        let shown: Vec<_> =
+            files.iter().map(|file| (file.source.as_deref(), file.mode, file.archived().unwrap_or_default())).collect();
         assert_eq!(
             shown,
             [
-                ("/copyright", 0o644, None),
-                ("/man1/a.1", 0o644, Some("man/a.1")),
-                ("/man1/b.1", 0o644, Some("man/b.1")),
-                ("/usr/bin/closewait", 0o755, Some("closewait")),
+                (None, 0o755, "bin/closewait"),
+                (Some("x.service"), 0o644, "share/closewait/x.service"),
+                (Some("copyright"), 0o644, ""),
+                (Some("man/a.1"), 0o644, "share/man/man1/a.1"),
+                (Some("man/b.1"), 0o644, "share/man/man1/b.1"),
             ]
+            .map(|(source, mode, path)| (source, mode, path.to_owned()))
         );
-        assert!(files[1].is_in("deb") && !files[1].is_in("rpm") && files[3].is_in("rpm"));
+        assert!(files[2].is_in("deb") && !files[2].is_in("rpm") && files[3].is_in("rpm"));
         assert!(parse("contents: [{src: x/*.2, dst: /x/, file_info: {mode: 1}}]", names).is_err());
         assert!(parse("contents: [{src: x, dst: /x}]", names).is_err());
         assert!(parse("name: closewait", names).is_err());
@@ -141,7 +147,8 @@ mod tests {
             }
         }
         for license in ["LICENSE-APACHE", "LICENSE-GPL2", "LICENSE-MIT"] {
-            assert!(files.iter().any(|file| file.archived() == Some(license)), "{license}");
+            let archived = files.iter().filter_map(PackagedFile::archived).any(|path| path.ends_with(license));
+            assert!(archived, "{license} is not in the archive");
         }
     }
 

@@ -62,8 +62,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 pub(crate) fn binaries(workspace: &Workspace, arch: Arch, from: Option<&Path>) -> Result<Built> {
     let Some(from) = from else { return dist::build(workspace, arch) };
     let dir = from.join(arch.name());
-    let built = Built { binary: dir.join("closewait"), debug: dir.join("closewait.debug") };
-    for file in [&built.binary, &built.debug] {
+    let file = |name: &str| dir.join(name);
+    let built = Built { binary: file("closewait"), debug: file("closewait.debug"), sbom: file("closewait.cdx.json") };
+    for file in [&built.binary, &built.debug, &built.sbom] {
         ensure!(file.is_file(), "there is no {}\nhint: cargo xtask dist --arch {}", file.display(), arch.name());
     }
     Ok(built)
@@ -98,16 +99,18 @@ impl Release {
     }
 }
 
-/// Writes the archive for people and the one with the debug information.
+/// Writes the archive for people, the one with the debug information, and the list of dependencies.
 fn archives(workspace: &Workspace, release: &Release, arch: Arch, built: &Built, dir: &Path) -> Result<()> {
     let name = format!("closewait-{}-linux-{}", release.version, arch.name());
-    let mut files = ArchivedFiles::new();
+    let readme = (workspace.root.join("README.md"), 0o644);
+    let mut files = ArchivedFiles::from([(format!("{name}/README.md"), readme)]);
     for file in contents::read(&workspace.root)? {
         let Some(archived) = file.archived() else { continue };
         let source = file.source.as_ref().map_or_else(|| built.binary.clone(), |source| workspace.root.join(source));
         files.insert(format!("{name}/{archived}"), (source, file.mode));
     }
     archive::write(&dir.join(format!("{name}.tar.gz")), &files, release.seconds)?;
+    fs::copy(&built.sbom, dir.join(format!("{name}.cdx.json")))?;
     // The name that the binary has for it; debuggers look for it beside the binary.
     let debug = ArchivedFiles::from([("closewait.debug".to_owned(), (built.debug.clone(), 0o644))]);
     archive::write(&dir.join(format!("{name}-debug.tar.gz")), &debug, release.seconds)
