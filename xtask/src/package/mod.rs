@@ -162,7 +162,7 @@ mod tests {
             Ok(files)
         })
         .unwrap();
-        assert_eq!(files, [("a", 0), ("b", 2), (SUMS, 134)].map(|(name, size)| (name.to_owned(), size)));
+        assert_eq!(files, [("a", 0), ("b", 2), (SUMS, 136)].map(|(name, size)| (name.to_owned(), size)));
         assert_eq!(table(&[("a".to_owned(), 6_510_000)]), "| file | size |\n|---|---|\n| `a` | 6.5 MB |\n");
     }
 
