@@ -71,14 +71,14 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, options: &Option
 /// Makes the packages for these systems in two versions, in `first` and `second`.
 fn make(workspace: &Workspace, arch: Arch, binary: &Path, dir: &Path, wanted: &BTreeSet<Root>) -> Result<()> {
     let formats = if wanted.contains(&Root::Foreign) { &Format::ALL[..] } else { &[Format::Deb] };
-    let nfpm = Nfpm::install(workspace)?;
     let release = Release::of(workspace)?;
+    let nfpm = Nfpm::install(workspace, &release)?;
     for (folder, release) in [("first", &release), ("second", &release.next()?)] {
         let dir = dir.join(folder);
         exec::remove_dir(&dir)?;
         fs::create_dir_all(&dir)?;
         for format in formats {
-            nfpm.package(workspace, release, (*format, arch), binary, &dir)?;
+            nfpm.package(release, (*format, arch), binary, &dir)?;
         }
     }
     Ok(())

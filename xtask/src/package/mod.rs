@@ -40,7 +40,7 @@ pub(crate) struct Release {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     root::install(workspace, "package")?;
     let release = Release::of(workspace)?;
-    let nfpm = Nfpm::install(workspace)?;
+    let nfpm = Nfpm::install(workspace, &release)?;
     let dir = workspace.target.join("dist");
     // Files of an earlier version would get checksums, too.
     exec::remove_dir(&dir)?;
@@ -49,7 +49,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let built = binaries(workspace, arch, options.binaries.as_deref())?;
         archives(workspace, &release, arch, &built, &dir)?;
         for format in Format::ALL {
-            nfpm.package(workspace, &release, (format, arch), &built.binary, &dir)?;
+            nfpm.package(&release, (format, arch), &built.binary, &dir)?;
         }
     }
     let files = write_sums(&dir)?;
