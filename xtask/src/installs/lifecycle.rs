@@ -14,7 +14,7 @@ const MAX_EXPOSURE: f64 = 2.0;
 /// Beginnings of lines that are no complaint: deb-systemd-helper's for every package, and systemd-nspawn's own.
 const HARMLESS: [&str; 2] = ["Created symlink ", "Attempted to remove disk file system under "];
 /// Leaves a socket in CLOSE_WAIT, as another user than the agent, for a minute at most.
-const HOLDER: &str =
+const SERVER: &str =
     "use Socket; $a = INADDR_LOOPBACK; socket(L, PF_INET, SOCK_STREAM, 0); bind(L, sockaddr_in(0, $a)); listen(L, 1);
     ($port) = sockaddr_in(getsockname(L)); socket(C, PF_INET, SOCK_STREAM, 0); connect(C, sockaddr_in($port, $a));
     accept(S, L); close(C); sleep 60";
@@ -113,7 +113,7 @@ pub(super) fn without_init(root: &Path) -> Result<Command> {
     Ok(nspawn)
 }
 
-/// Where systemd does not run, as in a chroot or a build of an image, nothing can be started, and nobody wants to read that.
+/// Where systemd does not run, as in a chroot or a build of an image, nothing can be started, and no user wants to read that.
 fn without_systemd(root: &Path, manager: Manager, package: &str) -> Result<()> {
     let before = lists::paths(root)?;
     let run = |command: &[&str]| -> Result<()> {
@@ -206,7 +206,7 @@ fn with_systemd(root: &Path, container: &Container, manager: Manager, [first, se
 /// Checks that the agent names the owner of a socket that belongs to another user: the unit hides other users' processes from
 /// services without CAP_SYS_PTRACE.
 fn names_owner(container: &Container) -> Result<()> {
-    container.run(&["systemd-run", "--quiet", "--unit=holder", "--property=User=nobody", "perl", "-e", HOLDER])?;
+    container.run(&["systemd-run", "--quiet", "--unit=perl-server", "--property=User=daemon", "perl", "-e", SERVER])?;
     let deadline = exec::now() + Duration::from_secs(20);
     loop {
         let list = container.run(&["closewait", "list"])?;
@@ -216,7 +216,7 @@ fn names_owner(container: &Container) -> Result<()> {
         ensure!(exec::now() < deadline, "`closewait list` does not name the owner of a socket:\n{list}");
         thread::sleep(Duration::from_millis(200));
     }
-    container.run(&["systemctl", "stop", "holder"]).map(drop)
+    container.run(&["systemctl", "stop", "perl-server"]).map(drop)
 }
 
 /// Returns the figure of `systemd-analyze security`. It is an error if it is too high.
