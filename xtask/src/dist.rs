@@ -47,11 +47,7 @@ pub(crate) struct Built {
 
 /// Builds the binaries and prints their paths and sizes.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let mut wanted: BTreeSet<_> = options.arch.iter().copied().collect();
-    if wanted.is_empty() {
-        wanted.insert(Arch::of_this_machine()?);
-    }
-    for arch in wanted {
+    for arch in wanted(&options.arch)? {
         let Built { binary, debug, sbom } = build(workspace, arch)?;
         println!(
             "{} ({} bytes), {}, {}",
@@ -62,6 +58,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Returns each of these architectures once; without any, that of this machine.
+pub(crate) fn wanted(named: &[Arch]) -> Result<BTreeSet<Arch>> {
+    let mut wanted: BTreeSet<_> = named.iter().copied().collect();
+    if wanted.is_empty() {
+        wanted.insert(Arch::of_this_machine()?);
+    }
+    Ok(wanted)
 }
 
 /// Builds a static binary in `target/static/ARCH`.
@@ -102,7 +107,8 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<Built> {
 }
 
 impl Arch {
-    fn of_this_machine() -> Result<Self> {
+    /// Architecture of the machine that runs this program.
+    pub(crate) fn of_this_machine() -> Result<Self> {
         Self::from_str(env::consts::ARCH, false).map_err(|_unknown| {
             anyhow::anyhow!("there are no static binaries for {}\nhint: name one with --arch", env::consts::ARCH)
         })
