@@ -25,14 +25,14 @@ impl Release {
             ("README.md", "not below the prefix\n".to_owned(), 0o644),
         ] {
             let path = tree.join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions");
         }
-        fs::create_dir_all(release.0.join("files")).unwrap();
+        fs::create_dir_all(release.0.join("files")).expect("a folder");
         let mut tar = Command::new("tar");
         tar.arg("-czf").arg(release.archive()).arg("-C").arg(release.0.join("tree")).arg(release.folder());
-        assert!(tar.status().unwrap().success());
+        assert!(tar.status().expect("tar runs").success());
         release.write_sums();
         release
     }
@@ -48,7 +48,7 @@ impl Release {
     fn write_sums(&self) {
         let mut sums = Command::new("sh");
         sums.args(["-c", "sha256sum * >../sums && mv ../sums SHA256SUMS"]).current_dir(self.0.join("files"));
-        assert!(sums.status().unwrap().success());
+        assert!(sums.status().expect("sh runs").success());
     }
 
     fn prefix(&self) -> PathBuf {
@@ -59,7 +59,7 @@ impl Release {
     fn install(&self, more: &[&str]) -> Output {
         let mut command = Command::new("setsid");
         command.args(["--wait", "sh", SCRIPT, "--from", &format!("file://{}", self.0.join("files").display())]);
-        command.arg("--prefix").arg(self.prefix()).args(more).env("TMPDIR", self.0.join("tree")).output().unwrap()
+        command.arg("--prefix").arg(self.prefix()).args(more).env("TMPDIR", self.0.join("tree")).output().expect("it starts")
     }
 
     /// Fails unless the script refuses for this reason, and leaves nothing.
@@ -80,14 +80,14 @@ impl Release {
 
 impl Drop for Release {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
+        fs::remove_dir_all(&self.0).expect("a folder");
     }
 }
 
 /// Paths of all files below a folder, sorted.
 fn files(folder: &Path) -> Vec<String> {
-    let output = Command::new("find").args([".", "-type", "f"]).current_dir(folder).output().unwrap();
-    let found = String::from_utf8(output.stdout).unwrap();
+    let output = Command::new("find").args([".", "-type", "f"]).current_dir(folder).output().expect("it starts");
+    let found = String::from_utf8(output.stdout).expect("UTF-8");
     let mut found: Vec<_> = found.lines().map(|line| line.trim_start_matches("./").to_owned()).collect();
     found.sort();
     found
