@@ -20,6 +20,8 @@ mod exec;
 mod faults;
 mod fleet;
 mod fuzz;
+#[path = "package/image.rs"]
+mod image;
 mod loadgen;
 mod loopback;
 mod markdown;
@@ -53,6 +55,8 @@ enum Task {
     Build,
     /// Build static binaries without debug information in target/static, also for another architecture
     Dist(dist::Options),
+    /// Build the container image in target/dist, an OCI layout for both architectures, without a container engine
+    Image(image::Options),
     /// Build closewait as you, then run it as root: `run -- --for 10s` is `closewait run --for 10s`
     Run(build::Run),
     /// Run the tests that need no root, then the kernel tests as root
@@ -114,6 +118,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Setup => setup::run(workspace),
         Task::Build => build::build(workspace),
         Task::Dist(options) => dist::run(workspace, options),
+        Task::Image(options) => image::run(workspace, options),
         Task::Run(options) => build::run(workspace, options),
         Task::Test(options) => test::run(workspace, options),
         Task::Restarts(options) => endurance::run(workspace, binary, |agents| options.run(agents)),
