@@ -22,6 +22,7 @@ mod fleet;
 mod fuzz;
 #[path = "package/image.rs"]
 mod image;
+mod kubernetes;
 mod loadgen;
 mod loopback;
 mod markdown;
@@ -71,6 +72,8 @@ enum Task {
     Systemd,
     /// Play a hang, a leak and a healthy pool, as root, and ask Prometheus, Alertmanager, rotel, oteltap, journald and chdb
     Engines,
+    /// Render the manifests of contrib/kubernetes, and check them with the schemas of several versions of Kubernetes
+    Kubernetes,
     /// Load a made-up fleet of recorded incidents into ClickHouse and DuckDB, and check the queries of contrib/fleet
     Fleet(fleet::Options),
     /// Run the fuzz targets: every parser of untrusted bytes
@@ -126,6 +129,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Scenarios(options) => scenarios::run(workspace, options),
         Task::Systemd => systemd::run(workspace, binary),
         Task::Engines => engines::run(workspace, binary),
+        Task::Kubernetes => kubernetes::run(workspace),
         Task::Fleet(options) => fleet::run(workspace, binary, options),
         Task::Fuzz(options) => fuzz::run(workspace, options),
         Task::Vm(options) => vm::run(workspace, options),
