@@ -11,6 +11,7 @@ use exec::Workspace;
 mod agent;
 mod bench;
 mod build;
+mod container;
 mod crowd;
 mod dist;
 mod docs;
@@ -72,6 +73,8 @@ enum Task {
     Systemd,
     /// Play a hang, a leak and a healthy pool, as root, and ask Prometheus, Alertmanager, rotel, oteltap, journald and chdb
     Engines,
+    /// Run the image with runc as a pod of contrib/kubernetes, as root: probes, privileges, names of pods
+    Container,
     /// Render the manifests of contrib/kubernetes, and check them with the schemas of several versions of Kubernetes
     Kubernetes,
     /// Load a made-up fleet of recorded incidents into ClickHouse and DuckDB, and check the queries of contrib/fleet
@@ -129,6 +132,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Scenarios(options) => scenarios::run(workspace, options),
         Task::Systemd => systemd::run(workspace, binary),
         Task::Engines => engines::run(workspace, binary),
+        Task::Container => container::run(workspace, binary),
         Task::Kubernetes => kubernetes::run(workspace),
         Task::Fleet(options) => fleet::run(workspace, binary, options),
         Task::Fuzz(options) => fuzz::run(workspace, options),

@@ -192,7 +192,19 @@ mod tests {
         assert!(longest.parse::<ListenAddress>().is_ok());
         let error = (longest + "x").parse::<ListenAddress>().unwrap_err();
         assert!(error.contains("108 bytes") && error.contains("shorter"), "{error}");
-        for bad in ["", "9753", ":9753", "localhost:9753", "127.0.0.1", "unix:", "unix:m.sock", "127.0.0.1:99999", "remote:", "remote::9753", "remote:unix:/m"] {
+        for bad in [
+            "",
+            "9753",
+            ":9753",
+            "localhost:9753",
+            "127.0.0.1",
+            "unix:",
+            "unix:m.sock",
+            "127.0.0.1:99999",
+            "remote:",
+            "remote::9753",
+            "remote:unix:/m",
+        ] {
             assert!(bad.parse::<ListenAddress>().unwrap_err().starts_with("write "), "{bad}");
         }
     }

@@ -148,10 +148,8 @@ mod tests {
             let class = quality.trim_start_matches('-');
             paths.push(format!("/kubepods/{class}/pod{uid}/{folder}").replace("//", "/"));
             // kind with either driver: the node is a container itself, with or without a cgroup namespace.
-            let slices = format!("kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods{quality}.slice").replace(
-                "kubelet-kubepods.slice/kubelet-kubepods.slice",
-                "kubelet-kubepods.slice",
-            );
+            let slices = format!("kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods{quality}.slice")
+                .replace("kubelet-kubepods.slice/kubelet-kubepods.slice", "kubelet-kubepods.slice");
             let in_kind = format!("{slices}/kubelet-kubepods{quality}-pod{underscored}.slice/{scope}");
             paths.push(format!("/{in_kind}"));
             paths.push(format!("/docker/{}/{in_kind}", "e".repeat(64)));

@@ -45,7 +45,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             println!("Kubernetes {version}: {} documents of {} variants", of_kubernetes.len(), variants.len());
         }
         // Otherwise a validator that checks nothing would pass.
-        let mut broken = documents.iter().find(|document| document["kind"] == "DaemonSet").context("no DaemonSet")?.clone();
+        let mut broken =
+            documents.iter().find(|document| document["kind"] == "DaemonSet").context("no DaemonSet")?.clone();
         broken["spec"]["template"]["spec"]["hostPid"] = true.into();
         write_all(&file, &[&broken])?;
         ensure!(validate(&programs, VERSIONS[0], &file).is_err(), "the validator accepts the unknown field `hostPid`");

@@ -157,11 +157,7 @@ impl Release {
 }
 
 /// Returns the tar file of an image, and the digest of its index.
-fn layout(
-    programs: &[(Arch, Vec<u8>)],
-    licenses: &[(&str, Vec<u8>)],
-    release: &Release,
-) -> Result<(Vec<u8>, String)> {
+fn layout(programs: &[(Arch, Vec<u8>)], licenses: &[(&str, Vec<u8>)], release: &Release) -> Result<(Vec<u8>, String)> {
     let mut blobs = Vec::new();
     let labels = release.labels()?;
     let mut manifests = Vec::new();
@@ -173,6 +169,8 @@ fn layout(
             "architecture": go_name(*arch),
             "config": {
                 "Cmd": ["run"],
+                // For `exec` in a container.
+                "Env": ["PATH=/usr/bin"],
                 "Entrypoint": [format!("/{PROGRAM}")],
                 "Labels": labels,
                 "StopSignal": "SIGTERM",
