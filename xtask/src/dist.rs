@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, env, ffi::OsString, os::unix::ffi::OsStrExt as 
 use clap::ValueEnum;
 
 use crate::prelude::*;
-use crate::setup;
+use crate::{sbom, setup};
 
 /// Maximum size of a binary, bytes.
 const MAX_BYTES: u64 = 10_000_000;
@@ -38,6 +38,8 @@ pub(crate) struct Built {
     pub(crate) binary: PathBuf,
     /// Debug information and names of the binary, which debuggers find by its build id.
     pub(crate) debug: PathBuf,
+    /// What the binary contains, as CycloneDX.
+    pub(crate) sbom: PathBuf,
 }
 
 /// Builds the binaries and prints their paths and sizes.
@@ -47,8 +49,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         wanted.insert(Arch::of_this_machine()?);
     }
     for arch in wanted {
-        let Built { binary, debug } = build(workspace, arch)?;
-        println!("{} ({} bytes), {}", binary.display(), fs::metadata(&binary)?.len(), debug.display());
+        let Built { binary, debug, sbom } = build(workspace, arch)?;
+        println!("{} ({} bytes), {}, {}", binary.display(), fs::metadata(&binary)?.len(), debug.display(), sbom.display());
     }
     Ok(())
 }
@@ -58,27 +60,32 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<Built> {
     setup::run(workspace)?;
     let toolchain = setup::toolchain()?;
     toolchain.add_target(arch.target())?;
+    let auditable = setup::auditable(workspace)?;
     // The folders of the registries, whose paths are replaced, exist from here on.
     exec::run(workspace.cargo("fetch").args(["--target", arch.target()]))?;
     let paths = replaced_paths(workspace, &toolchain)?;
     exec::run(
         workspace
-            .cargo("build")
+            // It writes the list of dependencies into the binary, where scanners for known vulnerabilities find it.
+            .cargo("auditable")
+            .arg("build")
             .args(["--package", "closewait-agent", "--bin", "closewait", "--profile", PROFILE])
             .args(["--target", arch.target()])
             // The linker of Rust makes no build id by itself.
             .env("CARGO_ENCODED_RUSTFLAGS", flags(&paths, "-Clink-arg=--build-id=sha1"))
-            .env_remove("RUSTFLAGS"),
+            .env_remove("RUSTFLAGS")
+            .env("PATH", exec::path_with(&auditable)?),
     )?;
     let built = workspace.target.join(arch.target()).join(PROFILE).join("closewait");
     let dir = workspace.target.join("static").join(arch.name());
     fs::create_dir_all(&dir)?;
-    let files = Built { binary: dir.join("closewait"), debug: dir.join("closewait.debug") };
+    let files = Built { binary: dir.join("closewait"), debug: dir.join("closewait.debug"), sbom: dir.join("closewait.cdx.json") };
     exec::quiet(toolchain.objcopy()?.arg("--only-keep-debug").arg(&built).arg(&files.debug))?;
     let link = format!("--add-gnu-debuglink={}", files.debug.display());
     exec::quiet(toolchain.objcopy()?.args(["--strip-all", &link]).arg(&built).arg(&files.binary))?;
     check(&fs::read(&files.binary)?, &paths)
         .with_context(|| format!("{} is not fit for people", files.binary.display()))?;
+    fs::write(&files.sbom, sbom::document(workspace, arch)?)?;
     Ok(files)
 }
 

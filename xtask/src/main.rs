@@ -30,6 +30,7 @@ mod markdown;
 mod namespaces;
 mod prelude;
 mod root;
+mod sbom;
 mod scenarios;
 mod setup;
 mod systemd;
