@@ -26,14 +26,14 @@ use node::{NAME, Node, Pod};
 use runc::Container;
 
 /// Longest time to wait for a state.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Address of the agent's pod besides loopback.
 const POD_ADDRESS: &str = "10.244.1.7";
 /// Sockets in CLOSE_WAIT of the program.
 const SOCKETS: usize = 12;
 /// The program's listener.
 const PORT: u16 = 10_000;
-/// The program with the sockets, and the agent.
+/// A program that holds its sockets.
 const PROGRAM: Pod = Pod {
     namespace: "shop",
     name: "orders-7d9c5b8f6-x2x4z",
@@ -41,6 +41,24 @@ const PROGRAM: Pod = Pod {
     container: "api",
     id: "a3f1c9d2e4a5b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5",
 };
+/// A program that accepts nothing, and its port.
+const DEAF: Pod = Pod {
+    namespace: "shop",
+    name: "carts-0",
+    uid: "00112233445566778899aabbccddeeff",
+    container: "api",
+    id: "c5b3e1f4a6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6a7",
+};
+const DEAF_PORT: u16 = 10_001;
+const DEAF_PROGRAM: &str = "
+import socket, sys
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=64)
+for _ in range(int(sys.argv[2])):
+    with socket.create_connection(listener.getsockname()) as client:
+        client.send(b'x')
+print('ready', flush=True)
+sys.stdin.read()
+";
 const AGENT: Pod = Pod {
     namespace: "closewait",
     name: "closewait-8k2lp",
@@ -50,8 +68,10 @@ const AGENT: Pod = Pod {
 };
 /// Sockets that an agent without a limit of memory tracks.
 const DEFAULT_MAX_TRACKED: u64 = 1_000_000;
-/// The bits of the four capabilities (include/uapi/linux/capability.h).
-const CAPABILITIES: &str = "000000c000080004";
+/// Manifests to run, the bits of the capabilities (include/uapi/linux/capability.h, v6.18), and whether the agent sees sockets that
+/// are older than it and that no program has accepted.
+const VARIANTS: [(&str, &str, bool); 2] =
+    [(kubernetes::BASE, "000000c000080004", false), ("overlays/enter-namespaces", "000000c000280004", true)];
 
 /// Builds the static binary, and runs it in its image as a pod.
 pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
@@ -72,23 +92,44 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
 }
 
 fn check(workspace: &Workspace, binary: &Path, dir: &Path, node: &Node) -> Result<()> {
-    let documents = kubernetes::render(workspace, &Venv::Kubernetes.programs(workspace), kubernetes::BASE)?;
     let bundle = unpack(workspace, binary, dir)?;
     let image =
         serde_json::from_str(&fs::read_to_string(bundle.join("config.json"))?).context("umoci wrote no JSON")?;
-    for pod in [&PROGRAM, &AGENT] {
+    for pod in [&PROGRAM, &DEAF, &AGENT] {
         node.add(pod)?;
     }
-    let config = node.agent(&image, &documents, &AGENT)?;
-    let mut agent = Container::start("closewait-xtask-agent", &bundle, &config)?;
-    let checked = check_agent(&mut agent, &image, &documents, dir, node);
-    if checked.is_err() {
-        println!("{}{}", agent.log(), fs::read_to_string(&agent.output).unwrap_or_default());
+    let (port, sockets) = (DEAF_PORT.to_string(), SOCKETS.to_string());
+    let command = ["/usr/bin/python3", "-c", DEAF_PROGRAM, &port, &sockets];
+    // Older than all agents.
+    let _deaf = start(node, &image, dir, &DEAF, &command)?;
+    for (variant, capabilities, sees_older) in VARIANTS {
+        println!("-- {variant}");
+        let documents = kubernetes::render(workspace, &Venv::Kubernetes.programs(workspace), variant)?;
+        let config = node.agent(&image, &documents, &AGENT)?;
+        let mut agent = Container::start("closewait-xtask-agent", &bundle, &config)?;
+        let checked = check_agent(&mut agent, &documents, capabilities)
+            .and_then(|address| check_older(&mut agent, sees_older).map(|()| address))
+            .and_then(|address| check_names(&mut agent, &image, dir, node, &address));
+        if checked.is_err() {
+            println!("{}{}", agent.log(), fs::read_to_string(&agent.output).unwrap_or_default());
+        }
+        checked?;
+        let took = agent.end()?;
+        println!("ended after SIGTERM in {:.1} s", took.as_secs_f64());
     }
-    checked?;
-    let took = agent.end()?;
-    println!("ended after SIGTERM in {:.1} s", took.as_secs_f64());
     Ok(())
+}
+
+/// Starts the container of a program, and waits until it has its sockets.
+fn start(node: &Node, image: &Value, dir: &Path, pod: &Pod, command: &[&str]) -> Result<Container> {
+    let bundle = dir.join(pod.name);
+    fs::create_dir_all(&bundle)?;
+    let config = node.program(image, &bundle, pod, command)?;
+    let mut program = Container::start(&format!("closewait-xtask-{}", pod.name), &bundle, &config)?;
+    wait_for(&mut program, "the program", |program| {
+        Ok(fs::read_to_string(&program.output)?.contains("ready").then_some(()))
+    })?;
+    Ok(program)
 }
 
 /// Builds the image and unpacks it with other programs: skopeo and umoci.
@@ -105,7 +146,8 @@ fn unpack(workspace: &Workspace, binary: &Path, dir: &Path) -> Result<PathBuf> {
     Ok(bundle)
 }
 
-fn check_agent(agent: &mut Container, image: &Value, documents: &[Value], dir: &Path, node: &Node) -> Result<()> {
+/// Checks the agent alone, and returns its address.
+fn check_agent(agent: &mut Container, documents: &[Value], capabilities: &str) -> Result<String> {
     let pod_address = format!("{POD_ADDRESS}/32");
     exec::quiet(agent.inside("ip")?.args(["address", "add", &pod_address, "dev", "lo"]))?;
     let set = kubernetes::of_kind(documents, "DaemonSet")?;
@@ -119,35 +161,16 @@ fn check_agent(agent: &mut Container, image: &Value, documents: &[Value], dir: &
 
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid))?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-    for (name, wanted) in
-        [("CapPrm:", CAPABILITIES), ("CapBnd:", CAPABILITIES), ("NoNewPrivs:", "1"), ("Seccomp:", "2")]
-    {
+    let wanted = [("CapPrm:", capabilities), ("CapBnd:", capabilities), ("NoNewPrivs:", "1"), ("Seccomp:", "2")];
+    for (name, wanted) in wanted {
         ensure!(field(name) == wanted, "{name} is {}, and not {wanted}", field(name));
     }
-    println!("runs with four capabilities, no_new_privs and seccomp");
+    println!("runs with the capabilities {capabilities}, no_new_privs and seccomp");
 
     let doctor = agent.exec(&["closewait", "doctor"])?;
-    println!("{}", doctor.trim_end());
+    ensure!(doctor.contains("`closewait run` works here, with tp_btf."), "{doctor}");
+    println!("doctor: `closewait run` works here");
 
-    let bundle = dir.join("program");
-    fs::create_dir(&bundle)?;
-    let (port, sockets) = (PORT.to_string(), SOCKETS.to_string());
-    let crowd = ["--number", "1", "--close-wait", &sockets, "--other", "0", "--ports", "1", "--first-port", &port];
-    let command = [&["/app/orders", "crowd"][..], &crowd].concat();
-    let config = node.program(image, &bundle, &PROGRAM, &command)?;
-    let mut program = Container::start("closewait-xtask-program", &bundle, &config)?;
-    wait_for(&mut program, "the program", |program| {
-        Ok(fs::read_to_string(&program.output)?.contains("ready").then_some(()))
-    })?;
-    let expected = format!("{}/{}/{}", PROGRAM.namespace, PROGRAM.name, PROGRAM.container);
-    let listed = wait_for(agent, "the names of the pod", names)?;
-    println!("listed {listed}");
-    let labels =
-        format!("closewait_stuck_sockets{{service=\"{expected}\",role=\"server\",port=\"{PORT}\"}} {SOCKETS}\n");
-    wait_for(agent, "the metric of the stuck sockets", |agent| {
-        Ok(agent.get(&address, "/metrics")?.contains(&labels).then_some(()))
-    })?;
-    println!("exported {}", labels.trim_end());
     let start = fs::read_to_string(&agent.output)?;
     let start: Value =
         start.lines().next().and_then(|line| serde_json::from_str(line).ok()).context("no first event")?;
@@ -158,27 +181,56 @@ fn check_agent(agent: &mut Container, image: &Value, documents: &[Value], dir: &
         "the agent does not see its limit of memory: it tracks up to {tracked} sockets"
     );
     println!("started on {NAME}; tracks up to {tracked} sockets under its limit of memory");
+    Ok(address)
+}
+
+/// Checks which sockets of the program that accepts nothing the agent lists.
+fn check_older(agent: &mut Container, sees_older: bool) -> Result<()> {
+    let expected = if sees_older { SOCKETS } else { 0 };
+    // The scan at the start has ended: the agent answers only then.
+    wait_for(agent, "older sockets", |agent| {
+        let rows = list(agent, DEAF_PORT)?;
+        let named = rows.iter().filter(|row| is_of(row, &DEAF) && row["socket"]["accepted"] == false).count();
+        ensure!(named == expected && rows.len() == expected, "{named} of {} rows are right", rows.len());
+        Ok(Some(()))
+    })?;
+    println!("listed {expected} of {SOCKETS} sockets that are older and not accepted");
     Ok(())
 }
 
-/// Returns what `list` tells of the program, if it lists all of its sockets with the owner and the names of its pod.
-fn names(agent: &Container) -> Result<Option<String>> {
-    let port = PORT.to_string();
-    let listed = agent.exec(&["closewait", "list", "--output", "json", "--port", &port])?;
+/// Checks the names of the pod of a program.
+fn check_names(agent: &mut Container, image: &Value, dir: &Path, node: &Node, address: &str) -> Result<()> {
+    let (port, sockets) = (PORT.to_string(), SOCKETS.to_string());
+    let crowd = ["--number", "1", "--close-wait", &sockets, "--other", "0", "--ports", "1", "--first-port", &port];
+    let _program = start(node, image, dir, &PROGRAM, &[&["/app/orders", "crowd"][..], &crowd].concat())?;
+    wait_for(agent, "the names of the pod", |agent| {
+        let rows = list(agent, PORT)?;
+        let named = rows.iter().filter(|row| is_of(row, &PROGRAM) && row["owners"][0]["comm"] == "orders").count();
+        ensure!(named == SOCKETS && rows.len() == SOCKETS, "{named} of {} rows have the names", rows.len());
+        Ok(Some(()))
+    })?;
+    println!("listed {SOCKETS} sockets of orders in {}/{}/{}", PROGRAM.namespace, PROGRAM.name, PROGRAM.container);
+    let expected = format!("{}/{}/{}", PROGRAM.namespace, PROGRAM.name, PROGRAM.container);
+    let series =
+        format!("closewait_stuck_sockets{{service=\"{expected}\",role=\"server\",port=\"{PORT}\"}} {SOCKETS}\n");
+    wait_for(agent, "the metric of the stuck sockets", |agent| {
+        Ok(agent.get(address, "/metrics")?.contains(&series).then_some(()))
+    })?;
+    println!("exported {}", series.trim_end());
+    Ok(())
+}
+
+/// Returns the rows of `list` for a port, from the agent in the container.
+fn list(agent: &Container, port: u16) -> Result<Vec<Value>> {
+    let listed = agent.exec(&["closewait", "list", "--output", "json", "--port", &port.to_string()])?;
     let rows = listed.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
-    let rows = rows.context("`list` printed no JSON; this is a bug")?;
-    let pod = json!({
-        "container": PROGRAM.container,
-        "name": PROGRAM.name,
-        "namespace": PROGRAM.namespace,
-        "uid": PROGRAM.uid,
-    });
-    let is_named = |row: &&Value| {
-        row["socket"]["pod"] == pod && row["socket"]["container"] == PROGRAM.id && row["owners"][0]["comm"] == "orders"
-    };
-    let named = rows.iter().filter(is_named).count();
-    ensure!(named == SOCKETS && rows.len() == SOCKETS, "{named} of {} rows have the names", rows.len());
-    Ok(Some(format!("{named} sockets of {}, pod {pod}", rows[0]["owners"][0]["comm"])))
+    rows.context("`list` printed no JSON; this is a bug")
+}
+
+/// Whether a row names this pod and its container.
+fn is_of(row: &Value, pod: &Pod) -> bool {
+    let names = json!({ "container": pod.container, "name": pod.name, "namespace": pod.namespace, "uid": pod.uid });
+    row["socket"]["pod"] == names && row["socket"]["container"] == pod.id
 }
 
 /// Asks until there is an answer.

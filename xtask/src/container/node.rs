@@ -138,6 +138,7 @@ impl Node {
         let data = &kubernetes::of_kind(documents, "ConfigMap")?["data"];
         // The folder of the volume is writable for everybody; a file is a link to the current version.
         let folder = self.volumes.join("config");
+        exec::remove_dir(&folder)?;
         fs::create_dir_all(folder.join("..2026_01_01"))?;
         fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
         symlink("..2026_01_01", folder.join("..data")).context("making a link failed")?;

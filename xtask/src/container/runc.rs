@@ -32,6 +32,9 @@ impl Container {
         fs::write(bundle.join("config.json"), config.to_string())?;
         let file = |name: &str| bundle.join(name);
         let (state, pid_file, output, errors) = (file("state"), file("pid"), file("stdout"), file("stderr"));
+        if pid_file.exists() {
+            fs::remove_file(&pid_file)?;
+        }
         let mut command = runc(&state)?;
         command.args(["run", "--bundle"]).arg(bundle).arg("--pid-file").arg(&pid_file).arg(id);
         let (stdout, stderr) = (fs::File::create(&output)?, fs::File::create(&errors)?);
