@@ -50,13 +50,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     for arch in wanted {
         let Built { binary, debug, sbom } = build(workspace, arch)?;
-        println!(
-            "{} ({} bytes), {}, {}",
-            binary.display(),
-            fs::metadata(&binary)?.len(),
-            debug.display(),
-            sbom.display()
-        );
+        println!("{} ({} bytes), {}, {}", binary.display(), fs::metadata(&binary)?.len(), debug.display(), sbom.display());
     }
     Ok(())
 }
@@ -85,11 +79,7 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<Built> {
     let built = workspace.target.join(arch.target()).join(PROFILE).join("closewait");
     let dir = workspace.target.join("static").join(arch.name());
     fs::create_dir_all(&dir)?;
-    let files = Built {
-        binary: dir.join("closewait"),
-        debug: dir.join("closewait.debug"),
-        sbom: dir.join("closewait.cdx.json"),
-    };
+    let files = Built { binary: dir.join("closewait"), debug: dir.join("closewait.debug"), sbom: dir.join("closewait.cdx.json") };
     exec::quiet(toolchain.objcopy()?.arg("--only-keep-debug").arg(&built).arg(&files.debug))?;
     let link = format!("--add-gnu-debuglink={}", files.debug.display());
     exec::quiet(toolchain.objcopy()?.args(["--strip-all", &link]).arg(&built).arg(&files.binary))?;
