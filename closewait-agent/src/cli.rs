@@ -149,7 +149,11 @@ pub struct RunArgs {
     /// Path of the agent's control socket
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
-    /// Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH
+    /// Name of this host in events, reports and OTLP, such as the node of a Kubernetes pod [default: that of the kernel]
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    pub host_name: Option<String>,
+    /// Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH;
+    /// remote:0.0.0.0:9753 serves everybody who reaches this host, without authentication
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<ListenAddress>,
     /// Export metrics and events over OTLP/HTTP to this collector, such as http://127.0.0.1:4318; the variables
@@ -423,6 +427,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn positive_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration < Duration::from_millis(1) { Err("it must be at least 1ms".to_owned()) } else { Ok(duration) }
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    // The longest name of a node in Kubernetes.
+    if is_name && (1..=253).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err("write 1 to 253 letters, digits, dots, dashes and underscores, such as web-17.example.com".to_owned())
 }
 
 fn speed(text: &str) -> Result<Speed, String> {

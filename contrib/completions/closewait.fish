@@ -74,7 +74,8 @@ complete -c closewait -n "__fish_closewait_using_subcommand run" -l hook -d 'Ker
 btf\t'The BTF-typed tracepoint'
 classic\t'The classic tracepoint'"
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l socket -d 'Path of the agent\'s control socket' -r -F
-complete -c closewait -n "__fish_closewait_using_subcommand run" -l listen -d 'Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH' -r -f
+complete -c closewait -n "__fish_closewait_using_subcommand run" -l host-name -d 'Name of this host in events, reports and OTLP, such as the node of a Kubernetes pod [default: that of the kernel]' -r -f
+complete -c closewait -n "__fish_closewait_using_subcommand run" -l listen -d 'Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH; remote:0.0.0.0:9753 serves everybody who reaches this host, without authentication' -r -f
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l otlp-endpoint -d 'Export metrics and events over OTLP/HTTP to this collector, such as http://127.0.0.1:4318; the variables OTEL_EXPORTER_OTLP_* do the same and set more' -r -f
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l pin -d 'Pin programs and maps in a directory below /sys/fs/bpf, so that the next agent continues without a gap' -r -f -a "(__fish_complete_directories)"
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l connection-limit -d 'Connection limit of a port, a server\'s own or a remote one: incidents forecast when it is reached' -r -f

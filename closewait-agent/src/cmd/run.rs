@@ -97,7 +97,10 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     let otlp = OtlpSettings::read(args.otlp_endpoint.as_ref(), |name| env::var_os(name))?;
     let pins = args.pin.as_deref().map(Pins::open).transpose()?;
     let loader = Loader::begin();
-    let facts = HostFacts::gather();
+    let mut facts = HostFacts::gather();
+    if args.host_name.is_some() {
+        facts.host.name.clone_from(&args.host_name);
+    }
     let plan = plan(&facts, args.hook.into())?;
     let events = args.events.unwrap_or(cli::EventsArg::default_for(args.shape.output));
     let healthy_below = match events {

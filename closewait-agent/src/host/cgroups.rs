@@ -215,12 +215,19 @@ impl Cgroups {
     }
 }
 
-/// Returns the mount point of cgroup v2 from the text of `mountinfo` (proc_pid_mountinfo(5)): the first mount of its
-/// root, otherwise the first one.
+/// Returns the mount point of cgroup v2 from the text of `mountinfo` (proc_pid_mountinfo(5)): the mount with the largest part of
+/// the hierarchy, and of several such mounts the first one.
 fn mount(text: &[u8]) -> Option<PathBuf> {
-    let cgroup2 = || mounts(text).filter(|mount| mount.kind == b"cgroup2");
-    let mount = cgroup2().find(|mount| mount.root == b"/").or_else(|| cgroup2().next())?;
+    let cgroup2 = mounts(text).filter(|mount| mount.kind == b"cgroup2");
+    let mount = cgroup2.min_by_key(|mount| levels_below_top(mount.root))?;
     Some(PathBuf::from(OsString::from_vec(unescape(mount.point))))
+}
+
+/// Returns the place of a mount's root in the hierarchy: lower for a larger part of it. `/` is the cgroup at which this process'
+/// cgroup namespace begins, `/../..` one two levels above it (`cgroup_show_path` in kernel/cgroup/cgroup.c, v6.18).
+fn levels_below_top(root: &[u8]) -> isize {
+    let levels = root.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    levels.fold(0, |sum, name| if name == b".." { sum - 1 } else { sum + 1 })
 }
 
 #[cfg(fuzzing)]

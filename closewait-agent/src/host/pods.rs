@@ -8,15 +8,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, FileType},
+    io,
     path::{Path, PathBuf},
 };
 
 /// Folder with the logs of a node.
 pub const LOGS: &str = "/var/log";
 
-/// Maximum number of entries over all folders.
+/// Maximum number of entries of each of the two folders. A node has some hundred pods (110 by default).
 const MAX_ENTRIES: usize = 32_768;
+/// Maximum number of entries of the folder of a pod.
+const MAX_CONTAINERS: usize = 256;
 
 /// Error of reading a folder.
 #[derive(Debug, thiserror::Error)]
@@ -65,16 +68,15 @@ impl Pods {
     /// Reads the folders below `logs`, usually [`LOGS`].
     pub fn read(logs: &Path) -> Self {
         let mut found = Self { complete: true, ..Self::default() };
-        let mut left = MAX_ENTRIES;
         let folder = logs.join("pods");
-        for entry in found.names(&folder, &mut left) {
+        for entry in found.names(&folder, MAX_ENTRIES, FileType::is_dir) {
             let Some((uid, mut pod)) = pod(&entry) else { continue };
-            pod.containers = found.names(&folder.join(&entry), &mut left);
+            pod.containers = found.names(&folder.join(&entry), MAX_CONTAINERS, FileType::is_dir);
             pod.containers.retain(|name| is_label(name));
             pod.containers.sort_unstable();
             found.pods.insert(uid, pod);
         }
-        for entry in found.names(&logs.join("containers"), &mut left) {
+        for entry in found.names(&logs.join("containers"), MAX_ENTRIES, |_any| true) {
             found.containers.extend(container(&entry));
         }
         found
@@ -96,8 +98,19 @@ impl Pods {
         self.pods.is_empty() && self.containers.is_empty()
     }
 
-    /// Returns the names in a folder, at most `left` of them.
-    fn names(&mut self, folder: &Path, left: &mut usize) -> Vec<String> {
+    /// Returns the name of a container by its id, or, if the folder of its pod has only one container, by the uid of the pod.
+    /// The id is unknown without `/var/log/containers`, and where the kubelet has shortened the name of its link to 255 bytes.
+    pub fn container_name(&self, uid: &str, id: &str) -> Option<&str> {
+        let only = || match self.pod(uid)?.containers.as_slice() {
+            [only] => Some(only.as_str()),
+            _ => None,
+        };
+        self.container(id).map(|container| container.name.as_str()).or_else(only)
+    }
+
+    /// Returns the names of the entries of a folder that are `wanted` by their type, at most `max`. Follows no links among
+    /// them, which could lead to any folder.
+    fn names(&mut self, folder: &Path, max: usize, wanted: impl Fn(&FileType) -> bool) -> Vec<String> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) => {
@@ -108,13 +121,14 @@ impl Pods {
             }
         };
         let mut names = Vec::new();
-        for entry in entries.flatten() {
-            if *left == 0 {
+        for (read, entry) in entries.flatten().enumerate() {
+            if read == max {
                 self.complete = false;
                 break;
             }
-            *left -= 1;
-            names.extend(entry.file_name().into_string());
+            if entry.file_type().is_ok_and(|kind| wanted(&kind)) {
+                names.extend(entry.file_name().into_string());
+            }
         }
         names
     }
@@ -219,6 +233,53 @@ mod tests {
         {
             assert_eq!(container(&name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn links_and_control_characters_among_pods_are_left_out() {
+        let fixture = Fixture::new("pods");
+        let elsewhere = Fixture::new("pods");
+        elsewhere.file("secret/0.log", b"");
+        fixture.file(&format!("pods/a_b_{UID}/app/0.log"), b"");
+        fixture.file("pods/a_\u{1b}[31mb_00/app/0.log", b"");
+        fixture.file("pods/a_file_01", b"");
+        symlink(elsewhere.path(), fixture.path().join("pods/a_link_02")).unwrap();
+        symlink(elsewhere.path(), fixture.path().join(format!("pods/a_b_{UID}/link"))).unwrap();
+        let pods = Pods::read(fixture.path());
+        assert_eq!(pods.pods.keys().collect::<Vec<_>>(), [UID]);
+        assert_eq!(pods.pod(UID).unwrap().containers, ["app"]);
+    }
+
+    #[test]
+    fn one_folder_with_many_entries_does_not_hide_the_others() {
+        let fixture = Fixture::new("pods");
+        let id = "0123456789abcdef".repeat(4);
+        for container in 0..MAX_CONTAINERS + 50 {
+            fs::create_dir_all(fixture.path().join(format!("pods/a_many_00/c{container}"))).unwrap();
+        }
+        fixture.file(&format!("pods/a_b_{UID}/app/0.log"), b"");
+        fixture.file(&format!("containers/b_a_app-{id}.log"), b"");
+        let pods = Pods::read(fixture.path());
+        assert!(!pods.complete);
+        assert_eq!(pods.pod("00").unwrap().containers.len(), MAX_CONTAINERS);
+        assert_eq!((pods.pod(UID).unwrap().name.as_str(), pods.container(&id).unwrap().pod.as_str()), ("b", "b"));
+    }
+
+    #[test]
+    fn the_only_container_of_a_pod_needs_no_id() {
+        let fixture = Fixture::new("pods");
+        let id = "0123456789abcdef".repeat(4);
+        fixture.file(&format!("pods/a_b_{UID}/app/0.log"), b"");
+        // As the kubelet writes a name that would have more than 255 bytes.
+        let long = "b".repeat(250);
+        fixture.file(&format!("containers/{}.log", &format!("{long}_a_app-{id}")[..251]), b"");
+        let pods = Pods::read(fixture.path());
+        assert_eq!(pods.container_name(UID, &id), Some("app"));
+        fixture.file(&format!("pods/a_b_{UID}/init/0.log"), b"");
+        assert_eq!(Pods::read(fixture.path()).container_name(UID, &id), None, "one of two");
+        fixture.file(&format!("containers/b_a_app-{id}.log"), b"");
+        assert_eq!(Pods::read(fixture.path()).container_name(UID, &id), Some("app"));
+        assert_eq!(pods.container_name(STATIC_UID, &id), None);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use thiserror::Error;
 use crate::control::{MAX_SOCKET_PATH, SocketFile, bind_file};
 use closewait_engine::text::harmless_path;
 
+/// Prefix of an address that other hosts reach. It asks for the second time: metrics have no authentication.
+const REMOTE: &str = "remote:";
 /// Mode of a Unix socket: the user and the group of the agent may connect.
 const SOCKET_MODE: u32 = 0o660;
 /// Maximum number of connections that wait in the kernel to be accepted, at most `net.core.somaxconn`. Above it, a client
@@ -23,7 +25,7 @@ const BACKLOG: i32 = 4096;
 /// Address at which the agent serves metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// Loopback address and port.
+    /// Address and port: of loopback, or, with the prefix `remote:`, any other.
     Tcp(SocketAddr),
     /// Absolute path of a Unix socket.
     Unix(PathBuf),
@@ -47,12 +49,17 @@ impl FromStr for ListenAddress {
             }
             return Ok(Self::Unix(path));
         }
-        let address: SocketAddr =
-            text.parse().map_err(|_error| "write 127.0.0.1:9753, [::1]:9753 or unix:/PATH".to_owned())?;
-        if !address.ip().is_loopback() {
-            return Err("it is not a loopback address, and metrics name services and peers without any authentication; \
-                 listen on 127.0.0.1 or unix:/PATH, and let a collector on this host or an authenticating proxy forward them"
-                .to_owned());
+        let remote = text.strip_prefix(REMOTE);
+        let address: SocketAddr = remote
+            .unwrap_or(text)
+            .parse()
+            .map_err(|_error| "write 127.0.0.1:9753, [::1]:9753, unix:/PATH or remote:ADDRESS:PORT".to_owned())?;
+        if remote.is_none() && !address.ip().is_loopback() {
+            return Err(format!(
+                "it is not a loopback address, and metrics name services and peers without any authentication; \
+                 listen on 127.0.0.1 or unix:/PATH, and let a collector on this host or an authenticating proxy forward them; \
+                 or write {REMOTE}{address} where a firewall or network policy decides who may connect"
+            ));
         }
         Ok(Self::Tcp(address))
     }
@@ -169,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_addresses_and_absolute_paths_are_accepted() {
+    fn other_addresses_than_loopback_need_a_prefix_and_paths_are_absolute() {
         for good in ["127.0.0.1:9753", "127.9.9.9:1", "[::1]:9753"] {
             assert_eq!(good.parse(), Ok(ListenAddress::Tcp(good.parse().unwrap())), "{good}");
         }
@@ -177,12 +184,27 @@ mod tests {
         for remote in ["0.0.0.0:9753", "[::]:9753", "10.0.0.1:9753", "[::ffff:127.0.0.1]:9753"] {
             let error = remote.parse::<ListenAddress>().unwrap_err();
             assert!(error.contains("not a loopback address") && error.contains("proxy"), "{remote}: {error}");
+            let twice = format!("remote:{remote}");
+            assert!(error.contains(&twice), "{error}");
+            assert_eq!(twice.parse(), Ok(ListenAddress::Tcp(remote.parse().unwrap())), "{twice}");
         }
         let longest = format!("unix:/{}", "x".repeat(MAX_SOCKET_PATH - 1));
         assert!(longest.parse::<ListenAddress>().is_ok());
         let error = (longest + "x").parse::<ListenAddress>().unwrap_err();
         assert!(error.contains("108 bytes") && error.contains("shorter"), "{error}");
-        for bad in ["", "9753", ":9753", "localhost:9753", "127.0.0.1", "unix:", "unix:m.sock", "127.0.0.1:99999"] {
+        for bad in [
+            "",
+            "9753",
+            ":9753",
+            "localhost:9753",
+            "127.0.0.1",
+            "unix:",
+            "unix:m.sock",
+            "127.0.0.1:99999",
+            "remote:",
+            "remote::9753",
+            "remote:unix:/m",
+        ] {
             assert!(bad.parse::<ListenAddress>().unwrap_err().starts_with("write "), "{bad}");
         }
     }

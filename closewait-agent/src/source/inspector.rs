@@ -18,6 +18,7 @@ use super::{
     calls,
     diag::peers::PeerLookup,
     ended, files,
+    pod_names::PodNames,
     processes::{self, Sampling},
     scanner::ScanItem,
 };
@@ -28,7 +29,6 @@ use crate::{
         cgroups::{CgroupError, Cgroups, Lookup},
         deadline::{self, ItemJob, Patience, ReadResult, Subject},
         netns::{self, Netns},
-        pods::{self, Pods},
         tools,
     },
 };
@@ -40,6 +40,8 @@ use closewait_engine::{
     workload::Workload,
 };
 
+/// Minimum time between reads of the names of pods for processes that were inspected before.
+const POD_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of searches for a cgroup that may still exist. Where a search reads folders, each takes the budget of
 /// [`crate::host::cgroups`], some milliseconds.
 const MAX_TRIES: u8 = 64;
@@ -169,6 +171,7 @@ pub struct Inspector {
     peers: PeerLookup,
     /// Settings that were opened while namespaces could be entered, by the namespaces' inodes.
     tracking: BTreeMap<u32, Arc<Tracking>>,
+    pod_names: PodNames,
 }
 
 impl Inspector {
@@ -203,7 +206,10 @@ impl Inspector {
             thread::sleep(window.saturating_sub(clock::now().since(sampling.began())));
         }
         let at = clock::now();
-        for process in sampling.finish(at) {
+        let mut processes = sampling.finish(at);
+        let workloads = processes.iter_mut().filter_map(|process| process.workload.as_deref_mut());
+        self.pod_names.add(workloads, POD_INTERVAL, &mut Patience::for_one_read());
+        for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
     }
@@ -274,12 +280,9 @@ impl Inspector {
                 not_found(tried, id, 1);
             }
         });
-        // Read again for each new cgroup: a new pod has new names.
-        let pods = workloads.iter().any(|(_id, workload)| workload.pod.is_some()).then(|| read_pods(patience));
-        for (id, mut workload) in workloads {
-            if let Some(pods) = &pods {
-                name(&mut workload, pods);
-            }
+        // Each cgroup is asked for only once.
+        self.pod_names.add(workloads.iter_mut().map(|(_id, workload)| workload), Duration::ZERO, patience);
+        for (id, workload) in workloads {
             each(InspectionFact::Cgroup { id, workload: Box::new(workload) });
         }
     }
@@ -342,39 +345,6 @@ fn store_timeout(timeouts: &mut BTreeMap<u32, Option<Duration>>, netns: u32, res
         ReadResult::Unanswered(why) => {
             log::debug!("connection tracking of network namespace {netns} is unknown: {why}")
         }
-    }
-}
-
-fn read_pods(patience: &mut Patience) -> Pods {
-    let logs = Path::new(pods::LOGS);
-    let pods = match deadline::run(Subject::Path(logs.to_owned()), pods::LOGS, patience, || Pods::read(logs)) {
-        Ok(pods) => pods,
-        Err(why) => {
-            log::debug!("the names of pods are unknown: {why}");
-            return Pods::default();
-        }
-    };
-    if let Some(error) = &pods.unreadable {
-        log::debug!("the names of pods are unknown: {error}");
-    }
-    if !pods.complete {
-        log::debug!("{} has more entries than are read; the names of some pods are unknown", pods::LOGS);
-    }
-    pods
-}
-
-/// Adds the names in the log folders of pods.
-fn name(workload: &mut Workload, pods: &Pods) {
-    let container = workload.container.as_ref().and_then(|container| pods.container(&container.id));
-    let Some(pod) = &mut workload.pod else { return };
-    if let Some(known) = pods.pod(&pod.uid) {
-        pod.name = Some(known.name.clone());
-        pod.namespace = Some(known.namespace.clone());
-    }
-    if let Some(container) = container {
-        pod.name = Some(container.pod.clone());
-        pod.namespace = Some(container.namespace.clone());
-        pod.container_name = Some(container.name.clone());
     }
 }
 

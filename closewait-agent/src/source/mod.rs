@@ -9,6 +9,7 @@
 //! - [`inspector`]: owners, cgroups, namespaces.
 //! - [`owners`]: owners of sockets, where the kernel has no iterator over open files.
 //! - [`processes`]: identity and activity of owners, and locations of sockets without one.
+//! - `pod_names`: names of pods and containers for workloads.
 //! - [`ended`]: whether a process has ended.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the few kernel types that aya needs.
@@ -24,6 +25,7 @@ pub mod files;
 pub mod inspector;
 pub mod owners;
 pub mod pins;
+mod pod_names;
 pub mod processes;
 pub mod program;
 pub mod records;

@@ -1,7 +1,7 @@
 //! A package from its installation to its removal, first without a running systemd, then with one.
 
 use super::{Versions, lists};
-use crate::container::Container;
+use crate::nspawn::Nspawn;
 use crate::package::native::Format;
 use crate::prelude::*;
 
@@ -90,7 +90,7 @@ pub(super) fn run(root: &Path, log: &Path, manager: Manager, versions: &Versions
         |version: &Path, name: &str| format!("/opt/{name}/{}", version.file_name().unwrap_or_default().display());
     let (first, second) = (inside(&versions.first, "first"), inside(&versions.second, "second"));
     without_systemd(root, manager, &first)?;
-    let container = Container::boot(root, log, &["--private-network"])?;
+    let container = Nspawn::boot(root, log, &["--private-network"])?;
     let tried = with_systemd(root, &container, manager, [&first, &second]);
     if tried.is_err() {
         println!("{}", container.run(&["journalctl", "--no-pager", "--boot"]).unwrap_or_default());
@@ -148,7 +148,7 @@ fn without_systemd(root: &Path, manager: Manager, package: &str) -> Result<()> {
     Ok(())
 }
 
-fn with_systemd(root: &Path, container: &Container, manager: Manager, [first, second]: [&str; 2]) -> Result<()> {
+fn with_systemd(root: &Path, container: &Nspawn, manager: Manager, [first, second]: [&str; 2]) -> Result<()> {
     container.wait_until_booted()?;
     let before = lists::paths(root)?;
     let install = |package: &str| container.run(&[manager.install(), &[package]].concat());
@@ -205,7 +205,7 @@ fn with_systemd(root: &Path, container: &Container, manager: Manager, [first, se
 
 /// Checks that the agent names the owner of a socket that belongs to another user: the unit hides other users' processes from
 /// services without CAP_SYS_PTRACE.
-fn names_owner(container: &Container) -> Result<()> {
+fn names_owner(container: &Nspawn) -> Result<()> {
     container.run(&["systemd-run", "--quiet", "--unit=perl-server", "--property=User=daemon", "perl", "-e", SERVER])?;
     let deadline = exec::now() + Duration::from_secs(20);
     loop {
@@ -220,7 +220,7 @@ fn names_owner(container: &Container) -> Result<()> {
 }
 
 /// Returns the figure of `systemd-analyze security`. It is an error if it is too high.
-fn exposure(container: &Container) -> Result<f64> {
+fn exposure(container: &Nspawn) -> Result<f64> {
     let table = container.run(&["systemd-analyze", "--no-pager", "security", "closewait.service"])?;
     let figure = table.lines().find_map(|line| line.split_once("Overall exposure level for closewait.service: "));
     let (_text, figure) = figure.with_context(|| format!("systemd-analyze printed no level: {table}"))?;

@@ -2,6 +2,7 @@
 
 mod archive;
 pub(crate) mod contents;
+pub(crate) mod image;
 pub(crate) mod native;
 
 use std::env;
@@ -32,6 +33,8 @@ pub(crate) struct Options {
 pub(crate) struct Release {
     /// Version as in Cargo.toml.
     pub(crate) version: String,
+    /// Hash of the commit; `None` outside of a clone.
+    pub(crate) commit: Option<String>,
     /// Seconds since 1970.
     pub(crate) seconds: u64,
 }
@@ -45,13 +48,16 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     // Files of an earlier version would get checksums, too.
     exec::remove_dir(&dir)?;
     fs::create_dir_all(&dir)?;
+    let mut programs = Vec::new();
     for arch in dist::wanted(&options.arch)? {
         let built = binaries(workspace, arch, options.binaries.as_deref())?;
         archives(workspace, &release, arch, &built, &dir)?;
         for format in Format::ALL {
             nfpm.package(&release, (format, arch), &built.binary, &dir)?;
         }
+        programs.push((arch, built.binary));
     }
+    image::build(workspace, &programs, &release, &dir.join(release.image_file_name()))?;
     let files = write_sums(&dir)?;
     print!("{}", table(&files));
     println!("\nin {}; all times are {} s after 1970, that of the commit", dir.display(), release.seconds);
@@ -73,21 +79,23 @@ pub(crate) fn binaries(workspace: &Workspace, arch: Arch, from: Option<&Path>) -
 impl Release {
     /// This version, at the time of the commit that is checked out.
     pub(crate) fn of(workspace: &Workspace) -> Result<Self> {
-        let variable = env::var("SOURCE_DATE_EPOCH").ok();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
         // Another repository may have this folder among its own.
-        let seconds = if workspace.root.join(".git").exists() {
+        if workspace.root.join(".git").exists() {
             let git = |args: &[&str]| exec::quiet(Command::new("git").args(args).current_dir(&workspace.root));
             if !git(&["status", "--porcelain"])?.is_empty() {
                 eprintln!("xtask: the work tree has changes: these are not the packages of its commit");
             }
-            git(&["log", "--max-count=1", "--format=%ct"])?
-        } else {
+            let log = git(&["log", "--max-count=1", "--format=%H %ct"])?;
+            let (commit, seconds) = log.trim().split_once(' ').with_context(|| format!("git printed {log:?}"))?;
+            return Ok(Self { version, commit: Some(commit.to_owned()), seconds: seconds.parse()? });
+        }
+        let seconds = env::var("SOURCE_DATE_EPOCH").with_context(|| {
             let hint = "hint: set SOURCE_DATE_EPOCH to the seconds since 1970 of the release";
-            variable.with_context(|| format!("{} is no clone of git\n{hint}", workspace.root.display()))?
-        };
-        let seconds = seconds.trim();
+            format!("{} is no clone of git\n{hint}", workspace.root.display())
+        })?;
         let seconds = seconds.parse().with_context(|| format!("`{seconds}` is no number of seconds"))?;
-        Ok(Self { version: env!("CARGO_PKG_VERSION").to_owned(), seconds })
+        Ok(Self { version, commit: None, seconds })
     }
 
     /// The version after this one, with the same files.
@@ -95,7 +103,7 @@ impl Release {
         let (rest, patch) = self.version.rsplit_once('.').context("the version has no dots")?;
         let patch: u32 =
             patch.parse().with_context(|| format!("the version {} does not end in a number", self.version))?;
-        Ok(Self { version: format!("{rest}.{}", patch + 1), seconds: self.seconds })
+        Ok(Self { version: format!("{rest}.{}", patch + 1), commit: self.commit.clone(), seconds: self.seconds })
     }
 }
 
@@ -168,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_next_version_is_higher() {
-        let release = |version: &str| Release { version: version.to_owned(), seconds: 1 };
+        let release = |version: &str| Release { version: version.to_owned(), commit: None, seconds: 1 };
         assert_eq!(release("0.1.9").next().unwrap().version, "0.1.10");
         assert!(release("0.1.x").next().is_err());
     }

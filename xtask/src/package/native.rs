@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn nfpm_reads_copies_with_the_time_of_the_release() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let release = Release { version: "1.0.0".to_owned(), seconds: 1_795_818_107 };
+        let release = Release { version: "1.0.0".to_owned(), commit: None, seconds: 1_795_818_107 };
         exec::with_scratch("stage", |dir| {
             let tree = dir.join("tree");
             stage(root, &tree, &release)?;

@@ -106,6 +106,19 @@ fn cgroups_of_this_machine_have_their_inode_as_id() {
     }
 }
 
+#[test]
+fn the_mount_with_the_largest_part_of_the_hierarchy_is_used() {
+    let line = |root: &str, point: &str| format!("41 31 0:38 {root} {point} ro,relatime - cgroup2 cgroup rw\n");
+    let found = |lines: &[String]| mount(lines.concat().as_bytes());
+    let (own, host) = (line("/", "/sys/fs/cgroup"), line("/../../..", "/host/sys/fs/cgroup"));
+    assert_eq!(found(&[own.clone(), host]).unwrap(), Path::new("/host/sys/fs/cgroup"), "a pod with the node's folder");
+    let service = line("/system.slice/a.service", "/a");
+    assert_eq!(found(&[service.clone(), own]).unwrap(), Path::new("/sys/fs/cgroup"));
+    assert_eq!(found(&[service]).unwrap(), Path::new("/a"), "better than none");
+    assert_eq!(found(&[line("/", "/b"), line("/", "/c")]).unwrap(), Path::new("/b"));
+    assert_eq!(found(&["41 31 0:38 / /d ro - cgroup cgroup rw,pids\n".to_owned()]), None);
+}
+
 proptest! {
     #[test]
     fn any_list_of_mounts_is_survived(text: Vec<u8>) {

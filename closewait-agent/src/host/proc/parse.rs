@@ -116,7 +116,8 @@ pub(super) fn open_files_limit(text: &[u8]) -> Option<u64> {
 /// kernel/cgroup/cgroup.c at v5.10).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupPaths {
-    /// Cgroup that names the workload: that of the unified hierarchy if there is one, else that of systemd.
+    /// Cgroup that names the workload: that of the unified hierarchy, or that of systemd where the former is absent or its root,
+    /// as on hosts whose engines put containers only into the hierarchies of cgroup v1.
     pub named: Option<Vec<u8>>,
     /// Cgroup in the unified hierarchy.
     pub unified: Option<Vec<u8>>,
@@ -141,7 +142,9 @@ impl CgroupPaths {
             };
             of.get_or_insert_with(|| path.to_owned());
         }
-        paths.named = paths.unified.clone().or(systemd);
+        let systemd = systemd.filter(|path| paths.unified.is_none() || path.as_slice() != b"/");
+        let unified = paths.unified.as_ref().filter(|path| path.as_slice() != b"/" || systemd.is_none());
+        paths.named = unified.cloned().or(systemd);
         paths
     }
 }
@@ -226,6 +229,10 @@ mod tests {
         assert_eq!(named(b"1:name=systemd:/a\n0::/b:c\n").unwrap(), b"/b:c");
         assert_eq!(named(b"4:cpu:/x\n1:name=systemd:/a\n").unwrap(), b"/a");
         assert_eq!(named(b"4:cpu:/x\n"), None);
+        for text in [&b"1:name=systemd:/kubepods/a\n0::/\n"[..], b"0::/\n1:name=systemd:/kubepods/a\n"] {
+            assert_eq!(named(text).unwrap(), b"/kubepods/a", "the root of the unified hierarchy names nothing");
+        }
+        assert_eq!(named(b"1:name=systemd:/\n0::/\n").unwrap(), b"/");
         let paths = CgroupPaths::parse(b"9:devices,freezer:/f\n4:xfreezer:/x\n0::/u\n0:\n");
         assert_eq!((paths.freezer.as_deref(), paths.unified.as_deref()), (Some(&b"/f"[..]), Some(&b"/u"[..])));
     }

@@ -6,13 +6,13 @@ use crate::prelude::*;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A booted container. Dropping it ends it.
-pub(crate) struct Container {
+pub(crate) struct Nspawn {
     child: Child,
     /// Process 1 of the container, as the host numbers it.
     init: String,
 }
 
-impl Container {
+impl Nspawn {
     /// Boots the systemd of a root folder, with these options of systemd-nspawn, and returns as soon as process 1 runs. The console's
     /// output goes to `log`.
     pub(crate) fn boot(dir: &Path, log: &Path, options: &[&str]) -> Result<Self> {
@@ -110,7 +110,7 @@ impl Container {
     }
 }
 
-impl Drop for Container {
+impl Drop for Nspawn {
     fn drop(&mut self) {
         // systemd takes it as a request to power off (systemd(1)); what does not end is killed with its namespace.
         let _asked = exec::signal(&self.child, rustix::process::Signal::TERM);
