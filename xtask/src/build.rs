@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use crate::prelude::*;
 use crate::{dist, root, setup, test::PACKAGES};
 
+/// Profile of `cargo xtask run`, in Cargo.toml.
+const QUICK: &str = "quick";
+
 #[derive(Args)]
 pub(crate) struct Run {
     /// Arguments of `closewait run`, or a closewait subcommand and its arguments
@@ -21,9 +24,9 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
 
 /// Builds as the calling user and becomes the binary, as root.
 pub(crate) fn run(workspace: &Workspace, options: &Run) -> Result<()> {
-    release(workspace)?;
+    let binary = with_profile(workspace, QUICK)?;
     let args = closewait_args(&options.args);
-    root::become_program(&workspace.closewait(), &args, "loading a program into the kernel")
+    root::become_program(&binary, &args, "loading a program into the kernel")
 }
 
 /// Lints the host crates, also for the other architecture, then the kernel program.
@@ -58,15 +61,27 @@ pub(crate) fn clippy(workspace: &Workspace) -> Result<()> {
 
 /// Builds the release binary; stdout stays free for the binary's own output.
 pub(crate) fn release(workspace: &Workspace) -> Result<()> {
+    with_profile(workspace, "release").map(drop)
+}
+
+/// Builds the binary with a profile of Cargo.toml, and returns its path.
+fn with_profile(workspace: &Workspace, profile: &str) -> Result<PathBuf> {
     setup::run(workspace)?;
-    exec::run(workspace.cargo("build").args(["--release", "--package", "closewait-agent"]))?;
-    let binary = workspace.closewait();
+    exec::run(workspace.cargo("build").args([
+        "--profile",
+        profile,
+        "--package",
+        "closewait-agent",
+        "--bin",
+        "closewait",
+    ]))?;
+    let binary = workspace.target.join(profile).join("closewait");
     if !binary.is_file() {
         // A `build.target` in the user's cargo configuration moves the output into a folder of that target's name.
         let shown = binary.display();
         bail!("cargo left no {shown}; build without `build.target` or `--target` in cargo's configuration");
     }
-    Ok(())
+    Ok(binary)
 }
 
 /// Builds the binary that the tests use, and returns its path.

@@ -16,13 +16,15 @@ pub(super) fn install(dir: &Path, toolchain: &Toolchain) -> Result<()> {
     let prefix = llvm_prefix(dir, toolchain, llvm_major)?;
     let build_dir = dir.join("bpf-linker-build");
     let mut command = cargo_install(dir, "bpf-linker", LINKER_VERSION);
-    command.args(["--no-default-features", "--features", &format!("llvm-{llvm_major}")]);
+    // Not optimized: LLVM, which does the work, is a library that exists.
+    command.args(["--debug", "--no-default-features", "--features", &format!("llvm-{llvm_major}")]);
     // Encoded, because the toolchain's path may have a space in it.
     let mut flags = OsString::from("-Clink-arg=-Wl,-rpath,");
     flags.push(toolchain.sysroot.join("lib"));
     command
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env("CARGO_TARGET_DIR", &build_dir)
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .env("PATH", exec::path_with(&prefix.join("bin"))?);
     let what = format!("build bpf-linker {LINKER_VERSION} against the LLVM {llvm_major} of rustc");
     step(&what, || exec::quiet(&mut command)).with_context(|| {
