@@ -294,9 +294,26 @@ pub fn run<T: Send + 'static>(
     patience: &mut Patience,
     work: impl Fn() -> T + Send + Sync + 'static,
 ) -> Result<T, ReadFailure> {
+    let answer = run_boxed(subject, step, patience, Box::new(move || Box::new(work()) as BoxedAnswer))?;
+    // Nothing else is in the box.
+    answer.downcast().map(|answer| *answer).map_err(|_other| ReadFailure::StillWaits)
+}
+
+/// Answer of [`run`] of any type.
+type BoxedAnswer = Box<dyn Any + Send>;
+/// Work of [`run`].
+type BoxedWork = Box<dyn Fn() -> BoxedAnswer + Send + Sync>;
+
+/// Does what [`run`] does, for all types of answers: the program has its thread and its queue only once.
+fn run_boxed(
+    subject: Subject,
+    step: &'static str,
+    patience: &mut Patience,
+    work: BoxedWork,
+) -> Result<BoxedAnswer, ReadFailure> {
     may_wait_for(&subject)?;
     let mut answer = Err(ReadFailure::StillWaits);
-    let work = move |subject: &Subject, job: &ItemJob<T>| {
+    let work = move |subject: &Subject, job: &ItemJob<BoxedAnswer>| {
         if job.about(subject.clone()).is_ok() {
             job.step(step);
             job.put(work());
