@@ -83,7 +83,8 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<Built> {
 }
 
 impl Arch {
-    fn of_this_machine() -> Result<Self> {
+    /// Returns the architecture of this machine, if there are static binaries for it.
+    pub(crate) fn of_this_machine() -> Result<Self> {
         Self::from_str(env::consts::ARCH, false).map_err(|_unknown| {
             anyhow::anyhow!("there are no static binaries for {}\nhint: name one with --arch", env::consts::ARCH)
         })

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use tests_support::kmsg::{fault_in, reports_fault};
 
+use clap::ValueEnum as _;
+
 use super::kernels::Kernel;
 use crate::prelude::*;
-use crate::test::{self, Summary};
+use crate::{
+    dist::Arch,
+    test::{self, Summary},
+};
 
 /// With this variable the tests print what they have found the kernel to be able to.
 pub(super) const TELL: &str = "CLOSEWAIT_TEST_TELL";
@@ -183,10 +188,25 @@ impl Table {
             .context("not as it should be; the output of the guests is above")
     }
 
-    /// The whole of docs/kernels.md.
-    pub(super) fn page(&self) -> String {
-        PAGE.replace("{table}", &self.markdown())
+    /// Returns the whole of docs/kernels.md: this table for one architecture, and for each other one that of the page there is.
+    pub(super) fn page(&self, arch: Arch, before: &str) -> Result<String> {
+        let mut page = PAGE.to_owned();
+        for other in Arch::value_variants() {
+            let table = if *other == arch { self.markdown() } else { table_below(before, *other)? };
+            page = page.replace(&format!("{{{}}}\n", other.name()), &table);
+        }
+        Ok(page)
     }
+}
+
+/// Returns the table below the heading of an architecture.
+fn table_below(page: &str, arch: Arch) -> Result<String> {
+    let heading = format!("## {}", arch.name());
+    let below = page.lines().skip_while(|line| **line != heading).skip(1);
+    let table = below.skip_while(|line| line.is_empty()).take_while(|line| line.starts_with('|'));
+    let table: String = table.flat_map(|line| [line, "\n"]).collect();
+    ensure!(!table.is_empty(), "the page has no table below `{heading}`\nhint: restore it with git");
+    Ok(table)
 }
 
 #[cfg(test)]
@@ -208,7 +228,7 @@ mod tests {
 
     fn row(lines: &[&str]) -> Row {
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        Row::read(&crate::vm::kernels::KERNELS[3], false, &lines, Duration::from_secs(3))
+        Row::read(&Kernel::matrix(Arch::X86_64)[3], false, &lines, Duration::from_secs(3))
     }
 
     #[test]
@@ -219,9 +239,13 @@ mod tests {
         let table = Table(vec![row]);
         assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
+        let page = table.page(Arch::Aarch64, &PAGE.replace("{x86_64}", "| of before |")).unwrap();
         for column in COLUMNS {
-            assert!(table.page().contains(&format!("\n- **{column}**: ")), "page.md does not explain {column}");
+            assert!(page.contains(&format!("\n- **{column}**: ")), "page.md does not explain {column}");
         }
+        assert!(page.contains("\n## x86_64\n\n| of before |\n\n"), "{page}");
+        assert!(page.contains(&format!("\n## aarch64\n\n{}\n", table.markdown())), "{page}");
+        assert!(table.page(Arch::Aarch64, "# Kernels\n").is_err());
     }
 
     #[test]
