@@ -14,7 +14,7 @@ chmod 755 /
 mount -t tmpfs -o mode=755 run /run
 # Not mounted, as the workspace that the tests name may lie in it.
 chmod 1777 /tmp
-mkdir -p /sys/fs/cgroup
+mkdir -p /sys/fs/cgroup /recordings
 mount -t cgroup2 cgroup /sys/fs/cgroup
 ip link set lo up
 # The tests have ten thousand sockets at once, and their other ends.
@@ -44,6 +44,12 @@ echo "closewait-vm: the tests begin" >/dev/kmsg
 # shellcheck disable=SC2086 # Several words.
 /tests/kernel --test-threads=1 $ARGUMENTS
 echo "closewait-vm: ended $?"
+for file in /recordings/*; do
+    [ -f "$file" ] || continue
+    echo "closewait-vm: file begins ${file##*/}"
+    base64 "$file"
+    echo "closewait-vm: file ends"
+done
 # The reading ends with the limit: at the last record it waits for the next one.
 echo "closewait-vm: log begins"
 timeout 5 cat /dev/kmsg

@@ -207,8 +207,7 @@ mod tests {
     #[test]
     fn the_iterator_is_broken_before_the_fix_of_its_series() {
         let broken = |kernel: usize, version| {
-            X86_64[kernel]
-                .has_broken_iterator(&format!("#1 SMP PREEMPT_DYNAMIC Debian {version}~bpo13+1 (2026-03-01)"))
+            X86_64[kernel].has_broken_iterator(&format!("#1 SMP PREEMPT_DYNAMIC Debian {version}~bpo13+1 (2026-03-01)"))
         };
         assert_eq!([broken(0, "5.10.262-1"), broken(4, "7.3.4-1")], [Some(false); 2]);
         assert_eq!([broken(1, "6.1.182-1"), broken(1, "6.1.183-1")], [Some(true), Some(false)]);

@@ -6,8 +6,9 @@ mod kernels;
 mod machine;
 mod programs;
 mod report;
+mod returned;
 
-use std::panic::resume_unwind;
+use std::{env, panic::resume_unwind};
 
 use clap::builder::PossibleValuesParser;
 
@@ -25,6 +26,8 @@ const PAGE: &str = "docs/kernels.md";
 const SILENCE: Duration = Duration::from_secs(300);
 /// The tests read from it how much slower than a machine the guest is.
 const SLOWNESS: &str = "CLOSEWAIT_TEST_SLOWNESS";
+/// Folder that keeps recordings for the tests that play them. A guest has one, which it gives back.
+const RECORD: &str = "CLOSEWAIT_RECORD";
 /// Tells the tests that the kernel is a guest's: they may then load a program that widens a race of the kernel's.
 const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 /// A table of connections as on a host with 16 GiB. With that of a small guest, half of ten thousand clients that have closed
@@ -201,6 +204,11 @@ impl Parts<'_> {
         let tree = guest.tree()?;
         self.fill(&tree, case, accelerator)?;
         let boot = guest.boot(&tree, accelerator)?;
+        if let Some(folder) = env::var_os(RECORD) {
+            for file in returned::save(&boot.lines, Path::new(&folder))? {
+                println!("vm: {name} gave back {}", file.display());
+            }
+        }
         let mut row = Row::read(case.kernel, case.hidden_btf, &boot.lines, boot.took);
         row.trouble.extend(boot.trouble);
         for line in row.to_show(&boot.lines, LAST_LINES) {
@@ -230,11 +238,12 @@ impl Parts<'_> {
             Accelerator::Tcg => 10,
         };
         let settings = format!(
-            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1\n",
+            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1 {}\n",
             modules.join(" "),
             if case.hidden_btf { "hidden" } else { "there" },
             self.arguments(case).join(" "),
             report::TELL,
+            if env::var_os(RECORD).is_some() { "CLOSEWAIT_RECORD=/recordings" } else { "" },
         );
         tree.write("/settings", &settings, 0o644)
     }

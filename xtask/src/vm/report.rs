@@ -28,7 +28,8 @@ const LOG_ENDS: &str = "closewait-vm: log ends";
 const SHOWN_FAULTS: usize = 10;
 
 /// Columns for each kernel, by their names in the tests. page.md explains them.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
+    "pages",
     "hook",
     "ring buffer",
     "iter/task_file",
@@ -237,7 +238,7 @@ mod tests {
         assert!(!row.failed(), "{row:?}");
         assert_eq!(row.line(), "6.18.15-cloud: tests 12 run, 0 failed (3 s)");
         let table = Table(vec![row]);
-        assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
+        assert!(table.markdown().contains("| 6.18.15-cloud | ? | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
         let page = table.page(Arch::Aarch64, &PAGE.replace("{x86_64}", "| of before |")).unwrap();
         for column in COLUMNS {
