@@ -35,7 +35,7 @@ pub(crate) struct Summary {
 
 /// Runs both kinds of tests, the second also when the first fails, and reports every failure.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    if let Some(arch) = options.arch.filter(|arch| !Arch::of_this_machine().is_ok_and(|this| this == *arch)) {
+    if let Some(arch) = options.arch.filter(|arch| !arch.is_of_this_machine()) {
         return emulated::run(workspace, arch, options);
     }
     setup::run(workspace)?;

@@ -11,7 +11,7 @@ use std::{
 
 use closewait_engine::{
     model::InspectionFact,
-    process::{Process, ThreadGroup},
+    process::ThreadGroup,
     text::Comm,
 };
 use rustix::event::{PollFd, PollFlags, poll};
@@ -76,7 +76,7 @@ fn threads_of_a_hang_wait_in_calls_of_this_architecture_also_in_a_recording() {
         _ => None,
     };
     let facts = recording.facts();
-    let inspected: Vec<Process> = facts.into_iter().filter_map(of).collect();
+    let inspected: Vec<_> = facts.into_iter().filter_map(of).collect();
     let last = inspected.last().expect("an inspection of this process");
     let workers: Vec<_> = last.groups.iter().filter(is_worker).collect();
     let names: Vec<_> = workers.iter().map(|group| group.syscall.and_then(|call| call.name())).collect();

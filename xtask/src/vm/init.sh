@@ -26,7 +26,7 @@ echo "closewait-vm: release $(uname -r)"
 echo "closewait-vm: build $(uname -v)"
 grep -q closewait.probe /proc/cmdline && poweroff -f
 
-# MODULES, BTF, ARGUMENTS, and the variables that the tests read.
+# MODULES, BTF, ARGUMENTS, UNIT_TESTS, and the variables that the tests read.
 . /settings
 for module in $MODULES; do
     case "$module" in
@@ -41,6 +41,11 @@ rm -f /tmp/module.ko
 cd /tests || echo "closewait-vm: trouble there is no folder /tests"
 # Records before this one are the boot's.
 echo "closewait-vm: the tests begin" >/dev/kmsg
+if [ -f /tests/unit ]; then
+    # shellcheck disable=SC2086 # Several words.
+    /tests/unit --test-threads=1 $UNIT_TESTS
+    echo "closewait-vm: unit tests ended $?"
+fi
 # shellcheck disable=SC2086 # Several words.
 /tests/kernel --test-threads=1 $ARGUMENTS
 echo "closewait-vm: ended $?"

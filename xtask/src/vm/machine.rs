@@ -23,8 +23,7 @@ impl Accelerator {
     pub(super) fn probe(guest: Guest<'_>) -> Result<Self> {
         /// A boot takes a second or two. After an error of KVM, QEMU waits for ever.
         const SILENCE: Duration = Duration::from_secs(20);
-        let is_foreign = !Arch::of_this_machine().is_ok_and(|this| this == guest.arch);
-        if is_foreign || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+        if !guest.arch.is_of_this_machine() || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
         }
         let guest = Guest { name: "probe", append: "closewait.probe", silence: SILENCE, ..guest };

@@ -13,7 +13,11 @@ use std::{env, panic::resume_unwind};
 use clap::builder::PossibleValuesParser;
 
 use crate::prelude::*;
-use crate::{dist::Arch, root, setup, test};
+use crate::{
+    dist::Arch,
+    root, setup,
+    test::{self, emulated},
+};
 use initramfs::Tree;
 use kernels::{Kernel, MODULES};
 use machine::{Accelerator, Guest};
@@ -87,10 +91,18 @@ struct Case {
     hidden_btf: bool,
 }
 
+/// Static binaries for guests.
+struct GuestBinaries {
+    agent: PathBuf,
+    /// The kernel tests.
+    tests: PathBuf,
+    /// The agent's unit tests, if this machine cannot run all of them.
+    unit_tests: Option<PathBuf>,
+}
+
 /// What goes into every guest.
 struct Parts<'a> {
-    agent: PathBuf,
-    tests: PathBuf,
+    binaries: GuestBinaries,
     programs: Programs,
     arch: Arch,
     dir: PathBuf,
@@ -108,13 +120,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let work = dir.join("apt");
     kernels::download(&dir.join("kernels"), &work, arch, &kernels)?;
     let programs = Programs::find(&dir.join("programs"), &work, arch)?;
-    let (agent, tests) = build(workspace, arch)?;
+    let binaries = build(workspace, arch)?;
     let wanted = match &options.test {
         Some(filter) => vec![filter.as_str()],
         None if options.brief => OF_THE_KERNEL.to_vec(),
         None => Vec::new(),
     };
-    let parts = Parts { agent, tests, programs, arch, dir, wanted };
+    let parts = Parts { binaries, programs, arch, dir, wanted };
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
     let accelerator = Accelerator::probe(parts.guest(newest, "")?)?;
     let at_once = accelerator.guests_at_once(arch);
@@ -159,7 +171,7 @@ const fn packages(arch: Arch) -> &'static str {
 
 /// The agent and its kernel tests as static files, optimized: a guest has no libraries, and a translating QEMU has no time
 /// for code that is not.
-fn build(workspace: &Workspace, arch: Arch) -> Result<(PathBuf, PathBuf)> {
+fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
     setup::run(workspace)?;
     let mut cargo = workspace.cargo("test");
     let (target, hint) = match arch {
@@ -170,6 +182,10 @@ fn build(workspace: &Workspace, arch: Arch) -> Result<(PathBuf, PathBuf)> {
         }
         Arch::Aarch64 => (arch.target(), "its linker, rust-lld, comes with rustup's toolchains"),
     };
+    let is_foreign = !arch.is_of_this_machine();
+    if is_foreign {
+        cargo.arg("--lib");
+    }
     setup::toolchain()?.add_target(target)?;
     let messages = exec::output(
         cargo
@@ -177,7 +193,12 @@ fn build(workspace: &Workspace, arch: Arch) -> Result<(PathBuf, PathBuf)> {
             .arg("--message-format=json-render-diagnostics"),
     )
     .with_context(|| format!("cannot link statically for {target}\nhint: {hint}"))?;
-    Ok((test::executable(&messages, "closewait", "bin")?, test::executable(&messages, "kernel", "test")?))
+    let built = |kind, name| test::executable(&messages, name, kind);
+    Ok(GuestBinaries {
+        agent: built("bin", "closewait")?,
+        tests: built("test", "kernel")?,
+        unit_tests: is_foreign.then(|| built("lib", "closewait")).transpose()?,
+    })
 }
 
 impl Parts<'_> {
@@ -223,9 +244,14 @@ impl Parts<'_> {
     /// Adds the agent, its tests and what they need to the files of a guest.
     fn fill(&self, tree: &Tree, case: Case, accelerator: Accelerator) -> Result<()> {
         self.programs.copy_ss(tree)?;
-        tree.copy(&self.tests, "/tests/kernel")?;
+        let GuestBinaries { agent, tests, unit_tests } = &self.binaries;
+        tree.copy(tests, "/tests/kernel")?;
         // The tests find it in the folder above their own.
-        tree.copy(&self.agent, "/closewait")?;
+        tree.copy(agent, "/closewait")?;
+        // A run of chosen tests, or without BTF, has nothing to add to the first one.
+        if let Some(unit_tests) = unit_tests.as_ref().filter(|_| self.wanted.is_empty() && !case.hidden_btf) {
+            tree.copy(unit_tests, "/tests/unit")?;
+        }
         let mut modules = Vec::new();
         for module in MODULES {
             let Some(file) = case.kernel.module(&self.kernels(), module)? else { continue };
@@ -238,10 +264,11 @@ impl Parts<'_> {
             Accelerator::Tcg => 10,
         };
         let settings = format!(
-            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1 {}\n",
+            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nUNIT_TESTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1 {}\n",
             modules.join(" "),
             if case.hidden_btf { "hidden" } else { "there" },
             self.arguments(case).join(" "),
+            emulated::OF_A_GUEST.join(" "),
             report::TELL,
             if env::var_os(RECORD).is_some() { "CLOSEWAIT_RECORD=/recordings" } else { "" },
         );

@@ -21,7 +21,7 @@ impl Programs {
     /// Finds them on this machine, or downloads them into `dir` if they are for another architecture. `work` is for apt's own
     /// files.
     pub(super) fn find(dir: &Path, work: &Path, arch: Arch) -> Result<Self> {
-        if Arch::of_this_machine().is_ok_and(|this| this == arch) {
+        if arch.is_of_this_machine() {
             return Self::of_this_machine();
         }
         if !dir.is_dir() {

@@ -55,6 +55,8 @@ pub(super) struct Row {
     broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
     summary: Option<Summary>,
+    /// Number of unit tests that passed before the kernel tests.
+    unit_tests: Option<u64>,
     /// Whether the guest came to its end.
     ended: bool,
     /// Whether the kernel's log was read to its end.
@@ -82,6 +84,7 @@ impl Row {
                     Some(("release", release)) => release.clone_into(&mut row.name),
                     Some(("build", build)) => row.broken_iterator = kernel.has_broken_iterator(build),
                     Some(("trouble", trouble)) => row.trouble.push(trouble.to_owned()),
+                    Some(("unit", ended)) => row.add_unit_tests(ended),
                     Some(("ended", _status)) => row.ended = true,
                     Some(_) | None => {}
                 }
@@ -107,6 +110,16 @@ impl Row {
         let shown = row.faults.iter().take(SHOWN_FAULTS).map(|fault| format!("the kernel reports: {fault}"));
         row.trouble.extend(shown);
         row
+    }
+
+    /// Takes the summary so far for that of the unit tests. `ended` names their exit code.
+    fn add_unit_tests(&mut self, ended: &str) {
+        let summary = self.summary.take();
+        let passed = summary.as_ref().map(|summary| summary.check("unit test", ended == "tests ended 0", true));
+        match passed.unwrap_or_else(|| Err(anyhow::anyhow!("the unit tests printed no summary"))) {
+            Ok(()) => self.unit_tests = summary.map(|summary| summary.passed),
+            Err(error) => self.trouble.push(error.to_string()),
+        }
     }
 
     /// Returns the part of the console that tells why tests have failed, or how far the guest came.
@@ -150,7 +163,8 @@ impl Row {
     fn tests(&self) -> String {
         let Some(summary) = &self.summary else { return "NOT FINISHED".to_owned() };
         let ignored = if summary.ignored > 0 { format!(", {} ignored", summary.ignored) } else { String::new() };
-        format!("{} run, {} failed{ignored}", summary.run(), summary.failed)
+        let unit_tests = self.unit_tests.map(|count| format!(", {count} unit tests")).unwrap_or_default();
+        format!("{} run, {} failed{ignored}{unit_tests}", summary.run(), summary.failed)
     }
 
     /// The cells of the table.
@@ -247,6 +261,18 @@ mod tests {
         assert!(page.contains("\n## x86_64\n\n| of before |\n\n"), "{page}");
         assert!(page.contains(&format!("\n## aarch64\n\n{}\n", table.markdown())), "{page}");
         assert!(table.page(Arch::Aarch64, "# Kernels\n").is_err());
+    }
+
+    #[test]
+    fn unit_tests_before_the_kernel_tests_count_by_themselves() {
+        let unit = "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out; finished in 0.20s";
+        let with = |between: &[&str]| row(&[&[GOOD[0]], between, &GOOD[1..]].concat());
+        let passed = with(&[unit, "closewait-vm: unit tests ended 0"]);
+        assert_eq!(passed.line(), "6.18.15-cloud: tests 12 run, 0 failed, 4 unit tests (3 s)");
+        assert!(!passed.failed());
+        assert!(with(&[unit, "closewait-vm: unit tests ended 101"]).failed());
+        assert!(with(&["closewait-vm: unit tests ended 0"]).failed());
+        assert!(with(&[&unit.replace("ok. 4", "ok. 0"), "closewait-vm: unit tests ended 0"]).failed());
     }
 
     #[test]
