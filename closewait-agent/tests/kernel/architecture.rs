@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use closewait_engine::{
-    model::InspectionFact,
-    process::ThreadGroup,
-    text::Comm,
-};
+use closewait_engine::{model::InspectionFact, process::ThreadGroup, text::Comm};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
