@@ -124,6 +124,24 @@ fn a_recording_of_another_architecture_gives_the_same_findings() {
     assert!(calls > 500, "{calls}");
 }
 
+/// `CLOSEWAIT_RECORD=DIR cargo xtask vm --arch aarch64 6.1 --test threads_of_a_hang` made the recording.
+#[test]
+fn a_recording_made_on_aarch64_has_the_names_of_its_calls_on_every_architecture() {
+    let recording = recordings().into_iter().find(|path| path.ends_with("aarch64.recording")).expect("a recording");
+    let mut names = BTreeSet::new();
+    for item in Reader::new(fs::File::open(&recording).expect("a file")).expect("a recording") {
+        if let Item::Fact(Cow::Owned(Observation::Inspection(InspectionFact::Process { process, .. }))) =
+            item.expect("an item")
+        {
+            let calls = process.groups.iter().filter_map(|group| group.syscall);
+            names.extend(calls.map(|call| call.name().expect("a call that blocks")));
+        }
+    }
+    // On x86_64, its number is that of flock.
+    assert!(names.contains("ppoll") && !names.contains("poll") && !names.contains("flock"), "{names:?}");
+    assert!(lines(&recording).contains(" threads wait in ppoll."));
+}
+
 /// A segment begins with a state: if that means something else in this version, its replay differs.
 #[test]
 fn segments_give_what_is_expected_of_them() {
