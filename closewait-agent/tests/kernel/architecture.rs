@@ -19,8 +19,9 @@ use crate::{
     progress::Recording,
 };
 
-/// Environment variable with a folder that keeps the recording, for `tests/replay.rs`.
-const RECORD: &str = "CLOSEWAIT_RECORD";
+/// Environment variable with a folder that keeps the recording, for `tests/replay.rs`. `CLOSEWAIT_RECORD` would make every agent
+/// record.
+const RECORD: &str = "CLOSEWAIT_TEST_RECORD";
 /// Call in which poll(3) of the C library waits.
 const POLL: &str = if cfg!(target_arch = "x86_64") { "poll" } else { "ppoll" };
 /// Time between two requests.

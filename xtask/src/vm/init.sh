@@ -9,6 +9,9 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 # Some kernels mount it by themselves.
 mount -t devtmpfs dev /dev 2>/dev/null
+# For the terminals of tests.
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
 # As on a host, where only root makes folders in these; the root of an initramfs belongs to everybody on some kernels.
 chmod 755 /
 mount -t tmpfs -o mode=755 run /run

@@ -270,7 +270,7 @@ impl Parts<'_> {
             self.arguments(case).join(" "),
             emulated::OF_A_GUEST.join(" "),
             report::TELL,
-            if env::var_os(RECORD).is_some() { "CLOSEWAIT_RECORD=/recordings" } else { "" },
+            if env::var_os(RECORD).is_some() { "CLOSEWAIT_TEST_RECORD=/recordings" } else { "" },
         );
         tree.write("/settings", &settings, 0o644)
     }
