@@ -207,21 +207,21 @@ impl Table {
     pub(super) fn page(&self, arch: Arch, before: &str) -> Result<String> {
         let mut page = PAGE.to_owned();
         for other in Arch::value_variants() {
-            let table = if *other == arch { self.markdown() } else { table_below(before, *other)? };
+            let table = if *other == arch { self.markdown() } else { section(before, *other)? };
             page = page.replace(&format!("{{{}}}\n", other.name()), &table);
         }
         Ok(page)
     }
 }
 
-/// Returns the table below the heading of an architecture.
-fn table_below(page: &str, arch: Arch) -> Result<String> {
+/// Returns the section below the heading of an architecture: its table, or the line that there is none yet.
+fn section(page: &str, arch: Arch) -> Result<String> {
     let heading = format!("## {}", arch.name());
-    let below = page.lines().skip_while(|line| **line != heading).skip(1);
-    let table = below.skip_while(|line| line.is_empty()).take_while(|line| line.starts_with('|'));
-    let table: String = table.flat_map(|line| [line, "\n"]).collect();
-    ensure!(!table.is_empty(), "the page has no table below `{heading}`\nhint: restore it with git");
-    Ok(table)
+    let below = page.lines().skip_while(|line| **line != heading).skip(1).take_while(|line| !line.starts_with('#'));
+    let section: Vec<_> = below.collect();
+    let section = section.join("\n");
+    ensure!(!section.trim().is_empty(), "the page has nothing below `{heading}`\nhint: restore it with git");
+    Ok(format!("{}\n", section.trim()))
 }
 
 #[cfg(test)]
