@@ -124,6 +124,14 @@ pub(crate) fn kill(child: &mut Child) {
     let _waited = child.wait();
 }
 
+/// Returns PATH with a folder in front.
+pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::join_paths(std::iter::once(folder.to_owned()).chain(env::split_paths(&path))).with_context(|| {
+        format!("PATH cannot contain {}, which has a colon\nhint: use another target folder", folder.display())
+    })
+}
+
 /// Full path of a program in PATH or in the administrator's folders.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

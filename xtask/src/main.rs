@@ -11,6 +11,7 @@ use exec::Workspace;
 mod agent;
 mod bench;
 mod build;
+mod container;
 mod crowd;
 mod dist;
 mod docs;
@@ -20,12 +21,15 @@ mod exec;
 mod faults;
 mod fleet;
 mod fuzz;
+mod installs;
 mod loadgen;
 mod loopback;
 mod markdown;
 mod namespaces;
+mod package;
 mod prelude;
 mod root;
+mod sbom;
 mod scenarios;
 mod setup;
 mod systemd;
@@ -53,6 +57,10 @@ enum Task {
     Build,
     /// Build static binaries without debug information in target/static, also for another architecture
     Dist(dist::Options),
+    /// Make archives, Debian, RPM, Alpine and Arch packages and their checksums in target/dist
+    Package(package::Options),
+    /// Install, upgrade and remove the packages in clean Debian systems that run in containers, as root
+    Installs(installs::Options),
     /// Build closewait as you, then run it as root: `run -- --for 10s` is `closewait run --for 10s`
     Run(build::Run),
     /// Run the tests that need no root, then the kernel tests as root
@@ -114,6 +122,8 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Task::Setup => setup::run(workspace),
         Task::Build => build::build(workspace),
         Task::Dist(options) => dist::run(workspace, options),
+        Task::Package(options) => package::run(workspace, options),
+        Task::Installs(options) => installs::run(workspace, binary, options),
         Task::Run(options) => build::run(workspace, options),
         Task::Test(options) => test::run(workspace, options),
         Task::Restarts(options) => endurance::run(workspace, binary, |agents| options.run(agents)),

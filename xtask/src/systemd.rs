@@ -5,13 +5,12 @@ use std::{env, ffi::OsString, os::unix::fs::symlink};
 
 use tests_support::http;
 
+use crate::container::Container;
 use crate::prelude::*;
 use crate::{build, root};
 
-/// Longest time to wait for a state.
-const LIMIT: Duration = Duration::from_secs(30);
 /// Where the unit expects the agent, and where the container has it: /usr is the host's.
-const PLACES: (&str, &str) = ("/usr/local/bin/closewait", "/opt/closewait");
+const PLACES: (&str, &str) = ("/usr/bin/closewait", "/opt/closewait");
 /// Shorter times than the unit's, so that the test need not wait for them.
 const DROP_IN: &str = "[Service]\nWatchdogSec=2\nRestartSec=1\n";
 /// Settings of the first start, and a change that needs no restart.
@@ -28,7 +27,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>) -> Result<()> {
     exec::with_scratch("systemd", |dir| {
         let port = http::free_port()?;
         prepare(workspace, binary, dir, port)?;
-        let container = Container::boot(dir, &workspace.target.join("systemd.log"))?;
+        let container = Container::boot(dir, &workspace.target.join("systemd.log"), &["--bind-ro=/usr"])?;
         let checked = check(&container, dir, port);
         if checked.is_err() {
             println!("{}", container.run(&["journalctl", "--no-pager", "--boot"]).unwrap_or_default());
@@ -119,100 +118,4 @@ fn check(container: &Container, dir: &Path, port: u16) -> Result<()> {
     ensure!((code.as_str(), restarts.as_str()) == ("78", "0"), "exit code {code}, {restarts} restarts");
     println!("refused to start with a broken file: exit code 78, no restart");
     Ok(())
-}
-
-/// A booted container. Dropping it ends it.
-struct Container {
-    child: Child,
-    /// Process 1 of the container, as the host numbers it.
-    init: String,
-}
-
-impl Container {
-    fn boot(dir: &Path, log: &Path) -> Result<Self> {
-        let path = log;
-        let log = fs::File::create(path)?;
-        let mut command = Command::new(exec::find("systemd-nspawn")?);
-        command.arg("--quiet").arg("--directory").arg(dir).args([
-            "--bind-ro=/usr",
-            "--boot",
-            // Works without a systemd on the host.
-            "--register=no",
-            "--keep-unit",
-            "--capability=all",
-            "--system-call-filter=bpf perf_event_open",
-            "--link-journal=no",
-            "--console=pipe",
-        ]);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?.into_parts().0).stderr(log.into_parts().0);
-        let mut container = Self { child: exec::start(&mut command)?, init: String::new() };
-        let nspawn = container.child.id();
-        let children = format!("/proc/{nspawn}/task/{nspawn}/children");
-        let deadline = exec::now() + LIMIT;
-        while container.init.is_empty() {
-            ensure!(exec::now() < deadline, "the container has not started; read {}", path.display());
-            thread::sleep(Duration::from_millis(50));
-            let found = fs::read_to_string(&children).unwrap_or_default();
-            let pid = found.split_whitespace().next().unwrap_or_default();
-            // Its own helper has the host's namespaces until it becomes process 1.
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let inside =
-                status.lines().find_map(|line| line.strip_prefix("NSpid:")).map(|ids| ids.trim().ends_with("\t1"));
-            if inside == Some(true)
-                && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n")
-            {
-                container.init = pid.to_owned();
-            }
-        }
-        Ok(container)
-    }
-
-    /// Runs a command in the container, and returns its output.
-    fn run(&self, command: &[&str]) -> Result<String> {
-        let mut inside = Command::new(exec::find("nsenter")?);
-        inside.args(["--target", &self.init, "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--"]);
-        exec::quiet(inside.args(command))
-    }
-
-    fn property(&self, name: &str) -> Result<String> {
-        let show = self.run(&["systemctl", "show", "--value", "--property", name, "closewait"])?;
-        Ok(show.trim().to_owned())
-    }
-
-    fn journal(&self) -> Result<String> {
-        self.run(&["journalctl", "--no-pager", "--unit", "closewait"])
-    }
-
-    /// Waits for a property of the service.
-    fn wait_for(&self, name: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
-        let deadline = exec::now() + LIMIT;
-        loop {
-            // The manager may not answer yet.
-            let value = self.property(name).unwrap_or_default();
-            if wanted(&value) {
-                return Ok(value);
-            }
-            ensure!(exec::now() < deadline, "{name} of the service stays {value:?}");
-            thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn wait_in_journal(&self, text: &str) -> Result<()> {
-        let deadline = exec::now() + LIMIT;
-        while !self.journal()?.contains(text) {
-            ensure!(exec::now() < deadline, "the journal of the service has no {text:?}");
-            thread::sleep(Duration::from_millis(200));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        // systemd takes it as a request to power off (systemd(1)); what does not end is killed with its namespace.
-        let _asked = exec::signal(&self.child, rustix::process::Signal::TERM);
-        if !matches!(exec::wait_at_most(&mut self.child, LIMIT), Ok(Some(_))) {
-            eprintln!("the container did not end by itself");
-        }
-    }
 }

@@ -53,13 +53,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
 /// Returns PATH with the receivers of OTLP in front. Without them their tests say that they are skipped, but not in CI.
 fn path_with_receivers(workspace: &Workspace) -> Result<OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
     match Venv::Engines.install(workspace) {
-        Ok(programs) => env::join_paths(std::iter::once(programs).chain(env::split_paths(&path)))
-            .context("the path of the target folder cannot be in PATH"),
+        Ok(programs) => exec::path_with(&programs),
         Err(error) if env::var_os("CLOSEWAIT_REQUIRE_ENGINES").is_none_or(|value| value != "1") => {
             eprintln!("xtask: the receivers of OTLP cannot be installed: {error:#}");
-            Ok(path)
+            Ok(env::var_os("PATH").unwrap_or_default())
         }
         Err(error) => Err(error),
     }

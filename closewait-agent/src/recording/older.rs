@@ -2,15 +2,11 @@
 //! front: `{"Fact": {"Enter": …}}` is now `{"Fact": {"Socket": {"Enter": …}}}`. Removed members are skipped, and
 //! other items are unchanged.
 
-use std::{
-    borrow::Cow,
-    io::{Cursor, Read as _},
-};
+use std::{borrow::Cow, io::Cursor};
 
 use rmp_serde::decode::Error;
-use serde::Deserialize as _;
 
-use super::Item;
+use super::{Item, decode};
 use closewait_engine::{
     model::{ExitCause, Observation, Owner, RefreshFact, ScanFact, Socket, SocketKey},
     time::BootTime,
@@ -50,25 +46,32 @@ const NAMES: [(&str, &str, &str); 21] = [
 /// Reads the next item of a recording of format 1.
 pub(super) fn item(items: &mut Cursor<Vec<u8>>) -> Result<Item<'static>, Error> {
     let start = usize::try_from(items.position()).unwrap_or(usize::MAX);
-    let Some((name, behind)) = items.get_ref().get(start..).and_then(fact) else { return rmp_serde::from_read(items) };
-    let length = (items.get_ref().len() - start - behind.len()) as u64;
+    let Some((name, behind)) = items.get_ref().get(start..).and_then(fact) else { return decode(items) };
+    let length = items.get_ref().len() - start - behind.len();
     if name == b"Lingering" {
-        items.set_position(items.position() + length);
-        return Ok(Item::Fact(Cow::Owned(
-            LingeringMembers::deserialize(&mut rmp_serde::Deserializer::new(items))?.into(),
-        )));
+        items.set_position((start + length) as u64);
+        return Ok(Item::Fact(Cow::Owned(decode::<LingeringMembers>(items)?.into())));
     }
     let Some((_, part, new)) = NAMES.iter().find(|(old, ..)| old.as_bytes() == name) else {
         // No variant contains it today, either.
-        return rmp_serde::from_read(items);
+        return decode(items);
     };
-    items.set_position(items.position() + length);
     let mut head = Vec::new();
     for name in ["Fact", part, new] {
         head.extend([MAP_OF_ONE, SHORT_TEXT + name.len() as u8]);
         head.extend(name.as_bytes());
     }
-    rmp_serde::from_read(head.chain(items))
+    replace_head(items, start + length, &head);
+    decode(items)
+}
+
+/// Puts `head` in front of what begins at byte `body`, and continues there. Bytes before `body` have been read: they make
+/// room for it.
+fn replace_head(items: &mut Cursor<Vec<u8>>, body: usize, head: &[u8]) {
+    let bytes = items.get_mut();
+    let begin = body.saturating_sub(head.len());
+    bytes.splice(begin..body, head.iter().copied());
+    items.set_position(begin as u64);
 }
 
 /// Returns the name of the fact that `bytes` begin with, and the bytes behind the name; `None` if it is another item.

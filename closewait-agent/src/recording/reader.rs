@@ -8,7 +8,7 @@ use std::{
 use closewait_engine::Checkpoint;
 
 use super::{
-    Item, OLDEST_VERSION, SEGMENT_VERSION, SegmentStart, VERSION,
+    Item, OLDEST_VERSION, SEGMENT_VERSION, SegmentStart, VERSION, decode,
     frame::{FrameHead, FrameKind, HEAD, Inflate, MAX_ITEMS_BYTES, has_frame},
     older,
 };
@@ -286,7 +286,7 @@ impl<R: Read> Reader<R> {
         } else if start.is_none_or(|start| start.checkpoint != Some(Checkpoint::VERSION)) {
             return Err(unreadable(None));
         } else {
-            let decoded = rmp_serde::from_read::<_, Checkpoint>(&mut bytes);
+            let decoded = decode::<Checkpoint>(&mut bytes);
             // The decoder may leave the last frame, which is empty then.
             let rest = io::copy(&mut bytes, &mut io::sink());
             decoded.and_then(|one| rest.map(|_| Some(one)).map_err(rmp_serde::decode::Error::InvalidDataRead))
@@ -352,7 +352,7 @@ impl<R: Read> Iterator for Reader<R> {
             }
             if self.has_items() {
                 let item = match self.version {
-                    VERSION | SEGMENT_VERSION => rmp_serde::from_read(&mut self.items),
+                    VERSION | SEGMENT_VERSION => decode(&mut self.items),
                     _ => older::item(&mut self.items),
                 };
                 self.failed = item.is_err();

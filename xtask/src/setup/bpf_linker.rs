@@ -1,15 +1,11 @@
 //! bpf-linker, linked against the LLVM that the compiler itself has.
 
-use std::{env, ffi::OsString};
+use std::ffi::OsString;
 
 use fs_err::os::unix::fs::symlink;
 
-use super::{Toolchain, choice::LINKER_VERSION, step};
+use super::{Toolchain, cargo_install, choice::LINKER_VERSION, step};
 use crate::prelude::*;
-
-/// Beginnings of variables that change how cargo builds: the linker is built the same way whatever the caller's are.
-const UNWANTED: &str = "RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTC_BOOTSTRAP \
-    LD_LIBRARY_PATH LLVM_ CARGO_INSTALL_ROOT CARGO_BUILD_ CARGO_PROFILE_ CARGO_TARGET_ CARGO_PKG_ CARGO_MANIFEST_";
 
 /// Builds the linker and installs it in `dir/bin`.
 pub(super) fn install(dir: &Path, toolchain: &Toolchain) -> Result<()> {
@@ -19,23 +15,17 @@ pub(super) fn install(dir: &Path, toolchain: &Toolchain) -> Result<()> {
         llvm_major.context("`rustc -vV` shows no LLVM version; is rustc a compiler from rust-lang.org?")?;
     let prefix = llvm_prefix(dir, toolchain, llvm_major)?;
     let build_dir = dir.join("bpf-linker-build");
-    let mut command = Command::new(exec::cargo_program());
-    command
-        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force", "--no-default-features"])
-        .args(["--features", &format!("llvm-{llvm_major}"), "--root"])
-        .arg(dir)
-        // Outside the workspace's Cargo.toml, which is not about this package.
-        .current_dir(dir);
-    exec::remove_env(&mut command, |name| UNWANTED.split(' ').any(|beginning| name.starts_with(beginning)));
+    let mut command = cargo_install(dir, "bpf-linker", LINKER_VERSION);
+    command.args(["--no-default-features", "--features", &format!("llvm-{llvm_major}")]);
     // Encoded, because the toolchain's path may have a space in it.
     let mut flags = OsString::from("-Clink-arg=-Wl,-rpath,");
     flags.push(toolchain.sysroot.join("lib"));
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags).env("CARGO_TARGET_DIR", &build_dir);
-    let old = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths(std::iter::once(prefix.join("bin")).chain(env::split_paths(&old)))
-        .context("PATH cannot hold a target folder with a colon in its path; use another target folder")?;
+    command
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .env("CARGO_TARGET_DIR", &build_dir)
+        .env("PATH", exec::path_with(&prefix.join("bin"))?);
     let what = format!("build bpf-linker {LINKER_VERSION} against the LLVM {llvm_major} of rustc");
-    step(&what, || exec::quiet(command.env("PATH", path))).with_context(|| {
+    step(&what, || exec::quiet(&mut command)).with_context(|| {
         format!("cannot build bpf-linker {LINKER_VERSION}; it needs a C compiler (`gcc`) and the crates' registry")
     })?;
     Ok(fs::remove_dir_all(&build_dir)?)

@@ -109,7 +109,7 @@ fn unpack_files(debs: &[PathBuf], into: &Path) -> Result<()> {
 }
 
 /// The archive of Debian that apt is configured for: the one with the machine's own release, or with its security updates.
-fn mirror(security: bool) -> Result<String> {
+pub(crate) fn mirror(security: bool) -> Result<String> {
     let os_release = fs::read_to_string("/etc/os-release")?;
     let codename = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
     // Sources may follow a moving name of the same archive.

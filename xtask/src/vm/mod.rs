@@ -1,6 +1,6 @@
 //! `cargo xtask vm`: the kernel tests on Debian's kernels, each in a virtual machine of its own.
 
-mod apt;
+pub(crate) mod apt;
 mod initramfs;
 mod kernels;
 mod machine;

@@ -1,0 +1,175 @@
+//! `cargo xtask package`: everything that a release consists of, in target/dist. The same commit gives the same bytes.
+
+mod archive;
+pub(crate) mod contents;
+pub(crate) mod native;
+
+use std::env;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::dist::{self, Arch, Built};
+use crate::prelude::*;
+use crate::root;
+use archive::ArchivedFiles;
+use native::{Format, Nfpm};
+
+/// Checksums of all other files, in the form that `sha256sum --check` reads.
+const SUMS: &str = "SHA256SUMS";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Architectures to make packages for [default: that of this machine]
+    #[arg(long, value_name = "ARCH", value_delimiter = ',')]
+    arch: Vec<Arch>,
+    /// Build nothing: take the files of an earlier `cargo xtask dist` from DIR/ARCH, as in target/static
+    #[arg(long, value_name = "DIR")]
+    binaries: Option<PathBuf>,
+}
+
+/// Version of the packages, and the time of all files in them.
+#[derive(Debug)]
+pub(crate) struct Release {
+    /// Version as in Cargo.toml.
+    pub(crate) version: String,
+    /// Seconds since 1970.
+    pub(crate) seconds: u64,
+}
+
+/// Makes all files for the wanted architectures, and prints a table of them.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    root::install(workspace, "package")?;
+    let release = Release::of(workspace)?;
+    let nfpm = Nfpm::install(workspace, &release)?;
+    let dir = workspace.target.join("dist");
+    // Files of an earlier version would get checksums, too.
+    exec::remove_dir(&dir)?;
+    fs::create_dir_all(&dir)?;
+    for arch in dist::wanted(&options.arch)? {
+        let built = binaries(workspace, arch, options.binaries.as_deref())?;
+        archives(workspace, &release, arch, &built, &dir)?;
+        for format in Format::ALL {
+            nfpm.package(&release, (format, arch), &built.binary, &dir)?;
+        }
+    }
+    let files = write_sums(&dir)?;
+    print!("{}", table(&files));
+    println!("\nin {}; all times are {} s after 1970, that of the commit", dir.display(), release.seconds);
+    Ok(())
+}
+
+/// Builds the binary of an architecture, or finds the one of an earlier build.
+pub(crate) fn binaries(workspace: &Workspace, arch: Arch, from: Option<&Path>) -> Result<Built> {
+    let Some(from) = from else { return dist::build(workspace, arch) };
+    let dir = from.join(arch.name());
+    let file = |name: &str| dir.join(name);
+    let built = Built { binary: file("closewait"), debug: file("closewait.debug"), sbom: file("closewait.cdx.json") };
+    for file in [&built.binary, &built.debug, &built.sbom] {
+        ensure!(file.is_file(), "there is no {}\nhint: cargo xtask dist --arch {}", file.display(), arch.name());
+    }
+    Ok(built)
+}
+
+impl Release {
+    /// This version, at the time of the commit that is checked out.
+    pub(crate) fn of(workspace: &Workspace) -> Result<Self> {
+        let variable = env::var("SOURCE_DATE_EPOCH").ok();
+        // Another repository may have this folder among its own.
+        let seconds = if workspace.root.join(".git").exists() {
+            let git = |args: &[&str]| exec::quiet(Command::new("git").args(args).current_dir(&workspace.root));
+            if !git(&["status", "--porcelain"])?.is_empty() {
+                eprintln!("xtask: the work tree has changes: these are not the packages of its commit");
+            }
+            git(&["log", "--max-count=1", "--format=%ct"])?
+        } else {
+            let hint = "hint: set SOURCE_DATE_EPOCH to the seconds since 1970 of the release";
+            variable.with_context(|| format!("{} is no clone of git\n{hint}", workspace.root.display()))?
+        };
+        let seconds = seconds.trim();
+        let seconds = seconds.parse().with_context(|| format!("`{seconds}` is no number of seconds"))?;
+        Ok(Self { version: env!("CARGO_PKG_VERSION").to_owned(), seconds })
+    }
+
+    /// The version after this one, with the same files.
+    pub(crate) fn next(&self) -> Result<Self> {
+        let (rest, patch) = self.version.rsplit_once('.').context("the version has no dots")?;
+        let patch: u32 =
+            patch.parse().with_context(|| format!("the version {} does not end in a number", self.version))?;
+        Ok(Self { version: format!("{rest}.{}", patch + 1), seconds: self.seconds })
+    }
+}
+
+/// Writes the archive for people, the one with the debug information, and the list of dependencies.
+fn archives(workspace: &Workspace, release: &Release, arch: Arch, built: &Built, dir: &Path) -> Result<()> {
+    let name = format!("closewait-{}-linux-{}", release.version, arch.name());
+    let readme = (workspace.root.join("README.md"), 0o644);
+    let mut files = ArchivedFiles::from([(format!("{name}/README.md"), readme)]);
+    for file in contents::read(&workspace.root)? {
+        let Some(archived) = file.archived() else { continue };
+        let source = file.source.as_ref().map_or_else(|| built.binary.clone(), |source| workspace.root.join(source));
+        files.insert(format!("{name}/{archived}"), (source, file.mode));
+    }
+    archive::write(&dir.join(format!("{name}.tar.gz")), &files, release.seconds)?;
+    fs::copy(&built.sbom, dir.join(format!("{name}.cdx.json")))?;
+    // The name that the binary has for it; debuggers look for it beside the binary.
+    let debug = ArchivedFiles::from([("closewait.debug".to_owned(), (built.debug.clone(), 0o644))]);
+    archive::write(&dir.join(format!("{name}-debug.tar.gz")), &debug, release.seconds)
+}
+
+/// Writes the checksums of all files of a folder. Returns names and sizes in bytes, with those of the checksums themselves.
+fn write_sums(dir: &Path) -> Result<Vec<(String, u64)>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        names.push(entry?.file_name().into_string().ok().context("a name is not UTF-8")?);
+    }
+    names.sort();
+    let mut sums = String::new();
+    for name in &names {
+        let hash = Sha256::digest(fs::read(dir.join(name))?);
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        sums += &format!("{hex}  {name}\n");
+    }
+    fs::write(dir.join(SUMS), sums)?;
+    names.push(SUMS.to_owned());
+    names.into_iter().map(|name| Ok((name.clone(), fs::metadata(dir.join(name))?.len()))).collect()
+}
+
+/// The table of docs/install.md.
+fn table(files: &[(String, u64)]) -> String {
+    let row = |(name, bytes): &(String, u64)| match bytes {
+        ..10_000 => format!("`{name}` | {bytes} bytes"),
+        _ => format!("`{name}` | {:.1} MB", *bytes as f64 / 1e6),
+    };
+    markdown::table("file | size", files.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_what_sha256sum_checks() {
+        let files = exec::with_scratch("sums", |dir| {
+            fs::write(dir.join("b"), "b\n")?;
+            fs::write(dir.join("a"), "")?;
+            let files = write_sums(dir)?;
+            exec::quiet(Command::new("sha256sum").args(["--check", "--strict", SUMS]).current_dir(dir))?;
+            let sums = fs::read_to_string(dir.join(SUMS))?;
+            assert!(
+                sums.starts_with("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  a\n"),
+                "{sums}"
+            );
+            Ok(files)
+        })
+        .unwrap();
+        assert_eq!(files, [("a", 0), ("b", 2), (SUMS, 136)].map(|(name, size)| (name.to_owned(), size)));
+        assert_eq!(table(&[("a".to_owned(), 6_510_000)]), "| file | size |\n|---|---|\n| `a` | 6.5 MB |\n");
+    }
+
+    #[test]
+    fn the_next_version_is_higher() {
+        let release = |version: &str| Release { version: version.to_owned(), seconds: 1 };
+        assert_eq!(release("0.1.9").next().unwrap().version, "0.1.10");
+        assert!(release("0.1.x").next().is_err());
+    }
+}
