@@ -59,7 +59,13 @@ impl Release {
     fn install(&self, more: &[&str]) -> Output {
         let mut command = Command::new("setsid");
         command.args(["--wait", "sh", SCRIPT, "--from", &format!("file://{}", self.0.join("files").display())]);
-        command.arg("--prefix").arg(self.prefix()).args(more).env("TMPDIR", self.0.join("tree")).output().expect("it starts")
+        command
+            .arg("--prefix")
+            .arg(self.prefix())
+            .args(more)
+            .env("TMPDIR", self.0.join("tree"))
+            .output()
+            .expect("it starts")
     }
 
     /// Fails unless the script refuses for this reason, and leaves nothing.

@@ -6,7 +6,18 @@ use super::{Options, all_of};
 use crate::{dist::Arch, prelude::*, root, setup};
 
 /// Parts of the names of tests that need what the emulator lacks. `cargo xtask vm` runs them in a guest.
-pub(crate) const OF_A_GUEST: [&str; 0] = [];
+pub(crate) const OF_A_GUEST: [&str; 10] = [
+    "host::confine::filter::",
+    "host::open_files::",
+    "host::proc::tests::",
+    "otlp::tests::a_collector_that_is_killed",
+    "recording::failure::",
+    "recording::file::tests::one_agent_writes_a_file",
+    "source::diag::exact::",
+    "source::diag::peers::",
+    "source::owners::",
+    "source::processes::",
+];
 /// How much slower than a machine the tests take the emulator for.
 const SLOWNESS: &str = "10";
 
