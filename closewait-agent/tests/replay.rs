@@ -18,7 +18,7 @@ use closewait_engine::{
     model::{InspectionFact, Observation},
     process::{Architecture, Syscall},
 };
-use tests_support::{blame::is_blame, schema};
+use tests_support::{agent::built, blame::is_blame, schema};
 
 /// Beginning of a warning.
 const WARNS: &str = "closewait: warn: ";
@@ -124,6 +124,24 @@ fn a_recording_of_another_architecture_gives_the_same_findings() {
     assert!(calls > 500, "{calls}");
 }
 
+/// `CLOSEWAIT_RECORD=DIR cargo xtask vm --arch aarch64 6.1 --test threads_of_a_hang` made the recording.
+#[test]
+fn a_recording_made_on_aarch64_has_the_names_of_its_calls_on_every_architecture() {
+    let recording = recordings().into_iter().find(|path| path.ends_with("aarch64.recording")).expect("a recording");
+    let mut names = BTreeSet::new();
+    for item in Reader::new(fs::File::open(&recording).expect("a file")).expect("a recording") {
+        if let Item::Fact(Cow::Owned(Observation::Inspection(InspectionFact::Process { process, .. }))) =
+            item.expect("an item")
+        {
+            let calls = process.groups.iter().filter_map(|group| group.syscall);
+            names.extend(calls.map(|call| call.name().expect("a call that blocks")));
+        }
+    }
+    // On x86_64, its number is that of flock.
+    assert!(names.contains("ppoll") && !names.contains("poll") && !names.contains("flock"), "{names:?}");
+    assert!(lines(&recording).contains(" threads wait in ppoll."));
+}
+
 /// A segment begins with a state: if that means something else in this version, its replay differs.
 #[test]
 fn segments_give_what_is_expected_of_them() {
@@ -156,7 +174,7 @@ fn every_event_and_report_conforms_to_its_schema() {
                 printed.insert(event["event"].as_str().expect("`event` is a text").to_owned());
             }
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        let mut command = built(env!("CARGO_BIN_EXE_closewait"));
         command.arg("report").arg(&recording).args(["--output", "json"]).stdin(Stdio::null());
         let report = String::from_utf8(command.output().expect("closewait").stdout).expect("UTF-8");
         assert!(report.lines().any(|line| line.contains("\"groups\":")), "{}: {report}", recording.display());
@@ -281,7 +299,7 @@ fn replay(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
 
 /// Returns the output of a command of closewait on a recording: exit code, standard output, standard error.
 fn run(name: &str, file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+    let mut command = built(env!("CARGO_BIN_EXE_closewait"));
     command.env("COLUMNS", "100");
     let output = command.arg(name).arg(file).args(arguments).stdin(Stdio::null()).output().expect("closewait");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
@@ -348,7 +366,7 @@ fn lines_of_the_log_have_a_priority_where_the_journal_reads_them() {
         let log = Scratch::new("journal-log", b"");
         let file = fs::File::create(&log.0).expect("a file");
         let stream = file.metadata().expect("its inode");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        let mut command = built(env!("CARGO_BIN_EXE_closewait"));
         // With another inode, the variable is that of a parent whose output was the journal.
         command.env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino() + offset));
         command.arg("replay").arg(&cut.0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);

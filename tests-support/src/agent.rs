@@ -29,6 +29,15 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// Returns a command for a built binary. If an emulator runs the tests, as in `cargo xtask test --arch aarch64`, it also runs the
+/// binary: the kernel cannot.
+pub fn built(binary: &str) -> Command {
+    let Some(emulator) = env::var_os("CLOSEWAIT_TEST_EMULATOR") else { return Command::new(binary) };
+    let mut command = Command::new(emulator);
+    command.arg(binary);
+    command
+}
+
 /// Returns a command for the binary under test with these arguments.
 pub fn closewait(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());

@@ -114,6 +114,11 @@ impl Arch {
         })
     }
 
+    /// Whether it is the architecture of this machine.
+    pub(crate) fn is_of_this_machine(self) -> bool {
+        self.name() == env::consts::ARCH
+    }
+
     /// Name in the paths of files.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that needs no root, then the kernel tests as root.
 
+pub(crate) mod emulated;
+
 use std::{
     env,
     ffi::OsString,
@@ -7,7 +9,7 @@ use std::{
 };
 
 use crate::prelude::*;
-use crate::{faults, root, setup, venv::Venv};
+use crate::{dist::Arch, faults, root, setup, venv::Venv};
 
 /// Packages that are tested and linted: the kernel program has no standard library and does not build for the host.
 /// Commands that name the same packages get the same features, so cargo builds them once.
@@ -15,6 +17,9 @@ pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "closewait-e
 
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Run the tests without root of a build for another architecture, in an emulator
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
     /// Run only tests whose name contains this
     #[arg(last = true)]
     filter: Vec<OsString>,
@@ -30,6 +35,9 @@ pub(crate) struct Summary {
 
 /// Runs both kinds of tests, the second also when the first fails, and reports every failure.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if let Some(arch) = options.arch.filter(|arch| !arch.is_of_this_machine()) {
+        return emulated::run(workspace, arch, options);
+    }
     setup::run(workspace)?;
     root::install(workspace, "browser")?;
     root::install(workspace, "engines")?;

@@ -21,7 +21,7 @@ use crate::{
         confine::{Confined, Keep, confine},
         facts::HostFacts,
         journal::EntrySocket,
-        limits::{RequestedLimits, limits},
+        limits::{RequestedLimits, limits, whole_pages},
         memory_limit,
         open_files::OpenFiles,
         plan::{Degraded, HookChoice, Tracepoint, plan, unseen_sockets},
@@ -107,8 +107,11 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         cli::EventsArg::Incidents | cli::EventsArg::Stuck => args.stuck_after,
         cli::EventsArg::All => Duration::ZERO,
     };
-    let asked =
-        RequestedLimits { max_sockets: args.max_sockets, max_tracked: args.max_tracked, ring_buffer: args.ring_buffer };
+    let asked = RequestedLimits {
+        max_sockets: args.max_sockets,
+        max_tracked: args.max_tracked,
+        ring_buffer: args.ring_buffer.map(whole_pages),
+    };
     let limits = limits(asked, memory.as_ref());
     // Under a memory limit, a part of what a queue of lines may use.
     let export_bytes = if limits.degraded.is_some() { limits.lines / 4 } else { MAX_EXPORT_BYTES };

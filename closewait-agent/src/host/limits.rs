@@ -104,6 +104,12 @@ pub fn limits(asked: RequestedLimits, memory: Option<&MemoryLimit>) -> Limits {
     limits
 }
 
+/// Returns the size in bytes that a ring buffer has if `bytes`, a power of two, are asked for: whole pages
+/// (`ringbuf_map_alloc` in kernel/bpf/ringbuf.c at v5.10), which have 16 or 64 KiB on some kernels of aarch64.
+pub fn whole_pages(bytes: u32) -> u32 {
+    u32::try_from(rustix::param::page_size()).map_or(bytes, |page| bytes.max(page))
+}
+
 /// Returns the number of sockets that a one-off scan tracks under `memory`: it has neither a map nor a ring buffer.
 pub fn of_one_off_scan(memory: Option<&MemoryLimit>) -> u32 {
     let Some(memory) = memory else { return DEFAULT_MAX_TRACKED };
@@ -235,6 +241,13 @@ mod tests {
         let asked = RequestedLimits { max_tracked: tracked, ..RequestedLimits::default() };
         assert!(asked.max_tracked.is_some());
         assert_eq!(limits(asked, Some(&memory(memory_max.unwrap()))).degraded, None);
+    }
+
+    #[test]
+    fn a_ring_buffer_has_one_page_at_least() {
+        let page = u32::try_from(rustix::param::page_size()).unwrap();
+        assert!(page.is_power_of_two() && page >= 4096, "{page}");
+        assert_eq!([1, page, 2 * page].map(whole_pages), [page, page, 2 * page]);
     }
 
     proptest! {

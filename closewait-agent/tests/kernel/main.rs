@@ -14,6 +14,7 @@ mod setup;
 
 mod accepting;
 mod agreement;
+mod architecture;
 mod audit;
 mod bad_input;
 mod bounds;

@@ -152,18 +152,18 @@ fn a_process_that_is_gone_was_not_read() {
 }
 
 /// Recording of an agent, removed at the end of the test.
-struct Recording(PathBuf);
+pub(crate) struct Recording(PathBuf);
 
 impl Recording {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self(std::env::temp_dir().join(format!("closewait-kernel-test-{}-{name}.recording", process::id())))
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().expect("UTF-8")
     }
 
-    fn facts(&self) -> Vec<InspectionFact> {
+    pub(crate) fn facts(&self) -> Vec<InspectionFact> {
         let of = |fact| if let Observation::Inspection(fact) = fact { Some(fact) } else { None };
         recorded(self.path()).into_iter().filter_map(of).collect()
     }

@@ -2,19 +2,28 @@
 //!
 //! The mirror comes from the machine's apt configuration; lists, cache and state are folders of the workspace.
 
-use crate::prelude::*;
+use crate::{dist::Arch, prelude::*};
 
 /// Keys of Debian's archives, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Suites of Debian, and apt's working folders for them.
+/// Suites of Debian for one architecture, and apt's working folders for them.
 pub(super) struct Apt {
     work: PathBuf,
+    arch: Arch,
+}
+
+/// Returns the name that Debian has for an architecture.
+pub(super) const fn debian_name(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "amd64",
+        Arch::Aarch64 => "arm64",
+    }
 }
 
 impl Apt {
     /// Empties `work` and prepares it for these suites, at the machine's own mirror.
-    pub(super) fn new(work: &Path, suites: &[&str]) -> Result<Self> {
+    pub(super) fn new(work: &Path, arch: Arch, suites: &[&str]) -> Result<Self> {
         if exec::which("apt-get").is_none() || exec::which("dpkg").is_none() {
             bail!("apt-get or dpkg is not installed; run this on Debian");
         }
@@ -28,7 +37,9 @@ impl Apt {
             Ok(format!("Types: deb\nURIs: {site}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n\n"))
         };
         fs::write(work.join("debian.sources"), suites.iter().map(stanza).collect::<Result<String>>()?)?;
-        Ok(Self { work: work.to_owned() })
+        // No package is installed: what the machine has is of no use to a guest.
+        fs::write(work.join("state/status"), "")?;
+        Ok(Self { work: work.to_owned(), arch })
     }
 
     /// Downloads the lists. A suite that cannot be had is an error.
@@ -49,12 +60,18 @@ impl Apt {
         fs::create_dir(&download)?;
         exec::quiet(self.tool("apt-get").arg("download").arg(package).current_dir(&download))?;
         let deb = fs::read_dir(&download)?.next().with_context(|| format!("apt-get left no package {package}"))??;
-        // An interrupted run leaves nothing that looks complete.
-        let partial = into.with_extension("partial");
-        exec::remove_dir(&partial)?;
-        exec::remove_dir(into)?;
-        exec::quiet(Command::new("dpkg").arg("-x").arg(deb.path()).arg(&partial))?;
-        Ok(fs::rename(&partial, into)?)
+        unpack_files(&[deb.path()], into)
+    }
+
+    /// Downloads packages with all that they depend on, and unpacks them into one folder.
+    pub(super) fn unpack_with_dependencies(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let mut command = self.tool("apt-get");
+        exec::quiet(command.args(["install", "--download-only", "--no-install-recommends", "--yes"]).args(packages))?;
+        let entries = fs::read_dir(self.work.join("cache/archives"))?.collect::<Result<Vec<_>, _>>()?;
+        let files = entries.iter().map(|entry| entry.path());
+        let debs: Vec<_> = files.filter(|path| path.extension() == Some("deb".as_ref())).collect();
+        ensure!(!debs.is_empty(), "apt-get left no package of {packages:?}");
+        unpack_files(&debs, into)
     }
 
     /// A tool of apt that reads our sources and writes our folders only.
@@ -65,15 +82,30 @@ impl Apt {
             ("Dir::Etc::SourceList", self.work.join("debian.sources")),
             ("Dir::Etc::SourceParts", PathBuf::from("/dev/null")),
             ("Dir::State", self.work.join("state")),
+            ("Dir::State::Status", self.work.join("state/status")),
             ("Dir::State::Lists", self.work.join("lists")),
             ("Dir::Cache", self.work.join("cache")),
         ] {
             command.arg("-o").arg(format!("{option}={}", path.display()));
         }
+        let arch = debian_name(self.arch);
+        command.args(["-o", &format!("APT::Architecture={arch}"), "-o", &format!("APT::Architectures={arch}")]);
         // The target folder is not open to apt's own user, which downloads when root asks.
         command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=2"]);
         command
     }
+}
+
+/// Unpacks packages into one folder.
+fn unpack_files(debs: &[PathBuf], into: &Path) -> Result<()> {
+    // An interrupted run leaves nothing that looks complete.
+    let partial = into.with_extension("partial");
+    exec::remove_dir(&partial)?;
+    exec::remove_dir(into)?;
+    for deb in debs {
+        exec::quiet(Command::new("dpkg").arg("-x").arg(deb).arg(&partial))?;
+    }
+    Ok(fs::rename(&partial, into)?)
 }
 
 /// The archive of Debian that apt is configured for: the one with the machine's own release, or with its security updates.

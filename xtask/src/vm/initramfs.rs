@@ -33,16 +33,6 @@ impl Tree {
         Ok(())
     }
 
-    /// Copies a program of this machine and the libraries that it is linked with, all to the same paths.
-    pub(super) fn copy_program(&self, program: &Path) -> Result<()> {
-        let libraries = exec::quiet(Command::new("ldd").arg(program))?;
-        let program = program.to_str().context("the path of a program is not UTF-8")?;
-        for file in libraries.split_whitespace().filter(|word| word.starts_with('/')).chain([program]) {
-            self.copy(Path::new(file), file)?;
-        }
-        Ok(())
-    }
-
     /// Packs the tree into one file, in the format that kernels unpack. busybox is there anyway: the guest needs it.
     pub(super) fn pack(&self, into: &Path) -> Result<()> {
         const SCRIPT: &str = "cd \"$1\" && busybox find . | busybox cpio -o -H newc >\"$0\"";

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::apt::Apt;
-use crate::prelude::*;
+use crate::{dist::Arch, prelude::*};
 
 /// One kernel of the matrix.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ const fn kernel(
     Kernel { version, suites, packages, unfixed, fixed_in }
 }
 
-/// Oldest first. These are the kernels for virtual machines in the cloud, in which all that a boot without disks needs is
-/// built in. docs/kernel-safety.md describes CVE-2026-74714, which versions from 5.15 to 7.1.8 have.
-pub(super) const KERNELS: [Kernel; 5] = [
+/// Kernels of x86_64, oldest first. These are the kernels for virtual machines in the cloud, in which all that a boot without
+/// disks needs is built in. docs/kernel-safety.md describes CVE-2026-74714, which versions from 5.15 to 7.1.8 have.
+const X86_64: [Kernel; 5] = [
     kernel("5.10", &["bullseye-security"], &["^linux-image-5.10.0-[0-9]+-cloud-amd64$"], None, None),
     kernel(
         "6.1",
@@ -64,6 +64,40 @@ pub(super) const KERNELS: [Kernel; 5] = [
     ),
 ];
 
+/// Kernels of aarch64, oldest first. The last one has pages of 16 KiB; Debian has no such kernel for the cloud, and none with
+/// pages of 64 KiB. Of 5.10, the archive has the point releases only: the packages of the security updates are listed, and gone.
+const AARCH64: [Kernel; 5] = [
+    kernel("5.10", &["bullseye"], &["^linux-image-5.10.0-[0-9]+-cloud-arm64-unsigned$"], None, None),
+    kernel(
+        "6.1",
+        &["bookworm-security", "bookworm"],
+        &["^linux-image-6.1.0-[0-9]+-cloud-arm64-unsigned$"],
+        None,
+        Some("6.1.183"),
+    ),
+    kernel(
+        "6.18",
+        &["trixie-backports"],
+        &["^linux-image-6.18.*-cloud-arm64$"],
+        Some("linux-image-6.18.15+"),
+        Some("6.18.45"),
+    ),
+    kernel(
+        "7.3",
+        &["trixie-backports"],
+        &["^linux-binary-7.3.*-cloud-arm64$", "^linux-modules-7.3.*-cloud-arm64$"],
+        None,
+        None,
+    ),
+    kernel(
+        "7.3-16k",
+        &["trixie-backports"],
+        &["^linux-binary-7.3.*-arm64-16k$", "^linux-modules-7.3.*-arm64-16k$"],
+        None,
+        None,
+    ),
+];
+
 /// Modules that the guest loads, in this order; some kernels have them built in.
 pub(super) const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "unix_diag"];
 
@@ -71,10 +105,28 @@ pub(super) const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "unix_diag"];
 const HERE: &str = "xtask/src/vm/kernels.rs";
 
 impl Kernel {
-    /// Returns the kernels with these versions, all without any, oldest first.
-    pub(super) fn choose(versions: &[String]) -> Vec<&'static Self> {
+    /// Returns all kernels of an architecture, oldest first.
+    pub(super) const fn matrix(arch: Arch) -> &'static [Self] {
+        match arch {
+            Arch::X86_64 => &X86_64,
+            Arch::Aarch64 => &AARCH64,
+        }
+    }
+
+    /// Returns the names of the kernels of all architectures, each once.
+    pub(super) fn versions() -> BTreeSet<&'static str> {
+        X86_64.iter().chain(&AARCH64).map(|kernel| kernel.version).collect()
+    }
+
+    /// Returns the kernels of an architecture with these versions, all without any, oldest first.
+    pub(super) fn choose(arch: Arch, versions: &[String]) -> Result<Vec<&'static Self>> {
+        let matrix = Self::matrix(arch);
+        if let Some(unknown) = versions.iter().find(|version| matrix.iter().all(|kernel| kernel.version != **version)) {
+            let known: Vec<_> = matrix.iter().map(|kernel| kernel.version).collect();
+            bail!("there is no Linux {unknown} for {}\nhint: choose from {}", arch.name(), known.join(", "));
+        }
         let wanted = |kernel: &&Self| versions.is_empty() || versions.iter().any(|version| version == kernel.version);
-        KERNELS.iter().filter(wanted).collect()
+        Ok(matrix.iter().filter(wanted).collect())
     }
 
     /// Whether the kernel frees sockets that are in use (`bpf_iter_tcp_established_batch` in net/ipv4/tcp_ipv4.c), by the version
@@ -112,14 +164,14 @@ impl Kernel {
 }
 
 /// Downloads and unpacks the kernels that are not in `dir` yet. `work` is for apt's own files.
-pub(super) fn download(dir: &Path, work: &Path, kernels: &[&Kernel]) -> Result<()> {
+pub(super) fn download(dir: &Path, work: &Path, arch: Arch, kernels: &[&Kernel]) -> Result<()> {
     let missing: Vec<_> = kernels.iter().filter(|kernel| !kernel.is_present(dir)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let suites: BTreeSet<&str> = missing.iter().flat_map(|kernel| kernel.suites.iter().copied()).collect();
     let suites = Vec::from_iter(suites);
-    let apt = Apt::new(work, &suites)?;
+    let apt = Apt::new(work, arch, &suites)?;
     apt.update()
         .with_context(|| format!("cannot get the lists of {suites:?}; remove a suite that is gone from {HERE}"))?;
     for kernel in missing {
@@ -150,18 +202,17 @@ fn numbers(name: &str) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::apt::debian_name, *};
 
     #[test]
     fn the_iterator_is_broken_before_the_fix_of_its_series() {
         let broken = |kernel: usize, version| {
-            KERNELS[kernel]
-                .has_broken_iterator(&format!("#1 SMP PREEMPT_DYNAMIC Debian {version}~bpo13+1 (2026-03-01)"))
+            X86_64[kernel].has_broken_iterator(&format!("#1 SMP PREEMPT_DYNAMIC Debian {version}~bpo13+1 (2026-03-01)"))
         };
         assert_eq!([broken(0, "5.10.262-1"), broken(4, "7.3.4-1")], [Some(false); 2]);
         assert_eq!([broken(1, "6.1.182-1"), broken(1, "6.1.183-1")], [Some(true), Some(false)]);
         assert_eq!([broken(3, "6.18.9-1"), broken(3, "6.18.45-1")], [Some(true), Some(false)]);
-        assert_eq!(KERNELS[1].has_broken_iterator("#1 SMP PREEMPT_DYNAMIC @0"), None);
+        assert_eq!(X86_64[1].has_broken_iterator("#1 SMP PREEMPT_DYNAMIC @0"), None);
     }
 
     #[test]
@@ -177,8 +228,25 @@ mod tests {
 
     #[test]
     fn all_are_chosen_unless_some_are_named_and_the_oldest_is_first() {
-        assert_eq!(Kernel::choose(&[]).len(), KERNELS.len());
-        let some = Kernel::choose(&["7.3".to_owned(), "5.10".to_owned()]);
-        assert_eq!(some.iter().map(|kernel| kernel.version).collect::<Vec<_>>(), ["5.10", "7.3"]);
+        let chosen = |arch, versions: &[&str]| -> Result<Vec<_>> {
+            let versions: Vec<_> = versions.iter().map(|version| (*version).to_owned()).collect();
+            Ok(Kernel::choose(arch, &versions)?.into_iter().map(|kernel| kernel.version).collect())
+        };
+        assert_eq!(chosen(Arch::X86_64, &[]).unwrap().len(), X86_64.len());
+        assert_eq!(chosen(Arch::X86_64, &["7.3", "5.10"]).unwrap(), ["5.10", "7.3"]);
+        assert_eq!(chosen(Arch::Aarch64, &["7.3-16k", "6.1"]).unwrap(), ["6.1", "7.3-16k"]);
+        let error = chosen(Arch::X86_64, &["5.10", "7.3-16k"]).unwrap_err().to_string();
+        assert!(error.contains("no Linux 7.3-16k for x86_64\nhint: choose from 5.10, 6.1,"), "{error}");
+    }
+
+    #[test]
+    fn each_kernel_of_an_architecture_has_packages_of_its_own() {
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            let matrix = Kernel::matrix(arch);
+            let packages: BTreeSet<_> = matrix.iter().flat_map(|kernel| kernel.packages).collect();
+            assert_eq!(packages.len(), matrix.iter().map(|kernel| kernel.packages.len()).sum::<usize>());
+            let of_it = |package: &str| package.contains(debian_name(arch));
+            assert!(packages.iter().all(|package| of_it(package)), "{packages:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs::OpenOptions, num::NonZero};
 
 use super::initramfs::Tree;
-use crate::prelude::*;
+use crate::{dist::Arch, prelude::*};
 
 /// Time for a guest: on a translating QEMU and a busy machine 197 tests take over 25 minutes.
 const LIMIT: Duration = Duration::from_secs(3_600);
@@ -20,13 +20,13 @@ pub(super) enum Accelerator {
 impl Accelerator {
     /// KVM if a guest can be booted with it. That the device is there, or opens, says too little: inside of another
     /// virtual machine it may fail at some instruction.
-    pub(super) fn probe(dir: &Path, kernel: PathBuf) -> Result<Self> {
+    pub(super) fn probe(guest: Guest<'_>) -> Result<Self> {
         /// A boot takes a second or two. After an error of KVM, QEMU waits for ever.
         const SILENCE: Duration = Duration::from_secs(20);
-        if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+        if !guest.arch.is_of_this_machine() || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
         }
-        let guest = Guest { dir, name: "probe", kernel, append: "closewait.probe", silence: SILENCE };
+        let guest = Guest { name: "probe", append: "closewait.probe", silence: SILENCE, ..guest };
         let boot = guest.boot(&guest.tree()?, Self::Kvm)?;
         let up = boot.lines.iter().any(|line| line.contains("closewait-vm: release"));
         Ok(if up && boot.trouble.is_none() { Self::Kvm } else { Self::Tcg })
@@ -40,30 +40,47 @@ impl Accelerator {
     }
 
     /// Number of guests that the CPUs of this machine suffice for. Timeouts of the tests allow for no more.
-    pub(super) fn guests_at_once(self) -> usize {
+    pub(super) fn guests_at_once(self, arch: Arch) -> usize {
         let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-        let for_each = match self {
-            Self::Kvm => 2,
-            // A translator has one thread.
-            Self::Tcg => 1,
+        let for_each = match (self, arch) {
+            (Self::Kvm, _) | (Self::Tcg, Arch::Aarch64) => 2,
+            // This translator has one thread.
+            (Self::Tcg, Arch::X86_64) => 1,
         };
         (cpus / for_each).max(1)
     }
 
-    const fn arguments(self) -> &'static [&'static str] {
-        match self {
-            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+    const fn arguments(self, arch: Arch) -> &'static [&'static str] {
+        match (self, arch) {
+            (Self::Kvm, Arch::X86_64) => &["-accel", "kvm", "-cpu", "host"],
+            (Self::Kvm, Arch::Aarch64) => &["-M", "virt,gic-version=host", "-accel", "kvm", "-cpu", "host"],
             // With a thread for each processor, a guest that patches its own code while the other processor runs it (as it
             // does when a tracepoint gets its first program) now and then traps on an instruction that is no more there.
-            Self::Tcg => &["-accel", "tcg,thread=single", "-cpu", "max"],
+            (Self::Tcg, Arch::X86_64) => &["-accel", "tcg,thread=single", "-cpu", "max"],
+            // Without `impdef`, QEMU computes a real cipher for each signed return address.
+            (Self::Tcg, Arch::Aarch64) => {
+                &["-M", "virt,gic-version=3", "-accel", "tcg,thread=multi", "-cpu", "max,pauth-impdef=on"]
+            }
         }
     }
 }
 
+/// Returns the program that emulates machines of an architecture, and the console of such a machine.
+const fn machine_of(arch: Arch) -> (&'static str, &'static str) {
+    match arch {
+        Arch::X86_64 => ("qemu-system-x86_64", "ttyS0"),
+        Arch::Aarch64 => ("qemu-system-aarch64", "ttyAMA0"),
+    }
+}
+
 /// One virtual machine, without disks and without a network.
+#[derive(Clone)]
 pub(super) struct Guest<'a> {
     /// The folder of its files here.
     pub(super) dir: &'a Path,
+    pub(super) arch: Arch,
+    /// The static busybox that it gets.
+    pub(super) busybox: &'a Path,
     pub(super) name: &'a str,
     /// The image that is booted.
     pub(super) kernel: PathBuf,
@@ -86,7 +103,7 @@ impl Guest<'_> {
     /// Starts a tree of its files, with busybox.
     pub(super) fn tree(&self) -> Result<Tree> {
         let tree = Tree::new(&self.dir.join(format!("tree-{}", self.name)))?;
-        tree.copy(&exec::find("busybox")?, "/bin/busybox")?;
+        tree.copy(self.busybox, "/bin/busybox")?;
         Ok(tree)
     }
 
@@ -99,10 +116,11 @@ impl Guest<'_> {
     pub(super) fn boot(&self, tree: &Tree, accelerator: Accelerator) -> Result<Boot> {
         let initramfs = self.dir.join(format!("{}.cpio", self.name));
         tree.pack(&initramfs)?;
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(accelerator.arguments()).arg("-kernel").arg(&self.kernel).arg("-initrd").arg(initramfs);
+        let (program, console) = machine_of(self.arch);
+        let mut command = Command::new(program);
+        command.args(accelerator.arguments(self.arch)).arg("-kernel").arg(&self.kernel).arg("-initrd").arg(initramfs);
         command.args(["-m", "2G", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
-        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", self.append)]);
+        command.args(["-append", &format!("console={console} quiet panic=-1 {}", self.append)]);
         let console = fs::File::create(self.console())?.into_parts().0;
         let stderr = console.try_clone().context("dup() of a file failed")?;
         let start = exec::now();

@@ -4,25 +4,34 @@ pub(crate) mod apt;
 mod initramfs;
 mod kernels;
 mod machine;
+mod programs;
 mod report;
+mod returned;
 
-use std::panic::resume_unwind;
+use std::{env, panic::resume_unwind};
+
+use clap::builder::PossibleValuesParser;
 
 use crate::prelude::*;
-use crate::{root, setup, test};
+use crate::{
+    dist::Arch,
+    root, setup,
+    test::{self, emulated},
+};
 use initramfs::Tree;
-use kernels::{KERNELS, Kernel, MODULES};
+use kernels::{Kernel, MODULES};
 use machine::{Accelerator, Guest};
+use programs::Programs;
 use report::{Row, Table};
 
 /// The page that `--bless` writes.
 const PAGE: &str = "docs/kernels.md";
-/// Debian's kernels of the matrix are for it.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// A guest that prints no line for this long hangs: each test prints one, and takes two minutes at most.
 const SILENCE: Duration = Duration::from_secs(300);
 /// The tests read from it how much slower than a machine the guest is.
 const SLOWNESS: &str = "CLOSEWAIT_TEST_SLOWNESS";
+/// Folder that keeps recordings for the tests that play them. A guest has one, which it gives back.
+const RECORD: &str = "CLOSEWAIT_RECORD";
 /// Tells the tests that the kernel is a guest's: they may then load a program that widens a race of the kernel's.
 const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 /// A table of connections as on a host with 16 GiB. With that of a small guest, half of ten thousand clients that have closed
@@ -57,16 +66,19 @@ const NOT_OF_THE_KERNEL: [&str; 5] = ["dump::", "journal::", "notify::", "busy::
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Kernels, as in `5.10 7.3`; all of the matrix if there are none
-    #[arg(value_parser = KERNELS.each_ref().map(|kernel| kernel.version))]
+    /// Kernels, as in `5.10 7.3`; all of the architecture's if there are none
+    #[arg(value_parser = PossibleValuesParser::new(Kernel::versions()))]
     versions: Vec<String>,
+    /// Architecture of the kernels and of the agent [default: that of this machine]
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
     /// Run only tests whose name contains this
     #[arg(long, value_name = "FILTER", conflicts_with = "bless")]
     test: Option<String>,
     /// Run only the tests of what differs between kernels
     #[arg(long, conflicts_with_all = ["bless", "test"])]
     brief: bool,
-    /// Write the table to docs/kernels.md
+    /// Write the architecture's table to docs/kernels.md
     #[arg(long, conflicts_with = "versions")]
     bless: bool,
 }
@@ -79,10 +91,20 @@ struct Case {
     hidden_btf: bool,
 }
 
+/// Static binaries for guests.
+struct GuestBinaries {
+    agent: PathBuf,
+    /// The kernel tests.
+    tests: PathBuf,
+    /// The agent's unit tests, if this machine cannot run all of them.
+    unit_tests: Option<PathBuf>,
+}
+
 /// What goes into every guest.
 struct Parts<'a> {
-    agent: PathBuf,
-    tests: PathBuf,
+    binaries: GuestBinaries,
+    programs: Programs,
+    arch: Arch,
     dir: PathBuf,
     /// Parts of the names of the tests to run, all if there are none.
     wanted: Vec<&'a str>,
@@ -90,25 +112,25 @@ struct Parts<'a> {
 
 /// Boots as many at a time as there are CPUs for, prints the table and fails if anything was not as it should be.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let kernels = Kernel::choose(&options.versions);
-    let dir = workspace.target.join("vm");
+    let arch = options.arch.map_or_else(Arch::of_this_machine, Ok)?;
+    let kernels = Kernel::choose(arch, &options.versions)?;
+    let dir = workspace.target.join("vm").join(arch.name());
     fs::create_dir_all(&dir)?;
-    root::install(workspace, "vm")?;
-    // The guest has no libraries for it.
-    let dynamic = exec::quiet(Command::new("ldd").arg(exec::find("busybox")?)).is_ok_and(|text| text.contains("=>"));
-    ensure!(!dynamic, "busybox is not linked statically\nhint: install busybox-static");
-    kernels::download(&dir.join("kernels"), &dir.join("apt"), &kernels)?;
-    let (agent, tests) = build(workspace)?;
+    root::install(workspace, packages(arch))?;
+    let work = dir.join("apt");
+    kernels::download(&dir.join("kernels"), &work, arch, &kernels)?;
+    let programs = Programs::find(&dir.join("programs"), &work, arch)?;
+    let binaries = build(workspace, arch)?;
     let wanted = match &options.test {
         Some(filter) => vec![filter.as_str()],
         None if options.brief => OF_THE_KERNEL.to_vec(),
         None => Vec::new(),
     };
-    let parts = Parts { agent, tests, dir, wanted };
+    let parts = Parts { binaries, programs, arch, dir, wanted };
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
-    let accelerator = Accelerator::probe(&parts.dir, newest.image(&parts.kernels())?)?;
-    let at_once = accelerator.guests_at_once();
-    println!("vm: {} kernels with {}, {at_once} at once", kernels.len(), accelerator.name());
+    let accelerator = Accelerator::probe(parts.guest(newest, "")?)?;
+    let at_once = accelerator.guests_at_once(arch);
+    println!("vm: {} kernels of {} with {}, {at_once} at once", kernels.len(), arch.name(), accelerator.name());
     let mut cases: Vec<Case> = kernels.iter().map(|kernel| Case { kernel, hidden_btf: false }).collect();
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
     let oldest = kernels.first().filter(|_| options.test.is_none());
@@ -132,28 +154,51 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     // The page says what works: nothing is written of a run in which something did not.
     table.verdict()?;
     if options.bless {
-        fs::write(workspace.root.join(PAGE), table.page())?;
+        let page = workspace.root.join(PAGE);
+        fs::write(&page, table.page(arch, &fs::read_to_string(&page)?)?)?;
         println!("wrote {PAGE}");
     }
     Ok(())
 }
 
+/// Returns the group of .ci/packages that has what boots the guests of an architecture.
+const fn packages(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "vm",
+        Arch::Aarch64 => "aarch64",
+    }
+}
+
 /// The agent and its kernel tests as static files, optimized: a guest has no libraries, and a translating QEMU has no time
 /// for code that is not.
-fn build(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
+fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
     setup::run(workspace)?;
-    let messages = exec::output(
-        workspace
-            .cargo("test")
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+    let mut cargo = workspace.cargo("test");
+    let (target, hint) = match arch {
+        Arch::X86_64 => {
             // For another target than the compiler's own, the flags are not those of build scripts.
-            .args(["--profile=vm", "--target", TARGET, "--package", "closewait-agent", "--test", "kernel", "--no-run"])
+            cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+            ("x86_64-unknown-linux-gnu", "install libc6-dev")
+        }
+        Arch::Aarch64 => (arch.target(), "its linker, rust-lld, comes with rustup's toolchains"),
+    };
+    let is_foreign = !arch.is_of_this_machine();
+    if is_foreign {
+        cargo.arg("--lib");
+    }
+    setup::toolchain()?.add_target(target)?;
+    let messages = exec::output(
+        cargo
+            .args(["--profile=vm", "--target", target, "--package", "closewait-agent", "--test", "kernel", "--no-run"])
             .arg("--message-format=json-render-diagnostics"),
     )
-    .with_context(|| {
-        format!("cannot link statically for {TARGET}; `rustup target add {TARGET}`, and install libc6-dev")
-    })?;
-    Ok((test::executable(&messages, "closewait", "bin")?, test::executable(&messages, "kernel", "test")?))
+    .with_context(|| format!("cannot link statically for {target}\nhint: {hint}"))?;
+    let built = |kind, name| test::executable(&messages, name, kind);
+    Ok(GuestBinaries {
+        agent: built("bin", "closewait")?,
+        tests: built("test", "kernel")?,
+        unit_tests: is_foreign.then(|| built("lib", "closewait")).transpose()?,
+    })
 }
 
 impl Parts<'_> {
@@ -161,14 +206,30 @@ impl Parts<'_> {
         self.dir.join("kernels")
     }
 
+    fn guest<'a>(&'a self, kernel: &Kernel, name: &'a str) -> Result<Guest<'a>> {
+        Ok(Guest {
+            dir: &self.dir,
+            arch: self.arch,
+            busybox: &self.programs.busybox,
+            name,
+            kernel: kernel.image(&self.kernels())?,
+            append: COMMAND_LINE,
+            silence: SILENCE,
+        })
+    }
+
     /// Boots one and reads what its tests say.
     fn play(&self, case: Case, accelerator: Accelerator) -> Result<Row> {
         let name = if case.hidden_btf { format!("{}-no-btf", case.kernel.version) } else { case.kernel.version.into() };
-        let kernel = case.kernel.image(&self.kernels())?;
-        let guest = Guest { dir: &self.dir, name: &name, kernel, append: COMMAND_LINE, silence: SILENCE };
+        let guest = self.guest(case.kernel, &name)?;
         let tree = guest.tree()?;
         self.fill(&tree, case, accelerator)?;
         let boot = guest.boot(&tree, accelerator)?;
+        if let Some(folder) = env::var_os(RECORD) {
+            for file in returned::save(&boot.lines, Path::new(&folder))? {
+                println!("vm: {name} gave back {}", file.display());
+            }
+        }
         let mut row = Row::read(case.kernel, case.hidden_btf, &boot.lines, boot.took);
         row.trouble.extend(boot.trouble);
         for line in row.to_show(&boot.lines, LAST_LINES) {
@@ -182,10 +243,15 @@ impl Parts<'_> {
 
     /// Adds the agent, its tests and what they need to the files of a guest.
     fn fill(&self, tree: &Tree, case: Case, accelerator: Accelerator) -> Result<()> {
-        tree.copy_program(&exec::find("ss")?)?;
-        tree.copy(&self.tests, "/tests/kernel")?;
+        self.programs.copy_ss(tree)?;
+        let GuestBinaries { agent, tests, unit_tests } = &self.binaries;
+        tree.copy(tests, "/tests/kernel")?;
         // The tests find it in the folder above their own.
-        tree.copy(&self.agent, "/closewait")?;
+        tree.copy(agent, "/closewait")?;
+        // A run of chosen tests, or without BTF, has nothing to add to the first one.
+        if let Some(unit_tests) = unit_tests.as_ref().filter(|_| self.wanted.is_empty() && !case.hidden_btf) {
+            tree.copy(unit_tests, "/tests/unit")?;
+        }
         let mut modules = Vec::new();
         for module in MODULES {
             let Some(file) = case.kernel.module(&self.kernels(), module)? else { continue };
@@ -198,11 +264,13 @@ impl Parts<'_> {
             Accelerator::Tcg => 10,
         };
         let settings = format!(
-            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1\n",
+            "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nUNIT_TESTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1 {}\n",
             modules.join(" "),
             if case.hidden_btf { "hidden" } else { "there" },
             self.arguments(case).join(" "),
+            emulated::OF_A_GUEST.join(" "),
             report::TELL,
+            if env::var_os(RECORD).is_some() { "CLOSEWAIT_TEST_RECORD=/recordings" } else { "" },
         );
         tree.write("/settings", &settings, 0o644)
     }

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use tests_support::kmsg::{fault_in, reports_fault};
 
+use clap::ValueEnum as _;
+
 use super::kernels::Kernel;
 use crate::prelude::*;
-use crate::test::{self, Summary};
+use crate::{
+    dist::Arch,
+    test::{self, Summary},
+};
 
 /// With this variable the tests print what they have found the kernel to be able to.
 pub(super) const TELL: &str = "CLOSEWAIT_TEST_TELL";
@@ -23,7 +28,8 @@ const LOG_ENDS: &str = "closewait-vm: log ends";
 const SHOWN_FAULTS: usize = 10;
 
 /// Columns for each kernel, by their names in the tests. page.md explains them.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
+    "pages",
     "hook",
     "ring buffer",
     "iter/task_file",
@@ -49,6 +55,8 @@ pub(super) struct Row {
     broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
     summary: Option<Summary>,
+    /// Number of unit tests that passed before the kernel tests.
+    unit_tests: Option<u64>,
     /// Whether the guest came to its end.
     ended: bool,
     /// Whether the kernel's log was read to its end.
@@ -76,6 +84,7 @@ impl Row {
                     Some(("release", release)) => release.clone_into(&mut row.name),
                     Some(("build", build)) => row.broken_iterator = kernel.has_broken_iterator(build),
                     Some(("trouble", trouble)) => row.trouble.push(trouble.to_owned()),
+                    Some(("unit", ended)) => row.add_unit_tests(ended),
                     Some(("ended", _status)) => row.ended = true,
                     Some(_) | None => {}
                 }
@@ -101,6 +110,16 @@ impl Row {
         let shown = row.faults.iter().take(SHOWN_FAULTS).map(|fault| format!("the kernel reports: {fault}"));
         row.trouble.extend(shown);
         row
+    }
+
+    /// Takes the summary so far for that of the unit tests. `ended` names their exit code.
+    fn add_unit_tests(&mut self, ended: &str) {
+        let summary = self.summary.take();
+        let passed = summary.as_ref().map(|summary| summary.check("unit test", ended == "tests ended 0", true));
+        match passed.unwrap_or_else(|| Err(anyhow::anyhow!("the unit tests printed no summary"))) {
+            Ok(()) => self.unit_tests = summary.map(|summary| summary.passed),
+            Err(error) => self.trouble.push(error.to_string()),
+        }
     }
 
     /// Returns the part of the console that tells why tests have failed, or how far the guest came.
@@ -144,7 +163,8 @@ impl Row {
     fn tests(&self) -> String {
         let Some(summary) = &self.summary else { return "NOT FINISHED".to_owned() };
         let ignored = if summary.ignored > 0 { format!(", {} ignored", summary.ignored) } else { String::new() };
-        format!("{} run, {} failed{ignored}", summary.run(), summary.failed)
+        let unit_tests = self.unit_tests.map(|count| format!(", {count} unit tests")).unwrap_or_default();
+        format!("{} run, {} failed{ignored}{unit_tests}", summary.run(), summary.failed)
     }
 
     /// The cells of the table.
@@ -183,10 +203,25 @@ impl Table {
             .context("not as it should be; the output of the guests is above")
     }
 
-    /// The whole of docs/kernels.md.
-    pub(super) fn page(&self) -> String {
-        PAGE.replace("{table}", &self.markdown())
+    /// Returns the whole of docs/kernels.md: this table for one architecture, and for each other one that of the page there is.
+    pub(super) fn page(&self, arch: Arch, before: &str) -> Result<String> {
+        let mut page = PAGE.to_owned();
+        for other in Arch::value_variants() {
+            let table = if *other == arch { self.markdown() } else { section(before, *other)? };
+            page = page.replace(&format!("{{{}}}\n", other.name()), &table);
+        }
+        Ok(page)
     }
+}
+
+/// Returns the section below the heading of an architecture: its table, or the line that there is none yet.
+fn section(page: &str, arch: Arch) -> Result<String> {
+    let heading = format!("## {}", arch.name());
+    let below = page.lines().skip_while(|line| **line != heading).skip(1).take_while(|line| !line.starts_with('#'));
+    let section: Vec<_> = below.collect();
+    let section = section.join("\n");
+    ensure!(!section.trim().is_empty(), "the page has nothing below `{heading}`\nhint: restore it with git");
+    Ok(format!("{}\n", section.trim()))
 }
 
 #[cfg(test)]
@@ -208,7 +243,7 @@ mod tests {
 
     fn row(lines: &[&str]) -> Row {
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        Row::read(&crate::vm::kernels::KERNELS[3], false, &lines, Duration::from_secs(3))
+        Row::read(&Kernel::matrix(Arch::X86_64)[3], false, &lines, Duration::from_secs(3))
     }
 
     #[test]
@@ -217,11 +252,27 @@ mod tests {
         assert!(!row.failed(), "{row:?}");
         assert_eq!(row.line(), "6.18.15-cloud: tests 12 run, 0 failed (3 s)");
         let table = Table(vec![row]);
-        assert!(table.markdown().contains("| 6.18.15-cloud | tp_btf | ? |"), "{}", table.markdown());
+        assert!(table.markdown().contains("| 6.18.15-cloud | ? | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
+        let page = table.page(Arch::Aarch64, &PAGE.replace("{x86_64}", "| of before |")).unwrap();
         for column in COLUMNS {
-            assert!(table.page().contains(&format!("\n- **{column}**: ")), "page.md does not explain {column}");
+            assert!(page.contains(&format!("\n- **{column}**: ")), "page.md does not explain {column}");
         }
+        assert!(page.contains("\n## x86_64\n\n| of before |\n\n"), "{page}");
+        assert!(page.contains(&format!("\n## aarch64\n\n{}\n", table.markdown())), "{page}");
+        assert!(table.page(Arch::Aarch64, "# Kernels\n").is_err());
+    }
+
+    #[test]
+    fn unit_tests_before_the_kernel_tests_count_by_themselves() {
+        let unit = "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out; finished in 0.20s";
+        let with = |between: &[&str]| row(&[&[GOOD[0]], between, &GOOD[1..]].concat());
+        let passed = with(&[unit, "closewait-vm: unit tests ended 0"]);
+        assert_eq!(passed.line(), "6.18.15-cloud: tests 12 run, 0 failed, 4 unit tests (3 s)");
+        assert!(!passed.failed());
+        assert!(with(&[unit, "closewait-vm: unit tests ended 101"]).failed());
+        assert!(with(&["closewait-vm: unit tests ended 0"]).failed());
+        assert!(with(&[&unit.replace("ok. 4", "ok. 0"), "closewait-vm: unit tests ended 0"]).failed());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use rustix::{
 };
 
 use crate::{
+    clock::{PATIENCE, poll_until},
     net::{Namespace, V4},
     socket::check,
 };
@@ -27,7 +28,7 @@ use crate::{
 const DESCRIPTORS: u64 = 1000;
 /// Time between two requests.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Time for which a client waits for an answer.
+/// Time for which a client waits for an answer of a server that hangs.
 const CLIENT_PATIENCE: Duration = Duration::from_millis(100);
 /// Request that makes the server hang.
 const HANG: u8 = b'h';
@@ -75,9 +76,10 @@ impl Server {
         drop(ns.connect(self.address));
     }
 
-    /// Sends requests at a steady rate, and closes each connection after the answer, or when the client has lost patience. Returns
-    /// the number of requests without an answer. All connections are closed then.
-    pub(super) fn ask(&self, ns: &Namespace, requests: usize) -> usize {
+    /// Sends requests at a steady rate, and closes each connection after the answer, or when the client has lost patience: early if
+    /// the server hangs. Returns the number of requests without an answer. All connections are closed then.
+    pub(super) fn ask(&self, ns: &Namespace, requests: usize, hangs: bool) -> usize {
+        let patience = if hangs { CLIENT_PATIENCE } else { PATIENCE };
         ns.run(|| {
             let mut unanswered = Vec::new();
             for _ in 0..requests {
@@ -88,8 +90,10 @@ impl Server {
                 thread::sleep(INTERVAL);
                 unanswered.retain_mut(is_unanswered);
             }
-            thread::sleep(CLIENT_PATIENCE);
-            unanswered.retain_mut(is_unanswered);
+            poll_until(patience, || {
+                unanswered.retain_mut(is_unanswered);
+                unanswered.is_empty()
+            });
             unanswered.len()
         })
     }
