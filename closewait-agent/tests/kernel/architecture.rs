@@ -68,9 +68,9 @@ fn threads_of_a_hang_wait_in_calls_of_this_architecture_also_in_a_recording() {
     agent.stop().totals();
 
     let is_worker = |group: &&ThreadGroup| group.comms.contains(&Comm::from_name(WORKER.as_bytes()));
-    let of = |fact| match fact {
-        InspectionFact::Process { process, .. } if process.pid == process::id() => Some(process),
-        _ => None,
+    let of = |fact| {
+        let InspectionFact::Process { process, .. } = fact else { return None };
+        (process.pid == process::id()).then_some(process)
     };
     let facts = recording.facts();
     let inspected: Vec<_> = facts.into_iter().filter_map(of).collect();
