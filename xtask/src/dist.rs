@@ -16,6 +16,8 @@ const PROFILE: &str = "dist";
 /// Flags for the linker, which is Rust's own: it makes no build id by itself; functions with the same code are there once; addresses
 /// that the program itself has to relocate at its start take a bit each instead of 24 bytes.
 const LINKING: [&str; 3] = ["-Clink-arg=--build-id=sha1", "-Clink-arg=--icf=all", "-Clink-arg=--pack-dyn-relocs=relr"];
+/// Section with the list of dependencies (cargo-auditable's PARSING.md).
+const DEPENDENCIES: &str = ".dep-v0";
 /// Separator of flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: &str = "\x1f";
 
@@ -99,7 +101,13 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<Built> {
     };
     exec::quiet(toolchain.objcopy()?.arg("--only-keep-debug").arg(&built).arg(&files.debug))?;
     let link = format!("--add-gnu-debuglink={}", files.debug.display());
-    exec::quiet(toolchain.objcopy()?.args(["--strip-all", &link]).arg(&built).arg(&files.binary))?;
+    exec::quiet(
+        toolchain
+            .objcopy()?
+            .args(["--strip-all", &format!("--keep-section={DEPENDENCIES}"), &link])
+            .arg(&built)
+            .arg(&files.binary),
+    )?;
     check(&fs::read(&files.binary)?, &paths)
         .with_context(|| format!("{} is not fit for people", files.binary.display()))?;
     fs::write(&files.sbom, sbom::document(workspace, arch)?)?;
@@ -172,18 +180,16 @@ fn flags(paths: &[ReplacedPath], more: &str) -> OsString {
     flags
 }
 
-/// Fails if a binary is too large, needs an interpreter, or has a path of this machine.
+/// Fails if a binary is too large, needs an interpreter, does not list its dependencies, or has a path of this machine.
 fn check(binary: &[u8], paths: &[ReplacedPath]) -> Result<()> {
     let size = binary.len() as u64;
     ensure!(size <= MAX_BYTES, "it has {size} bytes, and the limit is {MAX_BYTES}");
     ensure!(!has_interpreter(binary)?, "it is not static: it needs a dynamic linker");
+    let has = |text: &[u8]| binary.windows(text.len()).any(|bytes| bytes == text);
+    ensure!(has(DEPENDENCIES.as_bytes()), "it has no list of its dependencies: there is no section {DEPENDENCIES}");
     for (path, _replacement) in paths {
         let path = path.as_os_str().as_bytes();
-        ensure!(
-            !binary.windows(path.len()).any(|bytes| bytes == path),
-            "it has the path {}",
-            String::from_utf8_lossy(path)
-        );
+        ensure!(!has(path), "it has the path {}", String::from_utf8_lossy(path));
     }
     Ok(())
 }
@@ -228,6 +234,8 @@ mod tests {
         let mut binary = vec![0; 120];
         binary[..6].copy_from_slice(b"\x7fELF\x02\x01");
         let paths = [(PathBuf::from("/home/me/closewait"), ".".to_owned())];
+        assert!(check(&binary, &paths).unwrap_err().to_string().contains("list of its dependencies"));
+        binary.extend(b".dep-v0\0");
         assert!(check(&binary, &paths).is_ok());
         binary.extend(b"at /home/me/closewait/src/main.rs");
         assert!(check(&binary, &paths).unwrap_err().to_string().contains("/home/me/closewait"));
