@@ -12,11 +12,11 @@ use crate::{sbom, setup};
 /// Maximum size of a binary, bytes.
 const MAX_BYTES: u64 = 10_000_000;
 /// Profile in Cargo.toml.
-const PROFILE: &str = "dist";
+const PROFILE: &str = "compact";
 /// Flags for the linker, which is Rust's own: it makes no build id by itself; functions with the same code are there once; addresses
 /// that the program itself has to relocate at its start take a bit each instead of 24 bytes.
 const LINKING: [&str; 3] = ["-Clink-arg=--build-id=sha1", "-Clink-arg=--icf=all", "-Clink-arg=--pack-dyn-relocs=relr"];
-/// Section with the list of dependencies (cargo-auditable's PARSING.md).
+/// Section with the list of dependencies.
 const DEPENDENCIES: &str = ".dep-v0";
 /// Separator of flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: &str = "\x1f";
@@ -76,20 +76,16 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<Built> {
     setup::run(workspace)?;
     let toolchain = setup::toolchain()?;
     toolchain.add_target(arch.target())?;
-    let auditable = setup::auditable(workspace)?;
     // The folders of the registries, whose paths are replaced, exist from here on.
     exec::run(workspace.cargo("fetch").args(["--target", arch.target()]))?;
     let paths = replaced_paths(workspace, &toolchain)?;
     exec::run(
         workspace
-            // It writes the list of dependencies into the binary, where scanners for known vulnerabilities find it.
-            .cargo("auditable")
-            .arg("build")
+            .cargo("build")
             .args(["--package", "closewait-agent", "--bin", "closewait", "--profile", PROFILE])
             .args(["--target", arch.target()])
             .env("CARGO_ENCODED_RUSTFLAGS", flags(&paths, &LINKING.join(SEPARATOR)))
-            .env_remove("RUSTFLAGS")
-            .env("PATH", exec::path_with(&auditable)?),
+            .env_remove("RUSTFLAGS"),
     )?;
     let built = workspace.target.join(arch.target()).join(PROFILE).join("closewait");
     let dir = workspace.target.join("static").join(arch.name());
@@ -101,16 +97,14 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<Built> {
     };
     exec::quiet(toolchain.objcopy()?.arg("--only-keep-debug").arg(&built).arg(&files.debug))?;
     let link = format!("--add-gnu-debuglink={}", files.debug.display());
-    exec::quiet(
-        toolchain
-            .objcopy()?
-            .args(["--strip-all", &format!("--keep-section={DEPENDENCIES}"), &link])
-            .arg(&built)
-            .arg(&files.binary),
-    )?;
+    let contents = sbom::contents(workspace, arch)?;
+    fs::write(&files.sbom, contents.document)?;
+    let section = dir.join("dependencies");
+    fs::write(&section, contents.section)?;
+    let section = format!("--add-section={DEPENDENCIES}={}", section.display());
+    exec::quiet(toolchain.objcopy()?.args(["--strip-all", &link, &section]).arg(&built).arg(&files.binary))?;
     check(&fs::read(&files.binary)?, &paths)
         .with_context(|| format!("{} is not fit for people", files.binary.display()))?;
-    fs::write(&files.sbom, sbom::document(workspace, arch)?)?;
     Ok(files)
 }
 

@@ -18,9 +18,6 @@ use crate::prelude::*;
 const UNWANTED: &str = "RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTC_BOOTSTRAP \
     LD_LIBRARY_PATH LLVM_ CARGO_INSTALL_ROOT CARGO_BUILD_ CARGO_PROFILE_ CARGO_TARGET_ CARGO_PKG_ CARGO_MANIFEST_";
 
-/// Version of cargo-auditable, which embeds the list of dependencies into a binary.
-const AUDITABLE_VERSION: &str = "0.7.7";
-
 /// The compiler that cargo uses.
 pub(crate) struct Toolchain {
     /// What `rustc -vV` prints.
@@ -121,21 +118,6 @@ fn install_std_source(toolchain: &Toolchain, place: &Path) -> Result<()> {
             place.display()
         )
     })
-}
-
-/// Installs cargo-auditable in a folder of `target/setup`, if it is not there, and returns the folder with its program.
-pub(crate) fn auditable(workspace: &Workspace) -> Result<PathBuf> {
-    let dir = workspace.target.join("setup").join(format!("cargo-auditable-{AUDITABLE_VERSION}"));
-    let bin = dir.join("bin");
-    if !bin.join("cargo-auditable").is_file() {
-        fs::create_dir_all(&dir)?;
-        let mut command = cargo_install(&dir, "cargo-auditable", AUDITABLE_VERSION);
-        command.env("CARGO_TARGET_DIR", dir.join("build"));
-        step(&format!("build cargo-auditable {AUDITABLE_VERSION} in {}", dir.display()), || exec::quiet(&mut command))
-            .context("cannot build cargo-auditable; it needs a C compiler (`gcc`) and the crates' registry")?;
-        fs::remove_dir_all(dir.join("build"))?;
-    }
-    Ok(bin)
 }
 
 /// Returns the command that builds a program and installs it in `dir/bin`.
