@@ -139,7 +139,7 @@ fn unpack(workspace: &Workspace, binary: &Path, dir: &Path) -> Result<PathBuf> {
     let (file, layout, bundle) = (dir.join(release.image_file_name()), dir.join("oci"), dir.join("agent"));
     let digest = image::build(workspace, &[(Arch::of_this_machine()?, binary.to_owned())], &release, &file)?;
     let mut skopeo = Command::new(exec::find("skopeo")?);
-    skopeo.args(["copy", "--quiet"]).arg(format!("oci-archive:{}:{}", file.display(), release.version));
+    skopeo.args(["copy", "--quiet"]).arg(format!("oci-archive:{}:{}", file.display(), release.image_name()));
     exec::quiet(skopeo.arg(format!("oci:{}:image", layout.display())))?;
     let mut umoci = Command::new(exec::find("umoci")?);
     exec::quiet(umoci.args(["unpack", "--image"]).arg(format!("{}:image", layout.display())).arg(&bundle))?;

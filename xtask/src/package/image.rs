@@ -70,6 +70,11 @@ pub(crate) fn build(
 }
 
 impl Release {
+    /// Name of the image without a registry.
+    pub(crate) fn image_name(&self) -> String {
+        format!("closewait:{}", self.version)
+    }
+
     /// Name of the image's file.
     pub(crate) fn image_file_name(&self) -> String {
         format!("closewait-{}-oci.tar", self.version)
@@ -146,8 +151,8 @@ fn layout(programs: &[(Arch, Vec<u8>)], licenses: &[(&str, Vec<u8>)], release: &
     let index = json!({ "annotations": labels, "manifests": manifests, "mediaType": INDEX, "schemaVersion": 2 });
     let mut index = blob(&mut blobs, INDEX, serde_json::to_vec(&index)?);
     let digest = index["digest"].as_str().context("an index without a digest")?.to_owned();
-    // The name under which tools find the image in this file.
-    index["annotations"] = json!({ "org.opencontainers.image.ref.name": release.version });
+    // The name under which tools find the image in this file, and under which `podman load` stores it.
+    index["annotations"] = json!({ "org.opencontainers.image.ref.name": release.image_name() });
     let top = json!({ "manifests": [index], "mediaType": INDEX, "schemaVersion": 2 });
     let mut files = vec![
         File { path: "index.json".to_owned(), mode: 0o644, content: serde_json::to_vec(&top)? },
@@ -276,7 +281,7 @@ mod tests {
         };
         let parsed = |content: &[u8]| serde_json::from_slice::<Value>(content).unwrap();
         let top = parsed(&files["index.json"].1);
-        assert_eq!(top["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "1.2.3");
+        assert_eq!(top["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "closewait:1.2.3");
         assert_eq!(top["manifests"][0]["digest"], of_index);
         let index = parsed(&blob(&top["manifests"][0]));
         let mut seen = Vec::new();
