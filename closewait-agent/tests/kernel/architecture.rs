@@ -4,13 +4,13 @@ use std::{
     env, fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::fd::AsRawFd as _,
     path::Path,
     process, thread,
     time::Duration,
 };
 
 use closewait_engine::{model::InspectionFact, process::ThreadGroup, text::Comm};
-use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
     ability::tell,
@@ -22,7 +22,7 @@ use crate::{
 /// Environment variable with a folder that keeps the recording, for `tests/replay.rs`. `CLOSEWAIT_RECORD` would make every agent
 /// record.
 const RECORD: &str = "CLOSEWAIT_TEST_RECORD";
-/// Call in which poll(3) of the C library waits.
+/// Call in which poll(3) of the C library waits. rustix makes the second one everywhere.
 const POLL: &str = if cfg!(target_arch = "x86_64") { "poll" } else { "ppoll" };
 /// Time between two requests.
 const EVERY: Duration = Duration::from_millis(200);
@@ -34,7 +34,9 @@ const WORKER: &str = "worker";
 /// Waits in poll(3) until the other end of `upstream` closes, and keeps the connection of a client that has gone.
 fn serve(upstream: TcpStream, client: TcpStream) {
     let spawned = thread::Builder::new().name(WORKER.to_owned()).spawn(move || {
-        while poll(&mut [PollFd::new(&upstream, PollFlags::IN)], None).is_err() {}
+        let mut waited = libc::pollfd { fd: upstream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: the call reads and writes one entry, which outlives it.
+        while unsafe { libc::poll(&raw mut waited, 1, -1) } < 0 {}
         drop(client);
     });
     spawned.expect("a thread");
