@@ -54,7 +54,7 @@ mod heap {
     static HEAP: Heap = Heap(Mutex::new(Dlmalloc::new()));
 
     /// dlmalloc in place of musl's allocator, which needs a third more of the CPU for a list of 100,000 sockets (docs/performance.md)
-    /// and cannot be told to release what is free. It is Rust: a C compiler for each architecture is not necessary. The crate's own
+    /// and has no call that releases what is free. It is Rust: a C compiler for each architecture is not necessary. The crate's own
     /// `GlobalDlmalloc` has no such call, either.
     struct Heap(Mutex<Dlmalloc>);
 

