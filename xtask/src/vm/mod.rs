@@ -76,10 +76,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILTER", conflicts_with = "bless")]
     test: Option<String>,
     /// Run only the tests of what differs between kernels
-    #[arg(long, conflicts_with_all = ["bless", "test"])]
+    #[arg(long, conflicts_with = "test")]
     brief: bool,
-    /// Write the architecture's table to docs/kernels.md
-    #[arg(long, conflicts_with = "versions")]
+    /// Write the architecture's table to docs/kernels.md; only the rows of the kernels that are named
+    #[arg(long)]
     bless: bool,
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     table.verdict()?;
     if options.bless {
         let page = workspace.root.join(PAGE);
-        fs::write(&page, table.page(arch, &fs::read_to_string(&page)?)?)?;
+        fs::write(&page, table.page(arch, &fs::read_to_string(&page)?, !options.versions.is_empty())?)?;
         println!("wrote {PAGE}");
     }
     Ok(())
@@ -231,6 +231,8 @@ impl Parts<'_> {
             }
         }
         let mut row = Row::read(case.kernel, case.hidden_btf, &boot.lines, boot.took);
+        // Without BTF the same tests are run either way.
+        row.brief = !self.wanted.is_empty() && !case.hidden_btf;
         row.trouble.extend(boot.trouble);
         for line in row.to_show(&boot.lines, LAST_LINES) {
             println!("{name} | {line}");
