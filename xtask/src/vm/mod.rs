@@ -44,9 +44,10 @@ const LAST_LINES: usize = 40;
 /// what only BTF gives: namespace, cookie and inode.
 const WITHOUT_BTF: [&str; 6] = ["abilities::", "classic::", "bad_input::", "without_btf", "no_btf", "neither_btf"];
 /// Tests whose names contain one of these depend on what differs between kernels. The others are about the agent alone.
-const OF_THE_KERNEL: [&str; 14] = [
+const OF_THE_KERNEL: [&str; 15] = [
     "abilities::",
     "accepting::",
+    "architecture::",
     "audit::",
     "classic::",
     "confinement::",
