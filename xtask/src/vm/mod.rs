@@ -97,7 +97,7 @@ struct GuestBinaries {
     agent: PathBuf,
     /// The kernel tests.
     tests: PathBuf,
-    /// The agent's unit tests, if this machine cannot run all of them.
+    /// The agent's unit tests, if this machine cannot run all of them, and all are wanted.
     unit_tests: Option<PathBuf>,
 }
 
@@ -121,12 +121,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let work = dir.join("apt");
     kernels::download(&dir.join("kernels"), &work, arch, &kernels)?;
     let programs = Programs::find(&dir.join("programs"), &work, arch)?;
-    let binaries = build(workspace, arch)?;
     let wanted = match &options.test {
         Some(filter) => vec![filter.as_str()],
         None if options.brief => OF_THE_KERNEL.to_vec(),
         None => Vec::new(),
     };
+    let binaries = build(workspace, arch, wanted.is_empty())?;
     let parts = Parts { binaries, programs, arch, dir, wanted };
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
     let accelerator = Accelerator::probe(parts.guest(newest, "")?)?;
@@ -171,8 +171,8 @@ const fn packages(arch: Arch) -> &'static str {
 }
 
 /// The agent and its kernel tests as static files, optimized: a guest has no libraries, and a translating QEMU has no time
-/// for code that is not.
-fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
+/// for code that is not. `all`: also the unit tests, which no run of chosen tests needs.
+fn build(workspace: &Workspace, arch: Arch, all: bool) -> Result<GuestBinaries> {
     setup::run(workspace)?;
     let mut cargo = workspace.cargo("test");
     let (target, hint) = match arch {
@@ -183,8 +183,8 @@ fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
         }
         Arch::Aarch64 => (arch.target(), "its linker, rust-lld, comes with rustup's toolchains"),
     };
-    let is_foreign = !arch.is_of_this_machine();
-    if is_foreign {
+    let with_unit_tests = all && !arch.is_of_this_machine();
+    if with_unit_tests {
         cargo.arg("--lib");
     }
     setup::toolchain()?.add_target(target)?;
@@ -198,7 +198,7 @@ fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
     Ok(GuestBinaries {
         agent: built("bin", "closewait")?,
         tests: built("test", "kernel")?,
-        unit_tests: is_foreign.then(|| built("lib", "closewait")).transpose()?,
+        unit_tests: with_unit_tests.then(|| built("lib", "closewait")).transpose()?,
     })
 }
 
