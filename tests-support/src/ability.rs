@@ -16,6 +16,9 @@ pub enum Ability {
     Types,
     /// `iter/task_file`.
     Files,
+    /// Programs run when a function of the kernel returns (fexit). On arm64 they can be attached since
+    /// 6.4, with direct calls of ftrace (`HAVE_DYNAMIC_FTRACE_WITH_DIRECT_CALLS` in arch/arm64/Kconfig).
+    FunctionExits,
     /// `bpf_sk_storage_get` in tracing programs.
     Openers,
     /// `bpf_get_socket_cookie` in tracing programs.
@@ -37,6 +40,8 @@ pub enum Ability {
 pub fn can(ability: Ability) -> bool {
     let since = match ability {
         Ability::Types | Ability::Files => (0, 0),
+        Ability::FunctionExits if cfg!(target_arch = "aarch64") => (6, 4),
+        Ability::FunctionExits => (5, 5),
         Ability::Openers | Ability::Memcg => (5, 11),
         Ability::Cookie => (5, 12),
         Ability::VerifiedCount => (5, 16),

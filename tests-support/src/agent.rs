@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    clock::{PATIENCE, boot_seconds, poll_until},
+    clock::{boot_seconds, patience, poll_until},
     net::Id,
     schema,
     socket::check,
@@ -124,7 +124,7 @@ impl Agent {
 
     /// Waits for the first event for which `wanted` is true, past or future. Calls it once per event.
     pub fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        let end = boot_seconds() + PATIENCE.as_secs_f64();
+        let end = boot_seconds() + patience().as_secs_f64();
         let mut next = 0;
         loop {
             while let Some(event) = self.events.get(next) {
@@ -167,7 +167,7 @@ impl Agent {
 
     /// Waits until the agent ends by itself.
     pub fn join(mut self) -> Ended {
-        let end = boot_seconds() + PATIENCE.as_secs_f64();
+        let end = boot_seconds() + patience().as_secs_f64();
         loop {
             match self.receive(end) {
                 Received::Event => {}
@@ -255,7 +255,7 @@ impl Running {
     /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
-        poll_until(PATIENCE, || {
+        poll_until(patience(), || {
             status = self.0.try_wait().expect("wait");
             status.is_some()
         });

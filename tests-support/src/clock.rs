@@ -11,8 +11,10 @@ use std::{
     time::Duration,
 };
 
-/// Time limit of waits: far longer than normal, because the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Returns the time limit of waits: far longer than normal, because the machine may be busy.
+pub fn patience() -> Duration {
+    Duration::from_secs(20) * slowness()
+}
 
 /// Returns the factor by which this machine is slower than an idle one: guests with an emulated CPU set it. By
 /// default 1, so that all times apply as they stand in the tests.

@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
 };
 
-use crate::clock::{PATIENCE, Window};
+use crate::clock::{Window, patience};
 
 /// Creates a stream socket of `family` and `protocol`.
 pub fn open(family: c_int, protocol: c_int) -> io::Result<OwnedFd> {
@@ -121,7 +121,7 @@ pub fn fin(receiver: &impl AsRawFd, send_fin: impl FnOnce()) -> Window {
 fn wait_for(socket: &impl AsRawFd, event: libc::c_short) {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: event, revents: 0 };
     // SAFETY: `poll` is one pollfd that lives here for the time of the call.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as c_int) };
+    let ready = unsafe { libc::poll(&raw mut poll, 1, patience().as_millis() as c_int) };
     check(ready, "poll");
     assert!(poll.revents & event != 0, "waited in vain for poll event {event:#x}");
 }

@@ -18,7 +18,7 @@ use self::{
 use crate::{
     ability::{Ability, can},
     agent::{Agent, Running, closewait, finish, read_in_background, run_command},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     control::Folder,
     hooks::Hook,
     net::Namespace,
@@ -82,7 +82,7 @@ impl Outputs {
     /// Compares all outputs, when the agent has seen `count` sockets of the server.
     fn compare(&self, count: usize) -> Sample {
         let mut first = Value::Null;
-        let seen = poll_until(PATIENCE, || {
+        let seen = poll_until(patience(), || {
             first = self.status();
             self.claims(&first).map(|claim| claim.count) == [Some(count as u64), Some(POOL as u64)]
         });

@@ -9,6 +9,8 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
+use crate::ability::{Ability, can};
+
 /// Environment variable that `cargo xtask vm` sets in guests.
 const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 
@@ -19,9 +21,18 @@ pub(crate) struct Amplifier {
 }
 
 impl Amplifier {
-    /// Attaches the program in a guest; returns `None` elsewhere.
+    /// Attaches the program in a guest; returns `None` elsewhere, and if the guest's kernel cannot attach it.
     pub(crate) fn in_guest() -> Option<Self> {
-        Self::wanted().then(|| Self::attach().expect("the amplifier"))
+        if !Self::wanted() {
+            return None;
+        }
+        let attached = Self::attach();
+        if can(Ability::FunctionExits) {
+            return Some(attached.expect("the amplifier"));
+        }
+        let refused = attached.err().and_then(|error| error.raw_os_error());
+        assert_eq!(refused, Some(ENOTSUPP), "such a kernel refuses it");
+        None
     }
 
     /// Whether this kernel runs in a guest.
@@ -55,6 +66,8 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_FEXIT: u32 = 25;
+/// What `register_fentry` returns without direct calls of ftrace (kernel/bpf/trampoline.c at v6.1, include/linux/errno.h).
+const ENOTSUPP: i32 = 524;
 
 /// Fields of `union bpf_attr` that `BPF_PROG_LOAD` reads (include/uapi/linux/bpf.h at v5.10).
 #[repr(C)]

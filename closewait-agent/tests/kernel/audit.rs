@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     ability::{Ability, can},
     agent::{Agent, Ended},
-    clock::{PATIENCE, Window, poll_until, slowness},
+    clock::{Window, patience, poll_until, slowness},
     leaving::check_dwell,
     listing::{list_at, of_namespace},
     many::{One, flood},
@@ -82,7 +82,7 @@ impl Watched {
     fn close_all(mut self, sockets: Vec<One>) -> (Ended, Vec<(Id, Window, Window)>) {
         let closed: Vec<_> =
             sockets.into_iter().map(|one| (one.id, one.fin, Window::around(|| drop(one.server)).0)).collect();
-        poll_until(PATIENCE, || self.tracked().is_empty());
+        poll_until(patience(), || self.tracked().is_empty());
         self.agent.watch(Duration::from_millis(200));
         (self.agent.stop(), closed)
     }
@@ -124,7 +124,7 @@ fn leavings_that_found_no_room_in_the_ring_leave_no_phantoms() {
         .flat_map(|_| flood(&watched.ns, HALF / 10).into_iter().inspect(|_| thread::sleep(Duration::from_millis(1))))
         .collect();
     let count = sockets.len() as u64;
-    poll_until(PATIENCE, || watched.tracked().len() as u64 == count);
+    poll_until(patience(), || watched.tracked().len() as u64 == count);
     let kept = flood(&watched.ns, 5);
     watched.stopped(|| {
         drop(sockets);
@@ -185,7 +185,7 @@ fn runs_that_the_kernel_skipped_are_counted_and_looked_into() {
         assert!(skipped.as_u64() > Some(0), "{skipped}");
     }
     // An audit begins at least ten seconds after the one before, and later if that took long.
-    poll_until(PATIENCE * slowness(), || watched.tracked().len() == sockets.len());
+    poll_until(patience(), || watched.tracked().len() == sockets.len());
     watched.check_tracked(&sockets);
     let (ended, _closed) = watched.close_all(sockets);
     let totals = ended.totals();

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, closewait, finish},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     many::flood,
     net::Namespace,
     schema, socket,
@@ -40,7 +40,7 @@ fn a_storm_of_short_connections_leaves_nothing_behind() {
             (ours, entries(agent.pid()).abs_diff(listed.len()))
         };
         let mut last = (0, 0);
-        let all_gone = poll_until(PATIENCE, || {
+        let all_gone = poll_until(patience(), || {
             last = empty();
             last == (0, 0)
         });

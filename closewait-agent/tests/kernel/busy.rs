@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Ended, Running, closewait, finish},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     control::question,
     fuse::{FileSystem, Mode},
     listing::{objects, of_namespace},
@@ -139,7 +139,7 @@ fn with_everything_broken_at_once_the_agent_continues_and_knows_what_is_there_in
         said = listed.stderr.clone();
         of_namespace(&objects(&listed), &ns).into_keys().collect::<BTreeSet<Id>>()
     };
-    let all = poll_until(PATIENCE * 2, || tracked() == there);
+    let all = poll_until(patience() * 2, || tracked() == there);
     let tracked = tracked();
     drop((log_reader, recording_reader));
     let ended = end(agent);

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Finished, closewait, finish, run_command},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     listing::list_at,
     many::flood,
     net::{Id, Namespace, V4},
@@ -240,7 +240,7 @@ fn a_stranger_gets_no_answer() {
     let mut told = String::new();
     as_nobody(|| {
         let mut stream = UnixStream::connect(folder.socket())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience()))?;
         // The agent may have refused it, and hung up, before that.
         let _refused = stream.write_all(question().as_bytes());
         let mut byte = [0];
@@ -301,14 +301,14 @@ fn clients_that_do_not_read_take_little_memory_and_delay_no_other() {
         .collect();
     // It comes after all others, which takes a while in an unoptimized program.
     let beside = || ask(&["list", "--port", "1", "--socket", &path]);
-    assert!(poll_until(PATIENCE, || beside().stderr.is_empty()), "{:?}", beside());
+    assert!(poll_until(patience(), || beside().stderr.is_empty()), "{:?}", beside());
     let most = resident(agent.pid(), "VmHWM:") - before;
     assert!(most < raw / 2, "{most} KiB for {SILENT} answers of {} KiB each", length / 1024);
     // The agent hangs up on each, with the answer cut off.
     for mut stream in silent {
         let mut taken = Vec::new();
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        assert!(poll_until(PATIENCE, || hung_up(&stream)));
+        stream.set_read_timeout(Some(patience())).expect("a timeout");
+        assert!(poll_until(patience(), || hung_up(&stream)));
         stream.read_to_end(&mut taken).expect("the end");
         assert!(taken.starts_with(b"{\"protocol\":") && taken.len() < length, "{}", taken.len());
     }
@@ -333,7 +333,7 @@ fn silent_clients_are_hung_up_on_and_delay_no_other_client() {
     assert!(silent.iter().all(|stream| !hung_up(stream)) || answered > 4.0, "the agent waits for them meanwhile");
     // Its time limit for a query is five seconds.
     for stream in &silent {
-        assert!(poll_until(PATIENCE, || hung_up(stream)));
+        assert!(poll_until(patience(), || hung_up(stream)));
     }
     let took = boot_seconds() - began;
     assert!(answered < 4.0 * f64::from(slowness()), "another client got its answer after {answered} s");
@@ -347,7 +347,7 @@ fn silent_clients_are_hung_up_on_and_delay_no_other_client() {
     let silent: Vec<_> = (0..64).map(|_| connect("")).collect();
     let asked = ask(&["list", "--port", "1", "--socket", &path]);
     assert_eq!(asked.code, Some(0), "{asked:?}");
-    assert!(poll_until(PATIENCE, || silent.iter().all(hung_up)));
+    assert!(poll_until(patience(), || silent.iter().all(hung_up)));
     list_at(&path);
     agent.stop().totals();
 }

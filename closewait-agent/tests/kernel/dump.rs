@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     agent::{Finished, Running, finish},
-    clock::{PATIENCE, boot_seconds, poll_until},
+    clock::{boot_seconds, patience, poll_until},
     setup::{mount_tmpfs, unmount},
 };
 
@@ -128,7 +128,7 @@ fn in_root(root: &Path, make_tmp: &str) -> Running {
     );
     let process = Running::spawn(Command::new("unshare").args(["--mount", "sh", "-c", &script]));
     let entered = || fs::read_link(format!("/proc/{}/root", process.pid())).is_ok_and(|link| link == root);
-    assert!(poll_until(PATIENCE, entered), "the process has not entered its root");
+    assert!(poll_until(patience(), entered), "the process has not entered its root");
     process
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     ability::{Ability, can},
     agent::{Agent, closewait, finish},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     listing::list_at,
     net::{Id, Namespace, V4},
     schema, socket,
@@ -62,7 +62,7 @@ fn of_two_owners_the_one_that_has_ended_is_not_listed() {
     agent.wait_for_socket("stuck", &pair.id);
     let [first, second] = [owners[0].id(), owners[1].id()];
     let mut listed = None;
-    poll_until(PATIENCE, || {
+    poll_until(patience(), || {
         listed = the_one(&path, &pair.id);
         listed.as_ref().is_some_and(|one| pids(one) == [first.min(second), first.max(second)])
     });

@@ -4,7 +4,7 @@ use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
 use crate::{
     agent::{Agent, closewait, finish, run_command},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     leftovers,
 };
 
@@ -71,7 +71,7 @@ fn an_agent_takes_as_many_descriptors_as_it_may_and_hooks_get_as_many_as_it_got(
     assert_eq!(soft_and_hard(agent.pid()), (5000, 5000));
     let children = format!("/proc/{pid}/task/{pid}/children", pid = agent.pid());
     let mut helper = None;
-    poll_until(PATIENCE, || {
+    poll_until(patience(), || {
         let text = fs::read_to_string(&children).expect("the children of the agent");
         helper = text.split_whitespace().next().map(|pid| pid.parse::<u32>().expect("a number"));
         helper.is_some()

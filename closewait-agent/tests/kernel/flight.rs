@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Finished, closewait, finish, run_command},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     confinement::{LASTING, assert_confined},
     net::{Namespace, V4},
     setup::{self, NOBODY, PublicBinary},
@@ -114,7 +114,7 @@ fn events(lines: &str) -> Vec<Value> {
 
 /// Lets sockets enter and exit until `done`.
 fn churn_until(agent: &mut Agent, ns: &Namespace, what: &str, done: impl Fn(&Agent) -> bool) {
-    let end = boot_seconds() + PATIENCE.as_secs_f64() * f64::from(slowness());
+    let end = boot_seconds() + patience().as_secs_f64();
     while !done(agent) {
         assert!(boot_seconds() < end, "waited in vain until {what}");
         for _ in 0..100 {
@@ -177,7 +177,7 @@ fn on_a_full_disk() {
     fs::remove_file(&ballast).expect("the ballast");
     let continues = || folder.newest() > 1;
     // The second attempt comes 20 s after the first.
-    assert!(poll_until(PATIENCE + Duration::from_secs(10), continues), "the recording does not continue");
+    assert!(poll_until(patience() + Duration::from_secs(10), continues), "the recording does not continue");
     let (after, _fin) = ns.waiting(V4);
     agent.wait_for_socket("stuck", &after.id);
     let ended = agent.stop();
@@ -305,7 +305,7 @@ fn after_a_kill_each_segment_and_the_readable_part_of_the_last_one_are_played() 
     churn_until(&mut agent, &ns, "there are four segments", |_| folder.newest() >= 4);
     // In the middle of the segment, once some of its events are in the file, and before it is full.
     let arguments = ["--output", "json", "--events", "all"];
-    let is_written = poll_until(PATIENCE, || {
+    let is_written = poll_until(patience(), || {
         (0..20).for_each(|_| drop(ns.waiting(V4)));
         let last = folder.all().pop().expect("a segment");
         let has_room = fs::metadata(&last).is_ok_and(|file| file.len() < 32 << 10);

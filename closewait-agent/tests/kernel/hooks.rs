@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Ended, Running, finish, run_command},
-    clock::{PATIENCE, poll_until, slowness},
+    clock::{patience, poll_until, slowness},
     confinement::{LASTING, assert_confined},
     net::{Namespace, Pair, V4},
     socket::check,
@@ -278,7 +278,7 @@ fn an_agent_whose_helper_is_gone_says_so_and_goes_on() {
     let helper = helper_of(agent.pid());
     // SAFETY: takes numbers only; the agent, whose child it is, has not waited for it.
     check(unsafe { libc::kill(helper as libc::pid_t, libc::SIGKILL) }, "kill");
-    assert!(poll_until(PATIENCE, || !PathBuf::from(format!("/proc/{helper}")).exists()), "the agent waits for it");
+    assert!(poll_until(patience(), || !PathBuf::from(format!("/proc/{helper}")).exists()), "the agent waits for it");
     let (pair, _fin) = ns.waiting(V4);
     agent.wait_for_socket("stuck", &pair.id);
     let ended = agent.stop();
@@ -350,7 +350,7 @@ impl Hook {
     }
 
     fn wait_for(&self, file: &str) {
-        assert!(poll_until(PATIENCE, || self.folder.join(file).exists()), "the script has not made {file}");
+        assert!(poll_until(patience(), || self.folder.join(file).exists()), "the script has not made {file}");
     }
 
     pub(crate) fn read(&self, file: &str) -> String {
@@ -361,7 +361,7 @@ impl Hook {
     fn pids(&self) -> Vec<u32> {
         let path = self.folder.join("pids");
         let whole = || fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'));
-        assert!(poll_until(PATIENCE, whole), "the script has not run");
+        assert!(poll_until(patience(), whole), "the script has not run");
         self.read("pids").split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
     }
 
@@ -423,7 +423,7 @@ fn helper_of(agent: u32) -> u32 {
     let helper = children.next().expect("a helper");
     assert_eq!(children.next(), None, "one helper");
     let named = || fs::read_to_string(format!("/proc/{helper}/comm")).is_ok_and(|comm| comm == "closewait-hooks\n");
-    assert!(poll_until(PATIENCE, named), "it has a name of its own");
+    assert!(poll_until(patience(), named), "it has a name of its own");
     helper
 }
 
@@ -434,5 +434,5 @@ fn lives(pid: u32) -> bool {
 }
 
 fn assert_gone(pids: &[u32]) {
-    assert!(poll_until(PATIENCE, || pids.iter().all(|pid| !lives(*pid))), "still there: {pids:?}");
+    assert!(poll_until(patience(), || pids.iter().all(|pid| !lives(*pid))), "still there: {pids:?}");
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Running, closewait, finish, run_command},
-    clock::{PATIENCE, Window, poll_until, wall_seconds},
+    clock::{Window, patience, poll_until, wall_seconds},
     leaving::check_dwell,
     many::{ten_thousand, wait_for_all},
     net::{Id, Namespace, Pair, V4},
@@ -151,7 +151,7 @@ fn a_connection_that_comes_back_over_itself_ends_the_old_one_and_is_a_new_one() 
     });
     // The old socket still has a descriptor, and has exited CLOSE_WAIT; the new one has entered.
     let states = || agent.listed(ns.inode).into_iter().map(|one| one["fd_open"].as_bool()).collect::<Vec<_>>();
-    let both = poll_until(PATIENCE, || states().len() == 2);
+    let both = poll_until(patience(), || states().len() == 2);
     assert!(both, "{:?}", agent.listed(ns.inode));
     let (closing, ()) = Window::around(|| drop(new.server));
     let mut leaves = Vec::new();
@@ -176,9 +176,9 @@ fn an_agent_in_a_time_namespace_tells_the_same_times() {
     let (pair, fin) = ns.waiting(V4);
     let stuck = agent.wait_for_socket("stuck", &pair.id);
     let age = stuck["dwell_seconds"].as_f64().unwrap();
-    assert!((0.3..PATIENCE.as_secs_f64()).contains(&age), "{stuck}");
+    assert!((0.3..patience().as_secs_f64()).contains(&age), "{stuck}");
     let told = schema::wall_seconds(&stuck);
-    assert!((told - wall_seconds()).abs() < PATIENCE.as_secs_f64(), "{stuck}");
+    assert!((told - wall_seconds()).abs() < patience().as_secs_f64(), "{stuck}");
     let (closing, ()) = Window::around(|| drop(pair.server));
     check_dwell(&agent.wait_for_socket("leave", &pair.id), fin.until(closing));
 }

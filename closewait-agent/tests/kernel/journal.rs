@@ -7,7 +7,7 @@ use tests_support::journal::{JOURNALCTL, JOURNALD, SCRIPT, SOCKET};
 
 use crate::{
     agent::{Agent, Running, binary, finish},
-    clock::{PATIENCE, poll_until, slowness},
+    clock::{patience, poll_until, slowness},
     engine::has_engine,
     net::{Namespace, V4},
 };
@@ -29,7 +29,7 @@ fn the_journal_has_events_with_fields_owner_and_explanation() {
         command
     };
     let listens = || inside("test").args(["-S", SOCKET]).status().is_ok_and(|status| status.success());
-    assert!(poll_until(PATIENCE, listens), "systemd-journald does not listen");
+    assert!(poll_until(patience(), listens), "systemd-journald does not listen");
 
     let (ns, binary) = (Namespace::new(), binary());
     let mut command = inside(binary.to_str().expect("a path in UTF-8"));
@@ -41,11 +41,11 @@ fn the_journal_has_events_with_fields_owner_and_explanation() {
         let found = finish(journalctl.args(["--output", "json", "SYSLOG_IDENTIFIER=closewait", field]));
         found.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     };
-    assert!(poll_until(PATIENCE, || !entries("CLOSEWAIT_EVENT=start").is_empty()), "no start");
+    assert!(poll_until(patience(), || !entries("CLOSEWAIT_EVENT=start").is_empty()), "no start");
     let pair = ns.pair(V4);
     pair.fin();
     let of_namespace = format!("CLOSEWAIT_NETNS={}", pair.id.netns.expect("its namespace"));
-    assert!(poll_until(PATIENCE, || !entries(&of_namespace).is_empty()), "the socket is not in the journal");
+    assert!(poll_until(patience(), || !entries(&of_namespace).is_empty()), "the socket is not in the journal");
     let entry = entries(&of_namespace).remove(0);
     let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
     assert_eq!((text("CLOSEWAIT_EVENT"), text("PRIORITY")), ("stuck".to_owned(), "6".to_owned()), "{entry}");

@@ -19,7 +19,7 @@ use crate::{
     agent::{Agent, closewait},
     amplifier::Amplifier,
     churn::SynChurn,
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     kmsg::{KernelLog, fault_in},
     leftovers,
     listing::{list_at, list_by, ss, ss_here},
@@ -75,14 +75,15 @@ fn syns_beside_scans_and_audits_bring_the_kernel_to_report_no_fault() {
         scans += 1;
     }
     let syns = churn.stop();
+    let alone = if amplifier.is_none() && Amplifier::wanted() { ", no amplifier" } else { "" };
     drop(amplifier);
     let tracked = || namespaces.iter().all(|ns| ends(&list_at(path), ns.inode) == in_kernel(ns));
-    assert!(poll_until(PATIENCE * slowness(), tracked), "what the agent tracks is not what ss finds");
+    assert!(poll_until(patience(), tracked), "what the agent tracks is not what ss finds");
     agent.stop().totals();
     assert_no_fault(&mut log, "the agent's end");
     // Without load the test proves nothing.
     assert!(syns > 10_000, "{syns} SYNs");
-    tell("churn", &format!("{syns} SYNs, {scans} scans"));
+    tell("churn", &format!("{syns} SYNs, {scans} scans{alone}"));
     leftovers::assert_none();
 }
 
@@ -115,7 +116,7 @@ impl Population {
         });
         // The last FINs may still be in transit.
         let count = 2 * (ACCEPTED + NEVER_ACCEPTED);
-        assert!(poll_until(PATIENCE, || in_kernel(ns).len() >= count), "{} of {count} sockets", in_kernel(ns).len());
+        assert!(poll_until(patience(), || in_kernel(ns).len() >= count), "{} of {count} sockets", in_kernel(ns).len());
         Self { _accepted: accepted, _never_accepted: listeners.into() }
     }
 }

@@ -30,7 +30,7 @@ use serde_json::Value;
 use crate::{
     ability::{Ability, can},
     agent::{Agent, Finished, closewait, finish},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     control::{AWHILE, Folder, answer_of, answer_once, gone_reader, items_of},
     leftovers,
     net::{Id, Namespace, Pair, V4, V6},
@@ -129,7 +129,7 @@ fn with_an_agent_ages_are_exact_and_only_what_is_old_enough_is_meant() {
 
     // The agent lists the remaining descriptor, once it knows its owner, and that is nothing to destroy.
     let mut left = ask(&old.id, "1ms");
-    assert!(poll_until(PATIENCE, || {
+    assert!(poll_until(patience(), || {
         left = ask(&old.id, "1ms");
         !left.stdout.is_empty()
     }));

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Running},
-    clock::{PATIENCE, Window, apart, poll_until},
+    clock::{Window, apart, patience, poll_until},
     net::{Namespace, V4},
     socket,
 };
@@ -289,7 +289,7 @@ fn check_closer(leave: &Value) {
 fn check_error(server: &TcpStream, expected: i32) {
     socket::wait_for_end(server);
     let mut seen = None;
-    poll_until(PATIENCE, || {
+    poll_until(patience(), || {
         seen = server.take_error().expect("SO_ERROR").and_then(|error| error.raw_os_error());
         seen.is_some()
     });

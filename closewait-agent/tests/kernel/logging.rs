@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     agent::{Agent, Running, closewait, finish},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     net::{Namespace, V4},
     socket::check,
 };
@@ -93,7 +93,7 @@ fn read_all(mut reader: File) -> String {
             Ok(length) => all.extend(&piece[..length]),
             Err(_empty) => thread::sleep(Duration::from_millis(1)),
         }
-        assert!(boot_seconds() - began < PATIENCE.as_secs_f64(), "the FIFO has a writer still");
+        assert!(boot_seconds() - began < patience().as_secs_f64(), "the FIFO has a writer still");
     }
 }
 
@@ -126,7 +126,7 @@ fn an_agent_whose_log_has_no_reader_continues_and_tells_what_it_dropped() {
     for pair in &pairs {
         pair.fin();
     }
-    assert!(poll_until(PATIENCE, || waiting(&reader) >= 4000), "the pipe is full: {}", waiting(&reader));
+    assert!(poll_until(patience(), || waiting(&reader) >= 4000), "the pipe is full: {}", waiting(&reader));
     for pair in &pairs {
         agent.wait_for_socket("stuck", &pair.id);
     }
@@ -164,7 +164,7 @@ fn sigterm_ends_an_agent_without_readers() {
     let mut agent = Running::spawn(&mut fifos.agent(&arguments, &format!("> {output} 2> {log}")));
     let pairs: Vec<_> = (0..100).map(|_| ns.waiting(V4)).collect();
     let runs = || PathBuf::from(fifos.path("runs")).exists();
-    assert!(poll_until(PATIENCE, runs), "the agent has found what is stuck, and its hook runs");
+    assert!(poll_until(patience(), runs), "the agent has found what is stuck, and its hook runs");
     assert_eq!(readers.map(waiting), before, "nothing was written");
     fifos.assert_answers();
     let took = terminate(&mut agent);

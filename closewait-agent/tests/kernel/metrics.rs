@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     agent::{Agent, finish, run_command},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     confinement::{LASTING, assert_confined},
     leftovers,
     net::{Namespace, V4},
@@ -43,7 +43,7 @@ impl Scraped {
     /// Waits until a line of the page of metrics is as `wanted`, and returns the page.
     fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut page = String::new();
-        let found = poll_until(PATIENCE, || {
+        let found = poll_until(patience(), || {
             self.agent.watch(Duration::from_millis(100));
             page = self.get("/metrics");
             wanted(&page)

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     agent::{Agent, finish, run_command},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     confinement::{LASTING, assert_confined},
     leftovers,
     net::{Namespace, V4},
@@ -62,7 +62,7 @@ fn a_confined_agent_exports_metrics_and_events_and_its_end() {
     let (leak, _fin) = ns.waiting(V4);
     let mut received = Vec::new();
     let mut wait_for = |what: &str, wanted: &dyn Fn(&[Exported]) -> bool| {
-        let found = poll_until(PATIENCE, || {
+        let found = poll_until(patience(), || {
             received.extend(requests.try_iter());
             wanted(&received)
         });

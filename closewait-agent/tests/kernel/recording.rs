@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Finished, binary, closewait, finish, run_command},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     logging::Fifos,
     net::{Namespace, V4, V6},
     setup::NOBODY,
@@ -149,7 +149,7 @@ fn what_a_shell_hands_over_is_recorded_to() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     // The shell does not wait for `cat`.
     let replay = || finish(&mut closewait(&["replay", recording.path()]));
-    assert!(poll_until(PATIENCE, || replay().stdout == ended.stdout), "{ended:?}\n{:?}", replay());
+    assert!(poll_until(patience(), || replay().stdout == ended.stdout), "{ended:?}\n{:?}", replay());
 }
 
 #[test]

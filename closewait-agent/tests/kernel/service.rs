@@ -23,7 +23,7 @@ use rustix::{
 
 use crate::{
     agent::{Agent, run_command},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     confinement::{LASTING, assert_confined},
     hooks::Hook,
     net::{Namespace, V4},
@@ -85,7 +85,7 @@ impl Manager {
     /// Waits for a message that begins like this, after the first `from` ones. Returns its index.
     fn wait_for(&mut self, from: usize, start: &str) -> usize {
         let mut found = None;
-        poll_until(PATIENCE, || {
+        poll_until(patience(), || {
             self.receive();
             found = self.received.iter().skip(from).position(|message| message.starts_with(start));
             found.is_some()
@@ -235,7 +235,7 @@ fn hooks_do_not_get_the_managers_variables_and_their_filter_is_reloaded() {
     reload(&mut manager, &agent, &settings("low").replace("300ms", "400ms"));
     let (third, _fin) = ns.waiting(V4);
     agent.wait_for_socket("stuck", &third.id);
-    assert!(poll_until(PATIENCE, || done.exists()), "the new filter");
+    assert!(poll_until(patience(), || done.exists()), "the new filter");
     let environment = hook.read("env");
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
         assert!(!environment.contains(name), "{environment}");

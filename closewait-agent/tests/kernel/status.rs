@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     ability::{Ability, can},
     agent::{Agent, Finished, closewait, finish},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     leftovers,
     net::{Namespace, V4},
     schema,
@@ -37,7 +37,7 @@ impl Server {
         command.arg(&script).arg("s3cret").stdin(socket).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("a shell");
         let stat = format!("/proc/{}/stat", child.id());
-        poll_until(PATIENCE, || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
+        poll_until(patience(), || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
         Self { child, script }
     }
 
@@ -107,7 +107,7 @@ fn a_stopped_server_is_named_by_its_script_with_the_command_that_helps() {
     let _stuck = agent.wait_for_socket("stuck", &pair.id);
     let asked = ["status", "--socket", &path];
     // A socket that is seconds old can still be on its way to the program.
-    poll_until(PATIENCE, || {
+    poll_until(patience(), || {
         agent.watch(Duration::from_millis(200));
         group(&server, port, &asked).0["verdict"]["class"] == "hung"
     });

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Running, closewait, finish, read_in_background},
-    clock::{PATIENCE, boot_seconds, slowness},
+    clock::{boot_seconds, patience, slowness},
     control::Folder,
     listing::list_at,
     many::ten_thousand,
@@ -40,7 +40,7 @@ impl Tail {
     }
 
     fn next(&self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a line");
+        let line = self.lines.recv_timeout(patience()).expect("a line");
         let event: Value = serde_json::from_str(&line).expect("JSON");
         if event["event"] != "missed" {
             schema::check_event(&event);

@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::{
     ability::{self, Ability, can},
     agent::{Agent, Running, closewait, finish},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     fuse::{FileSystem, Mode},
     listing::{list, of_namespace},
     net::{Id, Namespace, Pair, V4},
@@ -79,7 +79,7 @@ fn a_process_whose_start_hangs_is_read_as_far_as_it_answers_and_again_when_it_do
     // An agent that finds it at its start ends, too.
     ends(Agent::start(&["--stuck-after", "300ms"]));
     hung.set(Mode::Answers);
-    let seen = poll_until(PATIENCE, || {
+    let seen = poll_until(patience(), || {
         let process = &list_in_time(&ns)[&id]["process"];
         process["comm"] == "sleep" && process["unseen"].as_array().is_some_and(Vec::is_empty)
     });
@@ -307,7 +307,7 @@ fn list_in_time(ns: &Namespace) -> BTreeMap<Id, Value> {
 /// Returns the same as soon as it has the owner of this socket, which it lacks for young ones.
 fn list_with_process(ns: &Namespace, id: &Id) -> BTreeMap<Id, Value> {
     let mut listed = BTreeMap::new();
-    let seen = poll_until(PATIENCE, || {
+    let seen = poll_until(patience(), || {
         listed = list_in_time(ns);
         listed.get(id).is_some_and(|row| row["process"].is_object())
     });

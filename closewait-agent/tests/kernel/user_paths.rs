@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     agent::{Agent, Ended, Running, closewait, finish, read_in_background, run_command},
-    clock::{PATIENCE, boot_seconds, poll_until, slowness},
+    clock::{boot_seconds, patience, poll_until, slowness},
     fuse::{FileSystem, Mode},
     net::{Namespace, V4},
 };
@@ -179,7 +179,7 @@ fn a_hook_whose_path_hangs_holds_up_no_other_and_no_end() {
     helper.ask("stuck", "2");
     helper.ask("pileup", "3");
     let began = boot_seconds();
-    assert!(poll_until(PATIENCE, || Path::new(&done).exists()), "the other hook has not run");
+    assert!(poll_until(patience(), || Path::new(&done).exists()), "the other hook has not run");
     let took = boot_seconds() - began;
     assert!(took < 2.0 * f64::from(slowness()), "it took {took} s");
     thread::sleep(Duration::from_secs(3) * slowness());

@@ -23,7 +23,7 @@ use rustix::{
 
 use crate::{
     agent::{Running, finish},
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     memory::unified,
 };
 
@@ -31,7 +31,7 @@ use crate::{
 const LONG: Duration = Duration::from_secs(1000);
 
 fn until(what: &str, done: impl FnMut() -> bool) {
-    assert!(poll_until(PATIENCE, done), "{what}");
+    assert!(poll_until(patience(), done), "{what}");
 }
 
 fn inspect(pid: u32) -> Process {

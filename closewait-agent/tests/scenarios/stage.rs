@@ -13,7 +13,7 @@ use std::{
 use crate::{
     agent::Running,
     cgroup::Cgroup,
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     net::Namespace,
     proc,
 };
@@ -127,19 +127,19 @@ impl Stage {
 
     /// Waits until somebody listens at this port.
     pub(crate) fn listens(&self, port: u16) {
-        assert!(poll_until(PATIENCE, || proc::listens(&self.ns, port)), "nobody listens at {port}{}", self.said());
+        assert!(poll_until(patience(), || proc::listens(&self.ns, port)), "nobody listens at {port}{}", self.said());
     }
 
     /// Waits until a program has printed this.
     pub(crate) fn says(&self, text: &str) {
         let said = || fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text));
-        assert!(poll_until(PATIENCE, said), "nobody says {text:?}{}", self.said());
+        assert!(poll_until(patience(), said), "nobody says {text:?}{}", self.said());
     }
 
     /// Waits until at least `count` sockets are in CLOSE_WAIT.
     pub(crate) fn has_waiting(&self, count: usize) {
         let there = || proc::close_wait(&self.ns).len() >= count;
-        assert!(poll_until(PATIENCE, there), "{} are in CLOSE_WAIT{}", proc::close_wait(&self.ns).len(), self.said());
+        assert!(poll_until(patience(), there), "{} are in CLOSE_WAIT{}", proc::close_wait(&self.ns).len(), self.said());
     }
 
     /// Returns a client that sends this and waits for nothing.
@@ -157,7 +157,7 @@ impl Stage {
     /// Returns a client that has received its answer.
     pub(crate) fn answered(&self, port: u16, path: &str) -> TcpStream {
         let mut client = self.ask(port, path);
-        client.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        client.set_read_timeout(Some(patience())).expect("a limit");
         let mut answer = Vec::new();
         while !answer.ends_with(b"ok\n") {
             let mut buffer = [0; 4096];
@@ -185,7 +185,7 @@ impl Drop for Stage {
         // A group can be removed once its processes have gone.
         self.programs.clear();
         if let Some(group) = self.cgroup.take() {
-            assert!(poll_until(PATIENCE, || group.remove()) || thread::panicking(), "the cgroup cannot be removed");
+            assert!(poll_until(patience(), || group.remove()) || thread::panicking(), "the cgroup cannot be removed");
         }
     }
 }

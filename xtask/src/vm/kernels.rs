@@ -129,6 +129,17 @@ impl Kernel {
         Ok(matrix.iter().filter(wanted).collect())
     }
 
+    /// Returns the index in the matrix of the kernel that names itself like this in `uname -r`. `None`: it has none of that series.
+    pub(super) fn place(arch: Arch, release: &str) -> Option<usize> {
+        let is_like = |kernel: &Self| {
+            let (series, flavor) = kernel.version.split_once('-').unwrap_or((kernel.version, ""));
+            release.strip_prefix(series).is_some_and(|rest| rest.starts_with('.')) && release.ends_with(flavor)
+        };
+        let places = Self::matrix(arch).iter().enumerate().filter(|(_, kernel)| is_like(kernel));
+        // The one with a flavor is more like it than the one without.
+        places.max_by_key(|(_, kernel)| kernel.version.len()).map(|(place, _)| place)
+    }
+
     /// Whether the kernel frees sockets that are in use (`bpf_iter_tcp_established_batch` in net/ipv4/tcp_ipv4.c), by the version
     /// that Debian names in `uname -v`: `#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-11-01)`. `None`: it names none.
     pub(super) fn has_broken_iterator(&self, build: &str) -> Option<bool> {
@@ -237,6 +248,15 @@ mod tests {
         assert_eq!(chosen(Arch::Aarch64, &["7.3-16k", "6.1"]).unwrap(), ["6.1", "7.3-16k"]);
         let error = chosen(Arch::X86_64, &["5.10", "7.3-16k"]).unwrap_err().to_string();
         assert!(error.contains("no Linux 7.3-16k for x86_64\nhint: choose from 5.10, 6.1,"), "{error}");
+    }
+
+    #[test]
+    fn a_release_has_the_place_of_its_series_and_flavor() {
+        let places = ["5.10.0-32-cloud-arm64", "7.3.4+deb13-cloud-arm64", "7.3.4+deb13-arm64-16k", "7.30.1", "7.3"];
+        assert_eq!(
+            places.map(|release| Kernel::place(Arch::Aarch64, release)),
+            [Some(0), Some(3), Some(4), None, None]
+        );
     }
 
     #[test]

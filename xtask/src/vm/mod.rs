@@ -44,9 +44,10 @@ const LAST_LINES: usize = 40;
 /// what only BTF gives: namespace, cookie and inode.
 const WITHOUT_BTF: [&str; 6] = ["abilities::", "classic::", "bad_input::", "without_btf", "no_btf", "neither_btf"];
 /// Tests whose names contain one of these depend on what differs between kernels. The others are about the agent alone.
-const OF_THE_KERNEL: [&str; 14] = [
+const OF_THE_KERNEL: [&str; 15] = [
     "abilities::",
     "accepting::",
+    "architecture::",
     "audit::",
     "classic::",
     "confinement::",
@@ -76,10 +77,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILTER", conflicts_with = "bless")]
     test: Option<String>,
     /// Run only the tests of what differs between kernels
-    #[arg(long, conflicts_with_all = ["bless", "test"])]
+    #[arg(long, conflicts_with = "test")]
     brief: bool,
-    /// Write the architecture's table to docs/kernels.md
-    #[arg(long, conflicts_with = "versions")]
+    /// Write the architecture's table to docs/kernels.md; only the rows of the kernels that are named
+    #[arg(long)]
     bless: bool,
 }
 
@@ -96,7 +97,7 @@ struct GuestBinaries {
     agent: PathBuf,
     /// The kernel tests.
     tests: PathBuf,
-    /// The agent's unit tests, if this machine cannot run all of them.
+    /// The agent's unit tests, if this machine cannot run all of them, and all are wanted.
     unit_tests: Option<PathBuf>,
 }
 
@@ -120,12 +121,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let work = dir.join("apt");
     kernels::download(&dir.join("kernels"), &work, arch, &kernels)?;
     let programs = Programs::find(&dir.join("programs"), &work, arch)?;
-    let binaries = build(workspace, arch)?;
     let wanted = match &options.test {
         Some(filter) => vec![filter.as_str()],
         None if options.brief => OF_THE_KERNEL.to_vec(),
         None => Vec::new(),
     };
+    let binaries = build(workspace, arch, wanted.is_empty())?;
     let parts = Parts { binaries, programs, arch, dir, wanted };
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
     let accelerator = Accelerator::probe(parts.guest(newest, "")?)?;
@@ -155,7 +156,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     table.verdict()?;
     if options.bless {
         let page = workspace.root.join(PAGE);
-        fs::write(&page, table.page(arch, &fs::read_to_string(&page)?)?)?;
+        fs::write(&page, table.page(arch, &fs::read_to_string(&page)?, !options.versions.is_empty())?)?;
         println!("wrote {PAGE}");
     }
     Ok(())
@@ -170,8 +171,8 @@ const fn packages(arch: Arch) -> &'static str {
 }
 
 /// The agent and its kernel tests as static files, optimized: a guest has no libraries, and a translating QEMU has no time
-/// for code that is not.
-fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
+/// for code that is not. `all`: also the unit tests, which no run of chosen tests needs.
+fn build(workspace: &Workspace, arch: Arch, all: bool) -> Result<GuestBinaries> {
     setup::run(workspace)?;
     let mut cargo = workspace.cargo("test");
     let (target, hint) = match arch {
@@ -182,8 +183,8 @@ fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
         }
         Arch::Aarch64 => (arch.target(), "its linker, rust-lld, comes with rustup's toolchains"),
     };
-    let is_foreign = !arch.is_of_this_machine();
-    if is_foreign {
+    let with_unit_tests = all && !arch.is_of_this_machine();
+    if with_unit_tests {
         cargo.arg("--lib");
     }
     setup::toolchain()?.add_target(target)?;
@@ -197,7 +198,7 @@ fn build(workspace: &Workspace, arch: Arch) -> Result<GuestBinaries> {
     Ok(GuestBinaries {
         agent: built("bin", "closewait")?,
         tests: built("test", "kernel")?,
-        unit_tests: is_foreign.then(|| built("lib", "closewait")).transpose()?,
+        unit_tests: with_unit_tests.then(|| built("lib", "closewait")).transpose()?,
     })
 }
 
@@ -231,6 +232,8 @@ impl Parts<'_> {
             }
         }
         let mut row = Row::read(case.kernel, case.hidden_btf, &boot.lines, boot.took);
+        // Without BTF the same tests are run either way.
+        row.brief = !self.wanted.is_empty() && !case.hidden_btf;
         row.trouble.extend(boot.trouble);
         for line in row.to_show(&boot.lines, LAST_LINES) {
             println!("{name} | {line}");

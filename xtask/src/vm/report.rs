@@ -42,6 +42,8 @@ const COLUMNS: [&str; 12] = [
     "MPTCP",
     "churn",
 ];
+/// Behind the release of a kernel whose types are hidden from the agent.
+const BTF_HIDDEN: &str = ", BTF hidden";
 /// The page docs/kernels.md around the table.
 const PAGE: &str = include_str!("page.md");
 
@@ -51,6 +53,8 @@ pub(super) struct Row {
     /// The version of the matrix, and what the kernel calls itself once it runs.
     name: String,
     hidden_btf: bool,
+    /// Whether only the tests of `--brief` were run.
+    pub(super) brief: bool,
     /// Whether the kernel has CVE-2026-74714. `None`: its version is unknown.
     broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
@@ -157,14 +161,15 @@ impl Row {
     }
 
     fn name(&self) -> String {
-        format!("{}{}", self.name, if self.hidden_btf { ", BTF hidden" } else { "" })
+        format!("{}{}", self.name, if self.hidden_btf { BTF_HIDDEN } else { "" })
     }
 
     fn tests(&self) -> String {
         let Some(summary) = &self.summary else { return "NOT FINISHED".to_owned() };
         let ignored = if summary.ignored > 0 { format!(", {} ignored", summary.ignored) } else { String::new() };
         let unit_tests = self.unit_tests.map(|count| format!(", {count} unit tests")).unwrap_or_default();
-        format!("{} run, {} failed{ignored}{unit_tests}", summary.run(), summary.failed)
+        let brief = if self.brief { " by `--brief`" } else { "" };
+        format!("{} run{brief}, {} failed{ignored}{unit_tests}", summary.run(), summary.failed)
     }
 
     /// The cells of the table.
@@ -187,8 +192,7 @@ pub(super) struct Table(pub(super) Vec<Row>);
 
 impl Table {
     pub(super) fn markdown(&self) -> String {
-        let header = format!("kernel | {} | CVE-2026-74714 | kernel log | tests", COLUMNS.join(" | "));
-        markdown::table(&header, self.0.iter().map(Row::cells))
+        markdown::table(&header(), self.0.iter().map(Row::cells))
     }
 
     /// The last line of the output.
@@ -204,14 +208,45 @@ impl Table {
     }
 
     /// Returns the whole of docs/kernels.md: this table for one architecture, and for each other one that of the page there is.
-    pub(super) fn page(&self, arch: Arch, before: &str) -> Result<String> {
+    /// `keeps_others`: the architecture's other boots keep the rows that they have there.
+    pub(super) fn page(&self, arch: Arch, before: &str, keeps_others: bool) -> Result<String> {
         let mut page = PAGE.to_owned();
         for other in Arch::value_variants() {
-            let table = if *other == arch { self.markdown() } else { section(before, *other)? };
+            let table = match *other == arch {
+                true if keeps_others => self.merged(arch, &section(before, arch)?)?,
+                true => self.markdown(),
+                false => section(before, *other)?,
+            };
             page = page.replace(&format!("{{{}}}\n", other.name()), &table);
         }
         Ok(page)
     }
+
+    /// Returns this table with the rows of a section for all other boots, in the order of the matrix.
+    fn merged(&self, arch: Arch, section: &str) -> Result<String> {
+        let place = |name: &str| {
+            let release = name.strip_suffix(BTF_HIDDEN);
+            Some((release.is_some(), Kernel::place(arch, release.unwrap_or(name))?))
+        };
+        let mut lines = section.lines();
+        // Under another header, the cells mean something else.
+        let is_same = lines.next() == Some(format!("| {} |", header()).as_str());
+        let kept = lines.filter(|_| is_same).filter_map(|line| {
+            let cells = line.strip_prefix("| ")?.strip_suffix(" |")?;
+            Some((place(cells.split(" | ").next()?)?, cells.to_owned()))
+        });
+        let mut rows: BTreeMap<_, _> = kept.collect();
+        for row in &self.0 {
+            let place = place(&row.name()).with_context(|| format!("no kernel of the matrix is Linux {}", row.name))?;
+            rows.insert(place, row.cells());
+        }
+        Ok(markdown::table(&header(), rows.into_values()))
+    }
+}
+
+/// Returns the cells of the table's header.
+fn header() -> String {
+    format!("kernel | {} | CVE-2026-74714 | kernel log | tests", COLUMNS.join(" | "))
 }
 
 /// Returns the section below the heading of an architecture: its table, or the line that there is none yet.
@@ -254,13 +289,38 @@ mod tests {
         let table = Table(vec![row]);
         assert!(table.markdown().contains("| 6.18.15-cloud | ? | tp_btf | ? |"), "{}", table.markdown());
         assert!(table.verdict().is_ok());
-        let page = table.page(Arch::Aarch64, &PAGE.replace("{x86_64}", "| of before |")).unwrap();
+        let page = table.page(Arch::Aarch64, &PAGE.replace("{x86_64}", "| of before |"), false).unwrap();
         for column in COLUMNS {
             assert!(page.contains(&format!("\n- **{column}**: ")), "page.md does not explain {column}");
         }
         assert!(page.contains("\n## x86_64\n\n| of before |\n\n"), "{page}");
         assert!(page.contains(&format!("\n## aarch64\n\n{}\n", table.markdown())), "{page}");
-        assert!(table.page(Arch::Aarch64, "# Kernels\n").is_err());
+        assert!(table.page(Arch::Aarch64, "# Kernels\n", false).is_err());
+    }
+
+    #[test]
+    fn a_run_of_some_kernels_replaces_their_rows_only() {
+        let of = |release: &str| {
+            let release = format!("closewait-vm: release {release}");
+            row(&[&[release.as_str()], &GOOD[1..]].concat())
+        };
+        let page = |table: &Table, before: &str, keeps| table.page(Arch::X86_64, before, keeps).unwrap();
+        let hidden = Row { hidden_btf: true, ..of("5.10.0-46") };
+        let all = Table(vec![of("5.10.0-46"), of("7.3.4+deb13"), hidden]);
+        let before = page(&all, &PAGE.replace("{aarch64}", "no table"), false);
+        let brief = Table(vec![Row { brief: true, ..of("7.3.5") }, of("6.1.0-9")]);
+        let after = page(&brief, &before, true);
+        let rows = |page: &str| -> Vec<String> {
+            let cells = page.lines().filter(|line| line.ends_with(" failed |")).map(|line| line.split(" | "));
+            cells.map(|mut cells| cells.next().unwrap_or_default().to_owned()).collect()
+        };
+        assert_eq!(rows(&after), ["| 5.10.0-46", "| 6.1.0-9", "| 7.3.5", "| 5.10.0-46, BTF hidden"], "{after}");
+        assert!(after.contains("| clean | 12 run by `--brief`, 0 failed |\n"), "{after}");
+        assert_eq!(rows(&page(&brief, &before, false)), ["| 7.3.5", "| 6.1.0-9"]);
+        // Rows of other columns are dropped, and each kernel that was run has a place.
+        let other_columns = before.replace("| kernel | pages |", "| kernel |");
+        assert_eq!(rows(&page(&brief, &other_columns, true)), ["| 6.1.0-9", "| 7.3.5"]);
+        assert!(Table(vec![of("8.0.1")]).page(Arch::X86_64, &before, true).is_err());
     }
 
     #[test]

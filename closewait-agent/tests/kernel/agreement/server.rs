@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use crate::{
-    clock::{PATIENCE, poll_until},
+    clock::{patience, poll_until},
     net::{Namespace, V4},
     socket::check,
 };
@@ -79,7 +79,7 @@ impl Server {
     /// Sends requests at a steady rate, and closes each connection after the answer, or when the client has lost patience: early if
     /// the server hangs. Returns the number of requests without an answer. All connections are closed then.
     pub(super) fn ask(&self, ns: &Namespace, requests: usize, hangs: bool) -> usize {
-        let patience = if hangs { CLIENT_PATIENCE } else { PATIENCE };
+        let patience = if hangs { CLIENT_PATIENCE } else { patience() };
         ns.run(|| {
             let mut unanswered = Vec::new();
             for _ in 0..requests {
