@@ -3,7 +3,7 @@
 //! It comes from cargo's own answer, with the checksums of Cargo.lock. The crates that write this format have 60 others, which the
 //! first `cargo xtask run` on a machine would build, too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use flate2::{Compression, write::ZlibEncoder};
 use serde_json::json;
@@ -90,10 +90,10 @@ impl Linked {
         };
         let (mut reached, mut open) = (BTreeMap::new(), vec![agent.clone()]);
         while let Some(id) = open.pop() {
-            if !reached.contains_key(&id) {
-                let dependencies = linked(&id);
+            if let Entry::Vacant(new) = reached.entry(id) {
+                let dependencies = linked(new.key());
                 open.extend(dependencies.iter().cloned());
-                reached.insert(id, dependencies);
+                new.insert(dependencies);
             }
         }
         // Not by identifiers, which have the paths of this machine.
