@@ -129,6 +129,14 @@ impl Arch {
         }
     }
 
+    /// Name in Debian's packages and in Go, which nfpm and container images take.
+    pub(crate) fn debian_name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
     /// Target of the compiler. Its linker is in .cargo/config.toml.
     pub(crate) fn target(self) -> &'static str {
         match self {

@@ -39,6 +39,7 @@ mod test;
 mod tidy;
 mod venv;
 mod vm;
+mod yaml;
 
 /// Sets up, builds, tests, checks and measures closewait.
 #[derive(Parser)]

@@ -80,15 +80,7 @@ impl Manager {
 
 /// Installs, upgrades and removes a package in a clean root folder. The container's console goes to `log`.
 pub(super) fn run(root: &Path, log: &Path, manager: Manager, versions: &Versions) -> Result<()> {
-    for (version, name) in [(&versions.first, "first"), (&versions.second, "second")] {
-        let package = version.file_name().context("a package has no name")?;
-        let dir = root.join("opt").join(name);
-        fs::create_dir(&dir)?;
-        fs::copy(version, dir.join(package))?;
-    }
-    let inside =
-        |version: &Path, name: &str| format!("/opt/{name}/{}", version.file_name().unwrap_or_default().display());
-    let (first, second) = (inside(&versions.first, "first"), inside(&versions.second, "second"));
+    let (first, second) = (place(root, &versions.first, "first")?, place(root, &versions.second, "second")?);
     without_systemd(root, manager, &first)?;
     let container = Nspawn::boot(root, log, &["--private-network"])?;
     let tried = with_systemd(root, &container, manager, [&first, &second]);
@@ -96,6 +88,14 @@ pub(super) fn run(root: &Path, log: &Path, manager: Manager, versions: &Versions
         println!("{}", container.run(&["journalctl", "--no-pager", "--boot"]).unwrap_or_default());
     }
     tried
+}
+
+/// Copies a package into a folder of the root folder, and returns its path there.
+fn place(root: &Path, package: &Path, folder: &str) -> Result<String> {
+    let inside = format!("opt/{folder}/{}", package.file_name().context("a package has no name")?.display());
+    fs::create_dir(root.join("opt").join(folder))?;
+    fs::copy(package, root.join(&inside))?;
+    Ok(format!("/{inside}"))
 }
 
 /// The beginning of a command that runs another one in a container of its own, in which systemd does not run.
@@ -117,16 +117,7 @@ pub(super) fn without_init(root: &Path) -> Result<Command> {
 fn without_systemd(root: &Path, manager: Manager, package: &str) -> Result<()> {
     let before = lists::paths(root)?;
     let run = |command: &[&str]| -> Result<()> {
-        let mut nspawn = Command::new(exec::find("systemd-nspawn")?);
-        nspawn.args([
-            "--quiet",
-            "--register=no",
-            "--keep-unit",
-            "--link-journal=no",
-            "--private-network",
-            "--console=pipe",
-        ]);
-        let output = nspawn.arg("--directory").arg(root).args(command).stdin(Stdio::null()).output()?;
+        let output = without_init(root)?.args(command).stdin(Stdio::null()).output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         let complains = stderr.lines().any(|line| !HARMLESS.iter().any(|start| line.starts_with(start)));
         ensure!(output.status.success() && !complains, "{} without systemd: {stderr}", command.join(" "));

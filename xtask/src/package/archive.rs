@@ -31,7 +31,8 @@ pub(super) fn write(path: &Path, files: &ArchivedFiles, seconds: u64) -> Result<
     archive.into_inner()?.finish()?.flush().with_context(|| format!("writing {} failed", path.display()))
 }
 
-fn header(kind: EntryType, mode: u32, size: u64, seconds: u64) -> Header {
+/// Returns the header of an entry: of user 0 without a name.
+pub(super) fn header(kind: EntryType, mode: u32, size: u64, seconds: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);

@@ -1,9 +1,7 @@
 //! contrib/package/nfpm.yaml as the one list of what people get: nfpm reads it for the packages, this module for the archive.
 
-use saphyr::{LoadableYamlNode as _, Yaml};
-
 use super::native::Format;
-use crate::prelude::*;
+use crate::{prelude::*, yaml};
 
 /// The file for nfpm.
 pub(super) const YAML: &str = "contrib/package/nfpm.yaml";
@@ -52,15 +50,14 @@ pub(crate) fn read(root: &Path) -> Result<Vec<PackagedFile>> {
 }
 
 /// Parses the list; `files_in` returns the names of the files in a folder of the repository.
-fn parse(yaml: &str, files_in: impl Fn(&str) -> Result<Vec<String>>) -> Result<Vec<PackagedFile>> {
-    let documents = Yaml::load_from_str(yaml)?;
-    let contents = documents.first().and_then(|document| document.as_mapping_get("contents"));
+fn parse(text: &str, files_in: impl Fn(&str) -> Result<Vec<String>>) -> Result<Vec<PackagedFile>> {
+    let documents = yaml::documents(text)?;
+    let contents = documents.first().and_then(|document| document["contents"].as_array());
     let mut files = Vec::new();
-    for content in contents.and_then(Yaml::as_vec).context("it has no list `contents`")? {
-        let text = |name: &str| content.as_mapping_get(name).and_then(Yaml::as_str);
+    for content in contents.context("it has no list `contents`")? {
+        let text = |name: &str| content[name].as_str();
         let destination = text("dst").context("an entry has no `dst`")?;
-        let mode = content.as_mapping_get("file_info").and_then(|info| info.as_mapping_get("mode"));
-        let mode = mode.and_then(Yaml::as_integer).with_context(|| format!("{destination} has no mode"))?;
+        let mode = content["file_info"]["mode"].as_u64().with_context(|| format!("{destination} has no mode"))?;
         let file = |source: Option<String>, destination: String| -> Result<PackagedFile> {
             let packager = text("packager").map(str::to_owned);
             Ok(PackagedFile { source, destination, mode: u32::try_from(mode)?, packager })

@@ -12,10 +12,9 @@ use std::{
 
 use flate2::{Compression, GzBuilder};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use tar::{Builder, EntryType, Header};
+use tar::{Builder, EntryType};
 
-use super::Release;
+use super::{Release, archive, sha256};
 use crate::dist::Arch;
 use crate::prelude::*;
 
@@ -117,7 +116,7 @@ fn layout(programs: &[(Arch, Vec<u8>)], licenses: &[(&str, Vec<u8>)], release: &
         let compressed = compress(&tar)?;
         let layer = blob(&mut blobs, LAYER, compressed);
         let config = json!({
-            "architecture": go_name(*arch),
+            "architecture": arch.debian_name(),
             "config": {
                 "Cmd": ["run"],
                 // For `exec` in a container.
@@ -142,7 +141,7 @@ fn layout(programs: &[(Arch, Vec<u8>)], licenses: &[(&str, Vec<u8>)], release: &
             "schemaVersion": 2,
         });
         let mut manifest = blob(&mut blobs, MANIFEST, serde_json::to_vec(&manifest)?);
-        manifest["platform"] = json!({ "architecture": go_name(*arch), "os": "linux" });
+        manifest["platform"] = json!({ "architecture": arch.debian_name(), "os": "linux" });
         if *arch == Arch::Aarch64 {
             manifest["platform"]["variant"] = json!("v8");
         }
@@ -163,17 +162,17 @@ fn layout(programs: &[(Arch, Vec<u8>)], licenses: &[(&str, Vec<u8>)], release: &
 }
 
 /// The only layer.
-fn layer(program: &[u8], licenses: &[(&str, Vec<u8>)], epoch: u64) -> Result<Vec<u8>> {
+fn layer(program: &[u8], licenses: &[(&str, Vec<u8>)], seconds: u64) -> Result<Vec<u8>> {
     let mut files = vec![File { path: PROGRAM.to_owned(), mode: 0o755, content: program.to_vec() }];
     for (name, text) in licenses {
         files.push(File { path: format!("{DOCUMENTS}/{name}"), mode: 0o644, content: text.clone() });
     }
     let documents = [("usr/share/doc/", 0o755), ("usr/share/doc/closewait/", 0o755)];
-    tar(&[&FOLDERS[..], &documents].concat(), files, epoch)
+    tar(&[&FOLDERS[..], &documents].concat(), files, seconds)
 }
 
 /// Returns a tar file with folders and files in the order of their names, of user 0.
-fn tar(folders: &[(&str, u32)], mut files: Vec<File>, epoch: u64) -> Result<Vec<u8>> {
+fn tar(folders: &[(&str, u32)], mut files: Vec<File>, seconds: u64) -> Result<Vec<u8>> {
     files.extend(folders.iter().map(|(path, mode)| File {
         path: (*path).to_owned(),
         mode: *mode,
@@ -182,20 +181,13 @@ fn tar(folders: &[(&str, u32)], mut files: Vec<File>, epoch: u64) -> Result<Vec<
     files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     // Two architectures may share a blob.
     files.dedup_by(|a, b| a.path == b.path);
-    let mut archive = Builder::new(Vec::new());
+    let mut builder = Builder::new(Vec::new());
     for File { path, mode, content } in files {
-        let mut header = Header::new_ustar();
-        header.set_path(&path).with_context(|| format!("{path} is too long for a tar file"))?;
-        header.set_entry_type(if path.ends_with('/') { EntryType::Directory } else { EntryType::Regular });
-        header.set_mode(mode);
-        header.set_mtime(epoch);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        archive.append(&header, content.as_slice()).context("writing a tar file in memory failed")?;
+        let kind = if path.ends_with('/') { EntryType::Directory } else { EntryType::Regular };
+        let mut header = archive::header(kind, mode, content.len() as u64, seconds);
+        builder.append_data(&mut header, &path, content.as_slice()).context("writing a tar file in memory failed")?;
     }
-    archive.into_inner().context("writing a tar file in memory failed")
+    builder.into_inner().context("writing a tar file in memory failed")
 }
 
 /// Compresses with gzip, without a time or a name.
@@ -213,17 +205,7 @@ fn blob(blobs: &mut Vec<File>, media_type: &str, content: Vec<u8>) -> Value {
 }
 
 fn digest(content: &[u8]) -> String {
-    let hash = Sha256::digest(content);
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digits}")
-}
-
-/// Name of an architecture in images, as in Go.
-fn go_name(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "amd64",
-        Arch::Aarch64 => "arm64",
-    }
+    format!("sha256:{}", sha256(content))
 }
 
 #[cfg(test)]

@@ -133,13 +133,16 @@ fn write_sums(dir: &Path) -> Result<Vec<(String, u64)>> {
     names.sort();
     let mut sums = String::new();
     for name in &names {
-        let hash = Sha256::digest(fs::read(dir.join(name))?);
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        sums += &format!("{hex}  {name}\n");
+        sums += &format!("{}  {name}\n", sha256(&fs::read(dir.join(name))?));
     }
     fs::write(dir.join(SUMS), sums)?;
     names.push(SUMS.to_owned());
     names.into_iter().map(|name| Ok((name.clone(), fs::metadata(dir.join(name))?.len()))).collect()
+}
+
+/// Returns the checksum in hexadecimal digits.
+fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The table of docs/install.md.

@@ -79,7 +79,7 @@ impl Nfpm {
                 .env("CLOSEWAIT_VERSION", &release.version)
                 // nfpm would package a link as a link.
                 .env("CLOSEWAIT_BINARY", fs::canonicalize(binary)?)
-                .env("NFPM_ARCH", go_name(arch)),
+                .env("NFPM_ARCH", arch.debian_name()),
         )?;
         let path = printed.lines().find_map(|line| line.strip_prefix("created package: "));
         Ok(path.with_context(|| format!("nfpm names no package: {printed}"))?.into())
@@ -107,14 +107,6 @@ fn stage(root: &Path, tree: &Path, release: &Release) -> Result<()> {
         fs::File::options().write(true).open(&copy)?.set_modified(time)?;
     }
     Ok(())
-}
-
-/// Go's name of an architecture, which nfpm translates for each format.
-fn go_name(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "amd64",
-        Arch::Aarch64 => "arm64",
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,12 @@ use std::ffi::OsString;
 
 use fs_err::os::unix::fs::symlink;
 
-use super::{Toolchain, cargo_install, choice::LINKER_VERSION, step};
+use super::{Toolchain, choice::LINKER_VERSION, step};
 use crate::prelude::*;
+
+/// Beginnings of variables that change how cargo builds: the linker is built the same way whatever the caller's are.
+const UNWANTED: &str = "RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTC_BOOTSTRAP \
+    LD_LIBRARY_PATH LLVM_ CARGO_INSTALL_ROOT CARGO_BUILD_ CARGO_PROFILE_ CARGO_TARGET_ CARGO_PKG_ CARGO_MANIFEST_";
 
 /// Builds the linker and installs it in `dir/bin`.
 pub(super) fn install(dir: &Path, toolchain: &Toolchain) -> Result<()> {
@@ -15,9 +19,15 @@ pub(super) fn install(dir: &Path, toolchain: &Toolchain) -> Result<()> {
         llvm_major.context("`rustc -vV` shows no LLVM version; is rustc a compiler from rust-lang.org?")?;
     let prefix = llvm_prefix(dir, toolchain, llvm_major)?;
     let build_dir = dir.join("bpf-linker-build");
-    let mut command = cargo_install(dir, "bpf-linker", LINKER_VERSION);
-    // Not optimized: LLVM, which does the work, is a library that exists.
-    command.args(["--debug", "--no-default-features", "--features", &format!("llvm-{llvm_major}")]);
+    let mut command = Command::new(exec::cargo_program());
+    command
+        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force", "--no-default-features"])
+        // Not optimized: LLVM, which does the work, is a library that exists.
+        .args(["--debug", "--features", &format!("llvm-{llvm_major}"), "--root"])
+        .arg(dir)
+        // Outside the workspace's Cargo.toml, which is not about this package.
+        .current_dir(dir);
+    exec::remove_env(&mut command, |name| UNWANTED.split(' ').any(|beginning| name.starts_with(beginning)));
     // Encoded, because the toolchain's path may have a space in it.
     let mut flags = OsString::from("-Clink-arg=-Wl,-rpath,");
     flags.push(toolchain.sysroot.join("lib"));

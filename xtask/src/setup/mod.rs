@@ -14,10 +14,6 @@ use choice::Missing;
 
 use crate::prelude::*;
 
-/// Beginnings of variables that change how cargo builds: programs are built the same way whatever the caller's are.
-const UNWANTED: &str = "RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTC_BOOTSTRAP \
-    LD_LIBRARY_PATH LLVM_ CARGO_INSTALL_ROOT CARGO_BUILD_ CARGO_PROFILE_ CARGO_TARGET_ CARGO_PKG_ CARGO_MANIFEST_";
-
 /// The compiler that cargo uses.
 pub(crate) struct Toolchain {
     /// What `rustc -vV` prints.
@@ -118,18 +114,6 @@ fn install_std_source(toolchain: &Toolchain, place: &Path) -> Result<()> {
             place.display()
         )
     })
-}
-
-/// Returns the command that builds a program and installs it in `dir/bin`.
-fn cargo_install(dir: &Path, package: &str, version: &str) -> Command {
-    let mut command = Command::new(exec::cargo_program());
-    command
-        .args(["install", package, "--version", version, "--locked", "--force", "--root"])
-        .arg(dir)
-        // Outside the workspace's Cargo.toml, which is not about this package.
-        .current_dir(dir);
-    exec::remove_env(&mut command, |name| UNWANTED.split(' ').any(|beginning| name.starts_with(beginning)));
-    command
 }
 
 /// Runs one step and reports it in one line, with its duration.

@@ -13,14 +13,6 @@ pub(super) struct Apt {
     arch: Arch,
 }
 
-/// Returns the name that Debian has for an architecture.
-pub(super) const fn debian_name(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "amd64",
-        Arch::Aarch64 => "arm64",
-    }
-}
-
 impl Apt {
     /// Empties `work` and prepares it for these suites, at the machine's own mirror.
     pub(super) fn new(work: &Path, arch: Arch, suites: &[&str]) -> Result<Self> {
@@ -88,7 +80,7 @@ impl Apt {
         ] {
             command.arg("-o").arg(format!("{option}={}", path.display()));
         }
-        let arch = debian_name(self.arch);
+        let arch = self.arch.debian_name();
         command.args(["-o", &format!("APT::Architecture={arch}"), "-o", &format!("APT::Architectures={arch}")]);
         // The target folder is not open to apt's own user, which downloads when root asks.
         command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=2"]);

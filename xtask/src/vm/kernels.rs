@@ -213,7 +213,7 @@ fn numbers(name: &str) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::apt::debian_name, *};
+    use super::*;
 
     #[test]
     fn the_iterator_is_broken_before_the_fix_of_its_series() {
@@ -265,7 +265,7 @@ mod tests {
             let matrix = Kernel::matrix(arch);
             let packages: BTreeSet<_> = matrix.iter().flat_map(|kernel| kernel.packages).collect();
             assert_eq!(packages.len(), matrix.iter().map(|kernel| kernel.packages.len()).sum::<usize>());
-            let of_it = |package: &str| package.contains(debian_name(arch));
+            let of_it = |package: &str| package.contains(arch.debian_name());
             assert!(packages.iter().all(|package| of_it(package)), "{packages:?}");
         }
     }

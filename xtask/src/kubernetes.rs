@@ -1,9 +1,7 @@
 //! `cargo xtask kubernetes`: the manifests of contrib/kubernetes, rendered by kubectl and compared with the schemas of Kubernetes.
 
-pub(crate) mod yaml;
-
 use crate::prelude::*;
-use crate::{root, venv::Venv};
+use crate::{root, venv::Venv, yaml};
 
 /// Folder of the manifests.
 const MANIFESTS: &str = "contrib/kubernetes";
