@@ -1,7 +1,7 @@
 //! Limits of collections, and functions that free their memory after a peak.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     hash::{BuildHasher, Hash},
 };
 
@@ -58,6 +58,12 @@ pub(super) fn keep_owner(found: &mut Vec<Owner>, owner: Owner, quota: &mut Quota
     } else if quota.take() {
         found.push(owner);
     }
+}
+
+/// Whether some of the descriptors, but not all, are those of these processes.
+pub(super) fn some_are_of(owners: &[Owner], pids: &BTreeSet<u32>) -> bool {
+    let is_of = |owner: &Owner| pids.contains(&owner.task.pid);
+    owners.len() > 1 && owners.iter().any(is_of) && !owners.iter().all(is_of)
 }
 
 /// Frees the memory of a map that is nearly empty.

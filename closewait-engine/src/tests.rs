@@ -1,6 +1,7 @@
 pub(crate) mod any_times;
 mod late;
 mod lossy;
+mod passing;
 mod progress;
 
 use super::{

@@ -1,7 +1,7 @@
 //! Reads of owners, cgroups and namespaces for the engine: the I/O of an [`InspectionRequest`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     os::{
@@ -209,6 +209,10 @@ impl Inspector {
         let mut processes = sampling.finish(at);
         let workloads = processes.iter_mut().filter_map(|process| process.workload.as_deref_mut());
         self.pod_names.add(workloads, POD_INTERVAL, &mut Patience::for_one_read());
+        let read: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
+        for pid in request.processes.iter().copied().filter(|pid| !read.contains(pid) && ended::has_ended(*pid)) {
+            each(ScanItem::fact(InspectionFact::Ended { pid }));
+        }
         for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }

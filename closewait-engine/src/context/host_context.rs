@@ -11,7 +11,7 @@ use super::{connections::Connections, peer_ends::PeerEnds};
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
     flow::group_key::FlowKey,
-    limits::{Quota, keep_owner},
+    limits::{Quota, keep_owner, some_are_of},
     model::{
         InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PeerQuestion, PortCloses, ProxyPeer, Role, Socket,
         SocketKey, SocketLocation, WatchedPort,
@@ -44,6 +44,9 @@ const MAX_PROCESS_AGE: Duration = Duration::from_secs(15);
 /// Age at which an inspection searches for the tools of the host again.
 const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Age up to which a process may still be between `fork` and `exec`, where it has all descriptors of its parent.
+const MAX_FORK_AGE: Duration = Duration::from_millis(250);
+
 /// Minimum time for which a port is watched before an absence of closes is evidence.
 const MIN_WATCH: Duration = Duration::from_secs(10);
 
@@ -57,6 +60,9 @@ pub(crate) struct HostContext {
     blind: Option<String>,
     processes: BTreeMap<u32, Process>,
     inspected: BTreeMap<u32, BootTime>,
+    /// Processes that had ended when the running inspection wanted to read them.
+    #[serde(default)]
+    ended: BTreeSet<u32>,
     connections: Connections,
     /// Watched ports, each with the time at which the engine requested it.
     watched: BTreeMap<WatchedPort, BootTime>,
@@ -86,6 +92,7 @@ impl Default for HostContext {
             blind: None,
             processes: BTreeMap::new(),
             inspected: BTreeMap::new(),
+            ended: BTreeSet::new(),
             connections: Connections::default(),
             watched: BTreeMap::new(),
             closes: BTreeMap::new(),
@@ -179,6 +186,7 @@ impl HostContext {
                     process.missing_tools.clone_from(&self.missing_tools);
                 }
             }
+            InspectionFact::Ended { pid } => drop(self.ended.insert(pid)),
             InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
             InspectionFact::Closes(closes) => {
@@ -232,6 +240,19 @@ impl HostContext {
     /// Ends an inspection, after all of its facts.
     pub(crate) fn inspection_ended(&mut self) {
         self.connections.inspection_ended();
+    }
+
+    /// Returns the processes that a scan at `scanned` may have found between `fork` and `exec`, or shortly before their end, and drops
+    /// them as owners of listeners that another process also owns.
+    pub(crate) fn drop_passing(&mut self, scanned: BootTime) -> BTreeSet<u32> {
+        let is_new =
+            |process: &&Process| process.started_ns.is_some_and(|started| scanned < BootTime(started) + MAX_FORK_AGE);
+        let mut passing = std::mem::take(&mut self.ended);
+        passing.extend(self.processes.values().filter(is_new).map(|process| process.pid));
+        for seen in self.listeners.values_mut().filter(|seen| some_are_of(&seen.owners, &passing)) {
+            seen.owners.retain(|owner| !passing.contains(&owner.task.pid));
+        }
+        passing
     }
 
     /// Returns the facts that an inspection at `now` reads about the given sockets and their owners.

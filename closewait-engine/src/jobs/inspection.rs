@@ -239,6 +239,10 @@ impl Engine {
     /// Records the end of an inspection of owners.
     pub(crate) fn owners_inspected(&mut self, at: BootTime) {
         self.host_context.inspection_ended();
+        let passing = self.scanned.map(|scanned| self.host_context.drop_passing(scanned));
+        if let Some(passing) = passing.filter(|passing| !passing.is_empty()) {
+            self.tracker.drop_owners(&passing);
+        }
         self.inspected_owners_at = self.inspected_owners_at.max(Some(at));
     }
 

@@ -318,6 +318,11 @@ pub enum InspectionFact {
         #[serde(default)]
         missing: BTreeSet<Tool>,
     },
+    /// An owner had ended when the agent wanted to read it.
+    Ended {
+        /// The process.
+        pid: u32,
+    },
     /// Location of a socket without an owner.
     Location {
         /// Inode of the socket.

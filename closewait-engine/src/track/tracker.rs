@@ -7,7 +7,7 @@
 mod restored;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::{Quota, keep_owner, shrink},
+    limits::{Quota, keep_owner, shrink, some_are_of},
     model::{Dwell, Endpoint, KeySecret, Owner, Role, Since, Socket, SocketKey},
     time::BootTime,
     track::hashing::{FastState, KeyedState, by_key},
@@ -322,6 +322,18 @@ impl Tracker {
         for (_, key) in self.schedule.iter() {
             if let Some(tracked) = self.sockets.get_mut(&key) {
                 TrackedSocket::owner_scan_ended(tracked, key, scan, &mut role);
+            }
+        }
+    }
+
+    /// Drops the descriptors of these processes from sockets that another process also owns.
+    pub(crate) fn drop_owners(&mut self, pids: &BTreeSet<u32>) {
+        for (_, key) in self.schedule.iter() {
+            let Some(tracked) = self.sockets.get_mut(&key) else { continue };
+            // A change would copy a socket that a checkpoint shares.
+            if tracked.owners.as_deref().is_some_and(|owners| some_are_of(owners, pids)) {
+                let owners = Arc::make_mut(tracked).owners.iter_mut();
+                owners.for_each(|owners| owners.retain(|owner| !pids.contains(&owner.task.pid)));
             }
         }
     }

@@ -13,10 +13,63 @@ pub(super) struct Claim {
     /// Incident; `Some(None)` for a group without one.
     pub(super) id: Option<Option<String>>,
     pub(super) severity: Option<String>,
+    /// Summary, without the numbers in `moving`.
     pub(super) summary: Option<String>,
+    pub(super) moving: Option<Moving>,
     pub(super) command: Option<String>,
     /// Class as people read it, in tables and lines.
     pub(super) label: Option<String>,
+}
+
+/// Numbers of a summary that also change while no socket enters or leaves: rate, and seconds until a limit is reached. They are equal if
+/// they can be those of two moments of one comparison.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Moving {
+    rate: Option<f64>,
+    seconds: Option<f64>,
+}
+
+impl PartialEq for Moving {
+    fn eq(&self, other: &Self) -> bool {
+        let close = |one: Option<f64>, other: Option<f64>, slack: f64| match (one, other) {
+            (Some(one), Some(other)) => (one - other).abs() <= slack + one.max(other) / 10.0,
+            _ => one.is_none() == other.is_none(),
+        };
+        close(self.rate, other.rate, 0.1) && close(self.seconds, other.seconds, 5.0)
+    }
+}
+
+/// Splits a summary into its words and its moving numbers: `hung: api[7] :80, 12 in CLOSE_WAIT, +5.9/s, full in 2m8s`.
+fn split(summary: &str) -> (String, Moving) {
+    let mut moving = Moving::default();
+    let words = summary.split(", ").map(|part| {
+        if let Some(rate) = part.strip_prefix('+').and_then(|part| part.strip_suffix("/s")) {
+            moving.rate = Some(rate.parse().unwrap_or_else(|error| panic!("{error}: {summary}")));
+            "rate"
+        } else if let Some((limit, time)) = part.split_once(" in ").filter(|(limit, _)| limit.ends_with("full")) {
+            moving.seconds = Some(seconds(time).unwrap_or_else(|| panic!("no duration: {summary}")));
+            limit
+        } else {
+            part
+        }
+    });
+    (words.collect::<Vec<_>>().join(", "), moving)
+}
+
+/// Returns the seconds of a duration as people read it: `37s`, `2m8s`, `1h3m`.
+fn seconds(text: &str) -> Option<f64> {
+    let text = text.trim_start_matches('<');
+    let mut sum = 0.0;
+    for part in text.split_inclusive(char::is_alphabetic) {
+        let factor = match part.chars().last()? {
+            's' => 1.0,
+            'm' => 60.0,
+            'h' => 3600.0,
+            _ => return None,
+        };
+        sum += factor * part.get(..part.len() - 1)?.parse::<f64>().ok()?;
+    }
+    Some(sum)
 }
 
 /// Group that is compared.
@@ -64,13 +117,15 @@ impl Claim {
     /// Reads the object of a group or of a `pileup` event, which has all members.
     pub(super) fn of_object(object: &Value) -> Self {
         let verdict = &object["verdict"];
+        let (summary, moving) = text(&object["summary"]).map(|summary| split(&summary)).unzip();
         let mut claim = Self {
             class: text(&verdict["class"]),
             certainty: text(&verdict["certainty"]),
             count: object["count"].as_u64(),
             id: Some(text(&object["id"])),
             severity: text(&object["severity"]),
-            summary: text(&object["summary"]),
+            summary,
+            moving,
             command: text(&object["command"]),
             label: None,
         };
@@ -97,19 +152,21 @@ impl Claim {
         }
     }
 
-    /// Fails if this claim of `output` contradicts `truth`, a claim with all members.
-    pub(super) fn check(&self, output: &str, truth: &Self) {
-        fn same<T: PartialEq + std::fmt::Debug>(output: &str, what: &str, own: &Option<T>, truth: &Option<T>) {
-            assert!(own.is_none() || own == truth, "{what} in {output}: {own:?}, but {truth:?} in `status`");
+    /// Returns the first contradiction of this claim of `output` to `truth`, a claim with all members.
+    pub(super) fn differs(&self, output: &str, truth: &Self) -> Option<String> {
+        fn member<T: PartialEq + std::fmt::Debug>(what: &str, own: &Option<T>, truth: &Option<T>) -> Option<String> {
+            (own.is_some() && own != truth).then(|| format!("{what}: {own:?}, but {truth:?} in `status`"))
         }
-        same(output, "class", &self.class, &truth.class);
-        same(output, "certainty", &self.certainty, &truth.certainty);
-        same(output, "count", &self.count, &truth.count);
-        same(output, "incident", &self.id, &truth.id);
-        same(output, "severity", &self.severity, &truth.severity);
-        same(output, "summary", &self.summary, &truth.summary);
-        same(output, "command", &self.command, &truth.command);
-        same(output, "label", &self.label, &truth.label);
+        let first = member("class", &self.class, &truth.class)
+            .or_else(|| member("certainty", &self.certainty, &truth.certainty))
+            .or_else(|| member("count", &self.count, &truth.count))
+            .or_else(|| member("incident", &self.id, &truth.id))
+            .or_else(|| member("severity", &self.severity, &truth.severity))
+            .or_else(|| member("summary", &self.summary, &truth.summary))
+            .or_else(|| member("rate or forecast", &self.moving, &truth.moving))
+            .or_else(|| member("command", &self.command, &truth.command))
+            .or_else(|| member("label", &self.label, &truth.label));
+        first.map(|what| format!("{output}: {what}"))
     }
 }
 
