@@ -136,7 +136,9 @@ fn subject(fact: &Observation) -> Subject<'_> {
         Observation::Scan(ScanFact::InodeDescriptor { inode, owner }) => Subject::Inode(*inode, Some(owner)),
         Observation::Inspection(InspectionFact::Location { inode, .. }) => Subject::Inode(*inode, None),
         Observation::Inspection(InspectionFact::Process { process, .. }) => Subject::Process(process.pid),
-        Observation::Inspection(InspectionFact::ConnectionsRead { pid, .. }) => Subject::Process(*pid),
+        Observation::Inspection(InspectionFact::ConnectionsRead { pid, .. } | InspectionFact::Ended { pid }) => {
+            Subject::Process(*pid)
+        }
         Observation::Inspection(InspectionFact::Cgroup { .. } | InspectionFact::Tools { .. })
         | Observation::ScanEnd(_)
         | Observation::RefreshEnd(_)
