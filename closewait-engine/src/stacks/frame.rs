@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::origin::{FrameOrigin, origin};
 use crate::text::harmless_field;
 
-/// Kind of code that a stack shows.
+/// Kind of code that a stack shows. A stack of Python can begin with frames of machine code: the function of the interpreter that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CodeLanguage {
     /// Go: goroutines.
@@ -49,10 +49,29 @@ pub struct CodeStack {
     pub cut: Option<String>,
 }
 
+impl CodeLanguage {
+    /// Returns the name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Go => "go",
+            Self::Python => "python",
+            Self::Native => "native",
+        }
+    }
+}
+
 impl CodeFrame {
     /// Returns the last part of the source file's path.
     pub fn file_name(&self) -> Option<&str> {
         self.file.as_deref()?.rsplit('/').next().filter(|name| !name.is_empty())
+    }
+
+    /// Returns the kind of code of a frame in a stack of `language`.
+    pub(super) const fn language(&self, language: CodeLanguage) -> CodeLanguage {
+        match language {
+            CodeLanguage::Python if self.object.is_some() => CodeLanguage::Native,
+            language => language,
+        }
     }
 
     /// Returns the part of the program that has the function.

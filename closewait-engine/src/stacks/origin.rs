@@ -21,6 +21,7 @@ const PYTHON_PACKAGES: [&str; 2] = ["/site-packages/", "/dist-packages/"];
 /// Returns the part of the program that has a frame's function.
 pub(super) fn origin(frame: &CodeFrame, language: CodeLanguage) -> FrameOrigin {
     match language {
+        CodeLanguage::Python if frame.language(language) == CodeLanguage::Native => of_interpreter(frame),
         CodeLanguage::Go => of_go(frame),
         CodeLanguage::Python => of_python(frame),
         CodeLanguage::Native => of_machine_code(frame),
@@ -69,6 +70,13 @@ fn of_python(frame: &CodeFrame) -> FrameOrigin {
     } else {
         FrameOrigin::Application
     }
+}
+
+/// Functions below those of Python are the interpreter's, or those of a package's extension module.
+fn of_interpreter(frame: &CodeFrame) -> FrameOrigin {
+    let object = frame.object.as_deref().unwrap_or_default();
+    let is_package = PYTHON_PACKAGES.iter().any(|folder| object.contains(folder));
+    if is_package { FrameOrigin::Library } else { FrameOrigin::Runtime }
 }
 
 /// Whether a path is in the folder of the standard library: `/usr/lib/python3.11/threading.py`.

@@ -12,6 +12,8 @@ use super::frame::{CodeFrame, CodeLanguage};
 pub enum CodeWait {
     /// A lock that another thread holds.
     Lock,
+    /// The lock of an interpreter, which one thread holds while it runs code (GIL).
+    Interpreter,
     /// A condition, channel, queue or future that another thread completes.
     Signal,
     /// A connection of a pool.
@@ -43,6 +45,7 @@ impl CodeWait {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Lock => "a lock",
+            Self::Interpreter => "the interpreter's lock",
             Self::Signal => "another thread",
             Self::Pool => "a connection of a pool",
             Self::Receive => "data from a connection",
@@ -132,6 +135,12 @@ const NATIVE: &[(&str, CodeWait)] = &[
     ("pthread_rwlock_%", CodeWait::Lock),
     ("pthread_cond_%", CodeWait::Signal),
     ("__pthread_cond_%", CodeWait::Signal),
+    ("PyThread_acquire_lock%", CodeWait::Lock),
+    ("_PyMutex_Lock%", CodeWait::Lock),
+    ("PyMutex_Lock%", CodeWait::Lock),
+    ("PyEval_RestoreThread", CodeWait::Interpreter),
+    ("PyEval_AcquireThread", CodeWait::Interpreter),
+    ("take_gil", CodeWait::Interpreter),
     ("sem_wait", CodeWait::Signal),
     ("sem_timedwait", CodeWait::Signal),
     ("sem_clockwait", CodeWait::Signal),
@@ -170,7 +179,7 @@ const NATIVE: &[(&str, CodeWait)] = &[
 /// Returns what the function of a frame waits for; `None` if it is in no table.
 pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeWait> {
     let function = frame.function.as_deref()?;
-    let (table, name) = match language {
+    let (table, name) = match frame.language(language) {
         CodeLanguage::Go => (GO, function.to_owned()),
         // The last part of a qualified name: `Condition.wait`.
         CodeLanguage::Python => {
