@@ -15,8 +15,6 @@ mod goroutine;
 mod layout;
 mod list;
 mod module;
-#[cfg(test)]
-mod tests;
 mod unwind;
 
 use super::{
@@ -70,7 +68,7 @@ pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
             stack.cut = Some(format!("only {MAX_UNWOUND} stacks are read"));
         } else {
             unwound += 1;
-            (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine);
+            (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine)?;
             // A goroutine that ran in the meantime has a torn stack.
             match Goroutine::at(&module, address) {
                 Ok(Some(now)) if now.is_where(&goroutine) => {}

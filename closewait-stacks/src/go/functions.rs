@@ -29,7 +29,7 @@ const MAX_INLINED: usize = 64;
 /// Reads the tables of a module, and keeps what was read.
 pub(super) struct GoFunctions<'m, 'a> {
     module: &'m GoModule<'a>,
-    places: BTreeMap<(u64, bool), Option<Rc<GoPlace>>>,
+    places: BTreeMap<(u64, bool), Result<Option<Rc<GoPlace>>, MemoryError>>,
 }
 
 /// Function that contains an address of code.
@@ -72,11 +72,11 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
     /// Returns what is known of the code at `pc`; `None` if it is no Go code.
     ///
     /// `is_return` tells whether a call returns to `pc`: then the call itself is before it.
-    pub(super) fn place(&mut self, pc: u64, is_return: bool) -> Option<Rc<GoPlace>> {
+    pub(super) fn place(&mut self, pc: u64, is_return: bool) -> Result<Option<Rc<GoPlace>>, MemoryError> {
         if let Some(known) = self.places.get(&(pc, is_return)) {
             return known.clone();
         }
-        let place = self.read(pc, is_return).ok().flatten().map(Rc::new);
+        let place = self.read(pc, is_return).map(|place| place.map(Rc::new));
         self.places.insert((pc, is_return), place.clone());
         place
     }
@@ -102,7 +102,8 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let bucket = module.buckets.wrapping_add(offset / BUCKET_CODE * BUCKET_LEN);
         let bucket = module.memory.array::<{ BUCKET_LEN as usize }>(bucket)?;
         let part = usize::try_from(offset % BUCKET_CODE / PART_CODE).unwrap_or_default();
-        let first = u64::from(u32::from_le_bytes([bucket[0], bucket[1], bucket[2], bucket[3]])) + u64::from(bucket[4 + part]);
+        let first =
+            u64::from(u32::from_le_bytes([bucket[0], bucket[1], bucket[2], bucket[3]])) + u64::from(bucket[4 + part]);
 
         let relative = module.layout.relative;
         let size: u64 = if relative { 8 } else { 16 };
@@ -111,7 +112,11 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let entries = self.bytes(start..end)?;
         let entries = entries.chunks_exact(size as usize).map(|entry| {
             let (entry, description) = entry.split_at(entry.len() / 2);
-            if relative { (module.text.wrapping_add(number(entry)), number(description)) } else { (number(entry), number(description)) }
+            if relative {
+                (module.text.wrapping_add(number(entry)), number(description))
+            } else {
+                (number(entry), number(description))
+            }
         });
         let entries: Vec<(u64, u64)> = entries.collect();
         // The last entry is the end of the code, and has no function.
@@ -134,7 +139,8 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let base = layout.function_fields();
         let field = |index: usize| number(&bytes[base + 4 * index..][..4]) as u32;
         let own = if layout.relative { module.text.wrapping_add(number(&bytes[..4])) } else { number(&bytes[..8]) };
-        let (name, [sizes, files, lines], values_count) = (field(0), [field(3), field(4), field(5)], u64::from(field(6)));
+        let (name, [sizes, files, lines], values_count) =
+            (field(0), [field(3), field(4), field(5)], u64::from(field(6)));
         let unit = if layout.minor == 15 { 0 } else { field(7) };
         let [kind, flags, _, data_count] = [4, 3, 2, 1].map(|from_end| bytes[layout.function_len - from_end]);
         if own != entry || values_count > MAX_TABLES || u64::from(data_count) > MAX_TABLES {
@@ -173,8 +179,11 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let mut pc = pc;
         for _ in 0..MAX_INLINED {
             let Some((tree, values)) = function.inlined else { break };
-            let Some(index) = self.value(function, values, pc)?.and_then(|index| u64::try_from(index).ok()) else { break };
-            let call = self.module.memory.bytes(tree.wrapping_add(index * layout.inlined_len as u64), layout.inlined_len)?;
+            let Some(index) = self.value(function, values, pc)?.and_then(|index| u64::try_from(index).ok()) else {
+                break;
+            };
+            let call =
+                self.module.memory.bytes(tree.wrapping_add(index * layout.inlined_len as u64), layout.inlined_len)?;
             let field = |at: usize| number(&call[at..][..4]) as u32;
             if call[layout.inlined_kind] != layout.wrapper {
                 frames.push(self.frame(function, self.name(field(layout.inlined_name))?, pc)?);
@@ -196,8 +205,14 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
             None => None,
         };
         let line = self.value(function, function.lines, pc)?.and_then(|line| u32::try_from(line).ok());
-        let line = line.filter(|line| *line > 0 && file.is_some());
-        Ok(Frame { function: name.map(|name| short(&name)), file, line, object: Some(module.object.mapping.path.clone()) })
+        // The compiler gives line 1 to instructions that have none, such as the jump of an endless loop.
+        let line = line.filter(|line| *line > 1 && file.is_some());
+        Ok(Frame {
+            function: name.map(|name| short(&name)),
+            file,
+            line,
+            object: Some(module.object.mapping.path.clone()),
+        })
     }
 
     fn file(&self, index: u64) -> Result<Option<String>, MemoryError> {

@@ -4,11 +4,7 @@ use super::{
     goroutine,
     module::{self, GoModule},
 };
-use crate::{
-    memory::MemoryError,
-    process::Process,
-    stack::StackError,
-};
+use crate::{memory::MemoryError, process::Process, stack::StackError};
 
 /// Number of goroutines that each program has before `main.main` starts: `runtime.main`, `forcegchelper`, `bgsweep`, `bgscavenge`.
 const FEWEST: u64 = 4;
@@ -16,11 +12,7 @@ const FEWEST: u64 = 4;
 const MOST: u64 = 1 << 25;
 
 /// Returns the addresses of the first `most` goroutines.
-pub(super) fn addresses(
-    process: &Process<'_>,
-    module: &GoModule<'_>,
-    most: usize,
-) -> Result<Vec<u64>, StackError> {
+pub(super) fn addresses(process: &Process<'_>, module: &GoModule<'_>, most: usize) -> Result<Vec<u64>, StackError> {
     let (list, len) = match find(process, module)? {
         Some(found) => found,
         None => named(process, module)?
@@ -28,7 +20,13 @@ pub(super) fn addresses(
     };
     let len = usize::try_from(len).unwrap_or(most).min(most);
     let bytes = module.memory.bytes(list, len * 8)?;
-    Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).filter(|address| *address != 0).collect())
+    Ok(bytes
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|bytes| u64::from_le_bytes(*bytes))
+        .filter(|address| *address != 0)
+        .collect())
 }
 
 /// Finds the list among the variables by its content: each `g` has its own address at a known place (`g.sched.g`).

@@ -21,7 +21,7 @@ const MAX_OBJECTS: usize = 256;
 /// Maximum number of bytes of a range that are searched.
 const MAX_SEARCHED: u64 = 16 << 20;
 /// Number of bytes that a search reads at a time.
-const SEARCH_BLOCK: u64 = 256 << 10;
+const SEARCH_BLOCK: u64 = 32 << 10;
 /// Number of words that are read of a `moduledata`; all versions have more.
 pub(super) const MODULE_WORDS: usize = 48;
 /// First bytes of the version that the linker writes (`src/debug/buildinfo/buildinfo.go`, `buildInfoMagic` at go1.22.0).

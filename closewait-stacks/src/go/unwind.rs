@@ -5,7 +5,11 @@
 
 use std::ops::Range;
 
-use super::{functions::GoFunctions, goroutine::{Goroutine, GoroutineStatus}, module::GoModule};
+use super::{
+    functions::GoFunctions,
+    goroutine::{Goroutine, GoroutineStatus},
+    module::GoModule,
+};
 use crate::{
     memory::MemoryError,
     stack::{Frame, MAX_FRAMES},
@@ -15,14 +19,40 @@ use crate::{
 const BLOCK: u64 = 4096;
 
 /// Returns the frames of a goroutine that does not run, innermost first, and the reason why outer ones are missing.
+///
+/// # Errors
+///
+/// If the limit of reads is reached.
 pub(super) fn frames(
     module: &GoModule<'_>,
     functions: &mut GoFunctions<'_, '_>,
     goroutine: &Goroutine,
-) -> (Vec<Frame>, Option<String>) {
+) -> Result<(Vec<Frame>, Option<String>), MemoryError> {
     let mut frames = Vec::new();
-    let cut = walk(module, functions, goroutine, &mut frames).err();
-    (frames, cut)
+    match walk(module, functions, goroutine, &mut frames) {
+        Ok(()) => Ok((frames, None)),
+        Err(Cut::Memory(MemoryError::Limit)) => Err(MemoryError::Limit),
+        Err(Cut::Memory(error @ MemoryError::Unreadable { .. })) => Ok((frames, Some(error.to_string()))),
+        Err(Cut::Because(why)) => Ok((frames, Some(why))),
+    }
+}
+
+/// Reason why outer frames are missing.
+enum Cut {
+    Memory(MemoryError),
+    Because(String),
+}
+
+impl From<MemoryError> for Cut {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<String> for Cut {
+    fn from(why: String) -> Self {
+        Self::Because(why)
+    }
 }
 
 /// Adds the frames of a goroutine, up to the outermost one.
@@ -31,9 +61,9 @@ fn walk(
     functions: &mut GoFunctions<'_, '_>,
     goroutine: &Goroutine,
     frames: &mut Vec<Frame>,
-) -> Result<(), String> {
+) -> Result<(), Cut> {
     if goroutine.status == GoroutineStatus::CopyStack {
-        return Err("its stack is moved".to_owned());
+        return Err("its stack is moved".to_owned().into());
     }
     let mut stack = StackWords { module, range: goroutine.stack.clone(), start: 0, bytes: Vec::new() };
     let (mut pc, mut sp, mut lr) = (goroutine.pc, goroutine.sp, goroutine.lr);
@@ -42,30 +72,34 @@ fn walk(
     let mut called: Option<String> = None;
     loop {
         if !goroutine.stack.contains(&sp) && sp != goroutine.stack.end {
-            return Err("the stack pointer is outside of the stack".to_owned());
+            return Err("the stack pointer is outside of the stack".to_owned().into());
         }
-        let Some(place) = functions.place(pc, is_return) else {
-            return Err(format!("{pc:#x} is no Go code"));
+        let Some(place) = functions.place(pc, is_return)? else {
+            return Err(format!("{pc:#x} is no Go code").into());
         };
         let name = place.function.name.strip_suffix(".abi0").unwrap_or(&place.function.name);
-        if name == "runtime.goexit" {
+        let is_end = name == "runtime.goexit";
+        // The goroutine of a thread of C has nothing else.
+        if is_end && !frames.is_empty() {
             return Ok(());
         }
         for frame in &place.frames {
             if frames.len() == MAX_FRAMES {
-                return Err(format!("only {MAX_FRAMES} frames are read"));
+                return Err(format!("only {MAX_FRAMES} frames are read").into());
             }
             frames.push(frame.clone());
         }
-        if place.function.is_outermost || is_outermost(name) {
+        if is_end || place.function.is_outermost || is_outermost(name) {
             return Ok(());
         }
         let is_innermost = called.is_none();
         let in_call = is_innermost && goroutine.status == GoroutineStatus::SystemCall;
         if place.function.sets_sp && name != "runtime.cgocallback" && !in_call {
-            return Err(format!("{name} changes stacks"));
+            return Err(format!("{name} changes stacks").into());
         }
-        let Some(len) = place.frame_len else { return Err(format!("the size of the frame of {name} is unknown")) };
+        let Some(len) = place.frame_len else {
+            return Err(format!("the size of the frame of {name} is unknown").into());
+        };
         let outside = || format!("the frame of {name} is not in the stack");
         let mut end = sp.checked_add(len).ok_or_else(outside)?;
         let back = if module.has_link_register() {
@@ -76,10 +110,10 @@ fn walk(
             stack.word(at)?
         };
         if end > goroutine.stack.end {
-            return Err(outside());
+            return Err(outside().into());
         }
         if back == 0 || (back == pc && end == sp) {
-            return Err(format!("{name} has no caller"));
+            return Err(format!("{name} has no caller").into());
         }
         // Where a signal interrupted it, no call is before the address.
         is_return = !is_injected(name);
@@ -88,7 +122,7 @@ fn walk(
             // `sighandler` put the register on the stack, before it made up a call.
             let saved = stack.word(sp)?;
             sp = sp.checked_add(16).ok_or_else(outside)?;
-            match functions.place(pc, is_return) {
+            match functions.place(pc, is_return)? {
                 None => pc = saved,
                 Some(place) if place.frame_len == Some(0) => lr = saved,
                 Some(_) => {}
@@ -117,17 +151,17 @@ struct StackWords<'m, 'a> {
 }
 
 impl StackWords<'_, '_> {
-    fn word(&mut self, address: u64) -> Result<u64, String> {
+    fn word(&mut self, address: u64) -> Result<u64, Cut> {
+        let outside = || "a frame is not in the stack".to_owned();
         let end = address.checked_add(8).filter(|end| self.range.contains(&address) && *end <= self.range.end);
-        let end = end.ok_or("an address is outside of the stack")?;
+        let end = end.ok_or_else(outside)?;
         if address < self.start || end > self.start + self.bytes.len() as u64 {
             let most = (self.range.end - address).min(BLOCK);
-            let read = self.module.memory.bytes(address, usize::try_from(most).unwrap_or_default());
-            self.bytes = read.map_err(|error: MemoryError| error.to_string())?;
+            self.bytes = self.module.memory.bytes(address, usize::try_from(most).unwrap_or_default())?;
             self.start = address;
         }
         let at = usize::try_from(address - self.start).unwrap_or_default();
         let word = self.bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-        word.ok_or_else(|| "an address is outside of the stack".to_owned())
+        Ok(word.ok_or_else(outside)?)
     }
 }
