@@ -18,7 +18,6 @@ mod module;
 mod unwind;
 
 use super::{
-    memory::MemoryError,
     process::Process,
     stack::{Stack, StackError},
 };
@@ -47,19 +46,14 @@ pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
     let mut stacks = Vec::new();
     let mut unwound = 0;
     for address in addresses {
-        let goroutine = match Goroutine::at(&module, address) {
-            Ok(Some(goroutine)) => goroutine,
-            Ok(None) => continue,
-            // What is left would look like everything that there is.
-            Err(error) => return Err(error.into()),
-        };
+        // A part of the goroutines would look like all of them, so an error ends the read.
+        let Some(goroutine) = Goroutine::at(&module, address)? else { continue };
+        let is_waiting = goroutine.status == GoroutineStatus::Waiting;
+        let reason = if is_waiting { reasons.text(goroutine.wait_reason) } else { None };
         let mut stack = Stack {
             tid: goroutine.thread(process, &module),
             number: Some(goroutine.number),
-            state: Some(match goroutine.status {
-                GoroutineStatus::Waiting => reasons.text(goroutine.wait_reason).unwrap_or_else(|| "waiting".to_owned()),
-                ref status => status.text().to_owned(),
-            }),
+            state: Some(reason.unwrap_or_else(|| goroutine.status.text().to_owned())),
             ..Stack::default()
         };
         if goroutine.status == GoroutineStatus::Running {
@@ -70,17 +64,9 @@ pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
             unwound += 1;
             (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine)?;
             // A goroutine that ran in the meantime has a torn stack.
-            match Goroutine::at(&module, address) {
-                Ok(Some(now)) if now.is_where(&goroutine) => {}
-                Ok(_) => {
-                    stack.frames.clear();
-                    stack.cut = Some("it ran while it was read".to_owned());
-                }
-                Err(MemoryError::Limit) => return Err(MemoryError::Limit.into()),
-                Err(error @ MemoryError::Unreadable { .. }) => {
-                    stack.frames.clear();
-                    stack.cut = Some(error.to_string());
-                }
+            if Goroutine::at(&module, address)?.as_ref() != Some(&goroutine) {
+                stack.frames.clear();
+                stack.cut = Some("it ran while it was read".to_owned());
             }
         }
         stacks.push(stack);

@@ -25,11 +25,17 @@ const MAX_VALUES: u64 = 1 << 20;
 const VALUES_BLOCK: u64 = 256;
 /// Maximum depth of inlined calls.
 const MAX_INLINED: usize = 64;
+/// Maximum size of the texts of all frames, bytes: four times those of 2,048 requests in a web server.
+const MAX_TEXT: usize = 24 << 20;
+
+/// Result of an earlier read.
+type KnownPlace = Result<Option<Rc<GoPlace>>, MemoryError>;
 
 /// Reads the tables of a module, and keeps what was read.
 pub(super) struct GoFunctions<'m, 'a> {
     module: &'m GoModule<'a>,
-    places: BTreeMap<(u64, bool), Result<Option<Rc<GoPlace>>, MemoryError>>,
+    places: BTreeMap<(u64, bool), KnownPlace>,
+    text_left: usize,
 }
 
 /// Function that contains an address of code.
@@ -66,19 +72,26 @@ pub(super) struct GoPlace {
 
 impl<'m, 'a> GoFunctions<'m, 'a> {
     pub(super) const fn new(module: &'m GoModule<'a>) -> Self {
-        Self { module, places: BTreeMap::new() }
+        Self { module, places: BTreeMap::new(), text_left: MAX_TEXT }
     }
 
     /// Returns what is known of the code at `pc`; `None` if it is no Go code.
     ///
     /// `is_return` tells whether a call returns to `pc`: then the call itself is before it.
-    pub(super) fn place(&mut self, pc: u64, is_return: bool) -> Result<Option<Rc<GoPlace>>, MemoryError> {
+    pub(super) fn place(&mut self, pc: u64, is_return: bool) -> KnownPlace {
         if let Some(known) = self.places.get(&(pc, is_return)) {
             return known.clone();
         }
         let place = self.read(pc, is_return).map(|place| place.map(Rc::new));
         self.places.insert((pc, is_return), place.clone());
         place
+    }
+
+    /// Returns a copy of a frame; `None` if the texts of all frames are too long.
+    pub(super) fn copy(&mut self, frame: &Frame) -> Option<Frame> {
+        let texts = [&frame.function, &frame.file, &frame.object].into_iter().flatten();
+        self.text_left = self.text_left.checked_sub(texts.map(String::len).sum())?;
+        Some(frame.clone())
     }
 
     fn read(&self, pc: u64, is_return: bool) -> Result<Option<GoPlace>, MemoryError> {
@@ -164,8 +177,8 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
     fn function_data(&self, data: u64, index: u64) -> Result<Option<u64>, MemoryError> {
         let module = self.module;
         if module.function_data == 0 {
-            let at = data.next_multiple_of(8).wrapping_add(8 * index);
-            let address = module.memory.u64(at)?;
+            let Some(first) = data.checked_next_multiple_of(8) else { return Ok(None) };
+            let address = module.memory.u64(first.wrapping_add(8 * index))?;
             return Ok((address != 0).then_some(address));
         }
         let offset = module.memory.u32(data.wrapping_add(4 * index))?;

@@ -15,7 +15,7 @@ const SCAN: u32 = 0x1000;
 /// Maximum length of a wait reason, bytes; the longest one of go1.27 has 38.
 const MAX_REASON: u64 = 64;
 
-/// Goroutine that has not ended.
+/// Goroutine that has not ended. Two that are equal are the same one at the same place, so that it did not run in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Goroutine {
     /// Number that the runtime gave it (`goid`).
@@ -107,11 +107,6 @@ impl Goroutine {
         }))
     }
 
-    /// Whether this is the same goroutine at the same place, so that it did not run in between.
-    pub(super) fn is_where(&self, earlier: &Self) -> bool {
-        self == earlier
-    }
-
     /// Returns the thread that runs it, or its system call; `None` if none does, or if it is none of the process.
     pub(super) fn thread(&self, process: &Process<'_>, module: &GoModule<'_>) -> Option<u32> {
         if self.thread == 0 {
@@ -148,7 +143,7 @@ impl Fields {
 fn fields(module: &GoModule<'_>, address: u64) -> Result<Option<Fields>, MemoryError> {
     /// Largest number of a status in go1.27.
     const LAST_STATUS: u32 = 11;
-    if address % 8 != 0 {
+    if !address.is_multiple_of(8) {
         return Ok(None);
     }
     let fields = Fields(module.memory.array(address)?);

@@ -60,7 +60,7 @@ fn is_list(
     len: u64,
     capacity: u64,
 ) -> Result<bool, MemoryError> {
-    if !(FEWEST..=MOST).contains(&len) || len > capacity || capacity > MOST || list % 8 != 0 {
+    if !(FEWEST..=MOST).contains(&len) || len > capacity || capacity > MOST || !list.is_multiple_of(8) {
         return Ok(false);
     }
     if list == 0 || !module::is_anonymous(process, list) {

@@ -16,18 +16,21 @@ use crate::{
     stack::StackError,
 };
 
-/// Maximum number of objects of a process that are searched for a Go library.
-const MAX_OBJECTS: usize = 256;
-/// Maximum number of bytes of a range that are searched.
+/// Maximum number of mappings of a process that are tried as the start of a Go library.
+const MAX_STARTS: usize = 256;
+/// Maximum number of objects that are searched.
+const MAX_OBJECTS: usize = 4;
+/// Maximum number of bytes of a range, and of all data of an object, that are searched.
 const MAX_SEARCHED: u64 = 16 << 20;
 /// Number of bytes that a search reads at a time.
 const SEARCH_BLOCK: u64 = 32 << 10;
 /// Number of words that are read of a `moduledata`; all versions have more.
 pub(super) const MODULE_WORDS: usize = 48;
-/// First bytes of the version that the linker writes (`src/debug/buildinfo/buildinfo.go`, `buildInfoMagic` at go1.22.0).
-const BUILD_MAGIC: &[u8; 14] = b"\xff Go buildinf:";
-/// Maximum length of a version, bytes.
-const MAX_VERSION: u64 = 256;
+/// First bytes of the version that the linker writes (`src/debug/buildinfo/buildinfo.go`, `buildInfoMagic` at go1.22.0). The size of a
+/// pointer and flags follow.
+const BUILD_MAGIC: [u8; 16] = *b"\xff Go buildinf:\0\0";
+/// Maximum length of a version, bytes. A longer one would have a length of more than one byte.
+const MAX_VERSION: u64 = 127;
 
 /// Go executable or library in the memory of a process.
 #[derive(Clone, Debug)]
@@ -70,7 +73,8 @@ impl<'a> GoModule<'a> {
     /// Returns the Go executable or library of a process; `None` if it has none.
     pub(super) fn find(process: &Process<'a>) -> Result<Option<Self>, StackError> {
         let starts = process.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0);
-        for (index, mapping) in starts.take(MAX_OBJECTS).enumerate() {
+        let mut searched = 0;
+        for (index, mapping) in starts.take(MAX_STARTS).enumerate() {
             let object = match Object::at(process.memory, mapping) {
                 Ok(Some(object)) => object,
                 Ok(None) | Err(MemoryError::Unreadable { .. }) => continue,
@@ -82,6 +86,10 @@ impl<'a> GoModule<'a> {
             }
             if let Some(module) = Self::of(process.memory, object)? {
                 return Ok(Some(module));
+            }
+            searched += 1;
+            if searched == MAX_OBJECTS {
+                break;
             }
         }
         Ok(None)
@@ -95,7 +103,10 @@ impl<'a> GoModule<'a> {
         let version = find_version(memory, &object)?;
         let unsupported = || StackError::Version {
             runtime: "Go",
-            version: version.clone().unwrap_or_else(|| "of unknown version".to_owned()),
+            version: match &version {
+                Some(version) => version.strip_prefix("go").unwrap_or(version).to_owned(),
+                None => "of unknown version".to_owned(),
+            },
         };
         let minor = version.as_deref().and_then(layout::minor).ok_or_else(unsupported)?;
         let layout = GoLayout::of(minor).ok_or_else(unsupported)?;
@@ -176,9 +187,14 @@ impl Found {
 /// Returns the `moduledata` of an object, and the smallest size of its instructions.
 fn find_module(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<(Found, u64)>, MemoryError> {
     let quantum = if object.machine == elf::EM_AARCH64 { 4 } else { 1 };
+    let loaded = object.segments.iter().filter(|one| one.kind == elf::PT_LOAD);
+    let (start, end) = loaded.fold((u64::MAX, 0), |(start, end): (u64, u64), one| {
+        (start.min(one.address), end.max(one.address.saturating_add(one.len)))
+    });
+    let span = start..end;
     for range in written(object) {
         let found = search(memory, range, MODULE_WORDS, |address, words| {
-            if !has_form(words, object) {
+            if !has_form(words, &span) {
                 return Ok(None);
             }
             // `magic`, two zeros, the smallest size of an instruction, and the size of a pointer.
@@ -195,29 +211,26 @@ fn find_module(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<(Found,
 }
 
 /// Whether words are the first ones of a `moduledata`: `pcHeader` (from 1.16), slices, `findfunctab`, `minpc`, `maxpc`, `text`, `etext`.
-fn has_form(words: &[u64], object: &Object<'_>) -> bool {
-    let is_slice = |at: usize| words[at + 1] == words[at + 2] && words[at + 1] != 0 && object.contains(words[at]);
+/// `span` is the addresses of their object.
+fn has_form(words: &[u64], span: &Range<u64>) -> bool {
+    let is_slice = |at: usize| words[at + 1] == words[at + 2] && words[at + 1] != 0 && span.contains(&words[at]);
     let is_code = |at: usize| {
         let [buckets, start, end, text, text_end] = [0, 1, 2, 3, 4].map(|index| words[at + index]);
-        object.contains(buckets) && text <= start && start < end && end <= text_end && object.contains(text)
+        span.contains(&buckets) && text <= start && start < end && end <= text_end && span.contains(&text)
     };
     let newer = || (1..=16).step_by(3).all(is_slice) && words[13] == words[16] && is_code(19);
     let older = || (0..=6).step_by(3).all(is_slice) && is_code(9);
     // The first comparison is enough for almost all of the other data.
-    object.contains(words[0]) && (words[2] == words[3] && newer() || words[1] == words[2] && older())
+    span.contains(&words[0]) && (words[2] == words[3] && newer() || words[1] == words[2] && older())
 }
 
 /// Returns the version in an object's data: `go1.22.5`.
 fn find_version(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<String>, MemoryError> {
-    let [first, second] = [
-        u64::from_le_bytes([0xff, b' ', b'G', b'o', b' ', b'b', b'u', b'i']),
-        u64::from_le_bytes([b'l', b'd', b'i', b'n', b'f', b':', 0, 0]),
-    ];
-    debug_assert_eq!(first.to_le_bytes(), BUILD_MAGIC[..8]);
+    let magic = u128::from_le_bytes(BUILD_MAGIC);
     for range in written(object) {
         let found = search(memory, range, 4, |address, words| {
-            // The upper two bytes of the second word are the size of a pointer and flags.
-            if words[0] != first || words[1] << 16 != second << 16 || address % 16 != 0 {
+            let first = u128::from(words[0]) | u128::from(words[1]) << 64;
+            if first << 16 != magic << 16 || address % 16 != 0 {
                 return Ok(None);
             }
             let flags = words[1] >> 56;
@@ -228,8 +241,7 @@ fn find_version(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<String
             } else {
                 (memory.u64(words[2])?, memory.u64(words[2].wrapping_add(8))?)
             };
-            // A length of 128 and more takes more than one byte; no release has such a version.
-            if len == 0 || len >= 128.min(MAX_VERSION) {
+            if len == 0 || len > MAX_VERSION {
                 return Ok(None);
             }
             let bytes = memory.bytes(start, usize::try_from(len).unwrap_or_default())?;
@@ -256,6 +268,11 @@ fn written(object: &Object<'_>) -> Vec<Range<u64>> {
     }
     ranges.push(constant);
     ranges.retain(|range| range.start < range.end);
+    let mut left = MAX_SEARCHED;
+    for range in &mut ranges {
+        range.end = range.end.min(range.start.saturating_add(left));
+        left -= range.end - range.start;
+    }
     ranges
 }
 
@@ -268,7 +285,7 @@ pub(super) fn search<T>(
     count: usize,
     mut visit: impl FnMut(u64, &[u64]) -> Result<Option<T>, MemoryError>,
 ) -> Result<Option<T>, MemoryError> {
-    let start = range.start.next_multiple_of(8);
+    let Some(start) = range.start.checked_next_multiple_of(8) else { return Ok(None) };
     let end = range.end.min(start.saturating_add(MAX_SEARCHED));
     let overlap = 8 * count as u64;
     let mut words = Vec::new();
@@ -281,8 +298,8 @@ pub(super) fn search<T>(
             Ok(bytes) => {
                 words.clear();
                 words.extend(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)));
-                for (address, words) in (at..).step_by(8).zip(words.windows(count)) {
-                    if let Some(found) = visit(address, words)? {
+                for (index, words) in words.windows(count).enumerate() {
+                    if let Some(found) = visit(at + 8 * index as u64, words)? {
                         return Ok(Some(found));
                     }
                 }

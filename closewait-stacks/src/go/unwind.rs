@@ -87,7 +87,7 @@ fn walk(
             if frames.len() == MAX_FRAMES {
                 return Err(format!("only {MAX_FRAMES} frames are read").into());
             }
-            frames.push(frame.clone());
+            frames.push(functions.copy(frame).ok_or_else(|| "the frames of this process are too many".to_owned())?);
         }
         if is_end || place.function.is_outermost || is_outermost(name) {
             return Ok(());
