@@ -30,7 +30,10 @@ pub(super) fn frames(
 ) -> Result<(Vec<Frame>, Option<String>), MemoryError> {
     let mut frames = Vec::new();
     match walk(module, functions, goroutine, &mut frames) {
-        Ok(()) => Ok((frames, None)),
+        Ok(()) => {
+            let cut = frames.is_empty().then(|| "only code that the compiler made".to_owned());
+            Ok((frames, cut))
+        }
         Err(Cut::Memory(MemoryError::Limit)) => Err(MemoryError::Limit),
         Err(Cut::Memory(error @ MemoryError::Unreadable { .. })) => Ok((frames, Some(error.to_string()))),
         Err(Cut::Because(why)) => Ok((frames, Some(why))),
