@@ -2,10 +2,10 @@
 //!
 //! Everything comes from the memory of the process, so that stripped executables are read like others, and no file is opened:
 //!
-//! - [`module`]: the description of the executable that the linker writes into its data (`runtime.firstmoduledata`), and its version.
-//! - [`list`]: the list of goroutines, `runtime.allgs`; [`goroutine`]: their state.
-//! - [`unwind`]: the stacks of those that do not run, as the runtime's own traceback walks them.
-//! - [`functions`]: functions, files and lines of code, from the table that the runtime needs itself (`.gopclntab`).
+//! - `module`: the description of the executable that the linker writes into its data (`runtime.firstmoduledata`), and its version.
+//! - `list`: the list of goroutines, `runtime.allgs`; `goroutine`: their state.
+//! - `unwind`: the stacks of those that do not run, as the runtime's own traceback walks them.
+//! - `functions`: functions, files and lines of code, from the table that the runtime needs itself (`.gopclntab`).
 //!
 //! A goroutine that runs has no frames: its registers are not in memory. Goroutines of the runtime are among the others; all their
 //! frames are functions of package `runtime`. `layout` has the supported versions.

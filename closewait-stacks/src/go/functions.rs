@@ -59,7 +59,7 @@ pub(super) struct GoFunction {
     inlined: Option<(u64, u32)>,
 }
 
-/// What is known of an address of code.
+/// Description of an address of code.
 #[derive(Clone, Debug)]
 pub(super) struct GoPlace {
     /// Function.
@@ -75,7 +75,7 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         Self { module, places: BTreeMap::new(), text_left: MAX_TEXT }
     }
 
-    /// Returns what is known of the code at `pc`; `None` if it is no Go code.
+    /// Returns the description of the code at `pc`; `None` if it is no Go code.
     ///
     /// `is_return` tells whether a call returns to `pc`: then the call itself is before it.
     pub(super) fn place(&mut self, pc: u64, is_return: bool) -> KnownPlace {
@@ -259,7 +259,7 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let module = self.module;
         let Some(start) = module.values.start.checked_add(table.into()).filter(|_| table != 0) else { return Ok(None) };
         let end = module.values.end.min(start.saturating_add(MAX_VALUES));
-        let mut table = Bytes { functions: self, next: start, end, block: Vec::new(), at: 0 };
+        let mut table = ValueBytes { functions: self, next: start, end, block: Vec::new(), at: 0 };
         let (mut value, mut code) = (-1_i32, function.entry);
         let mut is_first = true;
         loop {
@@ -283,8 +283,8 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
     }
 }
 
-/// Bytes of a table, read in blocks.
-struct Bytes<'f, 'm, 'a> {
+/// ValueBytes of a table, read in blocks.
+struct ValueBytes<'f, 'm, 'a> {
     functions: &'f GoFunctions<'m, 'a>,
     next: u64,
     end: u64,
@@ -292,7 +292,7 @@ struct Bytes<'f, 'm, 'a> {
     at: usize,
 }
 
-impl Bytes<'_, '_, '_> {
+impl ValueBytes<'_, '_, '_> {
     fn byte(&mut self) -> Result<Option<u8>, MemoryError> {
         if self.at == self.block.len() {
             let end = self.next.saturating_add(VALUES_BLOCK).min(self.end);

@@ -127,9 +127,9 @@ pub(super) fn is_goroutine(module: &GoModule<'_>, address: u64) -> Result<bool, 
 }
 
 /// First bytes of a `g`.
-struct Fields([u8; G_LEN]);
+struct GoroutineFields([u8; G_LEN]);
 
-impl Fields {
+impl GoroutineFields {
     fn u64(&self, at: usize) -> u64 {
         self.0.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
     }
@@ -140,13 +140,13 @@ impl Fields {
 }
 
 /// Reads the `g` at an address; `None` if there is none.
-fn fields(module: &GoModule<'_>, address: u64) -> Result<Option<Fields>, MemoryError> {
+fn fields(module: &GoModule<'_>, address: u64) -> Result<Option<GoroutineFields>, MemoryError> {
     /// Largest number of a status in go1.27.
     const LAST_STATUS: u32 = 11;
     if !address.is_multiple_of(8) {
         return Ok(None);
     }
-    let fields = Fields(module.memory.array(address)?);
+    let fields = GoroutineFields(module.memory.array(address)?);
     let status = fields.u32(module.layout.g_status) & !SCAN;
     let (low, high) = (fields.u64(0), fields.u64(8));
     // `newproc1` sets it before anything else can run the goroutine, and nothing changes it.

@@ -168,12 +168,12 @@ impl<'a> GoModule<'a> {
 
 /// Address and first facts of a `moduledata`.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct ModuleStart {
     address: u64,
     magic: u32,
 }
 
-impl Found {
+impl ModuleStart {
     fn words(self, memory: Reader<'_>) -> Result<[u64; MODULE_WORDS], MemoryError> {
         let bytes = memory.array::<{ MODULE_WORDS * 8 }>(self.address)?;
         let mut words = [0; MODULE_WORDS];
@@ -185,7 +185,7 @@ impl Found {
 }
 
 /// Returns the `moduledata` of an object, and the smallest size of its instructions.
-fn find_module(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<(Found, u64)>, MemoryError> {
+fn find_module(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<(ModuleStart, u64)>, MemoryError> {
     let quantum = if object.machine == elf::EM_AARCH64 { 4 } else { 1 };
     let loaded = object.segments.iter().filter(|one| one.kind == elf::PT_LOAD);
     let (start, end) = loaded.fold((u64::MAX, 0), |(start, end): (u64, u64), one| {
@@ -201,7 +201,7 @@ fn find_module(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<(Found,
             let Ok(header) = memory.array::<8>(words[0]) else { return Ok(None) };
             let magic = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
             let is_it = header[4..] == [0, 0, quantum, 8] && (0xffff_fff0..=0xffff_fffb).contains(&magic);
-            Ok(is_it.then_some(Found { address, magic }))
+            Ok(is_it.then_some(ModuleStart { address, magic }))
         })?;
         if let Some(found) = found {
             return Ok(Some((found, quantum.into())));

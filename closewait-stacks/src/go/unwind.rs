@@ -34,25 +34,25 @@ pub(super) fn frames(
             let cut = frames.is_empty().then(|| "only code that the compiler made".to_owned());
             Ok((frames, cut))
         }
-        Err(Cut::Memory(MemoryError::Limit)) => Err(MemoryError::Limit),
-        Err(Cut::Memory(error @ MemoryError::Unreadable { .. })) => Ok((frames, Some(error.to_string()))),
-        Err(Cut::Because(why)) => Ok((frames, Some(why))),
+        Err(CutReason::Memory(MemoryError::Limit)) => Err(MemoryError::Limit),
+        Err(CutReason::Memory(error @ MemoryError::Unreadable { .. })) => Ok((frames, Some(error.to_string()))),
+        Err(CutReason::Because(why)) => Ok((frames, Some(why))),
     }
 }
 
 /// Reason why outer frames are missing.
-enum Cut {
+enum CutReason {
     Memory(MemoryError),
     Because(String),
 }
 
-impl From<MemoryError> for Cut {
+impl From<MemoryError> for CutReason {
     fn from(error: MemoryError) -> Self {
         Self::Memory(error)
     }
 }
 
-impl From<String> for Cut {
+impl From<String> for CutReason {
     fn from(why: String) -> Self {
         Self::Because(why)
     }
@@ -64,7 +64,7 @@ fn walk(
     functions: &mut GoFunctions<'_, '_>,
     goroutine: &Goroutine,
     frames: &mut Vec<Frame>,
-) -> Result<(), Cut> {
+) -> Result<(), CutReason> {
     if goroutine.status == GoroutineStatus::CopyStack {
         return Err("its stack is moved".to_owned().into());
     }
@@ -154,7 +154,7 @@ struct StackWords<'m, 'a> {
 }
 
 impl StackWords<'_, '_> {
-    fn word(&mut self, address: u64) -> Result<u64, Cut> {
+    fn word(&mut self, address: u64) -> Result<u64, CutReason> {
         let outside = || "a frame is not in the stack".to_owned();
         let end = address.checked_add(8).filter(|end| self.range.contains(&address) && *end <= self.range.end);
         let end = end.ok_or_else(outside)?;
