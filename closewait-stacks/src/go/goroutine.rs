@@ -47,7 +47,7 @@ pub(super) enum GoroutineStatus {
     SystemCall,
     /// Waits for something in the program.
     Waiting,
-    /// Its stack is moved.
+    /// Moves to another stack.
     CopyStack,
     /// Was stopped.
     Preempted,
