@@ -5,7 +5,12 @@
 
 use std::{env, error::Error, time::Instant};
 
-use closewait_stacks::{Process, Reader, files::FileSymbols, go, live, memory::Limit};
+use closewait_stacks::{
+    Mapping, Process, Reader,
+    files::{self, FileSymbols},
+    go, live,
+    memory::Limit,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     const MOST_READS: u32 = 1_000_000;
@@ -13,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pid = arguments.next().ok_or("usage: go PID [ROUNDS]")?.parse()?;
     let rounds = arguments.next().map_or(Ok(1), |rounds| rounds.parse::<u32>())?;
     for round in 0..rounds {
-        let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(pid));
+        let open = |mapping: &Mapping| files::open(pid, mapping);
+        let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
         let (start, mappings, threads) = (Instant::now(), live::mappings(pid)?, live::threads(pid, 512)?);
         let opened = start.elapsed();
         let limit = Limit::new(MOST_READS, 1 << 30);

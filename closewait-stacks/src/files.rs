@@ -36,17 +36,16 @@ const MAX_NESTED: usize = 8;
 type FileKey = (String, u64);
 
 /// Symbols in the files of a running process. Each file is read at its first use.
-#[derive(Debug)]
-pub struct FileSymbols {
-    pid: u32,
+pub struct FileSymbols<'a> {
+    open: &'a dyn Fn(&Mapping) -> io::Result<File>,
     files: RefCell<BTreeMap<FileKey, Option<Rc<SymbolFile>>>>,
     bytes_left: Cell<u64>,
 }
 
-impl FileSymbols {
-    /// Returns the symbols of a process, without reading any.
-    pub const fn new(pid: u32) -> Self {
-        Self { pid, files: RefCell::new(BTreeMap::new()), bytes_left: Cell::new(MAX_SYMBOLS) }
+impl<'a> FileSymbols<'a> {
+    /// Returns the symbols of a process, without reading any. `open` opens the file of a mapping, as [`open`] does.
+    pub const fn new(open: &'a dyn Fn(&Mapping) -> io::Result<File>) -> Self {
+        Self { open, files: RefCell::new(BTreeMap::new()), bytes_left: Cell::new(MAX_SYMBOLS) }
     }
 
     /// Returns the symbols of the file of a mapping; `None` if it has none, or they are too many.
@@ -58,7 +57,7 @@ impl FileSymbols {
         if let Some(known) = self.files.borrow().get(&key) {
             return known.clone();
         }
-        let read = open(self.pid, mapping).and_then(|file| SymbolFile::read(&file, &self.bytes_left));
+        let read = (self.open)(mapping).and_then(|file| SymbolFile::read(&file, &self.bytes_left));
         // A file that cannot be read has no symbols; the frames remain without their names.
         let read = read.ok().flatten().map(Rc::new);
         self.files.borrow_mut().insert(key, read.clone());
@@ -66,7 +65,7 @@ impl FileSymbols {
     }
 }
 
-impl Symbols for FileSymbols {
+impl Symbols for FileSymbols<'_> {
     fn named(&self, mapping: &Mapping, name: &str) -> Option<u64> {
         let file = self.file(mapping)?;
         file.symbols.iter().find(|symbol| file.name(symbol) == Some(name.as_bytes())).map(|symbol| symbol.address)
@@ -79,6 +78,12 @@ impl Symbols for FileSymbols {
         let mut contains = functions.filter(|symbol| address - symbol.address < symbol.len.max(1));
         let symbol = contains.next()?;
         Some((String::from_utf8_lossy(file.name(symbol)?).into_owned(), symbol.address))
+    }
+}
+
+impl std::fmt::Debug for FileSymbols<'_> {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("FileSymbols").field("bytes_left", &self.bytes_left).finish_non_exhaustive()
     }
 }
 
@@ -163,11 +168,13 @@ fn section(file: &File, section: &SectionHeader64<Endianness>, bytes_left: &Cell
     Ok(bytes)
 }
 
-/// Opens the file of a mapping.
+/// Opens the file of a mapping of a process, by the mapping itself where that is allowed (`proc_map_files_get_link` needs
+/// `CAP_CHECKPOINT_RESTORE`, fs/proc/base.c at v5.10), otherwise by its path below the root of the process. May wait for the file system.
 ///
-/// `/proc/PID/map_files` leads to the file itself, even if it is deleted, and needs `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN`
-/// (`proc_map_files_get_link`, fs/proc/base.c at v5.10). The path can lead to another file by now, which the inode tells.
-fn open(pid: u32, mapping: &Mapping) -> io::Result<File> {
+/// # Errors
+///
+/// If it is no regular file with the mapping's inode, or may not be read.
+pub fn open(pid: u32, mapping: &Mapping) -> io::Result<File> {
     let itself = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
     let by_path = format!("/proc/{pid}/root{}", mapping.path);
     open_regular(&itself, mapping.inode).or_else(|_refused| open_regular(&by_path, mapping.inode))
@@ -206,7 +213,8 @@ mod tests {
         let inode = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address)).unwrap().inode;
         let mapping = mappings.iter().find(|mapping| mapping.inode == inode).unwrap();
         let object = Object::at(Reader::new(&memory, &limit), mapping).unwrap().unwrap();
-        let symbols = FileSymbols::new(pid);
+        let open = |mapping: &Mapping| open(pid, mapping);
+        let symbols = FileSymbols::new(&open);
         let (name, start) = symbols.at(mapping, object.in_file(address) + 1).unwrap();
         assert!(name.contains("marked_function"), "{name}");
         assert_eq!(start, object.in_file(address));

@@ -3,7 +3,7 @@
 //! Nothing stops, signals or changes the process. A read of its memory can block as those of `/proc/PID/maps` do, see
 //! [`crate::host::deadline`].
 
-use std::{cell::Cell, fs::File, io, path::Path};
+use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use closewait_stacks::{
     Frame, Mapping, Memory, MemoryError, Process, Reader, Stack, StackError, Symbols,
@@ -115,7 +115,8 @@ fn read_now<T>(pid: u32, job: &ItemJob<T>) -> io::Result<ProcessStacks> {
     let mappings = live::mappings(pid)?;
     let threads = live::threads(pid, MAX_THREADS)?;
     job.progress();
-    let symbols = FileSymbols::new(move |mapping: &Mapping| opened(&folder, mapping));
+    let open = |mapping: &Mapping| opened(&folder, mapping);
+    let symbols = FileSymbols::new(&open);
     let limit = Limit::new(MAX_READS, MAX_BYTES);
     let process = Process {
         memory: Reader::new(&memory, &limit),
@@ -127,13 +128,18 @@ fn read_now<T>(pid: u32, job: &ItemJob<T>) -> io::Result<ProcessStacks> {
     Ok(ProcessStacks { comm, threads: threads.len(), stacks, unread })
 }
 
-/// Opens the file of a mapping, if its file system is one that answers.
-fn opened(process: &Path, mapping: &Mapping) -> Option<File> {
-    let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-    match proc::linked_file(process, &link) {
-        Ok(LinkedFile::Opened(file)) => Some(file),
-        Ok(LinkedFile::NotOpened(_) | LinkedFile::Other) | Err(_) => None,
+/// Opens the file of a mapping, if its file system is one that answers. The program itself needs no more privileges than its memory;
+/// other files need `CAP_CHECKPOINT_RESTORE` (`proc_map_files_get_link`, fs/proc/base.c at v5.10).
+fn opened(process: &Path, mapping: &Mapping) -> io::Result<File> {
+    let map = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+    for link in ["exe", &map] {
+        match proc::linked_file(process, link)? {
+            LinkedFile::Opened(file) if file.metadata()?.ino() == mapping.inode => return Ok(file),
+            LinkedFile::Opened(_) | LinkedFile::Other => {}
+            LinkedFile::NotOpened(kind) => return Err(io::Error::other(format!("it is on {kind}"))),
+        }
     }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Reads the stacks with the readers of all kinds of programs that this process can be.
