@@ -124,7 +124,9 @@ impl<'a> CodeReader<'a> {
         let Some(first_line) = u32::try_from(signed_half(record, layout.first_line)).ok().filter(|_| is_code) else {
             return Ok(Known::Other);
         };
-        if function == 0 || file == 0 {
+        // The frame that calls `__init__` has no names in 3.12, and the same object as both names later (`_Py_InitCleanup`,
+        // Python/specialize.c at v3.12.0 and v3.13.0).
+        if function == 0 || file == 0 || function == file {
             return Ok(Known::Internal);
         }
         let (start, len) = match layout.instructions {

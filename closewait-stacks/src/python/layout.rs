@@ -28,15 +28,13 @@ pub(super) struct PythonLayout {
     pub(super) compact: u64,
 }
 
-/// Place of the global interpreter lock (`struct _gil_runtime_state`).
+/// Place of the global interpreter lock (`struct _gil_runtime_state`): of `last_holder`, which `locked` follows in all versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LockPlace {
     /// In `_PyRuntimeState`, one for all interpreters.
     Runtime {
         /// Offset of `ceval.gil.last_holder`.
         holder: u64,
-        /// Offset of `ceval.gil.locked`.
-        locked: u64,
     },
     /// Behind the pointer `ceval.gil` of `PyInterpreterState`.
     Interpreter {
@@ -44,8 +42,6 @@ pub(super) enum LockPlace {
         pointer: u64,
         /// Offset of `last_holder`, from what it points to.
         holder: u64,
-        /// Offset of `locked`, from what it points to.
-        locked: u64,
     },
 }
 
@@ -132,7 +128,7 @@ impl PythonLayout {
         match minor {
             8 => {
                 let mut layout = Self::before_3_11();
-                layout.lock = LockPlace::Runtime { holder: 1160, locked: 1168 };
+                layout.lock = LockPlace::Runtime { holder: 1160 };
                 Some(layout)
             }
             9 => Some(Self::before_3_11()),
@@ -153,7 +149,7 @@ impl PythonLayout {
             interpreters: 32,
             next_interpreter: 0,
             threads: 8,
-            lock: LockPlace::Runtime { holder: 360, locked: 368 },
+            lock: LockPlace::Runtime { holder: 360 },
             thread: ThreadLayout {
                 next: 8,
                 interpreter: 16,
@@ -188,7 +184,7 @@ impl PythonLayout {
             interpreters: 40,
             next_interpreter: 0,
             threads: 16,
-            lock: LockPlace::Runtime { holder: 368, locked: 376 },
+            lock: LockPlace::Runtime { holder: 368 },
             thread: ThreadLayout {
                 next: 8,
                 interpreter: 16,
@@ -223,7 +219,7 @@ impl PythonLayout {
             interpreters: 40,
             next_interpreter: 0,
             threads: 72,
-            lock: LockPlace::Interpreter { pointer: 384, holder: 8, locked: 16 },
+            lock: LockPlace::Interpreter { pointer: 384, holder: 8 },
             thread: ThreadLayout {
                 next: 8,
                 interpreter: 16,
@@ -269,9 +265,8 @@ impl PythonLayout {
         let fixed = [(places.object + 1, 8), (places.types + 1, 24), (places.bytes + 1, 16), (places.bytes + 2, 32)];
         let text = [(places.text + 1, 32), (places.text + 2, 16), (places.text + 3, 40)];
         let differs = |(at, expected): (usize, u64)| words[at] != expected;
-        // Offset of the last byte that is read of each struct.
-        let large = |place: usize, most: u64| words[place] > most;
-        let far = (3..places.thread).any(|place| large(place, 4 << 20));
+        // Offsets and sizes of the runtime and of an interpreter, which are the largest structs.
+        let far = words[3..places.thread].iter().any(|word| *word > 4 << 20);
         if fixed.into_iter().chain(text).any(differs) || far {
             return Err(StackError::Unexpected(format!("Python 3.{minor} has other offsets of objects")));
         }
@@ -280,15 +275,17 @@ impl PythonLayout {
             offset.ok_or_else(|| StackError::Unexpected(format!("Python 3.{minor} has an offset {}", words[place])))
         };
         let (thread, ids, frame, code) = (places.thread, places.ids, places.frame, places.code);
-        let lock = words[places.lock + 1];
+        let (locked, holder) = (words[places.lock + 3], words[places.lock + 4]);
+        if locked != holder + 8 {
+            return Err(StackError::Unexpected(format!("Python 3.{minor} has another lock")));
+        }
         Ok(Self {
             interpreters: words[5],
             next_interpreter: words[8],
             threads: words[9],
             lock: LockPlace::Interpreter {
                 pointer: words[places.lock],
-                holder: words[places.lock + 4].wrapping_sub(lock),
-                locked: words[places.lock + 3].wrapping_sub(lock),
+                holder: holder.wrapping_sub(words[places.lock + 1]),
             },
             thread: ThreadLayout {
                 next: near(thread + 2)?,

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use object::elf;
 
-use super::super::{
-    memory::{MemoryError, Reader},
-    process::Thread,
+use super::{
+    super::{
+        memory::{MemoryError, Reader},
+        process::Thread,
+    },
+    objects::word,
 };
 
 /// Numbers of the threads of a process.
@@ -38,22 +41,21 @@ impl<'a> ThreadNumbers<'a> {
     ///
     /// If the limit of reads is reached.
     pub(super) fn of_pthread(&self, address: u64) -> Result<Option<u32>, MemoryError> {
-        let number = |at: u64| {
-            Ok(readable(self.memory.u32(address.wrapping_add(at)))?.and_then(|inner| self.of_inner(inner.into())))
-        };
-        let is_own = |at: u64| Ok(readable(self.memory.u64(address.wrapping_add(at)))? == Some(address));
         if address == 0 || !address.is_multiple_of(8) {
             return Ok(None);
         }
+        let Some(start) = readable(self.memory.array::<24>(address))? else { return Ok(None) };
+        let is_own = |at: usize| word(&start, at) == address;
         let places: &[u64] = match self.machine {
-            elf::EM_X86_64 if is_own(0)? && is_own(16)? => &[0x2d0, 0x30],
-            elf::EM_X86_64 if is_own(0)? => &[0x30],
-            elf::EM_AARCH64 if is_own(0)? => &[0x20],
+            elf::EM_X86_64 if is_own(0) && is_own(16) => &[0x2d0, 0x30],
+            elf::EM_X86_64 if is_own(0) => &[0x30],
+            elf::EM_AARCH64 if is_own(0) => &[0x20],
             elf::EM_AARCH64 => &[0xd0],
             _ => &[],
         };
         for place in places {
-            if let Some(tid) = number(*place)? {
+            let inner = readable(self.memory.u32(address.wrapping_add(*place)))?;
+            if let Some(tid) = inner.and_then(|inner| self.of_inner(inner.into())) {
                 return Ok(Some(tid));
             }
         }

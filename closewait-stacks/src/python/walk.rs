@@ -21,7 +21,7 @@ const MAX_INTERPRETERS: usize = 16;
 const MAX_THREADS: usize = 2048;
 /// Maximum number of frames of a stack that are passed, with those that the interpreter adds for itself.
 const MAX_PASSED: usize = 3 * MAX_FRAMES;
-/// Number of times that the frames of a thread are read while it calls and returns.
+/// Number of times that the frames of a thread are read again while they change.
 const TRIES: usize = 3;
 
 const LIMIT_REACHED: &str = "the limit of reads is reached";
@@ -95,7 +95,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
 
     /// Adds the stacks of the threads of an interpreter.
     fn interpreter(&self, interpreter: u64, left: &mut usize, stacks: &mut Vec<Stack>) -> Result<(), StackError> {
-        let holder = self.lock_holder(interpreter)?;
+        let holder = self.place_of_holder(interpreter)?;
         let mut address = self.process.memory.u64(interpreter.wrapping_add(self.layout.threads))?;
         let mut seen = BTreeSet::new();
         while address != 0 && *left > 0 && seen.insert(address) {
@@ -106,10 +106,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
                 let minor = self.python.minor;
                 return Err(StackError::Unexpected(format!("Python 3.{minor} has an unknown thread state")));
             }
-            let mut stack = self.stack(&thread)?;
-            if stack.state.is_none() {
-                stack.state = self.lock_state(&thread, interpreter, holder)?.map(str::to_owned);
-            }
+            let stack = self.stack(&thread, holder)?;
             if !stack.frames.is_empty() || stack.cut.is_some() {
                 stacks.push(stack);
             }
@@ -127,38 +124,26 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
         Ok(ThreadState { address, record })
     }
 
-    /// Returns the thread state that holds the global interpreter lock; `None` if none does, or it is not certain.
-    fn lock_holder(&self, interpreter: u64) -> Result<Option<u64>, MemoryError> {
-        let memory = self.process.memory;
-        let (lock, holder, locked) = match self.layout.lock {
-            LockPlace::Runtime { holder, locked } => (Some(self.python.runtime), holder, locked),
-            LockPlace::Interpreter { pointer, holder, locked } => {
-                (readable(memory.u64(interpreter.wrapping_add(pointer)))?, holder, locked)
+    /// Returns the address of `last_holder` of the global interpreter lock.
+    fn place_of_holder(&self, interpreter: u64) -> Result<Option<u64>, MemoryError> {
+        match self.layout.lock {
+            LockPlace::Runtime { holder } => Ok(Some(self.python.runtime.wrapping_add(holder))),
+            LockPlace::Interpreter { pointer, holder } => {
+                let lock = readable(self.process.memory.u64(interpreter.wrapping_add(pointer)))?;
+                Ok(lock.map(|lock| lock.wrapping_add(holder)))
             }
-        };
-        let Some(lock) = lock else { return Ok(None) };
-        let is_locked = readable(memory.u32(lock.wrapping_add(locked)))? == Some(1);
-        Ok(readable(memory.u64(lock.wrapping_add(holder)))?.filter(|_| is_locked))
+        }
     }
 
-    /// Returns what a thread has to do with the global interpreter lock, as far as that is certain.
-    fn lock_state(
-        &self,
-        thread: &ThreadState,
-        interpreter: u64,
-        holder: Option<u64>,
-    ) -> Result<Option<&'static str>, MemoryError> {
-        let wants = self.layout.thread.wants_lock.is_some_and(|at| signed_half(&thread.record, at) == 1);
-        Ok(match holder {
-            Some(holder) if holder == thread.address => {
-                let holds = self.lock_holder(interpreter)? == Some(holder);
-                holds.then_some("holds the GIL")
-            }
-            _ => wants.then_some("waits for the GIL"),
-        })
+    /// Whether a thread holds the global interpreter lock, whose `last_holder` is at `place`.
+    fn holds_lock(&self, thread: &ThreadState, place: Option<u64>) -> Result<bool, MemoryError> {
+        let Some(place) = place else { return Ok(false) };
+        // `locked`, a number of 4 bytes, follows.
+        let lock = readable(self.process.memory.array::<12>(place))?;
+        Ok(lock.is_some_and(|lock| word(&lock, 0) == thread.address && signed_half(&lock, 8) == 1))
     }
 
-    fn stack(&self, thread: &ThreadState) -> Result<Stack, MemoryError> {
+    fn stack(&self, thread: &ThreadState, holder: Option<u64>) -> Result<Stack, MemoryError> {
         let layout = &self.layout.thread;
         let native = layout.native_id.and_then(|at| self.numbers.of_inner(word(&thread.record, at)));
         let tid = match native {
@@ -166,26 +151,32 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
             // A child that was forked can have the numbers of its parent's threads.
             None => self.numbers.of_pthread(word(&thread.record, layout.thread_id))?,
         };
-        let mut first = self.first_frame(thread)?;
+        let first = self.first_frame(thread)?;
         let mut raw = self.walk(first)?;
-        for attempt in 1..=TRIES {
+        let mut same = raw.frames.len();
+        for attempt in 0..TRIES {
             self.frames.forget();
-            let current = self.first_frame(&self.thread(thread.address)?)?;
-            if current == first {
-                return self.name(raw, tid, None);
+            let again = self.thread(thread.address)?;
+            let current = self.first_frame(&again)?;
+            let holds = self.holds_lock(thread, holder)?;
+            let wants = layout.wants_lock.is_some_and(|at| signed_half(&again.record, at) == 1);
+            // Frames change only while their thread holds the lock.
+            let is_still = attempt == 0 && !holds && current == first;
+            let state = if holds { Some("holds the GIL") } else { wants.then_some("waits for the GIL") };
+            if is_still {
+                return self.name(raw, tid, state);
             }
-            let again = self.walk(current)?;
-            if attempt == TRIES {
-                // Frames that both have are certain.
-                let same =
-                    raw.frames.iter().rev().zip(again.frames.iter().rev()).take_while(|(one, other)| one == other);
-                let (same, cut) = (same.count(), raw.cut);
-                raw.frames.drain(..raw.frames.len() - same);
-                return self.name(RawStack { cut, ..raw }, tid, Some("running"));
+            let next = self.walk(current)?;
+            if next.frames == raw.frames {
+                return self.name(next, tid, state);
             }
-            (first, raw) = (current, again);
+            let pairs = raw.frames.iter().rev().zip(next.frames.iter().rev());
+            same = same.min(pairs.take_while(|(one, other)| one == other).count());
+            raw = next;
         }
-        Ok(Stack::default())
+        // Outer frames that did not change are certain.
+        raw.frames.drain(..raw.frames.len() - same);
+        self.name(raw, tid, Some("running"))
     }
 
     /// Returns the address of the innermost frame of a thread; 0 if it has none.
