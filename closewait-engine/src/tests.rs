@@ -1,7 +1,7 @@
 pub(crate) mod any_times;
+mod ended;
 mod late;
 mod lossy;
-mod passing;
 mod progress;
 
 use super::{

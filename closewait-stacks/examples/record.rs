@@ -5,14 +5,21 @@
 use std::{env, error::Error, fs};
 
 use closewait_stacks::{
-    Process, Reader, go, image::ImageRecorder, live, memory::Limit, native, process::NoSymbols, python,
+    Mapping, Process, Reader,
+    files::{self, FileSymbols},
+    go,
+    image::ImageRecorder,
+    live,
+    memory::Limit,
+    native, python,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [pid, kind, file] = &arguments[..] else { return Err("usage: record PID go|python|native FILE".into()) };
     let pid = pid.parse()?;
-    let (memory, symbols) = (live::LiveMemory::open(pid)?, NoSymbols);
+    let open = |mapping: &Mapping| files::open(pid, mapping);
+    let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
     let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 512)?);
     let recorder = ImageRecorder::new(&memory, &symbols, &mappings, &threads);
     let limit = Limit::new(1_000_000, 256 << 20);

@@ -46,10 +46,14 @@ pub struct Segment {
     pub address: u64,
     /// Number of bytes in memory.
     pub len: u64,
+    /// Number of bytes that come from the file; those after them start as zeros.
+    pub file_len: u64,
     /// Offset in the file.
     pub offset: u64,
     /// Whether it has code.
     pub executable: bool,
+    /// Whether the program writes to it, at least while it starts.
+    pub writable: bool,
 }
 
 /// Dynamic symbol.
@@ -93,8 +97,10 @@ impl<'a> Object<'a> {
             kind: one.p_type.get(ORDER),
             address: one.p_vaddr.get(ORDER).wrapping_add(bias),
             len: one.p_memsz.get(ORDER),
+            file_len: one.p_filesz.get(ORDER),
             offset: one.p_offset.get(ORDER),
             executable: one.p_flags.get(ORDER) & elf::PF_X != 0,
+            writable: one.p_flags.get(ORDER) & elf::PF_W != 0,
         };
         Ok(Some(Self {
             memory,

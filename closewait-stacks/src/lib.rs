@@ -4,12 +4,13 @@
 //! input, so every walk has a limit ([`Reader`]), and names are escaped where they are shown.
 //!
 //! - [`memory`]: reads with a limit; [`live`]: those of a running process; [`image`]: those of a saved one, for tests.
-//! - [`elf`]: executables and libraries as they are loaded.
+//! - [`elf`]: executables and libraries as they are loaded; [`files`]: symbols that are only in their files.
 //! - A module for each kind of program: [`go`], [`python`], [`native`].
 //!
 //! A process runs while it is read, so a stack can be torn. One sample is an indication; two samples that agree are evidence.
 
 pub mod elf;
+pub mod files;
 pub mod go;
 pub mod image;
 pub mod live;

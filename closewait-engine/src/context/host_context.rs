@@ -44,9 +44,6 @@ const MAX_PROCESS_AGE: Duration = Duration::from_secs(15);
 /// Age at which an inspection searches for the tools of the host again.
 const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Age up to which a process may still be between `fork` and `exec`, where it has all descriptors of its parent.
-const MAX_FORK_AGE: Duration = Duration::from_millis(250);
-
 /// Minimum time for which a port is watched before an absence of closes is evidence.
 const MIN_WATCH: Duration = Duration::from_secs(10);
 
@@ -242,17 +239,14 @@ impl HostContext {
         self.connections.inspection_ended();
     }
 
-    /// Returns the processes that a scan at `scanned` may have found between `fork` and `exec`, or shortly before their end, and drops
-    /// them as owners of listeners that another process also owns.
-    pub(crate) fn drop_passing(&mut self, scanned: BootTime) -> BTreeSet<u32> {
-        let is_new =
-            |process: &&Process| process.started_ns.is_some_and(|started| scanned < BootTime(started) + MAX_FORK_AGE);
-        let mut passing = std::mem::take(&mut self.ended);
-        passing.extend(self.processes.values().filter(is_new).map(|process| process.pid));
-        for seen in self.listeners.values_mut().filter(|seen| some_are_of(&seen.owners, &passing)) {
-            seen.owners.retain(|owner| !passing.contains(&owner.task.pid));
+    /// Returns the owners that had ended when the inspection wanted to read them, and drops them from listeners that another process also
+    /// owns.
+    pub(crate) fn drop_ended(&mut self) -> BTreeSet<u32> {
+        let ended = std::mem::take(&mut self.ended);
+        for seen in self.listeners.values_mut().filter(|seen| some_are_of(&seen.owners, &ended)) {
+            seen.owners.retain(|owner| !ended.contains(&owner.task.pid));
         }
-        passing
+        ended
     }
 
     /// Returns the facts that an inspection at `now` reads about the given sockets and their owners.

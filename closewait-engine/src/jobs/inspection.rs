@@ -239,9 +239,10 @@ impl Engine {
     /// Records the end of an inspection of owners.
     pub(crate) fn owners_inspected(&mut self, at: BootTime) {
         self.host_context.inspection_ended();
-        let passing = self.scanned.map(|scanned| self.host_context.drop_passing(scanned));
-        if let Some(passing) = passing.filter(|passing| !passing.is_empty()) {
-            self.tracker.drop_owners(&passing);
+        // A child has all descriptors of its parent until it runs another program or ends, as a worker of a moment does.
+        let ended = self.host_context.drop_ended();
+        if !ended.is_empty() {
+            self.tracker.drop_owners(&ended);
         }
         self.inspected_owners_at = self.inspected_owners_at.max(Some(at));
     }

@@ -1,9 +1,8 @@
-//! Descriptors that a process has only between `fork` and `exec`, or until it ends.
+//! Owners that have ended since the scan that found them.
 
 use super::*;
 use crate::{
     model::InspectionFact,
-    process::Process,
     testing::{owner, process},
 };
 
@@ -29,26 +28,18 @@ fn owners(pids: &[u32], facts: Vec<InspectionFact>) -> Vec<u32> {
     owners.iter().map(|owner| owner.task.pid).collect()
 }
 
-fn started(pid: u32, millis: u64) -> InspectionFact {
-    let process = Process { started_ns: Some(at(millis).0), ..process("app", pid, None) };
-    InspectionFact::Process { at: at(SCANNED + 5), process: Box::new(process) }
-}
-
-#[test]
-fn a_child_that_has_just_started_has_a_copy_in_passing() {
-    assert_eq!(owners(&[7, 8], vec![started(7, 0), started(8, SCANNED - 100)]), [7]);
-    assert_eq!(owners(&[7, 8], vec![started(7, 0), started(8, SCANNED - 1000)]), [7, 8]);
-    assert_eq!(owners(&[7, 8], vec![started(7, 0)]), [7, 8], "its start is unknown");
+fn read(pid: u32) -> InspectionFact {
+    InspectionFact::Process { at: at(SCANNED + 5), process: Box::new(process("app", pid, None)) }
 }
 
 #[test]
 fn a_process_that_has_ended_owns_nothing_any_more() {
-    assert_eq!(owners(&[6, 7], vec![InspectionFact::Ended { pid: 6 }, started(7, 0)]), [7]);
+    assert_eq!(owners(&[6, 7], vec![InspectionFact::Ended { pid: 6 }, read(7)]), [7]);
+    assert_eq!(owners(&[6, 7], vec![read(6), read(7)]), [6, 7]);
+    assert_eq!(owners(&[6, 7], vec![read(7)]), [6, 7], "a process that was not read may still be there");
 }
 
 #[test]
-fn an_owner_remains_whatever_its_age() {
-    assert_eq!(owners(&[8], vec![started(8, SCANNED - 100)]), [8], "a process for each connection");
-    assert_eq!(owners(&[8], vec![InspectionFact::Ended { pid: 8 }]), [8], "the next scan finds who has it");
-    assert_eq!(owners(&[7, 8], vec![started(7, SCANNED - 50), started(8, SCANNED - 40)]), [7, 8]);
+fn the_only_owner_remains_until_the_next_scan() {
+    assert_eq!(owners(&[8], vec![InspectionFact::Ended { pid: 8 }]), [8], "that scan finds who has the socket now");
 }

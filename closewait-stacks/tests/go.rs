@@ -1,0 +1,201 @@
+//! Goroutines from damaged images: whatever a process has in its memory, the reader ends, and invents nothing.
+
+use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
+
+use closewait_stacks::{
+    Mapping, Memory, MemoryError, Process, Reader, Stack, StackError, Symbols, Thread, go, image::Image, memory::Limit,
+    stack::MAX_FRAMES,
+};
+
+/// Number of reads that one process may need. A sound image of the tests needs fewer than 1,000.
+const MOST_READS: u32 = 20_000;
+
+/// Image with damages that a seed selects.
+struct Damaged<'a> {
+    image: &'a Image,
+    seed: u64,
+    damage: Damage,
+}
+
+/// Kind of damage.
+#[derive(Clone, Copy)]
+enum Damage {
+    /// Of this number of blocks of 256 bytes, one cannot be read.
+    Missing(u64),
+    /// Of this number of bytes, one is another.
+    Bytes(u64),
+    /// Of this number of words, one is that of another place, so that pointers lead to plausible addresses and lists have cycles.
+    Words(u64),
+}
+
+/// Returns a number that looks random (the finalizer of SplitMix64).
+fn mix(seed: u64, value: u64) -> u64 {
+    let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(value);
+    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
+}
+
+impl Memory for Damaged<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        self.image.read(address, into)?;
+        let end = address + into.len() as u64;
+        match self.damage {
+            Damage::Missing(one_of) => {
+                let mut blocks = (address / 256..end.div_ceil(256)).map(|block| mix(self.seed, block));
+                if blocks.any(|block| block.is_multiple_of(one_of)) {
+                    return Err(MemoryError::Unreadable { address, len: into.len() });
+                }
+            }
+            Damage::Bytes(one_of) => {
+                for (byte, at) in into.iter_mut().zip(address..) {
+                    let random = mix(self.seed, at);
+                    if random.is_multiple_of(one_of) {
+                        *byte = (random >> 32) as u8;
+                    }
+                }
+            }
+            Damage::Words(one_of) => {
+                let mut other = [0; 8];
+                for (word, at) in into.chunks_exact_mut(8).zip((address..).step_by(8)) {
+                    let random = mix(self.seed, at);
+                    let distance = 8 * ((random >> 32) % 512);
+                    if random.is_multiple_of(one_of) && self.image.read(at.wrapping_sub(distance), &mut other).is_ok() {
+                        word.copy_from_slice(&other);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn images() -> Vec<(String, Image)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
+    let mut images = Vec::new();
+    for entry in fs::read_dir(folder).expect("tests/images") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        if name.starts_with("go-") && name.ends_with(".image") {
+            images.push((name, Image::from_bytes(&fs::read(&path).expect("an image")).expect("an image")));
+        }
+    }
+    images.sort_by(|one, other| one.0.cmp(&other.0));
+    assert!(images.len() >= 9, "{}", images.len());
+    images
+}
+
+fn read(image: &Image, memory: &dyn Memory, symbols: &dyn Symbols) -> Result<Vec<Stack>, StackError> {
+    let limit = Limit::new(MOST_READS, 64 << 20);
+    let (mappings, threads): (&[Mapping], &[Thread]) = (&image.mappings, &image.threads);
+    go::stacks(&Process { memory: Reader::new(memory, &limit), mappings, threads, symbols })
+}
+
+#[test]
+fn unreadable_memory_makes_stacks_shorter_and_never_different() {
+    let (mut shorter, mut whole) = (0, 0);
+    for (name, image) in images() {
+        let sound = read(&image, &image, &image).unwrap();
+        let sound: BTreeMap<_, _> = sound.into_iter().map(|stack| (stack.number, stack)).collect();
+        for seed in 0..40 {
+            let damage = Damage::Missing([200, 500, 1000, 2000][seed as usize % 4]);
+            let Ok(stacks) = read(&image, &Damaged { image: &image, seed, damage }, &image) else { continue };
+            for stack in stacks {
+                let expected = &sound[&stack.number];
+                assert!(expected.frames.starts_with(&stack.frames), "{name} {seed}: {stack}\ninstead of\n{expected}");
+                if stack.frames.len() < expected.frames.len() {
+                    assert!(stack.cut.is_some(), "{name} {seed}: {stack}\ninstead of\n{expected}");
+                    shorter += 1;
+                } else {
+                    whole += 1;
+                }
+            }
+        }
+    }
+    assert!(shorter > 20 && whole > 500, "{shorter} {whole}");
+}
+
+#[test]
+fn a_damaged_memory_ends_the_reader_within_its_limits() {
+    let (mut read_some, mut failed) = (0, 0);
+    for (_, image) in images() {
+        for seed in 0..36 {
+            let one_of = [50, 1000, 20_000][seed as usize % 3];
+            let damage = if seed % 2 == 0 { Damage::Bytes(one_of) } else { Damage::Words(one_of) };
+            match read(&image, &Damaged { image: &image, seed, damage }, &image) {
+                Ok(stacks) => {
+                    assert!(stacks.len() <= 10_000);
+                    assert!(stacks.iter().all(|stack| stack.frames.len() <= MAX_FRAMES));
+                    read_some += 1;
+                }
+                Err(_) => failed += 1,
+            }
+        }
+    }
+    assert!(read_some > 20 && failed > 20, "{read_some} {failed}");
+}
+
+#[test]
+fn a_list_that_is_not_found_is_asked_from_the_symbols() {
+    /// Memory without the list where it is searched, in blocks; a read of one word finds it.
+    struct Hidden<'a>(&'a Image);
+
+    impl Memory for Hidden<'_> {
+        fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+            self.0.read(address, into)?;
+            if into.len() > 8 && (address..address + into.len() as u64).contains(&ALLGS) {
+                let at = usize::try_from(ALLGS - address).unwrap();
+                into[at..at + 8].fill(0);
+            }
+            Ok(())
+        }
+    }
+
+    /// Symbols that name it.
+    struct Named(Cell<u32>);
+
+    impl Symbols for Named {
+        fn named(&self, _mapping: &Mapping, name: &str) -> Option<u64> {
+            assert_eq!(name, "runtime.allgs");
+            self.0.set(self.0.get() + 1);
+            Some(ALLGS)
+        }
+
+        fn at(&self, _mapping: &Mapping, _address: u64) -> Option<(String, u64)> {
+            None
+        }
+    }
+
+    /// Address of `runtime.allgs` in the program of this image, as `nm` writes it.
+    const ALLGS: u64 = 0x567490;
+    let images = images();
+    let (_, image) = images.iter().find(|(name, _)| name == "go-waits-1.24.image").unwrap();
+    let symbols = Named(Cell::new(0));
+    let sound = read(image, image, &symbols).unwrap();
+    assert_eq!(symbols.0.get(), 0, "what the memory has is not asked");
+    assert_eq!(read(image, &Hidden(image), &symbols), Ok(sound));
+    assert_eq!(symbols.0.get(), 1);
+    assert!(matches!(read(image, &Hidden(image), image), Err(StackError::Unexpected(_))));
+}
+
+#[test]
+fn a_version_that_is_too_new_is_an_error() {
+    /// Memory with another version.
+    struct Newer<'a>(&'a Image);
+
+    impl Memory for Newer<'_> {
+        fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+            self.0.read(address, into)?;
+            if let Some(at) = into.windows(6).position(|window| window == b"go1.27") {
+                into[at + 5] = b'8';
+            }
+            Ok(())
+        }
+    }
+
+    let images = images();
+    let (_, image) = images.iter().find(|(name, _)| name == "go-waits-1.27-stripped.image").unwrap();
+    let error = read(image, &Newer(image), image).unwrap_err();
+    assert!(error.to_string().starts_with("Go 1.28"), "{error}");
+    assert!(error.to_string().ends_with("is not supported"), "{error}");
+}
