@@ -71,7 +71,9 @@ pub fn threads(pid: u32, most: usize) -> io::Result<Vec<Thread>> {
 
 fn thread(tid: u32, folder: &Path) -> Option<Thread> {
     let name = fs::read(folder.join("comm")).ok()?;
-    let status = fs::read_to_string(folder.join("status")).ok()?;
+    // The name of a thread is also in its status; the kernel cuts it in the middle of a character.
+    let status = fs::read(folder.join("status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
     // One number for each pid namespace, the innermost one last (`proc_pid_status`, fs/proc/array.c at v5.10).
     let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last()?.parse().ok());
     let call = fs::read_to_string(folder.join("syscall")).unwrap_or_default();
@@ -104,6 +106,24 @@ mod tests {
         assert_eq!(registers("-1 0x7ffd6a1ef540 0x7f1ab35f8d2f\n"), Some(Registers { pc, sp, fp: None, lr: None }));
         assert_eq!(registers("running\n"), None);
         assert_eq!(registers(""), None);
+    }
+
+    #[test]
+    fn a_thread_can_have_a_name_that_is_not_utf_8() {
+        let (started, wait) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            fs::write("/proc/thread-self/comm", b"Thread-9 (gr\xc3").unwrap();
+            started.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
+            ended.recv().unwrap();
+        });
+        let own = wait.recv().unwrap();
+        let own: u32 = own.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let threads = threads(std::process::id(), 512).unwrap();
+        let found = threads.iter().find(|thread| thread.tid == own).expect("the thread");
+        assert_eq!((found.inner_tid, found.name.as_str()), (own, "Thread-9 (gr\u{fffd}"));
+        end.send(()).unwrap();
+        thread.join().unwrap();
     }
 
     #[test]
