@@ -198,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_can_be_what_makes_a_wait_idle() {
+        let peek = "bufio.(*Reader).Peek /usr/lib/go/src/bufio/bufio.go:148";
+        let serve = "net/http.(*conn).serve /usr/lib/go/src/net/http/server.go:2127";
+        let other = "net/textproto.(*Reader).upcomingHeaderKeys /usr/lib/go/src/net/textproto/reader.go:664";
+        let group = |frames: &[&str]| group_stacks(&[stack(CodeLanguage::Go, frames)]).remove(0);
+        assert!(group(&[peek, serve]).is_idle());
+        assert!(!group(&[peek, other, serve]).is_idle());
+    }
+
+    #[test]
     fn goroutines_of_the_runtime_are_idle() {
         let frames = [
             "runtime.gopark /usr/lib/go/src/runtime/proc.go:364",
