@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, collections::BTreeMap, sync::OnceLock};
 
-use closewait_stacks::{Memory, MemoryError, Process, Reader, go, image::Image, memory::Limit, stack::MAX_FRAMES};
+use closewait_stacks::{Memory, MemoryError, TargetProcess, MemoryReader, go, image::Image, memory::ReadLimit, stack::MAX_FRAMES};
 use libfuzzer_sys::fuzz_target;
 
 /// Number of reads that one pass may need; a sound image needs fewer than 1,000.
@@ -68,9 +68,9 @@ fuzz_target!(|bytes: &[u8]| {
     let image = &images[usize::from(*which) % images.len()];
     let changes = bytes.chunks_exact(CHANGE).map(|change| (u16::from_le_bytes([change[0], change[1]]) % 2048, &change[2..]));
     let memory = Changed { image, changes: changes.collect(), reads: Cell::new(0), last: Cell::new(0) };
-    let limit = Limit::new(MOST_READS, 64 << 20);
+    let limit = ReadLimit::new(MOST_READS, 64 << 20);
     let (mappings, threads) = (&image.mappings, &image.threads);
-    let process = Process { memory: Reader::new(&memory, &limit), mappings, threads, symbols: image };
+    let process = TargetProcess { memory: MemoryReader::new(&memory, &limit), mappings, threads, symbols: image };
     if let Ok(stacks) = go::stacks(&process) {
         assert!(stacks.iter().all(|stack| stack.frames.len() <= MAX_FRAMES));
         assert!(stacks.iter().all(|stack| !stack.frames.is_empty() || stack.cut.is_some()), "an empty stack has a reason");

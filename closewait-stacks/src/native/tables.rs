@@ -14,7 +14,7 @@ use object::elf;
 use super::rule::{CfaPlace, SavedPlace, UnwindRule};
 use crate::{
     elf::Object,
-    memory::{MemoryError, Reader},
+    memory::{MemoryError, MemoryReader},
 };
 
 /// Version, encodings of the address of `.eh_frame`, of the count and of the table that all linkers of Linux write: relative to the field
@@ -66,7 +66,7 @@ pub(super) struct TableRule {
 
 impl FunctionTable {
     /// Returns the index of an object; `None` if it has none.
-    pub(super) fn of(object: &Object<'_>, memory: Reader<'_>) -> Result<Option<Self>, MemoryError> {
+    pub(super) fn of(object: &Object<'_>, memory: MemoryReader<'_>) -> Result<Option<Self>, MemoryError> {
         let Some(segment) = object.segment(elf::PT_GNU_EH_FRAME) else { return Ok(None) };
         let header = memory.array::<{ HEADER_LEN as usize }>(segment.address)?;
         let count = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
@@ -83,7 +83,7 @@ impl FunctionTable {
     pub(super) fn find(
         &mut self,
         object: &Object<'_>,
-        memory: Reader<'_>,
+        memory: MemoryReader<'_>,
         address: u64,
     ) -> Result<Option<TableRule>, MemoryError> {
         let Some(at) = self.search(memory, address)? else { return Ok(None) };
@@ -106,7 +106,7 @@ impl FunctionTable {
     }
 
     /// Returns the address of the FDE whose function is the last one that starts at or before `address`.
-    fn search(&mut self, memory: Reader<'_>, address: u64) -> Result<Option<u64>, MemoryError> {
+    fn search(&mut self, memory: MemoryReader<'_>, address: u64) -> Result<Option<u64>, MemoryError> {
         // The function is in [low, high).
         let (mut low, mut high) = (0, self.count);
         while high - low > BLOCK {
@@ -118,7 +118,7 @@ impl FunctionTable {
         Ok(entries.take_while(|(start, _)| *start <= address).last().map(|(_, at)| at))
     }
 
-    fn entry(&mut self, memory: Reader<'_>, index: u32) -> Result<(u64, u64), MemoryError> {
+    fn entry(&mut self, memory: MemoryReader<'_>, index: u32) -> Result<(u64, u64), MemoryError> {
         if let Some(known) = self.probed.get(&index) {
             return Ok(*known);
         }
@@ -141,7 +141,7 @@ impl FunctionTable {
 }
 
 /// Reads a CIE or FDE; `None` if there is none.
-fn read_record(object: &Object<'_>, memory: Reader<'_>, at: u64) -> Result<Option<Vec<u8>>, MemoryError> {
+fn read_record(object: &Object<'_>, memory: MemoryReader<'_>, at: u64) -> Result<Option<Vec<u8>>, MemoryError> {
     let mut loaded = object.segments.iter().filter(|segment| segment.kind == elf::PT_LOAD);
     let left = loaded.find_map(|one| one.len.checked_sub(at.checked_sub(one.address)?).filter(|left| *left > 8));
     let Some(left) = left else { return Ok(None) };
