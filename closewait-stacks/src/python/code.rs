@@ -101,7 +101,7 @@ impl<'a> CodeReader<'a> {
         }
         let format = self.layout.code.format;
         let line = code.lines.as_ref().and_then(|table| format.line(table, code.first_line, offset));
-        NamedFrame::Call(Frame { function: code.function.clone(), file: code.file.clone(), line, object: None })
+        NamedFrame::Call(Frame { function: code.function.clone(), file: code.file.clone(), line, ..Frame::default() })
     }
 
     fn code(&self, address: u64) -> Result<Known, MemoryError> {
