@@ -18,6 +18,8 @@ use super::{
 const ORDER: Endianness = Endianness::Little;
 /// Maximum number of program headers and of entries of the dynamic section: usual are 5 to 15 and 20 to 40.
 const MAX_ENTRIES: usize = 256;
+/// Maximum number of mappings of the first page of one file that are tried as the start of an object.
+const MAX_STARTS: usize = 4;
 /// Maximum number of symbols in one chain of a hash table.
 const MAX_CHAIN: u32 = 1024;
 /// Maximum length of the name of a symbol, bytes.
@@ -118,11 +120,17 @@ impl<'a> Object<'a> {
     /// If its memory cannot be read.
     pub fn containing(process: &Process<'a>, address: u64) -> Result<Option<Self>, MemoryError> {
         let Some(own) = process.mapping(address).filter(|mapping| mapping.inode != 0) else { return Ok(None) };
-        // The mappings of an object follow one another; another file, or the same one again, begins with offset 0.
-        let of_file = |one: &&Mapping| (one.inode, &one.device) == (own.inode, &own.device);
-        let before = process.mappings.iter().filter(of_file).take_while(|one| one.start <= address);
-        let Some(first) = before.filter(|one| one.offset == 0).last() else { return Ok(None) };
-        Self::at(process.memory, first)
+        // The mappings of an object follow one another. The same file can be loaded twice, and a small file can have two segments in
+        // its first page, each of which is mapped with offset 0.
+        let starts = |one: &&Mapping| one.offset == 0 && (one.inode, &one.device) == (own.inode, &own.device);
+        let before = process.mappings.partition_point(|one| one.start <= address);
+        for first in process.mappings[..before].iter().rev().filter(starts).take(MAX_STARTS) {
+            match Self::at(process.memory, first)? {
+                Some(object) if object.contains(address) => return Ok(Some(object)),
+                Some(_) | None => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the first segment of a type of `<elf.h>`.
@@ -151,7 +159,7 @@ impl<'a> Object<'a> {
     }
 
     /// Returns the addresses in the dynamic section; `None` for a static executable.
-    fn dynamic(&self) -> Result<Option<Dynamic>, MemoryError> {
+    pub(crate) fn dynamic(&self) -> Result<Option<Dynamic>, MemoryError> {
         let Some(segment) = self.segment(elf::PT_DYNAMIC) else { return Ok(None) };
         let most = MAX_ENTRIES * size_of::<Dyn64<Endianness>>();
         let bytes =
@@ -235,11 +243,15 @@ impl<'a> Object<'a> {
 
 /// Addresses in memory of the tables that the dynamic section names.
 #[derive(Clone, Copy, Debug)]
-struct Dynamic {
-    symbols: u64,
-    names: u64,
-    gnu_hash: Option<u64>,
-    hash: Option<u64>,
+pub(crate) struct Dynamic {
+    /// `DT_SYMTAB`.
+    pub(crate) symbols: u64,
+    /// `DT_STRTAB`.
+    pub(crate) names: u64,
+    /// `DT_GNU_HASH`.
+    pub(crate) gnu_hash: Option<u64>,
+    /// `DT_HASH`.
+    pub(crate) hash: Option<u64>,
 }
 
 #[cfg(test)]

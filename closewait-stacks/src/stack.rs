@@ -31,6 +31,8 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Path of the executable or library that has the function; `None` for interpreted code.
     pub object: Option<String>,
+    /// Whether only a frame pointer leads to it, without a table for unwinding: frames between it and the one before can be missing.
+    pub is_guess: bool,
 }
 
 /// Reason why no stack was read.
@@ -64,7 +66,8 @@ impl std::fmt::Display for Frame {
             (Some(file), None, _) => write!(to, " ({file})"),
             (None, _, Some(object)) => write!(to, " ({object})"),
             (None, _, None) => Ok(()),
-        }
+        }?;
+        if self.is_guess { to.write_str(" by frame pointer") } else { Ok(()) }
     }
 }
 

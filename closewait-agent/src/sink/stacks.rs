@@ -74,7 +74,7 @@ fn headline(group: &StackGroup) -> String {
         None => String::new(),
     };
     let state = match &group.state {
-        Some(state) => format!(" ({state})"),
+        Some(state) => format!(", {state}"),
         None => String::new(),
     };
     match group.work {

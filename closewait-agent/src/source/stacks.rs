@@ -205,12 +205,19 @@ fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>) -> Vec<CodeStack> {
         line: frame.line,
         object: frame.object.map(text),
     };
-    let stack = |stack: Stack| CodeStack {
-        language,
-        tid: stack.tid,
-        state: stack.state.map(text),
-        frames: stack.frames.into_iter().map(frame).collect(),
-        cut: stack.cut.map(text),
+    let stack = |mut stack: Stack| {
+        // A frame that only a frame pointer shows may not exist, and so may none that it returns to.
+        if let Some(at) = stack.frames.iter().position(|frame| frame.is_guess) {
+            stack.frames.truncate(at);
+            stack.cut = Some("the callers are uncertain".to_owned());
+        }
+        CodeStack {
+            language,
+            tid: stack.tid,
+            state: stack.state.map(text),
+            frames: stack.frames.into_iter().map(frame).collect(),
+            cut: stack.cut.map(text),
+        }
     };
     stacks.into_iter().map(stack).collect()
 }

@@ -106,9 +106,11 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
 /// Returns the group of a stack, still without threads.
 fn group(stack: &CodeStack) -> StackGroup {
     let language = stack.language;
-    let origin = |frame: &CodeFrame| frame.origin(language);
-    let place = stack.frames.iter().position(|frame| origin(frame) == FrameOrigin::Application);
-    let inner = &stack.frames[..place.unwrap_or(stack.frames.len())];
+    let is_application = |frame: &CodeFrame| frame.origin(language) == FrameOrigin::Application;
+    let application = stack.frames.iter().position(is_application);
+    let inner = &stack.frames[..application.unwrap_or(stack.frames.len())];
+    // A place without a name helps nobody, and those outside it are not where the thread waits.
+    let place = application.filter(|at| stack.frames.get(*at).is_some_and(|frame| frame.function.is_some()));
     // The outermost of these functions says what the application has asked for.
     let wait = inner.iter().rev().find_map(|frame| wait_of(frame, language));
     let work = match (idle(stack), wait) {
@@ -195,6 +197,16 @@ mod tests {
         ];
         let group = group_stacks(&[stack(CodeLanguage::Go, &frames)]).remove(0);
         assert_eq!((group.work, group.place), (ThreadWork::Waits(CodeWait::Pool), Some(3)));
+    }
+
+    #[test]
+    fn a_caller_can_be_what_makes_a_wait_idle() {
+        let peek = "bufio.(*Reader).Peek /usr/lib/go/src/bufio/bufio.go:148";
+        let serve = "net/http.(*conn).serve /usr/lib/go/src/net/http/server.go:2127";
+        let other = "net/textproto.(*Reader).upcomingHeaderKeys /usr/lib/go/src/net/textproto/reader.go:664";
+        let group = |frames: &[&str]| group_stacks(&[stack(CodeLanguage::Go, frames)]).remove(0);
+        assert!(group(&[peek, serve]).is_idle());
+        assert!(!group(&[peek, other, serve]).is_idle());
     }
 
     #[test]

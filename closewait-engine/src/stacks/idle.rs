@@ -10,9 +10,11 @@ use super::{
     waits::matches,
 };
 
-/// Functions that wait for the next request or piece of work, with what they wait for. `%` stands for any characters.
+/// Functions that wait for the next request or piece of work, with what they wait for. `%` stands for any characters; a function after
+/// ` < ` is the caller.
 const WAITING: &[(CodeLanguage, &str, &str)] = &[
     (CodeLanguage::Go, "net/http.(*conn).readRequest", "the next request"),
+    (CodeLanguage::Go, "bufio.(*Reader).Peek < net/http.(*conn).serve", "the next request"),
     (CodeLanguage::Go, "net/http.(*connReader).backgroundRead", "the end of the connection"),
     (CodeLanguage::Go, "net/http.(*Server).Serve", "clients"),
     (CodeLanguage::Go, "net/http.(*persistConn).readLoop", "the next response"),
@@ -49,6 +51,7 @@ const BACKGROUND: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "runtime.timerproc"),
     (CodeLanguage::Go, "runtime.ensureSigM%"),
     (CodeLanguage::Go, "runtime.ReadTrace%"),
+    (CodeLanguage::Go, "runtime.unique_runtime_%"),
 ];
 
 /// Work that an idle thread waits for.
@@ -64,13 +67,15 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     if stack.frames.iter().any(is_of_runtime) {
         return Some(BACKGROUND_WORK);
     }
-    let of_runtime = |frame: &&CodeFrame| frame.origin(language) == FrameOrigin::Runtime;
-    let mut inner = stack.frames.iter().take_while(of_runtime);
-    inner.find_map(|frame| {
-        let name = name(frame, language)?;
-        let mut table = WAITING.iter().filter(|(of, ..)| *of == language);
-        table.find(|(_, pattern, _)| matches(pattern, &name)).map(|(.., work)| *work)
-    })
+    let inner = stack.frames.iter().take_while(|frame| frame.origin(language) == FrameOrigin::Runtime);
+    let names: Vec<_> = inner.map(|frame| name(frame, language).unwrap_or_default()).collect();
+    let calls = |pattern: &str| {
+        let functions: Vec<&str> = pattern.split(" < ").collect();
+        let same = |names: &[String]| names.iter().zip(&functions).all(|(name, function)| matches(function, name));
+        names.windows(functions.len()).any(same)
+    };
+    let mut table = WAITING.iter().filter(|(of, ..)| *of == language);
+    table.find(|(_, pattern, _)| calls(pattern)).map(|(.., work)| *work)
 }
 
 /// Returns the name of a function as the tables have it: with its file in Python, whose names are not unique.

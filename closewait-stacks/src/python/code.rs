@@ -101,7 +101,13 @@ impl<'a> CodeReader<'a> {
         }
         let format = self.layout.code.format;
         let line = code.lines.as_ref().and_then(|table| format.line(table, code.first_line, offset));
-        NamedFrame::Call(Frame { function: code.function.clone(), file: code.file.clone(), line, ..Frame::default() })
+        NamedFrame::Call(Frame {
+            function: code.function.clone(),
+            file: code.file.clone(),
+            line,
+            object: None,
+            is_guess: false,
+        })
     }
 
     fn code(&self, address: u64) -> Result<Known, MemoryError> {
