@@ -147,6 +147,10 @@ impl UnwindRule {
 }
 
 /// Returns the value of a DWARF expression with an initial value on its stack.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "expressions of unwinding have no other results, and gimli has 15 of them"
+)]
 fn evaluate(
     bytes: &[u8],
     frame: &FrameRegisters,

@@ -3,7 +3,7 @@
 //! The segment `PT_GNU_EH_FRAME` has a table of all functions, sorted by address, that refers to one frame description entry (FDE) for
 //! each (Linux Standard Base 5.0, section 10.6.2). Only that entry and its common information entry (CIE) are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, LittleEndian, RegisterRule, UnwindContext,
@@ -93,11 +93,10 @@ impl FunctionTable {
         };
         // The distance from the field itself back to the CIE.
         let common_at = at.wrapping_add(4).wrapping_sub(pointer.into());
-        if !self.common.contains_key(&common_at) {
-            let record = read_record(object, memory, common_at)?;
-            self.common.insert(common_at, record.unwrap_or_default());
-        }
-        let common = self.common.get(&common_at).map(Vec::as_slice).unwrap_or_default();
+        let common: &[u8] = match self.common.entry(common_at) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(read_record(object, memory, common_at)?.unwrap_or_default()),
+        };
         // Both records in one section, however far apart they are.
         let Ok(distance) = u32::try_from(common.len() + 4) else { return Ok(None) };
         function[4..8].copy_from_slice(&distance.to_le_bytes());
