@@ -6,10 +6,10 @@
 use std::{env, error::Error, time::Instant};
 
 use closewait_stacks::{
-    Mapping, Process, Reader,
+    Mapping, MemoryReader, TargetProcess,
     files::{self, FileSymbols},
     go, live,
-    memory::Limit,
+    memory::ReadLimit,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,9 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
         let (start, mappings, threads) = (Instant::now(), live::mappings(pid)?, live::threads(pid, 512)?);
         let opened = start.elapsed();
-        let limit = Limit::new(MOST_READS, 1 << 30);
-        let memory = Reader::new(&memory, &limit);
-        let stacks = go::stacks(&Process { memory, mappings: &mappings, threads: &threads, symbols: &symbols })?;
+        let limit = ReadLimit::new(MOST_READS, 1 << 30);
+        let memory = MemoryReader::new(&memory, &limit);
+        let stacks = go::stacks(&TargetProcess { memory, mappings: &mappings, threads: &threads, symbols: &symbols })?;
         let (all, reads) = (start.elapsed(), MOST_READS - limit.reads_left());
         let frames: usize = stacks.iter().map(|stack| stack.frames.len()).sum();
         if round == 0 {

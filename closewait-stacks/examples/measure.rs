@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use closewait_stacks::{Process, Reader, go, live, memory::Limit, native, process::NoSymbols, python};
+use closewait_stacks::{MemoryReader, TargetProcess, go, live, memory::ReadLimit, native, process::NoSymbols, python};
 
 /// Number of reads that a pass may use.
 const READS: u32 = 1_000_000;
@@ -24,9 +24,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 2048)?);
     let mut times = Vec::new();
     for _ in 0..passes {
-        let limit = Limit::new(READS, 256 << 20);
-        let process =
-            Process { memory: Reader::new(&memory, &limit), mappings: &mappings, threads: &threads, symbols: &symbols };
+        let limit = ReadLimit::new(READS, 256 << 20);
+        let process = TargetProcess {
+            memory: MemoryReader::new(&memory, &limit),
+            mappings: &mappings,
+            threads: &threads,
+            symbols: &symbols,
+        };
         let start = Instant::now();
         let stacks = match kind.as_str() {
             "go" => go::stacks(&process),

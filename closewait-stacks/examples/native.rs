@@ -6,7 +6,7 @@
 
 use std::{env, error::Error, time::Instant};
 
-use closewait_stacks::{Mapping, Process, Reader, Symbols, live, memory::Limit, native};
+use closewait_stacks::{Mapping, MemoryReader, Symbols, TargetProcess, live, memory::ReadLimit, native};
 
 /// Names that are addresses.
 struct AddressSymbols;
@@ -32,10 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let memory = live::LiveMemory::open(pid)?;
         let (start, mappings, threads) = (Instant::now(), live::mappings(pid)?, live::threads(pid, 2048)?);
         let opened = start.elapsed();
-        let limit = Limit::new(MOST_READS, 1 << 30);
-        let memory = Reader::new(&memory, &limit);
+        let limit = ReadLimit::new(MOST_READS, 1 << 30);
+        let memory = MemoryReader::new(&memory, &limit);
         let symbols = &AddressSymbols;
-        let stacks = native::stacks(&Process { memory, mappings: &mappings, threads: &threads, symbols })?;
+        let stacks = native::stacks(&TargetProcess { memory, mappings: &mappings, threads: &threads, symbols })?;
         let (all, reads, frames) =
             (start.elapsed(), MOST_READS - limit.reads_left(), stacks.iter().map(|s| s.frames.len()));
         let (roots, frames) = (stacks.iter().filter(|stack| stack.cut.is_none()).count(), frames.sum::<usize>());

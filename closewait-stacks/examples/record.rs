@@ -5,12 +5,12 @@
 use std::{env, error::Error, fs};
 
 use closewait_stacks::{
-    Mapping, Process, Reader,
+    Mapping, MemoryReader, TargetProcess,
     files::{self, FileSymbols},
     go,
     image::ImageRecorder,
     live,
-    memory::Limit,
+    memory::ReadLimit,
     native, python,
 };
 
@@ -22,9 +22,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
     let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 512)?);
     let recorder = ImageRecorder::new(&memory, &symbols, &mappings, &threads);
-    let limit = Limit::new(1_000_000, 256 << 20);
-    let process =
-        Process { memory: Reader::new(&recorder, &limit), mappings: &mappings, threads: &threads, symbols: &recorder };
+    let limit = ReadLimit::new(1_000_000, 256 << 20);
+    let process = TargetProcess {
+        memory: MemoryReader::new(&recorder, &limit),
+        mappings: &mappings,
+        threads: &threads,
+        symbols: &recorder,
+    };
     let stacks = match kind.as_str() {
         "go" => go::stacks(&process),
         "python" => python::stacks(&process),

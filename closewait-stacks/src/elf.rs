@@ -10,8 +10,8 @@ use object::{
 };
 
 use super::{
-    memory::{MemoryError, Reader},
-    process::{Mapping, Process},
+    memory::{MemoryError, MemoryReader},
+    process::{Mapping, TargetProcess},
 };
 
 /// Byte order of all supported processes.
@@ -28,7 +28,7 @@ const MAX_NAME: usize = 1024;
 /// Executable or library in the memory of a process.
 #[derive(Clone, Debug)]
 pub struct Object<'a> {
-    memory: Reader<'a>,
+    memory: MemoryReader<'a>,
     /// Mapping of the start of its file.
     pub mapping: &'a Mapping,
     /// Architecture: `EM_X86_64` or `EM_AARCH64` of `<elf.h>`.
@@ -73,7 +73,7 @@ impl<'a> Object<'a> {
     /// # Errors
     ///
     /// If its memory cannot be read.
-    pub fn at(memory: Reader<'a>, mapping: &'a Mapping) -> Result<Option<Self>, MemoryError> {
+    pub fn at(memory: MemoryReader<'a>, mapping: &'a Mapping) -> Result<Option<Self>, MemoryError> {
         if mapping.offset != 0 || !mapping.readable {
             return Ok(None);
         }
@@ -118,7 +118,7 @@ impl<'a> Object<'a> {
     /// # Errors
     ///
     /// If its memory cannot be read.
-    pub fn containing(process: &Process<'a>, address: u64) -> Result<Option<Self>, MemoryError> {
+    pub fn containing(process: &TargetProcess<'a>, address: u64) -> Result<Option<Self>, MemoryError> {
         let Some(own) = process.mapping(address).filter(|mapping| mapping.inode != 0) else { return Ok(None) };
         // The mappings of an object follow one another. The same file can be loaded twice, and a small file can have two segments in
         // its first page, each of which is mapped with offset 0.
@@ -257,15 +257,19 @@ pub(crate) struct Dynamic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{live, memory::Limit, process::NoSymbols};
+    use crate::{live, memory::ReadLimit, process::NoSymbols};
 
     #[test]
     fn a_function_of_the_c_library_is_found_in_this_process() {
-        let (memory, limit) = (live::LiveMemory::open(std::process::id()).unwrap(), Limit::new(10_000, 1 << 20));
+        let (memory, limit) = (live::LiveMemory::open(std::process::id()).unwrap(), ReadLimit::new(10_000, 1 << 20));
         let mappings = live::mappings(std::process::id()).unwrap();
         let symbols = NoSymbols;
-        let process =
-            Process { memory: Reader::new(&memory, &limit), mappings: &mappings, threads: &[], symbols: &symbols };
+        let process = TargetProcess {
+            memory: MemoryReader::new(&memory, &limit),
+            mappings: &mappings,
+            threads: &[],
+            symbols: &symbols,
+        };
         let name = c"getpid";
         // SAFETY: the handle is the documented one for the default search order, and the name ends with NUL.
         let expected = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) } as u64;

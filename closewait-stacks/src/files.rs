@@ -197,7 +197,7 @@ mod tests {
     use std::{env, fs, process::Command};
 
     use super::*;
-    use crate::{elf::Object, live, memory::Limit, memory::Reader};
+    use crate::{elf::Object, live, memory::MemoryReader, memory::ReadLimit};
 
     #[inline(never)]
     fn marked_function() -> u32 {
@@ -207,12 +207,12 @@ mod tests {
     #[test]
     fn a_function_of_this_executable_is_found_by_address_and_by_name() {
         let pid = marked_function();
-        let (memory, limit) = (live::LiveMemory::open(pid).unwrap(), Limit::new(1000, 1 << 20));
+        let (memory, limit) = (live::LiveMemory::open(pid).unwrap(), ReadLimit::new(1000, 1 << 20));
         let mappings = live::mappings(pid).unwrap();
         let address = marked_function as *const () as u64;
         let inode = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address)).unwrap().inode;
         let mapping = mappings.iter().find(|mapping| mapping.inode == inode).unwrap();
-        let object = Object::at(Reader::new(&memory, &limit), mapping).unwrap().unwrap();
+        let object = Object::at(MemoryReader::new(&memory, &limit), mapping).unwrap().unwrap();
         let open = |mapping: &Mapping| open(pid, mapping);
         let symbols = FileSymbols::new(&open);
         let (name, start) = symbols.at(mapping, object.in_file(address) + 1).unwrap();

@@ -18,7 +18,7 @@ mod module;
 mod unwind;
 
 use super::{
-    process::Process,
+    process::TargetProcess,
     stack::{Stack, StackError},
 };
 use functions::GoFunctions;
@@ -38,7 +38,7 @@ const MAX_UNWOUND: usize = 2048;
 /// # Errors
 ///
 /// If the process is not a Go program, its version is not supported, or its memory cannot be read.
-pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
+pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     let Some(module) = GoModule::find(process)? else { return Err(StackError::OtherProgram("Go")) };
     let addresses = list::addresses(process, &module, MAX_GOROUTINES)?;
     let mut reasons = WaitReasons::find(&module)?;

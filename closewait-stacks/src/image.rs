@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     memory::{Memory, MemoryError},
-    process::{Mapping, Symbols, Thread},
+    process::{Mapping, Symbols, TargetThread},
 };
 
 /// Number of bytes of a kept block, and its alignment. It divides the size of every page, so a block is mapped whole or not at all.
@@ -27,7 +27,7 @@ pub struct Image {
     /// Mappings of the process.
     pub mappings: Vec<Mapping>,
     /// Threads of the process.
-    pub threads: Vec<Thread>,
+    pub threads: Vec<TargetThread>,
     blocks: BTreeMap<u64, Vec<u8>>,
     named: BTreeMap<(String, String), Option<u64>>,
     at: BTreeMap<(String, u64), Option<(String, u64)>>,
@@ -96,7 +96,12 @@ pub struct ImageRecorder<'a> {
 
 impl<'a> ImageRecorder<'a> {
     /// Returns a recorder of a process with these mappings and threads.
-    pub fn new(memory: &'a dyn Memory, symbols: &'a dyn Symbols, mappings: &[Mapping], threads: &[Thread]) -> Self {
+    pub fn new(
+        memory: &'a dyn Memory,
+        symbols: &'a dyn Symbols,
+        mappings: &[Mapping],
+        threads: &[TargetThread],
+    ) -> Self {
         let image = Image { mappings: mappings.to_vec(), threads: threads.to_vec(), ..Image::default() };
         Self { memory, symbols, image: RefCell::new(image) }
     }

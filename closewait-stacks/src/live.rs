@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     memory::{Memory, MemoryError},
-    process::{Mapping, Registers, Thread},
+    process::{Mapping, Registers, TargetThread},
 };
 
 /// Maximum number of mappings that are read; the kernel allows 65,530 by default (`vm.max_map_count`).
@@ -56,7 +56,7 @@ pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
 /// # Errors
 ///
 /// If the process has ended.
-pub fn threads(pid: u32, most: usize) -> io::Result<Vec<Thread>> {
+pub fn threads(pid: u32, most: usize) -> io::Result<Vec<TargetThread>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))?.take(most) {
         let entry = entry?;
@@ -69,7 +69,7 @@ pub fn threads(pid: u32, most: usize) -> io::Result<Vec<Thread>> {
     Ok(threads)
 }
 
-fn thread(tid: u32, folder: &Path) -> Option<Thread> {
+fn thread(tid: u32, folder: &Path) -> Option<TargetThread> {
     let name = fs::read(folder.join("comm")).ok()?;
     // The name of a thread is also in its status; the kernel cuts it in the middle of a character.
     let status = fs::read(folder.join("status")).ok()?;
@@ -77,7 +77,7 @@ fn thread(tid: u32, folder: &Path) -> Option<Thread> {
     // One number for each pid namespace, the innermost one last (`proc_pid_status`, fs/proc/array.c at v5.10).
     let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last()?.parse().ok());
     let call = fs::read_to_string(folder.join("syscall")).unwrap_or_default();
-    Some(Thread {
+    Some(TargetThread {
         tid,
         inner_tid: inner.unwrap_or(tid),
         name: String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned(),

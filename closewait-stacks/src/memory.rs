@@ -33,19 +33,19 @@ pub enum MemoryError {
 /// The limit is shared by everything that one pass reads from one process, so that no structure in its memory, whatever it contains,
 /// can keep the pass busy.
 #[derive(Clone, Copy)]
-pub struct Reader<'a> {
+pub struct MemoryReader<'a> {
     memory: &'a dyn Memory,
-    limit: &'a Limit,
+    limit: &'a ReadLimit,
 }
 
 /// Number of reads and bytes that a pass may still use.
 #[derive(Debug)]
-pub struct Limit {
+pub struct ReadLimit {
     reads: Cell<u32>,
     bytes: Cell<u64>,
 }
 
-impl Limit {
+impl ReadLimit {
     /// Returns a limit of this number of reads, and of bytes.
     pub const fn new(reads: u32, bytes: u64) -> Self {
         Self { reads: Cell::new(reads), bytes: Cell::new(bytes) }
@@ -70,9 +70,9 @@ impl Limit {
     }
 }
 
-impl<'a> Reader<'a> {
+impl<'a> MemoryReader<'a> {
     /// Returns a reader of `memory` up to `limit`.
-    pub const fn new(memory: &'a dyn Memory, limit: &'a Limit) -> Self {
+    pub const fn new(memory: &'a dyn Memory, limit: &'a ReadLimit) -> Self {
         Self { memory, limit }
     }
 
@@ -173,9 +173,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl std::fmt::Debug for Reader<'_> {
+impl std::fmt::Debug for MemoryReader<'_> {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.debug_struct("Reader").field("limit", &self.limit).finish_non_exhaustive()
+        to.debug_struct("MemoryReader").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 
@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn a_text_ends_at_its_nul_or_at_its_limit() {
-        let limit = Limit::new(100, 10_000);
-        let reader = Reader::new(&Pages, &limit);
+        let limit = ReadLimit::new(100, 10_000);
+        let reader = MemoryReader::new(&Pages, &limit);
         assert_eq!(reader.text(3 * 4096 - 4, 100).as_deref(), Ok("aaa"), "the page after it is not mapped");
         assert_eq!(reader.text(4096, 300).map(|text| text.len()), Ok(300));
         assert!(reader.text(3 * 4096, 10).is_err());
@@ -210,11 +210,14 @@ mod tests {
 
     #[test]
     fn nothing_is_read_beyond_the_limit() {
-        let limit = Limit::new(2, 1000);
-        let reader = Reader::new(&Pages, &limit);
+        let limit = ReadLimit::new(2, 1000);
+        let reader = MemoryReader::new(&Pages, &limit);
         assert_eq!(reader.u64(4096), Ok(0x6161_6161_6161_6161));
         assert_eq!(reader.bytes(4096, 993), Err(MemoryError::Limit));
         assert_eq!(reader.u8(4096), Err(MemoryError::Limit), "a smaller read does not fit either");
-        assert_eq!(Reader::new(&Pages, &Limit::new(9, u64::MAX)).bytes(4096, usize::MAX), Err(MemoryError::Limit));
+        assert_eq!(
+            MemoryReader::new(&Pages, &ReadLimit::new(9, u64::MAX)).bytes(4096, usize::MAX),
+            Err(MemoryError::Limit)
+        );
     }
 }

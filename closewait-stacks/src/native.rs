@@ -21,18 +21,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     memory::MemoryError,
-    process::{Process, Registers, Thread},
+    process::{Registers, TargetProcess, TargetThread},
     stack::{Frame, MAX_FRAMES, Stack, StackError},
 };
 use blocks::StackBlocks;
 use code::{NoRule, ProcessCode, lookup_address};
 use names::Names;
 use registers::{Convention, FrameRegisters};
-use rule::{CfaPlace, Step};
+use rule::{CfaPlace, UnwindStep};
 
 /// Frame before its function has a name.
 #[derive(Clone, Copy, Debug)]
-struct CodeFrame<'a> {
+struct NativeFrame<'a> {
     /// Address whose function is the frame's.
     address: u64,
     /// First address of the function, if it is known.
@@ -46,7 +46,7 @@ struct CodeFrame<'a> {
 /// Frames of a thread.
 #[derive(Clone, Debug, Default)]
 struct ThreadWalk<'a> {
-    frames: Vec<CodeFrame<'a>>,
+    frames: Vec<NativeFrame<'a>>,
     cut: Option<String>,
     /// Error of the read of the stack's top.
     error: Option<MemoryError>,
@@ -57,7 +57,7 @@ struct ThreadWalk<'a> {
 /// # Errors
 ///
 /// If no stack of its threads can be read.
-pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
+pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     let mut code = ProcessCode::new(process);
     let walks: Vec<ThreadWalk<'_>> = process.threads.iter().map(|thread| walk(process, &mut code, thread)).collect();
     let with_registers = process.threads.iter().filter(|thread| thread.registers.is_some()).count();
@@ -77,7 +77,7 @@ pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
     for (object, addresses) in addresses {
         names.extend(names::names(&code.objects[object], process.memory, process.symbols, &addresses));
     }
-    let named = |(thread, walk): (&Thread, ThreadWalk<'_>)| Stack {
+    let named = |(thread, walk): (&TargetThread, ThreadWalk<'_>)| Stack {
         tid: Some(thread.tid),
         frames: walk.frames.iter().map(|frame| frame.named(&names)).collect(),
         cut: walk.cut,
@@ -86,7 +86,7 @@ pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
     Ok(process.threads.iter().zip(walks).map(named).collect())
 }
 
-impl CodeFrame<'_> {
+impl NativeFrame<'_> {
     fn named(&self, names: &Names) -> Frame {
         Frame {
             function: names.get(&self.address).cloned(),
@@ -97,7 +97,7 @@ impl CodeFrame<'_> {
     }
 }
 
-fn walk<'a>(process: &'a Process<'a>, code: &mut ProcessCode<'a>, thread: &Thread) -> ThreadWalk<'a> {
+fn walk<'a>(process: &'a TargetProcess<'a>, code: &mut ProcessCode<'a>, thread: &TargetThread) -> ThreadWalk<'a> {
     let mut walk = ThreadWalk::default();
     let Some(registers) = thread.registers else {
         walk.cut = Some("running".to_owned());
@@ -118,7 +118,7 @@ fn follow<'a>(
     code: &mut ProcessCode<'a>,
     stack: &mut StackBlocks<'_>,
     registers: &Registers,
-    frames: &mut Vec<CodeFrame<'a>>,
+    frames: &mut Vec<NativeFrame<'a>>,
 ) -> Option<String> {
     let (mut pc, mut is_exact, mut is_guess) = (registers.pc, true, false);
     let mut frame: Option<FrameRegisters> = None;
@@ -128,7 +128,7 @@ fn follow<'a>(
             return place.rule.as_ref().err().map(ToString::to_string);
         }
         let is_signal = place.rule.as_ref().is_ok_and(|rule| rule.is_signal);
-        frames.push(CodeFrame {
+        frames.push(NativeFrame {
             address: lookup_address(pc, is_exact || is_signal),
             function: place.function,
             object: place.object,
@@ -159,19 +159,19 @@ fn follow<'a>(
             Err(reason) => (by_frame_pointer(code, &current, stack, reason), true),
         };
         match step {
-            Step::Root => return None,
-            Step::Zero if !is_derived => return None,
-            Step::Zero => return Some("the return address is not that of code".to_owned()),
-            Step::Cut(reason) => return Some(reason),
-            Step::Caller(_, target) if !code.is_code(target) => {
+            UnwindStep::Root => return None,
+            UnwindStep::Zero if !is_derived => return None,
+            UnwindStep::Zero => return Some("the return address is not that of code".to_owned()),
+            UnwindStep::Cut(reason) => return Some(reason),
+            UnwindStep::Caller(_, target) if !code.is_code(target) => {
                 return Some("the return address is not that of code".to_owned());
             }
-            Step::Caller(_, target) if is_derived && !code.is_after_call(target, convention.machine) => {
+            UnwindStep::Caller(_, target) if is_derived && !code.is_after_call(target, convention.machine) => {
                 let no_table = || format!("no unwind table for {}", place.path);
                 let has_table = place.rule.as_ref().is_ok_and(|rule| !rule.is_derived);
                 return Some(if has_table { "frame pointer unknown".to_owned() } else { no_table() });
             }
-            Step::Caller(caller, target) => {
+            UnwindStep::Caller(caller, target) => {
                 (pc, is_exact, is_guess) = (target, is_signal, by_pointer);
                 frame = Some(*caller);
             }
@@ -186,9 +186,9 @@ fn by_frame_pointer(
     frame: &FrameRegisters,
     stack: &mut StackBlocks<'_>,
     reason: &NoRule,
-) -> Step {
+) -> UnwindStep {
     let convention = frame.convention;
-    let cut = || Step::Cut(reason.to_string());
+    let cut = || UnwindStep::Cut(reason.to_string());
     let Some(fp) = frame.get(convention.fp).filter(|fp| *fp >= frame.sp() && fp.is_multiple_of(8)) else {
         return cut();
     };
@@ -202,5 +202,5 @@ fn by_frame_pointer(
         convention,
         &Registers { pc: target, sp: fp.wrapping_add(16), fp: Some(outer), lr: None },
     );
-    Step::Caller(Box::new(caller), target)
+    UnwindStep::Caller(Box::new(caller), target)
 }

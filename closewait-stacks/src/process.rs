@@ -2,17 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::Reader;
+use super::memory::MemoryReader;
 
 /// Process whose stacks are read.
 #[derive(Clone, Copy)]
-pub struct Process<'a> {
+pub struct TargetProcess<'a> {
     /// Its memory.
-    pub memory: Reader<'a>,
+    pub memory: MemoryReader<'a>,
     /// Its mappings, sorted by address.
     pub mappings: &'a [Mapping],
     /// Its threads.
-    pub threads: &'a [Thread],
+    pub threads: &'a [TargetThread],
     /// Symbols that are in its files but not in its memory.
     pub symbols: &'a dyn Symbols,
 }
@@ -40,7 +40,7 @@ pub struct Mapping {
 
 /// Thread of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Thread {
+pub struct TargetThread {
     /// Number of the thread, in the pid namespace of this process.
     pub tid: u32,
     /// Number of the thread in the innermost pid namespace, as the program itself sees it.
@@ -88,7 +88,7 @@ impl Symbols for NoSymbols {
     }
 }
 
-impl Process<'_> {
+impl TargetProcess<'_> {
     /// Returns the mapping that contains `address`.
     pub fn mapping(&self, address: u64) -> Option<&Mapping> {
         let after = self.mappings.partition_point(|mapping| mapping.start <= address);

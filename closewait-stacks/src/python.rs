@@ -23,7 +23,7 @@ mod threads;
 mod walk;
 
 use super::{
-    process::Process,
+    process::TargetProcess,
     stack::{Stack, StackError},
 };
 
@@ -36,6 +36,6 @@ use super::{
 /// # Errors
 ///
 /// If the process is not one, its version is not supported, or its memory cannot be read.
-pub fn stacks(process: &Process<'_>) -> Result<Vec<Stack>, StackError> {
+pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     walk::PythonWalk::new(process, runtime::RunningPython::find(process)?).stacks()
 }

@@ -8,7 +8,7 @@ pub const MAX_FRAMES: usize = 128;
 /// Stack of a thread, or of what a runtime runs on its threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stack {
-    /// Thread that runs it, see [`super::Thread::tid`]; `None` for what no thread runs at the moment, and if it is unknown.
+    /// Thread that runs it, see [`super::TargetThread::tid`]; `None` for what no thread runs at the moment, and if it is unknown.
     pub tid: Option<u32>,
     /// Number that the runtime has given to a goroutine, or to another thread of its own.
     pub number: Option<u64>,

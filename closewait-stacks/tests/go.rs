@@ -5,8 +5,8 @@ mod damage;
 use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
 
 use closewait_stacks::{
-    Mapping, Memory, MemoryError, Process, Reader, Stack, StackError, Symbols, Thread, go, image::Image, memory::Limit,
-    stack::MAX_FRAMES,
+    Mapping, Memory, MemoryError, MemoryReader, Stack, StackError, Symbols, TargetProcess, TargetThread, go,
+    image::Image, memory::ReadLimit, stack::MAX_FRAMES,
 };
 
 use damage::{Damage, Damaged};
@@ -30,9 +30,9 @@ fn images() -> Vec<(String, Image)> {
 }
 
 fn read(image: &Image, memory: &dyn Memory, symbols: &dyn Symbols) -> Result<Vec<Stack>, StackError> {
-    let limit = Limit::new(MOST_READS, 64 << 20);
-    let (mappings, threads): (&[Mapping], &[Thread]) = (&image.mappings, &image.threads);
-    go::stacks(&Process { memory: Reader::new(memory, &limit), mappings, threads, symbols })
+    let limit = ReadLimit::new(MOST_READS, 64 << 20);
+    let (mappings, threads): (&[Mapping], &[TargetThread]) = (&image.mappings, &image.threads);
+    go::stacks(&TargetProcess { memory: MemoryReader::new(memory, &limit), mappings, threads, symbols })
 }
 
 #[test]

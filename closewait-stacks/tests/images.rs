@@ -3,15 +3,15 @@
 
 use std::{env, fs, path::Path};
 
-use closewait_stacks::{Process, Reader, go, image::Image, memory::Limit, native, python};
+use closewait_stacks::{MemoryReader, TargetProcess, go, image::Image, memory::ReadLimit, native, python};
 
 /// Number of reads that one process may need.
 const MOST_READS: u32 = 100_000;
 
 fn read(image: &Image, kind: &str) -> String {
-    let limit = Limit::new(MOST_READS, 64 << 20);
+    let limit = ReadLimit::new(MOST_READS, 64 << 20);
     let (mappings, threads) = (&image.mappings, &image.threads);
-    let process = Process { memory: Reader::new(image, &limit), mappings, threads, symbols: image };
+    let process = TargetProcess { memory: MemoryReader::new(image, &limit), mappings, threads, symbols: image };
     let stacks = match kind {
         "go" => go::stacks(&process),
         "python" => python::stacks(&process),

@@ -5,7 +5,7 @@ mod damage;
 use std::{collections::BTreeMap, fs, path::Path};
 
 use closewait_stacks::{
-    Memory, Process, Reader, Stack, StackError, image::Image, memory::Limit, python, stack::MAX_FRAMES,
+    Memory, MemoryReader, Stack, StackError, TargetProcess, image::Image, memory::ReadLimit, python, stack::MAX_FRAMES,
 };
 use damage::{Damage, Damaged};
 
@@ -26,13 +26,13 @@ fn images(kind: &str) -> Vec<(String, Image)> {
     images
 }
 
-fn read(image: &Image, memory: &dyn Memory, limit: &Limit) -> Result<Vec<Stack>, StackError> {
+fn read(image: &Image, memory: &dyn Memory, limit: &ReadLimit) -> Result<Vec<Stack>, StackError> {
     let (mappings, threads) = (&image.mappings, &image.threads);
-    python::stacks(&Process { memory: Reader::new(memory, limit), mappings, threads, symbols: image })
+    python::stacks(&TargetProcess { memory: MemoryReader::new(memory, limit), mappings, threads, symbols: image })
 }
 
-fn ample() -> Limit {
-    Limit::new(MOST_READS, 64 << 20)
+fn ample() -> ReadLimit {
+    ReadLimit::new(MOST_READS, 64 << 20)
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_pass_ends_at_the_limit_of_reads_with_what_it_has() {
         let sound = read(&image, &image, &ample()).unwrap();
         let mut found = 0;
         for reads in 0..120 {
-            let Ok(stacks) = read(&image, &image, &Limit::new(reads, 64 << 20)) else { continue };
+            let Ok(stacks) = read(&image, &image, &ReadLimit::new(reads, 64 << 20)) else { continue };
             assert!(stacks.len() >= found && stacks.len() <= sound.len(), "{name} {reads}");
             for (stack, expected) in stacks.iter().zip(&sound) {
                 assert!(expected.frames.starts_with(&stack.frames), "{name} {reads}: {stack}");

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use closewait_fuzz::changed_image::ChangedImage;
-use closewait_stacks::{Process, Reader, go, image::Image, memory::Limit, stack::MAX_FRAMES};
+use closewait_stacks::{TargetProcess, MemoryReader, go, image::Image, memory::ReadLimit, stack::MAX_FRAMES};
 use libfuzzer_sys::fuzz_target;
 
 /// Number of reads that one pass may need; a sound image needs fewer than 1,000.
@@ -23,9 +23,9 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((which, bytes)) = bytes.split_first() else { return };
     let image = &images[usize::from(*which) % images.len()];
     let memory = ChangedImage::new(image, bytes);
-    let limit = Limit::new(MOST_READS, 64 << 20);
+    let limit = ReadLimit::new(MOST_READS, 64 << 20);
     let (mappings, threads) = (&image.mappings, &image.threads);
-    let process = Process { memory: Reader::new(&memory, &limit), mappings, threads, symbols: image };
+    let process = TargetProcess { memory: MemoryReader::new(&memory, &limit), mappings, threads, symbols: image };
     if let Ok(stacks) = go::stacks(&process) {
         assert!(stacks.iter().all(|stack| stack.frames.len() <= MAX_FRAMES));
         assert!(stacks.iter().all(|stack| !stack.frames.is_empty() || stack.cut.is_some()), "an empty stack has a reason");

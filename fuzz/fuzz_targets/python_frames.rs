@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use closewait_fuzz::changed_image::ChangedImage;
-use closewait_stacks::{Process, Reader, image::Image, memory::Limit, python, stack::MAX_FRAMES};
+use closewait_stacks::{MemoryReader, TargetProcess, image::Image, memory::ReadLimit, python, stack::MAX_FRAMES};
 use libfuzzer_sys::fuzz_target;
 
 /// Number of reads that one pass may need; a sound image needs fewer than 400.
@@ -24,9 +24,9 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((which, bytes)) = bytes.split_first() else { return };
     let image = &images[usize::from(*which) % images.len()];
     let memory = ChangedImage::new(image, bytes);
-    let limit = Limit::new(MOST_READS, 64 << 20);
+    let limit = ReadLimit::new(MOST_READS, 64 << 20);
     let (mappings, threads) = (&image.mappings, &image.threads);
-    let process = Process { memory: Reader::new(&memory, &limit), mappings, threads, symbols: image };
+    let process = TargetProcess { memory: MemoryReader::new(&memory, &limit), mappings, threads, symbols: image };
     if let Ok(stacks) = python::stacks(&process) {
         assert!(stacks.iter().all(|stack| stack.frames.len() <= MAX_FRAMES));
         assert!(

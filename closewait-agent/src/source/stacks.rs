@@ -6,11 +6,11 @@
 use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use closewait_stacks::{
-    Frame, Mapping, Memory, MemoryError, Process, Reader, Stack, StackError, Symbols,
+    Frame, Mapping, Memory, MemoryError, MemoryReader, Stack, StackError, Symbols, TargetProcess,
     files::FileSymbols,
     go,
     live::{self, LiveMemory},
-    memory::Limit,
+    memory::ReadLimit,
     native, python,
 };
 use thiserror::Error;
@@ -117,9 +117,9 @@ fn read_now<T>(pid: u32, job: &ItemJob<T>) -> io::Result<ProcessStacks> {
     job.progress();
     let open = |mapping: &Mapping| opened(&folder, mapping);
     let symbols = FileSymbols::new(&open);
-    let limit = Limit::new(MAX_READS, MAX_BYTES);
-    let process = Process {
-        memory: Reader::new(&memory, &limit),
+    let limit = ReadLimit::new(MAX_READS, MAX_BYTES);
+    let process = TargetProcess {
+        memory: MemoryReader::new(&memory, &limit),
         mappings: &mappings,
         threads: &threads,
         symbols: &symbols as &dyn Symbols,
@@ -143,7 +143,7 @@ fn opened(process: &Path, mapping: &Mapping) -> io::Result<File> {
 }
 
 /// Reads the stacks with the readers of all kinds of programs that this process can be.
-fn stacks(process: &Process<'_>) -> (Vec<CodeStack>, Vec<String>) {
+fn stacks(process: &TargetProcess<'_>) -> (Vec<CodeStack>, Vec<String>) {
     let mut unread = Vec::new();
     let mut of = |language: CodeLanguage, read: Result<Vec<Stack>, StackError>| match read {
         Ok(stacks) => Some(code_stacks(language, stacks)),

@@ -17,7 +17,7 @@ pub enum CodeLanguage {
 }
 
 /// Call of a function that has not returned.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CodeFrame {
     /// Name of the function; `None` if it is unknown.
     #[serde(deserialize_with = "harmless_field")]
@@ -70,7 +70,7 @@ impl CodeFrame {
     pub(super) const fn language(&self, language: CodeLanguage) -> CodeLanguage {
         match language {
             CodeLanguage::Python if self.object.is_some() => CodeLanguage::Native,
-            language => language,
+            CodeLanguage::Go | CodeLanguage::Python | CodeLanguage::Native => language,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Groups of equal stacks.
 
-use std::{collections::HashMap, hash::Hash};
+use std::collections::HashMap;
 
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
@@ -56,35 +56,13 @@ impl StackGroup {
     }
 }
 
-/// Key of a group: all that equal stacks share.
-#[derive(PartialEq, Eq, Hash)]
-struct StackKey<'a> {
-    language: CodeLanguage,
-    state: Option<&'a str>,
-    frames: Vec<(Option<&'a str>, Option<&'a str>, Option<u32>, Option<&'a str>)>,
-    cut: Option<&'a str>,
-}
-
-impl<'a> StackKey<'a> {
-    fn of(stack: &'a CodeStack) -> Self {
-        let frame = |frame: &'a CodeFrame| {
-            (frame.function.as_deref(), frame.file.as_deref(), frame.line, frame.object.as_deref())
-        };
-        Self {
-            language: stack.language,
-            state: stack.state.as_deref(),
-            frames: stack.frames.iter().map(frame).collect(),
-            cut: stack.cut.as_deref(),
-        }
-    }
-}
-
 /// Groups equal stacks. The threads that are not idle come first, then the larger groups.
 pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     let mut places = HashMap::new();
     let mut groups: Vec<StackGroup> = Vec::new();
     for stack in stacks {
-        let at = *places.entry(StackKey::of(stack)).or_insert_with(|| {
+        let key = (stack.language, &stack.state, &stack.frames, &stack.cut);
+        let at = *places.entry(key).or_insert_with(|| {
             groups.push(group(stack));
             groups.len() - 1
         });

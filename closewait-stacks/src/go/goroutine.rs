@@ -6,7 +6,7 @@ use super::{
     layout::{G_M, G_PC, G_SELF, G_SP},
     module::{self, GoModule},
 };
-use crate::{memory::MemoryError, process::Process};
+use crate::{memory::MemoryError, process::TargetProcess};
 
 /// Number of bytes that are read of a `g`; those after them are not needed.
 const G_LEN: usize = 192;
@@ -108,7 +108,7 @@ impl Goroutine {
     }
 
     /// Returns the thread that runs it, or its system call; `None` if none does, or if it is none of the process.
-    pub(super) fn thread(&self, process: &Process<'_>, module: &GoModule<'_>) -> Option<u32> {
+    pub(super) fn thread(&self, process: &TargetProcess<'_>, module: &GoModule<'_>) -> Option<u32> {
         if self.thread == 0 {
             return None;
         }

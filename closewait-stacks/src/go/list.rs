@@ -4,7 +4,7 @@ use super::{
     goroutine,
     module::{self, GoModule},
 };
-use crate::{memory::MemoryError, process::Process, stack::StackError};
+use crate::{memory::MemoryError, process::TargetProcess, stack::StackError};
 
 /// Number of goroutines that each program has before `main.main` starts: `runtime.main`, `forcegchelper`, `bgsweep`, `bgscavenge`.
 const FEWEST: u64 = 4;
@@ -12,7 +12,11 @@ const FEWEST: u64 = 4;
 const MOST: u64 = 1 << 25;
 
 /// Returns the addresses of the first `most` goroutines.
-pub(super) fn addresses(process: &Process<'_>, module: &GoModule<'_>, most: usize) -> Result<Vec<u64>, StackError> {
+pub(super) fn addresses(
+    process: &TargetProcess<'_>,
+    module: &GoModule<'_>,
+    most: usize,
+) -> Result<Vec<u64>, StackError> {
     let (list, len) = match find(process, module)? {
         Some(found) => found,
         None => named(process, module)?
@@ -30,7 +34,7 @@ pub(super) fn addresses(process: &Process<'_>, module: &GoModule<'_>, most: usiz
 }
 
 /// Finds the list among the variables by its content: each `g` has its own address at a known place (`g.sched.g`).
-fn find(process: &Process<'_>, module: &GoModule<'_>) -> Result<Option<(u64, u64)>, MemoryError> {
+fn find(process: &TargetProcess<'_>, module: &GoModule<'_>) -> Result<Option<(u64, u64)>, MemoryError> {
     // Another pointer to the same array, such as `allgptr`, may have other numbers behind it. They can pass for a length only if they
     // are smaller: the array has zeros behind its last goroutine.
     let mut best: Option<(u64, u64)> = None;
@@ -45,7 +49,7 @@ fn find(process: &Process<'_>, module: &GoModule<'_>) -> Result<Option<(u64, u64
 }
 
 /// Reads the list at the address that the symbol table has for it.
-fn named(process: &Process<'_>, module: &GoModule<'_>) -> Result<Option<(u64, u64)>, MemoryError> {
+fn named(process: &TargetProcess<'_>, module: &GoModule<'_>) -> Result<Option<(u64, u64)>, MemoryError> {
     let Some(address) = process.symbols.named(module.object.mapping, "runtime.allgs") else { return Ok(None) };
     let address = address.wrapping_add(module.object.bias);
     let [list, len, capacity] = [0, 8, 16].map(|offset| module.memory.u64(address.wrapping_add(offset)));
@@ -54,7 +58,7 @@ fn named(process: &Process<'_>, module: &GoModule<'_>) -> Result<Option<(u64, u6
 }
 
 fn is_list(
-    process: &Process<'_>,
+    process: &TargetProcess<'_>,
     module: &GoModule<'_>,
     list: u64,
     len: u64,

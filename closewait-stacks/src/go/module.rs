@@ -11,8 +11,8 @@ use object::elf;
 use super::layout::{self, GoLayout};
 use crate::{
     elf::Object,
-    memory::{MemoryError, Reader},
-    process::{Mapping, Process},
+    memory::{MemoryError, MemoryReader},
+    process::{Mapping, TargetProcess},
     stack::StackError,
 };
 
@@ -36,7 +36,7 @@ const MAX_VERSION: u64 = 127;
 #[derive(Clone, Debug)]
 pub(super) struct GoModule<'a> {
     /// Memory of the process.
-    pub(super) memory: Reader<'a>,
+    pub(super) memory: MemoryReader<'a>,
     /// Executable or library.
     pub(super) object: Object<'a>,
     /// Offsets in the structs of its version.
@@ -71,7 +71,7 @@ pub(super) struct GoModule<'a> {
 
 impl<'a> GoModule<'a> {
     /// Returns the Go executable or library of a process; `None` if it has none.
-    pub(super) fn find(process: &Process<'a>) -> Result<Option<Self>, StackError> {
+    pub(super) fn find(process: &TargetProcess<'a>) -> Result<Option<Self>, StackError> {
         let starts = process.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0);
         let mut searched = 0;
         for (index, mapping) in starts.take(MAX_STARTS).enumerate() {
@@ -95,7 +95,7 @@ impl<'a> GoModule<'a> {
         Ok(None)
     }
 
-    fn of(memory: Reader<'a>, object: Object<'a>) -> Result<Option<Self>, StackError> {
+    fn of(memory: MemoryReader<'a>, object: Object<'a>) -> Result<Option<Self>, StackError> {
         let machine_is_known = [elf::EM_X86_64, elf::EM_AARCH64].contains(&object.machine);
         let Some((first, quantum)) = find_module(memory, &object)?.filter(|_| machine_is_known) else {
             return Ok(None);
@@ -174,7 +174,7 @@ struct ModuleStart {
 }
 
 impl ModuleStart {
-    fn words(self, memory: Reader<'_>) -> Result<[u64; MODULE_WORDS], MemoryError> {
+    fn words(self, memory: MemoryReader<'_>) -> Result<[u64; MODULE_WORDS], MemoryError> {
         let bytes = memory.array::<{ MODULE_WORDS * 8 }>(self.address)?;
         let mut words = [0; MODULE_WORDS];
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -185,7 +185,7 @@ impl ModuleStart {
 }
 
 /// Returns the `moduledata` of an object, and the smallest size of its instructions.
-fn find_module(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<(ModuleStart, u64)>, MemoryError> {
+fn find_module(memory: MemoryReader<'_>, object: &Object<'_>) -> Result<Option<(ModuleStart, u64)>, MemoryError> {
     let quantum = if object.machine == elf::EM_AARCH64 { 4 } else { 1 };
     let loaded = object.segments.iter().filter(|one| one.kind == elf::PT_LOAD);
     let (start, end) = loaded.fold((u64::MAX, 0), |(start, end): (u64, u64), one| {
@@ -225,7 +225,7 @@ fn has_form(words: &[u64], span: &Range<u64>) -> bool {
 }
 
 /// Returns the version in an object's data: `go1.22.5`.
-fn find_version(memory: Reader<'_>, object: &Object<'_>) -> Result<Option<String>, MemoryError> {
+fn find_version(memory: MemoryReader<'_>, object: &Object<'_>) -> Result<Option<String>, MemoryError> {
     let magic = u128::from_le_bytes(BUILD_MAGIC);
     for range in written(object) {
         let found = search(memory, range, 4, |address, words| {
@@ -280,7 +280,7 @@ fn written(object: &Object<'_>) -> Vec<Range<u64>> {
 ///
 /// Parts that cannot be read are skipped.
 pub(super) fn search<T>(
-    memory: Reader<'_>,
+    memory: MemoryReader<'_>,
     range: Range<u64>,
     count: usize,
     mut visit: impl FnMut(u64, &[u64]) -> Result<Option<T>, MemoryError>,
@@ -313,7 +313,7 @@ pub(super) fn search<T>(
 }
 
 /// Whether an object has the note that Go's linker writes (`ELF_NOTE_GOBUILDID_TAG`, `src/cmd/link/internal/ld/elf.go` at go1.22.0).
-fn has_go_note(memory: Reader<'_>, object: &Object<'_>) -> Result<bool, MemoryError> {
+fn has_go_note(memory: MemoryReader<'_>, object: &Object<'_>) -> Result<bool, MemoryError> {
     const MOST: u64 = 4096;
     // Sizes of name and description, type 4, name.
     const NOTE: [u8; 8] = [4, 0, 0, 0, b'G', b'o', 0, 0];
@@ -329,7 +329,7 @@ fn has_go_note(memory: Reader<'_>, object: &Object<'_>) -> Result<bool, MemoryEr
 }
 
 /// Whether `address` is in memory that is no part of a file: where a heap is.
-pub(super) fn is_anonymous(process: &Process<'_>, address: u64) -> bool {
+pub(super) fn is_anonymous(process: &TargetProcess<'_>, address: u64) -> bool {
     let is_heap = |mapping: &&Mapping| mapping.inode == 0 && mapping.readable;
     process.mapping(address).filter(is_heap).is_some()
 }

@@ -1,6 +1,6 @@
 //! Memory of a stack, read in blocks.
 
-use crate::{memory::MemoryError, process::Process};
+use crate::{memory::MemoryError, process::TargetProcess};
 
 /// Number of bytes that are read from the top of a stack at first. Most stacks of blocked threads are shorter.
 const FIRST: u64 = 8 << 10;
@@ -11,13 +11,13 @@ const MAX_BLOCKS: usize = 64;
 
 /// Memory of one stack.
 pub(super) struct StackBlocks<'a> {
-    process: &'a Process<'a>,
+    process: &'a TargetProcess<'a>,
     blocks: Vec<(u64, Vec<u8>)>,
 }
 
 impl<'a> StackBlocks<'a> {
     /// Reads the top of the stack at `sp`.
-    pub(super) fn new(process: &'a Process<'a>, sp: u64) -> Result<Self, MemoryError> {
+    pub(super) fn new(process: &'a TargetProcess<'a>, sp: u64) -> Result<Self, MemoryError> {
         let mut stack = Self { process, blocks: Vec::new() };
         stack.add(sp, FIRST)?;
         Ok(stack)

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     elf::Object,
     memory::MemoryError,
-    process::{Mapping, Process},
+    process::{Mapping, TargetProcess},
 };
 
 /// Maximum number of objects of a process. A usual one has up to 100, a large one (LibreOffice) 300.
@@ -25,7 +25,7 @@ const MAX_FUNCTION: usize = 64 << 10;
 
 /// Code of a process, as far as a pass has needed it.
 pub(super) struct ProcessCode<'a> {
-    process: &'a Process<'a>,
+    process: &'a TargetProcess<'a>,
     /// Objects of the process.
     pub(super) objects: Vec<CodeObject<'a>>,
     /// Indexes of objects, by the first address of each mapping.
@@ -86,7 +86,7 @@ impl std::fmt::Display for NoRule {
 
 impl<'a> ProcessCode<'a> {
     /// Returns the code of a process.
-    pub(super) const fn new(process: &'a Process<'a>) -> Self {
+    pub(super) const fn new(process: &'a TargetProcess<'a>) -> Self {
         Self {
             process,
             objects: Vec::new(),
@@ -236,7 +236,7 @@ pub(super) const fn lookup_address(pc: u64, is_exact: bool) -> u64 {
 /// The kernel has put the registers of the interrupted code on the stack: `struct rt_sigframe` (arch/x86/include/asm/sigframe.h,
 /// arch/arm64/kernel/signal.c at v5.10). libgcc knows the same instructions (`MD_FALLBACK_FRAME_STATE_FOR`,
 /// libgcc/config/i386/linux-unwind.h, config/aarch64/linux-unwind.h at 12.2.0).
-fn signal_return(process: &Process<'_>, machine: u16, pc: u64) -> Option<UnwindRule> {
+fn signal_return(process: &TargetProcess<'_>, machine: u16, pc: u64) -> Option<UnwindRule> {
     let at = |register: u16, offset: i64| (register, SavedPlace::At(offset));
     match machine {
         EM_X86_64 => {

@@ -15,7 +15,7 @@ use super::{
     rule::{CfaPlace, SavedPlace, UnwindRule},
     x86_64,
 };
-use crate::process::Process;
+use crate::process::TargetProcess;
 
 /// Maximum number of instructions of all ways that are tried.
 const MAX_INSTRUCTIONS: usize = 512;
@@ -90,7 +90,7 @@ struct Way {
 }
 
 /// Returns the rule for `pc` in code of this convention; `None` if no way to the end is found. The return address must be checked.
-pub(super) fn rule(process: &Process<'_>, convention: Convention, pc: u64) -> Option<UnwindRule> {
+pub(super) fn rule(process: &TargetProcess<'_>, convention: Convention, pc: u64) -> Option<UnwindRule> {
     let mut code = CodeBytes { process, blocks: Vec::new() };
     if is_outermost(&mut code, convention, pc) {
         return Some(root(convention));
@@ -227,7 +227,7 @@ impl Way {
 
 /// Code, read in blocks.
 struct CodeBytes<'a> {
-    process: &'a Process<'a>,
+    process: &'a TargetProcess<'a>,
     blocks: Vec<(u64, Vec<u8>)>,
 }
 

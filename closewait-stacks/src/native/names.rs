@@ -13,7 +13,7 @@ use object::{
 use super::code::CodeObject;
 use crate::{
     elf::{Dynamic, Object},
-    memory::{MemoryError, Reader},
+    memory::{MemoryError, MemoryReader},
     process::Symbols,
 };
 
@@ -53,7 +53,7 @@ pub(super) type Names = BTreeMap<u64, String>;
 /// that: a name whose symbol starts before it is that of another function.
 pub(super) fn names(
     own: &CodeObject<'_>,
-    memory: Reader<'_>,
+    memory: MemoryReader<'_>,
     symbols: &dyn Symbols,
     addresses: &BTreeSet<(u64, Option<u64>)>,
 ) -> Names {
@@ -77,7 +77,7 @@ pub(super) fn names(
 
 fn dynamic_names(
     object: &Object<'_>,
-    memory: Reader<'_>,
+    memory: MemoryReader<'_>,
     dynamic: &Dynamic,
     wanted: &[(u64, Option<u64>)],
 ) -> Result<Names, MemoryError> {
@@ -138,7 +138,7 @@ fn dynamic_names(
 
 /// Returns the number of dynamic symbols. Only the hash tables have it: `nchain` of `DT_HASH`, and the end of the last chain of
 /// `DT_GNU_HASH`, in which the lowest bit of a value marks the end (`do_lookup_x`, elf/dl-lookup.c of glibc at 2.36).
-fn symbol_count(memory: Reader<'_>, dynamic: &Dynamic) -> Result<u32, MemoryError> {
+fn symbol_count(memory: MemoryReader<'_>, dynamic: &Dynamic) -> Result<u32, MemoryError> {
     if let Some(table) = dynamic.hash {
         return Ok(memory.u32(table.wrapping_add(4))?.min(MAX_SYMBOLS));
     }

@@ -56,7 +56,7 @@ pub(super) enum SavedPlace {
 
 /// Result of a step to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum UnwindStep {
     /// Registers and address of the caller.
     Caller(Box<FrameRegisters>, u64),
     /// The table says that the frame is the outermost one.
@@ -81,10 +81,10 @@ impl UnwindRule {
 
     /// Steps from a frame with these registers to its caller. `is_exact` says that the frame is the innermost one, or was interrupted
     /// by a signal: then the link register can have its return address.
-    pub(super) fn step(&self, frame: &FrameRegisters, stack: &mut StackBlocks<'_>, is_exact: bool) -> Step {
+    pub(super) fn step(&self, frame: &FrameRegisters, stack: &mut StackBlocks<'_>, is_exact: bool) -> UnwindStep {
         let convention = frame.convention;
-        let unreadable = || Step::Cut("the stack cannot be read".to_owned());
-        let unknown = |register: u16| Step::Cut(format!("{} unknown", convention.name(register)));
+        let unreadable = || UnwindStep::Cut("the stack cannot be read".to_owned());
+        let unknown = |register: u16| UnwindStep::Cut(format!("{} unknown", convention.name(register)));
         let cfa = match &self.cfa {
             CfaPlace::Register(register, offset) => match frame.get(*register) {
                 Some(value) => value.wrapping_add_signed(*offset),
@@ -92,7 +92,7 @@ impl UnwindRule {
             },
             CfaPlace::Expression(bytes) => match evaluate(bytes, frame, stack, None) {
                 Ok(value) => value,
-                Err(why) => return Step::Cut(why),
+                Err(why) => return UnwindStep::Cut(why),
             },
         };
         let mut caller = frame.preserved();
@@ -103,7 +103,7 @@ impl UnwindRule {
             let is_return = *register == self.return_address;
             has_rule |= is_return;
             let value = match place {
-                SavedPlace::Undefined if is_return => return Step::Root,
+                SavedPlace::Undefined if is_return => return UnwindStep::Root,
                 SavedPlace::Undefined => None,
                 SavedPlace::Same if is_return && !is_exact => None,
                 SavedPlace::Same => frame.get(*register),
@@ -129,7 +129,7 @@ impl UnwindRule {
         };
         let target = target & convention.code_bits;
         if target == 0 {
-            return Step::Zero;
+            return UnwindStep::Zero;
         }
         if !self.is_signal {
             // Only what a signal interrupted can be read from a register that callers do not preserve.
@@ -139,14 +139,18 @@ impl UnwindRule {
             let grown = caller.sp().checked_sub(frame.sp());
             let may_stay = is_exact && convention.lr.is_some();
             if grown.is_none_or(|grown| grown == 0 && !may_stay) {
-                return Step::Cut("the stack does not grow".to_owned());
+                return UnwindStep::Cut("the stack does not grow".to_owned());
             }
         }
-        Step::Caller(Box::new(caller), target)
+        UnwindStep::Caller(Box::new(caller), target)
     }
 }
 
 /// Returns the value of a DWARF expression with an initial value on its stack.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "expressions of unwinding have no other results, and gimli has 15 of them"
+)]
 fn evaluate(
     bytes: &[u8],
     frame: &FrameRegisters,

@@ -3,7 +3,7 @@
 //! The segment `PT_GNU_EH_FRAME` has a table of all functions, sorted by address, that refers to one frame description entry (FDE) for
 //! each (Linux Standard Base 5.0, section 10.6.2). Only that entry and its common information entry (CIE) are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, LittleEndian, RegisterRule, UnwindContext,
@@ -14,7 +14,7 @@ use object::elf;
 use super::rule::{CfaPlace, SavedPlace, UnwindRule};
 use crate::{
     elf::Object,
-    memory::{MemoryError, Reader},
+    memory::{MemoryError, MemoryReader},
 };
 
 /// Version, encodings of the address of `.eh_frame`, of the count and of the table that all linkers of Linux write: relative to the field
@@ -66,7 +66,7 @@ pub(super) struct TableRule {
 
 impl FunctionTable {
     /// Returns the index of an object; `None` if it has none.
-    pub(super) fn of(object: &Object<'_>, memory: Reader<'_>) -> Result<Option<Self>, MemoryError> {
+    pub(super) fn of(object: &Object<'_>, memory: MemoryReader<'_>) -> Result<Option<Self>, MemoryError> {
         let Some(segment) = object.segment(elf::PT_GNU_EH_FRAME) else { return Ok(None) };
         let header = memory.array::<{ HEADER_LEN as usize }>(segment.address)?;
         let count = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
@@ -83,7 +83,7 @@ impl FunctionTable {
     pub(super) fn find(
         &mut self,
         object: &Object<'_>,
-        memory: Reader<'_>,
+        memory: MemoryReader<'_>,
         address: u64,
     ) -> Result<Option<TableRule>, MemoryError> {
         let Some(at) = self.search(memory, address)? else { return Ok(None) };
@@ -93,11 +93,10 @@ impl FunctionTable {
         };
         // The distance from the field itself back to the CIE.
         let common_at = at.wrapping_add(4).wrapping_sub(pointer.into());
-        if !self.common.contains_key(&common_at) {
-            let record = read_record(object, memory, common_at)?;
-            self.common.insert(common_at, record.unwrap_or_default());
-        }
-        let common = self.common.get(&common_at).map(Vec::as_slice).unwrap_or_default();
+        let common: &[u8] = match self.common.entry(common_at) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(read_record(object, memory, common_at)?.unwrap_or_default()),
+        };
         // Both records in one section, however far apart they are.
         let Ok(distance) = u32::try_from(common.len() + 4) else { return Ok(None) };
         function[4..8].copy_from_slice(&distance.to_le_bytes());
@@ -106,7 +105,7 @@ impl FunctionTable {
     }
 
     /// Returns the address of the FDE whose function is the last one that starts at or before `address`.
-    fn search(&mut self, memory: Reader<'_>, address: u64) -> Result<Option<u64>, MemoryError> {
+    fn search(&mut self, memory: MemoryReader<'_>, address: u64) -> Result<Option<u64>, MemoryError> {
         // The function is in [low, high).
         let (mut low, mut high) = (0, self.count);
         while high - low > BLOCK {
@@ -118,7 +117,7 @@ impl FunctionTable {
         Ok(entries.take_while(|(start, _)| *start <= address).last().map(|(_, at)| at))
     }
 
-    fn entry(&mut self, memory: Reader<'_>, index: u32) -> Result<(u64, u64), MemoryError> {
+    fn entry(&mut self, memory: MemoryReader<'_>, index: u32) -> Result<(u64, u64), MemoryError> {
         if let Some(known) = self.probed.get(&index) {
             return Ok(*known);
         }
@@ -141,7 +140,7 @@ impl FunctionTable {
 }
 
 /// Reads a CIE or FDE; `None` if there is none.
-fn read_record(object: &Object<'_>, memory: Reader<'_>, at: u64) -> Result<Option<Vec<u8>>, MemoryError> {
+fn read_record(object: &Object<'_>, memory: MemoryReader<'_>, at: u64) -> Result<Option<Vec<u8>>, MemoryError> {
     let mut loaded = object.segments.iter().filter(|segment| segment.kind == elf::PT_LOAD);
     let left = loaded.find_map(|one| one.len.checked_sub(at.checked_sub(one.address)?).filter(|left| *left > 8));
     let Some(left) = left else { return Ok(None) };

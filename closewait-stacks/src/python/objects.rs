@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    super::memory::{MemoryError, Reader},
+    super::memory::{MemoryError, MemoryReader},
     layout::PythonLayout,
 };
 
@@ -19,12 +19,12 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// Memory that is read in blocks, each of them once.
 pub(super) struct BlockReader<'a> {
-    memory: Reader<'a>,
+    memory: MemoryReader<'a>,
     blocks: RefCell<BTreeMap<u64, Box<[u8; BLOCK]>>>,
 }
 
 impl<'a> BlockReader<'a> {
-    pub(super) const fn new(memory: Reader<'a>) -> Self {
+    pub(super) const fn new(memory: MemoryReader<'a>) -> Self {
         Self { memory, blocks: RefCell::new(BTreeMap::new()) }
     }
 
@@ -80,7 +80,7 @@ impl ObjectType {
 
 /// Reads objects that do not change: code, names and line tables.
 pub(super) struct ObjectReader<'a> {
-    memory: Reader<'a>,
+    memory: MemoryReader<'a>,
     blocks: BlockReader<'a>,
     /// Addresses of the types, as far as they are known.
     types: [Cell<Option<u64>>; 3],
@@ -89,7 +89,7 @@ pub(super) struct ObjectReader<'a> {
 }
 
 impl<'a> ObjectReader<'a> {
-    pub(super) const fn new(memory: Reader<'a>, layout: &PythonLayout) -> Self {
+    pub(super) const fn new(memory: MemoryReader<'a>, layout: &PythonLayout) -> Self {
         let types = [const { Cell::new(None) }; 3];
         Self { memory, blocks: BlockReader::new(memory), types, ascii: layout.ascii, compact: layout.compact }
     }

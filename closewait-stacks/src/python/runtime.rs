@@ -4,7 +4,7 @@ use super::{
     super::{
         elf::Object,
         memory::MemoryError,
-        process::{Mapping, Process},
+        process::{Mapping, TargetProcess},
         stack::StackError,
     },
     layout::{PythonLayout, WORDS},
@@ -30,7 +30,7 @@ pub(super) struct RunningPython {
 
 impl RunningPython {
     /// Returns the CPython in a process.
-    pub(super) fn find(process: &Process<'_>) -> Result<Self, StackError> {
+    pub(super) fn find(process: &TargetProcess<'_>) -> Result<Self, StackError> {
         let objects = objects(process)?;
         // The tables of dynamic symbols are in memory; any other table has to be read from a file.
         for in_files in [false, true] {
@@ -46,7 +46,7 @@ impl RunningPython {
 }
 
 /// Returns the objects that can have CPython: files with such a name, and the executable.
-fn objects<'a>(process: &Process<'a>) -> Result<Vec<Object<'a>>, StackError> {
+fn objects<'a>(process: &TargetProcess<'a>) -> Result<Vec<Object<'a>>, StackError> {
     let starts = || process.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0);
     let mut candidates: Vec<&Mapping> = starts().filter(|mapping| has_name(mapping)).take(MAX_FILES).collect();
     // An executable is loaded below the libraries.
@@ -70,7 +70,7 @@ fn has_name(mapping: &Mapping) -> bool {
 
 /// Object that may have CPython.
 struct FoundObject<'a, 'p> {
-    process: &'p Process<'a>,
+    process: &'p TargetProcess<'a>,
     object: &'p Object<'a>,
     in_files: bool,
 }

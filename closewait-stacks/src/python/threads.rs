@@ -6,22 +6,22 @@ use object::elf;
 
 use super::{
     super::{
-        memory::{MemoryError, Reader},
-        process::Thread,
+        memory::{MemoryError, MemoryReader},
+        process::TargetThread,
     },
     objects::word,
 };
 
 /// Numbers of the threads of a process.
 pub(super) struct ThreadNumbers<'a> {
-    memory: Reader<'a>,
+    memory: MemoryReader<'a>,
     machine: u16,
-    /// `Thread::tid` of each `Thread::inner_tid`.
+    /// `TargetThread::tid` of each `TargetThread::inner_tid`.
     by_inner: BTreeMap<u32, u32>,
 }
 
 impl<'a> ThreadNumbers<'a> {
-    pub(super) fn new(memory: Reader<'a>, machine: u16, threads: &[Thread]) -> Self {
+    pub(super) fn new(memory: MemoryReader<'a>, machine: u16, threads: &[TargetThread]) -> Self {
         let by_inner = threads.iter().map(|thread| (thread.inner_tid, thread.tid)).collect();
         Self { memory, machine, by_inner }
     }

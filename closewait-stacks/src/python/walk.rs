@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     super::{
         memory::MemoryError,
-        process::Process,
+        process::TargetProcess,
         stack::{Frame, MAX_FRAMES, Stack, StackError},
     },
     code::{CodeReader, NamedFrame, RawFrame, RawInstruction},
@@ -32,7 +32,7 @@ const CYCLE: &str = "the frames form a cycle";
 
 /// Walk through the memory of a running CPython.
 pub(super) struct PythonWalk<'a, 'p> {
-    process: &'p Process<'a>,
+    process: &'p TargetProcess<'a>,
     python: RunningPython,
     layout: PythonLayout,
     /// Memory of the frames of one thread.
@@ -48,13 +48,13 @@ struct RawStack {
 }
 
 /// First fields of a thread state.
-struct ThreadState {
+struct PythonThread {
     address: u64,
     record: [u8; MAX_RECORD],
 }
 
 impl<'a, 'p> PythonWalk<'a, 'p> {
-    pub(super) fn new(process: &'p Process<'a>, python: RunningPython) -> Self {
+    pub(super) fn new(process: &'p TargetProcess<'a>, python: RunningPython) -> Self {
         let (memory, layout) = (process.memory, python.layout);
         Self {
             process,
@@ -115,13 +115,13 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
         Ok(())
     }
 
-    fn thread(&self, address: u64) -> Result<ThreadState, MemoryError> {
+    fn thread(&self, address: u64) -> Result<PythonThread, MemoryError> {
         let layout = &self.layout.thread;
         let ids = [layout.thread_id, layout.native_id.unwrap_or(0), layout.wants_lock.unwrap_or(0)];
         let len = [layout.next, layout.interpreter, layout.frame].into_iter().chain(ids).fold(0, usize::max) + 8;
         let mut record = [0; MAX_RECORD];
         self.frames.fill(address, &mut record[..len])?;
-        Ok(ThreadState { address, record })
+        Ok(PythonThread { address, record })
     }
 
     /// Returns the address of `last_holder` of the global interpreter lock.
@@ -136,14 +136,14 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
     }
 
     /// Whether a thread holds the global interpreter lock, whose `last_holder` is at `place`.
-    fn holds_lock(&self, thread: &ThreadState, place: Option<u64>) -> Result<bool, MemoryError> {
+    fn holds_lock(&self, thread: &PythonThread, place: Option<u64>) -> Result<bool, MemoryError> {
         let Some(place) = place else { return Ok(false) };
         // `locked`, a number of 4 bytes, follows.
         let lock = readable(self.process.memory.array::<12>(place))?;
         Ok(lock.is_some_and(|lock| word(&lock, 0) == thread.address && signed_half(&lock, 8) == 1))
     }
 
-    fn stack(&self, thread: &ThreadState, holder: Option<u64>) -> Result<Stack, MemoryError> {
+    fn stack(&self, thread: &PythonThread, holder: Option<u64>) -> Result<Stack, MemoryError> {
         let layout = &self.layout.thread;
         let native = layout.native_id.and_then(|at| self.numbers.of_inner(word(&thread.record, at)));
         let tid = match native {
@@ -180,7 +180,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
     }
 
     /// Returns the address of the innermost frame of a thread; 0 if it has none.
-    fn first_frame(&self, thread: &ThreadState) -> Result<u64, MemoryError> {
+    fn first_frame(&self, thread: &PythonThread) -> Result<u64, MemoryError> {
         let pointer = word(&thread.record, self.layout.thread.frame);
         match self.layout.thread.in_cframe {
             Some(_) if pointer == 0 => Ok(0),
