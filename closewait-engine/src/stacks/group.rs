@@ -19,7 +19,7 @@ pub struct StackGroup {
     pub language: CodeLanguage,
     /// Number of threads or goroutines.
     pub count: u32,
-    /// Threads, the first [`MAX_TIDS`], in the agent's pid namespace; empty for goroutines that no thread runs.
+    /// Threads, the first 8, in the agent's pid namespace; empty for goroutines that no thread runs.
     pub tids: Vec<u32>,
     /// State in the words of the runtime.
     pub state: Option<String>,
