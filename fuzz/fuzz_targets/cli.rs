@@ -49,7 +49,6 @@ fuzz_target!(|bytes: &[u8]| {
             | Command::Completions(_)
             | Command::Doctor(_)
             | Command::Tail(_)
-            | Command::Stacks(_)
             | Command::Config(_),
         ) => {}
         Err(error) => assert!([0, 2].contains(&error.exit_code()), "{error}"),
