@@ -74,6 +74,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Explain a verdict: its conditions, the evidence against it, similar cases, and what to do
     Explain(ExplainArgs),
+    /// Show what the threads of a process are doing, without stopping it
+    Stacks(StacksArgs),
     /// Check as a monitoring probe; with `-- CMD`, run CMD and fail if it leaves sockets in CLOSE_WAIT
     Check(CheckArgs),
     /// Check and show the configuration of `run`, from files, the environment and the command line
@@ -345,6 +347,17 @@ pub struct ExplainArgs {
     /// Class or rule of a verdict, such as hung or blocked; without it, list all of them
     #[arg(value_name = "CLASS|RULE")]
     pub name: Option<String>,
+}
+
+/// `closewait stacks`.
+#[derive(Clone, Debug, Args)]
+pub struct StacksArgs {
+    /// Format and color.
+    #[command(flatten)]
+    pub shape: OutputArgs,
+    /// Process whose threads are shown
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: u32,
 }
 
 /// `closewait doctor`.

@@ -20,6 +20,7 @@
 //! | `jobs` | state machines that emit commands to refresh, scan and inspect: before an incident, before an answer, after a loss |
 //! | [`diagnose`] | all groups at one time, and the rules that give the cause of each socket and group |
 //! | [`snapshot`], [`kill`] | the sockets that an answer shows, and the sockets that may be destroyed |
+//! | [`stacks`] | groups of equal stacks, and what their threads wait for |
 //! | `checkpoint` | state of the engine at one time, from which another engine continues |
 //! | `config`, `limits`, [`text`], [`time`] | settings and utilities |
 
@@ -37,6 +38,7 @@ mod limits;
 pub mod model;
 pub mod process;
 pub mod snapshot;
+pub mod stacks;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod text;

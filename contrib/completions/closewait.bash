@@ -49,6 +49,9 @@ _closewait() {
             closewait,run)
                 cmd="closewait__subcmd__run"
                 ;;
+            closewait,stacks)
+                cmd="closewait__subcmd__stacks"
+                ;;
             closewait,status)
                 cmd="closewait__subcmd__status"
                 ;;
@@ -115,6 +118,9 @@ _closewait() {
             closewait__subcmd__help,run)
                 cmd="closewait__subcmd__help__subcmd__run"
                 ;;
+            closewait__subcmd__help,stacks)
+                cmd="closewait__subcmd__help__subcmd__stacks"
+                ;;
             closewait__subcmd__help,status)
                 cmd="closewait__subcmd__help__subcmd__status"
                 ;;
@@ -140,7 +146,7 @@ _closewait() {
 
     case "${cmd}" in
         closewait)
-            opts="-h -V --output --color --socket --alone --help --version status run top list tail kill report replay explain check config doctor completions help"
+            opts="-h -V --output --color --socket --alone --help --version status run top list tail kill report replay explain stacks check config doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -467,7 +473,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__help)
-            opts="status run top list tail kill report replay explain check config doctor completions help"
+            opts="status run top list tail kill report replay explain stacks check config doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -663,6 +669,20 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__help__subcmd__run)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        closewait__subcmd__help__subcmd__stacks)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1143,6 +1163,28 @@ _closewait() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        closewait__subcmd__stacks)
+            opts="-h --output --color --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -45,6 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(
             Command::Status(_)
             | Command::Explain(_)
+            | Command::Stacks(_)
             | Command::Completions(_)
             | Command::Doctor(_)
             | Command::Tail(_)

@@ -1,5 +1,7 @@
 //! Engine as the agent drives it, with all sinks behind it, for the fuzz targets of records and recordings.
 
+pub mod changed_image;
+
 use std::{
     io,
     time::{Duration, UNIX_EPOCH},

@@ -19,6 +19,7 @@ mod run;
 #[cfg(test)]
 mod screens;
 pub mod settings;
+mod stacks;
 mod status;
 mod stdout;
 mod tail;
@@ -81,6 +82,7 @@ pub fn run(command: &Command, configuration: Option<Configuration>) -> ExitCode 
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
         Command::Check(check) => Ok(check::check(check)),
         Command::Explain(explain) => explain::explain(explain).map(|()| 0),
+        Command::Stacks(stacks) => stacks::stacks(stacks).map(|()| 0),
         Command::Completions(completions) => completions::completions(completions).map(|()| 0),
         Command::Doctor(doctor) => with_open_files(|_| {
             doctor::run(
@@ -123,6 +125,7 @@ const fn needs_kernel_program(command: &Command) -> bool {
         Command::Replay(_)
         | Command::Hooks(_)
         | Command::Explain(_)
+        | Command::Stacks(_)
         | Command::Check(_)
         | Command::Tail(_)
         | Command::Config(_)

@@ -21,7 +21,7 @@ use std::{
 pub use self::{
     mounts::Mounts,
     parse::{Call, CgroupPaths, SchedStat, Stat, Status},
-    program::{Linker, linker, read_in_root},
+    program::{LinkedFile, Linker, linked_file, linker, read_in_root},
 };
 
 /// Maximum size of a small file, bytes: `status` and `limits` have some 1.5 KiB, `status` more with many groups, and the class

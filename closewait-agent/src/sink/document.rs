@@ -199,7 +199,7 @@ fn is_duration(member: &str) -> bool {
 
 /// Returns the documents that sinks write.
 pub(crate) fn documents() -> Vec<Document> {
-    use super::{check, explain, kill, report, schema, status, stream};
+    use super::{check, explain, kill, report, schema, stacks, status, stream};
 
     let stream = "`run`, `tail` and `replay`, and read by hooks on standard input";
     vec![
@@ -213,6 +213,12 @@ pub(crate) fn documents() -> Vec<Document> {
             &[root::<schema::GroupObject<'_>>, root::<status::json::ListedGroupObject<'_>>],
         ),
         Document::new("report", "`report`", "Incident report", &[root::<report::json::ReportObject<'_>>]),
+        Document::new(
+            "stacks",
+            "`stacks`",
+            "Stacks of the threads of a process",
+            &[root::<stacks::ProcessStacksLine<'_>>],
+        ),
         Document::new("explain", "`explain`", "Class or rule of verdicts", &[root::<explain::TopicLine>]),
         Document::new("check", "`check`", "Result of a check", &[root::<check::ProbeObject<'_>>]),
         Document::new(

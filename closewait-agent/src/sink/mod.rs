@@ -14,6 +14,7 @@ pub mod kill;
 pub mod list;
 pub mod report;
 mod schema;
+pub mod stacks;
 pub mod status;
 pub mod stream;
 mod table;

@@ -31,6 +31,7 @@ pub mod program;
 pub mod records;
 pub mod ring;
 pub mod scanner;
+pub mod stacks;
 mod types;
 pub mod worker;
 

@@ -51,6 +51,7 @@ mod privileges;
 mod progress;
 mod recording;
 mod service;
+mod stacks;
 mod status;
 mod tail;
 mod unresponsive;

@@ -31,27 +31,51 @@ pub enum Linker {
     NotOpened(String),
 }
 
+/// File behind a link in the folder of a process.
+#[derive(Debug)]
+pub enum LinkedFile {
+    /// A regular file, open for reading.
+    Opened(File),
+    /// It is on a file system of this type, which may not answer.
+    NotOpened(String),
+    /// It is no regular file.
+    Other,
+}
+
 /// Returns the linker of a process's program. May wait for the file's own file system.
 ///
 /// # Errors
 ///
 /// If the process has ended, or its program may not be read.
 pub fn linker(process: &Path) -> io::Result<Linker> {
+    Ok(match linked_file(process, "exe")? {
+        LinkedFile::Opened(file) if elf::has_section(&file, &GO) => Linker::Go,
+        LinkedFile::Opened(_) | LinkedFile::Other => Linker::Other,
+        LinkedFile::NotOpened(kind) => Linker::NotOpened(kind),
+    })
+}
+
+/// Opens the file behind a link in the folder of a process: `exe`, or one in `map_files`. May wait for the file's own file system.
+///
+/// # Errors
+///
+/// If the process has ended, or the file may not be read.
+pub fn linked_file(process: &Path, link: &str) -> io::Result<LinkedFile> {
     // This opens nothing in the file system: FUSE gets no request at all, NFS only checks that the file is still the
     // same.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(process.join("exe"))?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(process.join(link))?;
     match file_system(process, &file)? {
         Some(Behind::Local) => {}
-        Some(Behind::Served(kind)) => return Ok(Linker::NotOpened(kind)),
-        None => return Ok(Linker::NotOpened("unknown type".to_owned())),
+        Some(Behind::Served(kind)) => return Ok(LinkedFile::NotOpened(kind)),
+        None => return Ok(LinkedFile::NotOpened("unknown type".to_owned())),
     }
     // Programs are regular files (`do_open_execat` in fs/exec.c, v5.10); this checks it nevertheless.
     if !file.metadata()?.is_file() {
-        return Ok(Linker::Other);
+        return Ok(LinkedFile::Other);
     }
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(again)?;
-    Ok(if elf::has_section(&file, &GO) { Linker::Go } else { Linker::Other })
+    Ok(LinkedFile::Opened(file))
 }
 
 /// Reads the beginning of a file below the root of a process; `None` if the root is on a file system that may not

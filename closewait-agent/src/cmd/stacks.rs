@@ -1,0 +1,25 @@
+//! `closewait stacks`.
+
+use super::print;
+use crate::{
+    cli,
+    host::deadline::Patience,
+    sink::stacks::{StacksPage, render},
+    source::stacks,
+};
+use closewait_engine::stacks::group_stacks;
+
+/// Shows what the threads of a process are doing.
+///
+/// # Errors
+///
+/// If its memory cannot be read, or standard output cannot be written.
+pub(super) fn stacks(args: &cli::StacksArgs) -> anyhow::Result<()> {
+    let cli::StacksArgs { shape, pid } = args;
+    let read = stacks::read(*pid, &mut Patience::default())?;
+    let groups = group_stacks(&read.stacks);
+    let page = StacksPage { pid: *pid, comm: &read.comm, threads: read.threads, groups: &groups, unread: &read.unread };
+    let mut shown = Vec::new();
+    render(&page, shape.output.into(), &mut shown)?;
+    print(&shown)
+}

@@ -1,0 +1,240 @@
+//! Text and JSON of `closewait stacks`.
+
+use std::{fmt::Write as _, io};
+
+use serde::Serialize;
+
+use super::{Form, json, schema::SCHEMA_VERSION};
+#[cfg(test)]
+use crate::sink::document::*;
+use closewait_engine::{
+    stacks::{CodeFrame, CodeLanguage, StackGroup, ThreadWork},
+    text::{Comm, count},
+};
+
+/// Maximum number of frames of a group in text; JSON has all.
+const MAX_SHOWN_FRAMES: usize = 12;
+
+/// Stacks of a process to show.
+#[derive(Debug)]
+pub struct StacksPage<'a> {
+    /// The process.
+    pub pid: u32,
+    /// Name of the process.
+    pub comm: &'a Comm,
+    /// Number of threads.
+    pub threads: usize,
+    /// Groups of equal stacks, those that are not idle first.
+    pub groups: &'a [StackGroup],
+    /// Reasons why stacks are missing.
+    pub unread: &'a [String],
+}
+
+/// Writes the stacks of a process as text, or as one JSON object.
+///
+/// # Errors
+///
+/// If a value cannot be written as JSON.
+pub fn render(page: &StacksPage<'_>, form: Form, to: &mut Vec<u8>) -> io::Result<()> {
+    match form {
+        Form::Json => json::write_line(&ProcessStacksLine::of(page), to),
+        Form::Text => {
+            to.extend_from_slice(text(page).as_bytes());
+            Ok(())
+        }
+    }
+}
+
+fn text(page: &StacksPage<'_>) -> String {
+    let mut text = String::new();
+    let total: u64 = page.groups.iter().map(|group| u64::from(group.count)).sum();
+    let threads = count(page.threads as u64, "thread");
+    let stacks = count(total, "stack");
+    // Writing to a string cannot fail.
+    let _infallible = writeln!(text, "{}[{}]: {threads}, {stacks}", page.comm, page.pid);
+    for group in page.groups {
+        let _infallible = writeln!(text, "\n{}", headline(group));
+        if !group.is_idle() {
+            frames(group, &mut text);
+        }
+    }
+    for why in page.unread {
+        let _infallible = writeln!(text, "\nnot read: {why}");
+    }
+    text
+}
+
+/// Returns what the threads of a group do, in a line: `8 threads wait for a lock in reserve (orders.py:7)`.
+fn headline(group: &StackGroup) -> String {
+    let one = if group.language == CodeLanguage::Go { "goroutine" } else { "thread" };
+    let who = count(group.count, one);
+    let (s, is) = if group.count == 1 { ("s", "is") } else { ("", "are") };
+    let place = match group.place() {
+        Some(place) => format!(" in {place}"),
+        None => String::new(),
+    };
+    let state = match &group.state {
+        Some(state) => format!(", {state}"),
+        None => String::new(),
+    };
+    match group.work {
+        ThreadWork::Idle(work) => format!("{who} {is} idle: wait{s} for {work}{state}"),
+        ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}{state}", wait.words()),
+        ThreadWork::Unknown => format!("{who}{place}{state}"),
+    }
+}
+
+fn frames(group: &StackGroup, text: &mut String) {
+    for (at, frame) in group.frames.iter().take(MAX_SHOWN_FRAMES).enumerate() {
+        let mark = if group.place == Some(at) { '>' } else { ' ' };
+        let _infallible = writeln!(text, "  {mark} {frame}");
+    }
+    let more = group.frames.len().saturating_sub(MAX_SHOWN_FRAMES);
+    if more > 0 {
+        let _infallible = writeln!(text, "    and {more} more");
+    } else if let Some(why) = &group.cut {
+        let _infallible = writeln!(text, "    not read further: {why}");
+    }
+}
+
+/// Stacks of a process.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema), schemars(rename = "ProcessStacks"))]
+pub(super) struct ProcessStacksLine<'a> {
+    /// Version of the schema.
+    #[cfg_attr(test, schemars(with = "Version"))]
+    schema_version: u32,
+    /// Process.
+    pid: u32,
+    /// Name of the process.
+    comm: &'a str,
+    /// Number of threads of the process.
+    threads: usize,
+    /// Groups of threads with equal stacks: those that are not idle first, then the larger ones.
+    groups: Vec<StackGroupObject<'a>>,
+    /// Reasons why stacks are missing, a sentence each.
+    unread: &'a [String],
+}
+
+/// Threads with equal stacks.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+struct StackGroupObject<'a> {
+    /// Number of threads or goroutines.
+    count: u32,
+    /// The first 8 threads, in the agent's pid namespace; empty for goroutines that no thread runs.
+    tids: &'a [u32],
+    /// Kind of code: `go`, `python` or `native`.
+    language: &'static str,
+    /// State in the words of the runtime; `null` if the runtime has none.
+    state: Option<&'a str>,
+    /// Whether the threads wait for their next piece of work.
+    idle: bool,
+    /// Event that the threads wait for, in words; `null` if the stack does not show it.
+    waits_for: Option<&'static str>,
+    /// Number of the frame in `frames`, from 0, that is the application's innermost one; `null` if there is none.
+    place: Option<usize>,
+    /// Frames, innermost first.
+    frames: Vec<FrameObject<'a>>,
+    /// Reason why outer frames are missing; `null` if all are there.
+    cut: Option<&'a str>,
+}
+
+/// Call of a function that has not returned.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+struct FrameObject<'a> {
+    /// Name of the function; `null` if it is unknown.
+    function: Option<&'a str>,
+    /// Source file, as the program names it; `null` if it is unknown.
+    file: Option<&'a str>,
+    /// Line in the source file, from 1; `null` if it is unknown.
+    line: Option<u32>,
+    /// Path of the executable or library; `null` for interpreted code.
+    object: Option<&'a str>,
+}
+
+impl<'a> ProcessStacksLine<'a> {
+    fn of(page: &'a StacksPage<'_>) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            pid: page.pid,
+            comm: page.comm.as_str(),
+            threads: page.threads,
+            groups: page.groups.iter().map(StackGroupObject::of).collect(),
+            unread: page.unread,
+        }
+    }
+}
+
+impl<'a> StackGroupObject<'a> {
+    fn of(group: &'a StackGroup) -> Self {
+        let frame = |frame: &'a CodeFrame| FrameObject {
+            function: frame.function.as_deref(),
+            file: frame.file.as_deref(),
+            line: frame.line,
+            object: frame.object.as_deref(),
+        };
+        Self {
+            count: group.count,
+            tids: &group.tids,
+            language: group.language.name(),
+            state: group.state.as_deref(),
+            idle: group.is_idle(),
+            waits_for: match group.work {
+                ThreadWork::Idle(work) => Some(work),
+                ThreadWork::Waits(wait) => Some(wait.words()),
+                ThreadWork::Unknown => None,
+            },
+            place: group.place,
+            frames: group.frames.iter().map(frame).collect(),
+            cut: group.cut.as_deref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use closewait_engine::stacks::{CodeStack, group_stacks};
+
+    fn stack(tid: u32, frames: &[(&str, &str, u32)]) -> CodeStack {
+        let frame = |(function, file, line): &(&str, &str, u32)| CodeFrame {
+            function: Some((*function).to_owned()),
+            file: Some((*file).to_owned()),
+            line: Some(*line),
+            object: None,
+        };
+        let frames = frames.iter().map(frame).collect();
+        CodeStack { language: CodeLanguage::Python, tid: Some(tid), state: None, frames, cut: None }
+    }
+
+    #[test]
+    fn the_place_of_the_application_comes_first_and_idle_threads_are_a_line() {
+        let queue = ("get", "/usr/lib/python3.11/queue.py", 171);
+        let worker = ("_worker", "/usr/lib/python3.11/concurrent/futures/thread.py", 81);
+        let waiting = [queue, ("reserve", "/srv/app/orders.py", 7), worker];
+        let stacks = [stack(11, &waiting), stack(12, &waiting), stack(13, &[worker])];
+        let groups = group_stacks(&stacks);
+        let comm = Comm::from_name(b"python3");
+        let unread = ["the stacks of machine code were not read: it ended".to_owned()];
+        let page = StacksPage { pid: 10, comm: &comm, threads: 4, groups: &groups, unread: &unread };
+        let expected = "\
+python3[10]: 4 threads, 3 stacks
+
+2 threads wait for another thread in reserve (orders.py:7)
+    get (queue.py:171)
+  > reserve (orders.py:7)
+    _worker (thread.py:81)
+
+1 thread is idle: waits for work
+
+not read: the stacks of machine code were not read: it ended
+";
+        assert_eq!(text(&page), expected);
+        let mut json = Vec::new();
+        render(&page, Form::Json, &mut json).unwrap();
+        let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!((&object["groups"][0]["place"], &object["groups"][1]["idle"]), (&1.into(), &true.into()));
+    }
+}

@@ -1,0 +1,223 @@
+//! Reads of the stacks of a process, on a thread that can be left behind.
+//!
+//! Nothing stops, signals or changes the process. A read of its memory can block as those of `/proc/PID/maps` do, see
+//! [`crate::host::deadline`].
+
+use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
+
+use closewait_stacks::{
+    Frame, Mapping, Memory, MemoryError, MemoryReader, Stack, StackError, Symbols, TargetProcess,
+    files::FileSymbols,
+    go,
+    live::{self, LiveMemory},
+    memory::ReadLimit,
+    native, python,
+};
+use thiserror::Error;
+
+use crate::host::{
+    deadline::{self, ItemJob, Patience, ReadFailure, ReadResult, Subject},
+    proc::{self, LinkedFile},
+};
+use closewait_engine::{
+    stacks::{CodeFrame, CodeLanguage, CodeStack},
+    text::{Comm, harmless},
+};
+
+/// Maximum number of threads of one process.
+const MAX_THREADS: usize = 2048;
+/// Maximum number of reads of a process's memory in one pass, about 1 us each.
+const MAX_READS: u32 = 100_000;
+/// Maximum number of bytes that one pass reads from a process.
+const MAX_BYTES: u64 = 64 << 20;
+/// Number of reads after which the thread shows that it makes progress.
+const READS_BETWEEN_SIGNS: u32 = 64;
+
+/// Stacks of a process.
+#[derive(Clone, Debug)]
+pub struct ProcessStacks {
+    /// Name of the process.
+    pub comm: Comm,
+    /// Number of threads.
+    pub threads: usize,
+    /// Stacks: those of the runtime where there is a reader for it, those of the machine code otherwise.
+    pub stacks: Vec<CodeStack>,
+    /// Reasons why stacks are missing, a sentence each.
+    pub unread: Vec<String>,
+}
+
+/// Reason why no stacks were read.
+#[derive(Debug, Error)]
+pub enum StacksError {
+    /// The process has ended, or may not be read.
+    #[error("the memory of process {pid} cannot be read")]
+    Unreadable {
+        /// The process.
+        pid: u32,
+        /// Error of the first read.
+        source: io::Error,
+    },
+    /// The reads did not answer.
+    #[error("the stacks of process {pid} were not read: {why}")]
+    Unanswered {
+        /// The process.
+        pid: u32,
+        /// Reason.
+        why: ReadFailure,
+    },
+}
+
+/// Reads the stacks of a process.
+///
+/// # Errors
+///
+/// If its memory cannot be read, or a read does not answer in time.
+pub fn read(pid: u32, patience: &mut Patience) -> Result<ProcessStacks, StacksError> {
+    let mut answer = Err(StacksError::Unanswered { pid, why: ReadFailure::StillWaits });
+    let work = |pid: &u32, job: &ItemJob<io::Result<ProcessStacks>>| {
+        if job.about(Subject::Process(*pid, None)).is_ok() && job.may_wait().is_ok() {
+            job.step("its stacks");
+            job.put(read_now(*pid, job));
+        }
+    };
+    deadline::each(vec![pid], patience, work, |pid, result| {
+        answer = match result {
+            ReadResult::Value(Ok(stacks)) => Ok(stacks),
+            ReadResult::Value(Err(source)) => Err(StacksError::Unreadable { pid: *pid, source }),
+            ReadResult::Unanswered(why) => Err(StacksError::Unanswered { pid: *pid, why }),
+        };
+    });
+    answer
+}
+
+/// Memory of a process, which shows that its thread makes progress.
+struct WatchedMemory<'a, T> {
+    memory: LiveMemory,
+    job: &'a ItemJob<T>,
+    reads: Cell<u32>,
+}
+
+impl<T> Memory for WatchedMemory<'_, T> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        let reads = self.reads.get().wrapping_add(1);
+        self.reads.set(reads);
+        if reads.is_multiple_of(READS_BETWEEN_SIGNS) {
+            self.job.progress();
+        }
+        self.memory.read(address, into)
+    }
+}
+
+fn read_now<T>(pid: u32, job: &ItemJob<T>) -> io::Result<ProcessStacks> {
+    let folder = proc::folder(Path::new("/proc"), pid);
+    let comm = Comm::from_name(&proc::comm(&folder)?);
+    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0) };
+    let mappings = live::mappings(pid)?;
+    let threads = live::threads(pid, MAX_THREADS)?;
+    job.progress();
+    let open = |mapping: &Mapping| opened(&folder, mapping);
+    let symbols = FileSymbols::new(&open);
+    let limit = ReadLimit::new(MAX_READS, MAX_BYTES);
+    let process = TargetProcess {
+        memory: MemoryReader::new(&memory, &limit),
+        mappings: &mappings,
+        threads: &threads,
+        symbols: &symbols as &dyn Symbols,
+    };
+    let (stacks, unread) = stacks(&process);
+    Ok(ProcessStacks { comm, threads: threads.len(), stacks, unread })
+}
+
+/// Opens the file of a mapping, if its file system is one that answers. The program itself needs no more privileges than its memory;
+/// other files need `CAP_CHECKPOINT_RESTORE` (`proc_map_files_get_link`, fs/proc/base.c at v5.10).
+fn opened(process: &Path, mapping: &Mapping) -> io::Result<File> {
+    let map = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+    for link in ["exe", &map] {
+        match proc::linked_file(process, link)? {
+            LinkedFile::Opened(file) if file.metadata()?.ino() == mapping.inode => return Ok(file),
+            LinkedFile::Opened(_) | LinkedFile::Other => {}
+            LinkedFile::NotOpened(kind) => return Err(io::Error::other(format!("it is on {kind}"))),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Reads the stacks with the readers of all kinds of programs that this process can be.
+fn stacks(process: &TargetProcess<'_>) -> (Vec<CodeStack>, Vec<String>) {
+    let mut unread = Vec::new();
+    let mut of = |language: CodeLanguage, read: Result<Vec<Stack>, StackError>| match read {
+        Ok(stacks) => Some(code_stacks(language, stacks)),
+        Err(StackError::OtherProgram(_)) => None,
+        Err(error) => {
+            unread.push(format!(
+                "the stacks of {} were not read: {}",
+                name(language),
+                harmless(error.to_string().as_bytes())
+            ));
+            None
+        }
+    };
+    // Goroutines move between threads, whose own stacks say little.
+    if let Some(stacks) = of(CodeLanguage::Go, go::stacks(process)) {
+        return (stacks, unread);
+    }
+    let native = of(CodeLanguage::Native, native::stacks(process)).unwrap_or_default();
+    let stacks = match of(CodeLanguage::Python, python::stacks(process)) {
+        Some(python) => beside(python, native),
+        None => native,
+    };
+    (stacks, unread)
+}
+
+const fn name(language: CodeLanguage) -> &'static str {
+    match language {
+        CodeLanguage::Go => "Go",
+        CodeLanguage::Python => "Python",
+        CodeLanguage::Native => "machine code",
+    }
+}
+
+/// Returns the stacks of Python, and those of the threads that run no Python. A thread of Python that waits does so in a function of the
+/// interpreter, which has no frame of Python: the frames of machine code inside the interpreter's loop are put before the others.
+fn beside(mut python: Vec<CodeStack>, native: Vec<CodeStack>) -> Vec<CodeStack> {
+    for other in native {
+        match python.iter_mut().find(|stack| stack.tid.is_some() && stack.tid == other.tid) {
+            Some(stack) => {
+                let is_loop = |frame: &CodeFrame| {
+                    frame.function.as_deref().is_some_and(|name| name.contains("_PyEval_EvalFrameDefault"))
+                };
+                if let Some(at) = other.frames.iter().position(is_loop) {
+                    stack.frames.splice(0..0, other.frames.into_iter().take(at));
+                }
+            }
+            None => python.push(other),
+        }
+    }
+    python
+}
+
+/// Makes the stacks of a reader harmless: names come from the process's memory.
+fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>) -> Vec<CodeStack> {
+    let text = |text: String| harmless(text.as_bytes());
+    let frame = |frame: Frame| CodeFrame {
+        function: frame.function.map(text),
+        file: frame.file.map(text),
+        line: frame.line,
+        object: frame.object.map(text),
+    };
+    let stack = |mut stack: Stack| {
+        // A frame that only a frame pointer shows may not exist, and so may none that it returns to.
+        if let Some(at) = stack.frames.iter().position(|frame| frame.is_guess) {
+            stack.frames.truncate(at);
+            stack.cut = Some("the callers are uncertain".to_owned());
+        }
+        CodeStack {
+            language,
+            tid: stack.tid,
+            state: stack.state.map(text),
+            frames: stack.frames.into_iter().map(frame).collect(),
+            cut: stack.cut.map(text),
+        }
+    };
+    stacks.into_iter().map(stack).collect()
+}

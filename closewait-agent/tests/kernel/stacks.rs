@@ -1,0 +1,46 @@
+//! `closewait stacks` of a running process, which is not stopped, signaled or changed.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+
+use crate::agent::{Running, closewait, finish};
+
+/// Lines of `/proc/PID/status` that a debugger or a signal would change.
+fn untouched(pid: u32) -> Vec<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let kept = [
+        "State:",
+        "TracerPid:",
+        "SigQ:",
+        "SigPnd:",
+        "ShdPnd:",
+        "nonvoluntary_ctxt_switches:",
+        "voluntary_ctxt_switches:",
+    ];
+    status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_stack_of_a_process_that_sleeps_is_read_while_it_sleeps() {
+    let sleeper = Running::spawn(Command::new("sleep").arg("1000"));
+    let pid = sleeper.pid();
+    let sleeps = || fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|name| name.contains("nanosleep"));
+    assert!(crate::clock::poll_until(crate::clock::patience(), sleeps), "it does not sleep");
+    let before = untouched(pid);
+    for _ in 0..5 {
+        let finished = finish(&mut closewait(&["stacks", &pid.to_string(), "--output", "json"]));
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        let page: Value = serde_json::from_str(&finished.stdout).expect("JSON");
+        let group = &page["groups"][0];
+        assert_eq!((&group["waits_for"], &group["tids"][0]), (&"a period of time".into(), &pid.into()), "{page}");
+    }
+    assert_eq!(untouched(pid), before, "it was neither stopped nor woken");
+}
+
+#[test]
+fn a_process_that_is_not_there_is_an_error() {
+    let finished = finish(&mut closewait(&["stacks", &u32::MAX.to_string()]));
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("cannot be read: No such file or directory"), "{}", finished.stderr);
+}

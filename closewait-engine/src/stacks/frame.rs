@@ -1,0 +1,95 @@
+//! Frames and stacks, as the agent reads them.
+
+use serde::{Deserialize, Serialize};
+
+use super::origin::{FrameOrigin, origin};
+use crate::text::harmless_field;
+
+/// Kind of code that a stack shows. A stack of Python can begin with frames of machine code: the function of the interpreter that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CodeLanguage {
+    /// Go: goroutines.
+    Go,
+    /// Python: the interpreter's frames.
+    Python,
+    /// Machine code.
+    Native,
+}
+
+/// Call of a function that has not returned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodeFrame {
+    /// Name of the function; `None` if it is unknown.
+    #[serde(deserialize_with = "harmless_field")]
+    pub function: Option<String>,
+    /// Source file, as the program names it.
+    #[serde(deserialize_with = "harmless_field")]
+    pub file: Option<String>,
+    /// Line in the source file, from 1.
+    pub line: Option<u32>,
+    /// Path of the executable or library that has the function; `None` for interpreted code.
+    #[serde(deserialize_with = "harmless_field")]
+    pub object: Option<String>,
+}
+
+/// Stack of a thread, or of a goroutine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeStack {
+    /// Kind of code.
+    pub language: CodeLanguage,
+    /// Thread, in the agent's pid namespace; `None` for a goroutine that no thread runs.
+    pub tid: Option<u32>,
+    /// State in the words of the runtime: `IO wait`, `sync.Mutex.Lock`.
+    #[serde(deserialize_with = "harmless_field")]
+    pub state: Option<String>,
+    /// Frames, innermost first.
+    pub frames: Vec<CodeFrame>,
+    /// Reason why outer frames are missing; `None` if all are there.
+    #[serde(deserialize_with = "harmless_field")]
+    pub cut: Option<String>,
+}
+
+impl CodeLanguage {
+    /// Returns the name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Go => "go",
+            Self::Python => "python",
+            Self::Native => "native",
+        }
+    }
+}
+
+impl CodeFrame {
+    /// Returns the last part of the source file's path.
+    pub fn file_name(&self) -> Option<&str> {
+        self.file.as_deref()?.rsplit('/').next().filter(|name| !name.is_empty())
+    }
+
+    /// Returns the kind of code of a frame in a stack of `language`.
+    pub(super) const fn language(&self, language: CodeLanguage) -> CodeLanguage {
+        match language {
+            CodeLanguage::Python if self.object.is_some() => CodeLanguage::Native,
+            CodeLanguage::Go | CodeLanguage::Python | CodeLanguage::Native => language,
+        }
+    }
+
+    /// Returns the part of the program that has the function.
+    pub fn origin(&self, language: CodeLanguage) -> FrameOrigin {
+        origin(self, language)
+    }
+}
+
+impl std::fmt::Display for CodeFrame {
+    /// Writes `reserve (orders.py:7)`; without a file, the name of the object instead.
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str(self.function.as_deref().unwrap_or("unknown function"))?;
+        let object = self.object.as_deref().and_then(|path| path.rsplit('/').next());
+        match (self.file_name(), self.line, object) {
+            (Some(file), Some(line), _) => write!(to, " ({file}:{line})"),
+            (Some(file), None, _) => write!(to, " ({file})"),
+            (None, _, Some(object)) => write!(to, " ({object})"),
+            (None, _, None) => Ok(()),
+        }
+    }
+}

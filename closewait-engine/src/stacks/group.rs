@@ -1,0 +1,210 @@
+//! Groups of equal stacks.
+
+use std::collections::HashMap;
+
+use super::{
+    frame::{CodeFrame, CodeLanguage, CodeStack},
+    idle::idle,
+    origin::FrameOrigin,
+    waits::{CodeWait, wait_of},
+};
+
+/// Maximum number of threads that a group names.
+const MAX_TIDS: usize = 8;
+
+/// Threads with equal stacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackGroup {
+    /// Kind of code.
+    pub language: CodeLanguage,
+    /// Number of threads or goroutines.
+    pub count: u32,
+    /// Threads, the first 8, in the agent's pid namespace; empty for goroutines that no thread runs.
+    pub tids: Vec<u32>,
+    /// State in the words of the runtime.
+    pub state: Option<String>,
+    /// Frames, innermost first.
+    pub frames: Vec<CodeFrame>,
+    /// Reason why outer frames are missing.
+    pub cut: Option<String>,
+    /// Work that the stack shows.
+    pub work: ThreadWork,
+    /// Number of frames inside the application's innermost frame; `None` if the stack has none of the application.
+    pub place: Option<usize>,
+}
+
+/// Work of a thread, as its stack shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadWork {
+    /// It has no work, and waits for this.
+    Idle(&'static str),
+    /// It waits for this in the middle of its work.
+    Waits(CodeWait),
+    /// The stack does not show it: it runs, or waits in a function that no table has.
+    Unknown,
+}
+
+impl StackGroup {
+    /// Returns the application's innermost frame: the place in the code that its authors can change.
+    pub fn place(&self) -> Option<&CodeFrame> {
+        self.frames.get(self.place?)
+    }
+
+    /// Whether the threads wait for work.
+    pub const fn is_idle(&self) -> bool {
+        matches!(self.work, ThreadWork::Idle(_))
+    }
+}
+
+/// Groups equal stacks. The threads that are not idle come first, then the larger groups.
+pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
+    let mut places = HashMap::new();
+    let mut groups: Vec<StackGroup> = Vec::new();
+    for stack in stacks {
+        let key = (stack.language, &stack.state, &stack.frames, &stack.cut);
+        let at = *places.entry(key).or_insert_with(|| {
+            groups.push(group(stack));
+            groups.len() - 1
+        });
+        if let Some(group) = groups.get_mut(at) {
+            group.count += 1;
+            group.tids.extend(stack.tid.filter(|_| group.tids.len() < MAX_TIDS));
+        }
+    }
+    groups.sort_by(|one, other| {
+        let rank = |group: &StackGroup| (group.is_idle(), u32::MAX - group.count);
+        rank(one)
+            .cmp(&rank(other))
+            .then_with(|| one.frames.cmp(&other.frames))
+            .then_with(|| one.state.cmp(&other.state))
+    });
+    groups
+}
+
+/// Returns the group of a stack, still without threads.
+fn group(stack: &CodeStack) -> StackGroup {
+    let language = stack.language;
+    let is_application = |frame: &CodeFrame| frame.origin(language) == FrameOrigin::Application;
+    let application = stack.frames.iter().position(is_application);
+    let inner = &stack.frames[..application.unwrap_or(stack.frames.len())];
+    // A place without a name helps nobody, and those outside it are not where the thread waits.
+    let place = application.filter(|at| stack.frames.get(*at).is_some_and(|frame| frame.function.is_some()));
+    // The outermost of these functions says what the application has asked for.
+    let wait = inner.iter().rev().find_map(|frame| wait_of(frame, language));
+    let work = match (idle(stack), wait) {
+        (Some(work), _) => ThreadWork::Idle(work),
+        (None, Some(wait)) => ThreadWork::Waits(wait),
+        (None, None) => ThreadWork::Unknown,
+    };
+    StackGroup {
+        language,
+        count: 0,
+        tids: Vec::new(),
+        state: stack.state.clone(),
+        frames: stack.frames.clone(),
+        cut: stack.cut.clone(),
+        work,
+        place,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a stack of frames `function file:line`, innermost first.
+    fn stack(language: CodeLanguage, frames: &[&str]) -> CodeStack {
+        let frame = |text: &&str| {
+            let (function, place) = text.split_once(' ').expect("a place");
+            let (file, line) = place.rsplit_once(':').expect("a line");
+            CodeFrame {
+                function: Some(function.to_owned()),
+                file: Some(file.to_owned()),
+                line: line.parse().ok(),
+                object: None,
+            }
+        };
+        CodeStack { language, tid: None, state: None, frames: frames.iter().map(frame).collect(), cut: None }
+    }
+
+    const LOCKED: [&str; 6] = [
+        "runtime.gopark /usr/lib/go/src/runtime/proc.go:364",
+        "sync.runtime_SemacquireMutex /usr/lib/go/src/runtime/sema.go:77",
+        "sync.(*Mutex).lockSlow /usr/lib/go/src/sync/mutex.go:171",
+        "sync.(*Mutex).Lock /usr/lib/go/src/sync/mutex.go:90",
+        "main.reserve /srv/app/orders.go:7",
+        "net/http.(*conn).serve /usr/lib/go/src/net/http/server.go:1991",
+    ];
+    const IDLE: [&str; 5] = [
+        "runtime.gopark /usr/lib/go/src/runtime/proc.go:364",
+        "internal/poll.(*FD).Read /usr/lib/go/src/internal/poll/fd_unix.go:167",
+        "net/http.(*connReader).Read /usr/lib/go/src/net/http/server.go:786",
+        "net/http.(*conn).readRequest /usr/lib/go/src/net/http/server.go:1027",
+        "net/http.(*conn).serve /usr/lib/go/src/net/http/server.go:1891",
+    ];
+
+    #[test]
+    fn threads_at_one_line_come_before_the_idle_ones() {
+        let stacks: Vec<_> =
+            [&IDLE[..]; 5].iter().chain(&[&LOCKED[..]; 3]).map(|frames| stack(CodeLanguage::Go, frames)).collect();
+        let groups = group_stacks(&stacks);
+        let [locked, idle] = &groups[..] else { panic!("{groups:#?}") };
+        assert_eq!((locked.count, locked.work), (3, ThreadWork::Waits(CodeWait::Lock)));
+        assert_eq!(locked.place().map(ToString::to_string).as_deref(), Some("main.reserve (orders.go:7)"));
+        assert_eq!((idle.count, idle.work), (5, ThreadWork::Idle("the next request")));
+        assert_eq!(idle.place(), None);
+    }
+
+    #[test]
+    fn an_application_inside_a_worker_is_not_idle() {
+        let worker = "_worker /usr/lib/python3.11/concurrent/futures/thread.py:81";
+        let [idle, busy] = [&[worker][..], &["reserve /srv/app/orders.py:7", worker][..]]
+            .map(|frames| group_stacks(&[stack(CodeLanguage::Python, frames)]).remove(0));
+        assert_eq!(idle.work, ThreadWork::Idle("work"));
+        assert_eq!(busy.work, ThreadWork::Unknown, "C code has no frame: the system call says more");
+        assert_eq!(busy.place, Some(0));
+    }
+
+    #[test]
+    fn a_pool_is_what_the_application_waits_for_and_not_the_channel_in_it() {
+        let frames = [
+            "runtime.selectgo /usr/lib/go/src/runtime/select.go:328",
+            "database/sql.(*DB).conn /usr/lib/go/src/database/sql/sql.go:1327",
+            "database/sql.(*DB).QueryContext /usr/lib/go/src/database/sql/sql.go:1739",
+            "main.load /srv/app/orders.go:30",
+        ];
+        let group = group_stacks(&[stack(CodeLanguage::Go, &frames)]).remove(0);
+        assert_eq!((group.work, group.place), (ThreadWork::Waits(CodeWait::Pool), Some(3)));
+    }
+
+    #[test]
+    fn a_caller_can_be_what_makes_a_wait_idle() {
+        let peek = "bufio.(*Reader).Peek /usr/lib/go/src/bufio/bufio.go:148";
+        let serve = "net/http.(*conn).serve /usr/lib/go/src/net/http/server.go:2127";
+        let other = "net/textproto.(*Reader).upcomingHeaderKeys /usr/lib/go/src/net/textproto/reader.go:664";
+        let group = |frames: &[&str]| group_stacks(&[stack(CodeLanguage::Go, frames)]).remove(0);
+        assert!(group(&[peek, serve]).is_idle());
+        assert!(!group(&[peek, other, serve]).is_idle());
+    }
+
+    #[test]
+    fn goroutines_of_the_runtime_are_idle() {
+        let frames = [
+            "runtime.gopark /usr/lib/go/src/runtime/proc.go:364",
+            "runtime.bgsweep /usr/lib/go/src/runtime/mgcsweep.go:278",
+        ];
+        assert!(group_stacks(&[stack(CodeLanguage::Go, &frames)])[0].is_idle());
+    }
+
+    #[test]
+    fn other_lines_and_other_states_are_other_groups() {
+        let one = stack(CodeLanguage::Go, &LOCKED);
+        let other = CodeStack { state: Some("running".to_owned()), ..one.clone() };
+        assert_eq!(group_stacks(&[one.clone(), other]).len(), 2);
+        let mut other = one.clone();
+        other.frames[4].line = Some(8);
+        other.tid = Some(7);
+        let groups = group_stacks(&[one, other]);
+        assert_eq!(groups.iter().map(|group| (group.count, group.tids.len())).collect::<Vec<_>>(), [(1, 0), (1, 1)]);
+    }
+}

@@ -1,0 +1,88 @@
+//! Stacks of threads that wait for work, and of threads of the runtime.
+//!
+//! An idle thread of a pool and a thread that an application's lock blocks look alike in `/proc`. Their stacks differ: here is the table
+//! of the functions that wait for the next piece of work. A stack is idle if it has such a function and only functions of the runtime
+//! inside it: once there is work, the application's own functions are there.
+
+use super::{
+    frame::{CodeFrame, CodeLanguage, CodeStack},
+    origin::FrameOrigin,
+    waits::matches,
+};
+
+/// Functions that wait for the next request or piece of work, with what they wait for. `%` stands for any characters; a function after
+/// ` < ` is the caller.
+const WAITING: &[(CodeLanguage, &str, &str)] = &[
+    (CodeLanguage::Go, "net/http.(*conn).readRequest", "the next request"),
+    (CodeLanguage::Go, "bufio.(*Reader).Peek < net/http.(*conn).serve", "the next request"),
+    (CodeLanguage::Go, "net/http.(*connReader).backgroundRead", "the end of the connection"),
+    (CodeLanguage::Go, "net/http.(*Server).Serve", "clients"),
+    (CodeLanguage::Go, "net/http.(*persistConn).readLoop", "the next response"),
+    (CodeLanguage::Go, "net/http.(*persistConn).writeLoop", "the next request"),
+    (CodeLanguage::Go, "net/http.(*http2serverConn).readFrames", "the next request"),
+    (CodeLanguage::Go, "net/http.(*http2serverConn).serve", "the next request"),
+    (CodeLanguage::Go, "database/sql.(*DB).connectionOpener", "work"),
+    (CodeLanguage::Go, "database/sql.(*DB).connectionCleaner", "work"),
+    (CodeLanguage::Go, "database/sql.(*Tx).awaitDone", "the end of a transaction"),
+    (CodeLanguage::Go, "os/signal.loop", "a signal"),
+    (CodeLanguage::Go, "os/signal.signal_recv", "a signal"),
+    (CodeLanguage::Go, "net/http.(*Server).Shutdown", "the end of requests"),
+    (CodeLanguage::Python, "thread.py:_worker", "work"),
+    (CodeLanguage::Python, "process.py:_process_worker", "work"),
+    (CodeLanguage::Python, "pool.py:worker", "work"),
+    (CodeLanguage::Python, "pool.py:_wait_for_updates", "work"),
+    (CodeLanguage::Python, "pool.py:_handle_%", "work"),
+    (CodeLanguage::Python, "queues.py:_feed", "work"),
+    (CodeLanguage::Python, "base_events.py:_run_once", "events"),
+    (CodeLanguage::Python, "socketserver.py:serve_forever", "clients"),
+    (CodeLanguage::Python, "threading.py:_shutdown", "the end of its threads"),
+    (CodeLanguage::Python, "server.py:handle_one_request", "the next request"),
+];
+
+/// Beginnings of functions that a runtime starts for itself. A stack that ends with one is none of the program's.
+const BACKGROUND: &[(CodeLanguage, &str)] = &[
+    (CodeLanguage::Go, "runtime.bgsweep"),
+    (CodeLanguage::Go, "runtime.bgscavenge"),
+    (CodeLanguage::Go, "runtime.forcegchelper"),
+    (CodeLanguage::Go, "runtime.runfinq"),
+    (CodeLanguage::Go, "runtime.runFinalizers"),
+    (CodeLanguage::Go, "runtime.runCleanups"),
+    (CodeLanguage::Go, "runtime.gcBgMarkWorker%"),
+    (CodeLanguage::Go, "runtime.timerproc"),
+    (CodeLanguage::Go, "runtime.ensureSigM%"),
+    (CodeLanguage::Go, "runtime.ReadTrace%"),
+    (CodeLanguage::Go, "runtime.unique_runtime_%"),
+];
+
+/// Work that an idle thread waits for.
+pub(super) const BACKGROUND_WORK: &str = "work of the runtime";
+
+/// Returns what an idle thread waits for; `None` for a thread that is not known to be idle.
+pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
+    let language = stack.language;
+    let is_of_runtime = |frame: &CodeFrame| {
+        let mut table = BACKGROUND.iter().filter(|(of, _)| *of == language);
+        name(frame, language).is_some_and(|name| table.any(|(_, pattern)| matches(pattern, &name)))
+    };
+    if stack.frames.iter().any(is_of_runtime) {
+        return Some(BACKGROUND_WORK);
+    }
+    let inner = stack.frames.iter().take_while(|frame| frame.origin(language) == FrameOrigin::Runtime);
+    let names: Vec<_> = inner.map(|frame| name(frame, language).unwrap_or_default()).collect();
+    let calls = |pattern: &str| {
+        let functions: Vec<&str> = pattern.split(" < ").collect();
+        let same = |names: &[String]| names.iter().zip(&functions).all(|(name, function)| matches(function, name));
+        names.windows(functions.len()).any(same)
+    };
+    let mut table = WAITING.iter().filter(|(of, ..)| *of == language);
+    table.find(|(_, pattern, _)| calls(pattern)).map(|(.., work)| *work)
+}
+
+/// Returns the name of a function as the tables have it: with its file in Python, whose names are not unique.
+fn name(frame: &CodeFrame, language: CodeLanguage) -> Option<String> {
+    let function = frame.function.as_deref()?;
+    Some(match language {
+        CodeLanguage::Python => format!("{}:{}", frame.file_name()?, function.rsplit('.').next().unwrap_or(function)),
+        CodeLanguage::Go | CodeLanguage::Native => function.to_owned(),
+    })
+}

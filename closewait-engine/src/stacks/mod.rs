@@ -1,0 +1,22 @@
+//! Stacks of the owners' threads: groups of equal stacks, the application's line in each, and what the thread waits for there.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `frame` | frames and stacks as the agent reads them |
+//! | `origin` | whether a frame is the application's, a library's or the runtime's |
+//! | `waits` | functions in which a thread waits, and for what: a table |
+//! | `idle` | stacks of threads that wait for work: a table |
+//! | `group` | groups of equal stacks |
+
+mod frame;
+mod group;
+mod idle;
+mod origin;
+mod waits;
+
+pub use self::{
+    frame::{CodeFrame, CodeLanguage, CodeStack},
+    group::{StackGroup, ThreadWork, group_stacks},
+    origin::FrameOrigin,
+    waits::CodeWait,
+};

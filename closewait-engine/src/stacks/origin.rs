@@ -1,0 +1,165 @@
+//! Origin of frames: application, library, or runtime.
+
+use super::frame::{CodeFrame, CodeLanguage};
+
+/// Part of a program that a function belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameOrigin {
+    /// The program itself: what its authors can change.
+    Application,
+    /// A package that the program uses.
+    Library,
+    /// The language's standard library, its runtime, or a library of the system.
+    Runtime,
+}
+
+/// Folders of system libraries, from the root of the process.
+const SYSTEM_FOLDERS: [&str; 6] = ["/lib/", "/lib32/", "/lib64/", "/usr/lib/", "/usr/lib32/", "/usr/lib64/"];
+/// Folders of packages that `pip` and Linux distributions install.
+const PYTHON_PACKAGES: [&str; 2] = ["/site-packages/", "/dist-packages/"];
+
+/// Returns the part of the program that has a frame's function.
+pub(super) fn origin(frame: &CodeFrame, language: CodeLanguage) -> FrameOrigin {
+    match language {
+        CodeLanguage::Python if frame.language(language) == CodeLanguage::Native => of_interpreter(frame),
+        CodeLanguage::Go => of_go(frame),
+        CodeLanguage::Python => of_python(frame),
+        CodeLanguage::Native => of_machine_code(frame),
+    }
+}
+
+/// The first element of an import path has a dot unless the package is of the standard library or of the main module (`go help
+/// importpath`); the name of a main module may lack one, so the standard library is recognized by its files.
+fn of_go(frame: &CodeFrame) -> FrameOrigin {
+    let (Some(function), file) = (frame.function.as_deref(), frame.file.as_deref().unwrap_or_default()) else {
+        return FrameOrigin::Runtime;
+    };
+    if function.starts_with("main.") {
+        return FrameOrigin::Application;
+    }
+    if file.contains("/pkg/mod/") || file.contains("/vendor/") || file.contains('@') {
+        return FrameOrigin::Library;
+    }
+    let package = package(function);
+    let has_dot = package.split('/').next().is_some_and(|first| first.contains('.'));
+    // `sync.runtime_Semacquire` and others are defined in the package `runtime` (`go:linkname`).
+    let in_toolchain = [package, "runtime"].iter().any(|package| is_in_toolchain(file, package));
+    if in_toolchain && !has_dot { FrameOrigin::Runtime } else { FrameOrigin::Application }
+}
+
+/// Whether a file can be that of a package of the standard library: `/usr/local/go/src/net/http/server.go`, or `net/http/server.go` of a
+/// program that was built with `-trimpath`.
+fn is_in_toolchain(file: &str, package: &str) -> bool {
+    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    folder == package || folder.strip_suffix(package).is_some_and(|rest| rest.ends_with("/src/"))
+}
+
+/// Returns the import path of a function's package: `net/http` of `net/http.(*conn).serve`.
+fn package(function: &str) -> &str {
+    let name = function.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = function[name..].find('.').map_or(function.len(), |dot| name + dot);
+    &function[..dot]
+}
+
+fn of_python(frame: &CodeFrame) -> FrameOrigin {
+    let Some(file) = frame.file.as_deref() else { return FrameOrigin::Runtime };
+    if PYTHON_PACKAGES.iter().any(|folder| file.contains(folder)) {
+        FrameOrigin::Library
+    } else if file.starts_with('<') || is_standard_library(file) {
+        FrameOrigin::Runtime
+    } else {
+        FrameOrigin::Application
+    }
+}
+
+/// Functions below those of Python are the interpreter's, or those of a package's extension module.
+fn of_interpreter(frame: &CodeFrame) -> FrameOrigin {
+    let object = frame.object.as_deref().unwrap_or_default();
+    let is_package = PYTHON_PACKAGES.iter().any(|folder| object.contains(folder));
+    if is_package { FrameOrigin::Library } else { FrameOrigin::Runtime }
+}
+
+/// Whether a path is in the folder of the standard library: `/usr/lib/python3.11/threading.py`.
+fn is_standard_library(file: &str) -> bool {
+    file.match_indices("/python3.").any(|(at, found)| {
+        let version = &file[at + found.len()..];
+        let digits = version.bytes().take_while(u8::is_ascii_digit).count();
+        // Free-threaded builds have a `t` there.
+        let rest = version[digits..].strip_prefix('t').unwrap_or(&version[digits..]);
+        digits > 0 && rest.starts_with('/') && file[..at].ends_with("/lib")
+    }) || file.contains("/python3") && file.ends_with(".zip")
+}
+
+fn of_machine_code(frame: &CodeFrame) -> FrameOrigin {
+    let Some(object) = frame.object.as_deref() else { return FrameOrigin::Runtime };
+    let is_library = object.rsplit('/').next().is_some_and(|name| name.contains(".so"));
+    match SYSTEM_FOLDERS.iter().any(|folder| object.starts_with(folder)) {
+        true if is_library => FrameOrigin::Runtime,
+        _ if object.starts_with('[') => FrameOrigin::Runtime,
+        _ if is_library => FrameOrigin::Library,
+        _ => FrameOrigin::Application,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(function: &str, file: &str, object: &str) -> CodeFrame {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        CodeFrame { function: some(function), file: some(file), line: Some(1), object: some(object) }
+    }
+
+    #[test]
+    fn the_standard_library_of_go_is_known_by_its_files() {
+        for (function, file, expected) in [
+            ("main.handle", "/srv/app/main.go", FrameOrigin::Application),
+            ("main.(*server).handle.func1", "main.go", FrameOrigin::Application),
+            ("shop/orders.Reserve", "/srv/app/orders/orders.go", FrameOrigin::Application),
+            ("github.com/acme/shop/orders.Reserve", "/srv/shop/orders/orders.go", FrameOrigin::Application),
+            (
+                "github.com/jackc/pgx/v5.connect",
+                "/go/pkg/mod/github.com/jackc/pgx/v5@v5.1.0/conn.go",
+                FrameOrigin::Library,
+            ),
+            ("net/http.(*conn).serve", "/usr/lib/go-1.19/src/net/http/server.go", FrameOrigin::Runtime),
+            ("net/http.(*conn).serve", "net/http/server.go", FrameOrigin::Runtime),
+            ("sync.runtime_SemacquireMutex", "/usr/local/go/src/runtime/sema.go", FrameOrigin::Runtime),
+            ("runtime.gopark", "/usr/local/go/src/runtime/proc.go", FrameOrigin::Runtime),
+            ("sync.(*Mutex).lockSlow", "/usr/local/go/src/sync/mutex.go", FrameOrigin::Runtime),
+        ] {
+            assert_eq!(at(function, file, "/srv/app/server").origin(CodeLanguage::Go), expected, "{function} {file}");
+        }
+    }
+
+    #[test]
+    fn the_standard_library_of_python_is_known_by_its_folder() {
+        for (file, expected) in [
+            ("/srv/app/orders.py", FrameOrigin::Application),
+            ("orders.py", FrameOrigin::Application),
+            ("/home/python3.me/orders.py", FrameOrigin::Application),
+            ("/usr/lib/python3.11/threading.py", FrameOrigin::Runtime),
+            ("/opt/lib/python3.13t/threading.py", FrameOrigin::Runtime),
+            ("<frozen importlib._bootstrap>", FrameOrigin::Runtime),
+            ("/usr/lib/python3/dist-packages/flask/app.py", FrameOrigin::Library),
+            ("/srv/venv/lib/python3.12/site-packages/flask/app.py", FrameOrigin::Library),
+        ] {
+            assert_eq!(at("f", file, "").origin(CodeLanguage::Python), expected, "{file}");
+        }
+    }
+
+    #[test]
+    fn libraries_of_the_system_are_no_application() {
+        for (object, expected) in [
+            ("/srv/app/server", FrameOrigin::Application),
+            ("/usr/sbin/nginx", FrameOrigin::Application),
+            ("/usr/lib/postgresql/15/bin/postgres", FrameOrigin::Application),
+            ("/usr/lib/x86_64-linux-gnu/libc.so.6", FrameOrigin::Runtime),
+            ("/lib/ld-musl-x86_64.so.1", FrameOrigin::Runtime),
+            ("[vdso]", FrameOrigin::Runtime),
+            ("/opt/oracle/libclntsh.so.19.1", FrameOrigin::Library),
+        ] {
+            assert_eq!(at("f", "", object).origin(CodeLanguage::Native), expected, "{object}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Functions in which a thread waits, and for what.
+//!
+//! The tables are data: a line for each function. The outermost function below the application's frame decides, because it says what the
+//! application asked for: `database/sql.(*DB).conn` waits in a `select`, but for a connection of a pool.
+
+use serde::{Deserialize, Serialize};
+
+use super::frame::{CodeFrame, CodeLanguage};
+
+/// Event that a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CodeWait {
+    /// A lock that another thread holds.
+    Lock,
+    /// The lock of an interpreter, which one thread holds while it runs code (GIL).
+    Interpreter,
+    /// A condition, channel, queue or future that another thread completes.
+    Signal,
+    /// A connection of a pool.
+    Pool,
+    /// Data from a connection.
+    Receive,
+    /// Room in a connection.
+    Send,
+    /// A new connection to another program.
+    Connect,
+    /// The name service.
+    Resolve,
+    /// A client's connection.
+    Accept,
+    /// The first of many events, in an event loop.
+    Events,
+    /// A period of time.
+    Sleep,
+    /// The end of a thread.
+    Join,
+    /// The end of another process.
+    Process,
+    /// A file.
+    File,
+}
+
+impl CodeWait {
+    /// Returns the event after the words `waits for`: `a lock`.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Lock => "a lock",
+            Self::Interpreter => "the interpreter's lock",
+            Self::Signal => "another thread",
+            Self::Pool => "a connection of a pool",
+            Self::Receive => "data from a connection",
+            Self::Send => "room in a connection",
+            Self::Connect => "a connection to another program",
+            Self::Resolve => "the name service",
+            Self::Accept => "a client",
+            Self::Events => "events",
+            Self::Sleep => "a period of time",
+            Self::Join => "the end of a thread",
+            Self::Process => "the end of a process",
+            Self::File => "a file",
+        }
+    }
+}
+
+/// Functions of Go. `%` stands for any characters.
+const GO: &[(&str, CodeWait)] = &[
+    ("sync.(*Mutex).%", CodeWait::Lock),
+    ("sync.(*RWMutex).%", CodeWait::Lock),
+    ("internal/sync.(*Mutex).%", CodeWait::Lock),
+    ("sync.(*Cond).Wait", CodeWait::Signal),
+    ("sync.(*WaitGroup).Wait", CodeWait::Signal),
+    ("sync.(*Once).%", CodeWait::Lock),
+    ("runtime.chanrecv%", CodeWait::Signal),
+    ("runtime.chansend%", CodeWait::Signal),
+    ("runtime.selectgo", CodeWait::Signal),
+    ("time.Sleep", CodeWait::Sleep),
+    ("database/sql.(*DB).conn", CodeWait::Pool),
+    ("github.com/jackc/pgx/v5/pgxpool.(*Pool).Acquire", CodeWait::Pool),
+    ("github.com/jackc/puddle/v2.(*Pool%", CodeWait::Pool),
+    ("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).waitTurn", CodeWait::Pool),
+    ("github.com/gomodule/redigo/redis.(*Pool).%", CodeWait::Pool),
+    ("internal/poll.(*FD).Read%", CodeWait::Receive),
+    ("internal/poll.(*FD).RawRead", CodeWait::Receive),
+    ("internal/poll.(*FD).Write%", CodeWait::Send),
+    ("internal/poll.(*FD).Accept", CodeWait::Accept),
+    ("internal/poll.(*FD).WaitWrite", CodeWait::Connect),
+    ("net.(*TCPListener).%ccept%", CodeWait::Accept),
+    ("net.(*Dialer).Dial%", CodeWait::Connect),
+    ("net.(*Resolver).%", CodeWait::Resolve),
+    ("net/http.(*Transport).roundTrip", CodeWait::Receive),
+    ("net/http.(*persistConn).roundTrip", CodeWait::Receive),
+    ("net/http.(*Transport).getConn", CodeWait::Pool),
+    ("os.(*Process).%ait%", CodeWait::Process),
+    ("os/exec.(*Cmd).Wait", CodeWait::Process),
+];
+
+/// Functions of Python, as `file:function`.
+const PYTHON: &[(&str, CodeWait)] = &[
+    ("threading.py:wait", CodeWait::Signal),
+    ("threading.py:wait_for", CodeWait::Signal),
+    ("threading.py:acquire", CodeWait::Lock),
+    ("threading.py:__enter__", CodeWait::Lock),
+    ("threading.py:join", CodeWait::Join),
+    ("threading.py:_wait_for_tstate_lock", CodeWait::Join),
+    ("queue.py:get", CodeWait::Signal),
+    ("queue.py:put", CodeWait::Signal),
+    ("_base.py:result", CodeWait::Signal),
+    ("_base.py:wait", CodeWait::Signal),
+    ("selectors.py:select", CodeWait::Events),
+    ("socket.py:readinto", CodeWait::Receive),
+    ("socket.py:create_connection", CodeWait::Connect),
+    ("socket.py:getaddrinfo", CodeWait::Resolve),
+    ("socket.py:accept", CodeWait::Accept),
+    ("ssl.py:read", CodeWait::Receive),
+    ("ssl.py:recv", CodeWait::Receive),
+    ("ssl.py:recv_into", CodeWait::Receive),
+    ("ssl.py:send", CodeWait::Send),
+    ("ssl.py:do_handshake", CodeWait::Receive),
+    ("subprocess.py:wait", CodeWait::Process),
+    ("subprocess.py:communicate", CodeWait::Process),
+    ("subprocess.py:_wait", CodeWait::Process),
+    ("connectionpool.py:_get_conn", CodeWait::Pool),
+    ("impl.py:_do_get", CodeWait::Pool),
+    ("pool.py:getconn", CodeWait::Pool),
+    ("pool.py:connection", CodeWait::Pool),
+];
+
+/// Functions of the C library and others with the same names on all systems.
+const NATIVE: &[(&str, CodeWait)] = &[
+    ("pthread_mutex_lock", CodeWait::Lock),
+    ("pthread_mutex_timedlock", CodeWait::Lock),
+    ("__pthread_mutex_lock%", CodeWait::Lock),
+    ("___pthread_mutex_lock%", CodeWait::Lock),
+    ("__lll_lock_wait%", CodeWait::Lock),
+    ("pthread_rwlock_%", CodeWait::Lock),
+    ("pthread_cond_%", CodeWait::Signal),
+    ("__pthread_cond_%", CodeWait::Signal),
+    ("PyThread_acquire_lock%", CodeWait::Lock),
+    ("_PyMutex_Lock%", CodeWait::Lock),
+    ("PyMutex_Lock%", CodeWait::Lock),
+    ("PyEval_RestoreThread", CodeWait::Interpreter),
+    ("PyEval_AcquireThread", CodeWait::Interpreter),
+    ("take_gil", CodeWait::Interpreter),
+    ("sem_wait", CodeWait::Signal),
+    ("sem_timedwait", CodeWait::Signal),
+    ("sem_clockwait", CodeWait::Signal),
+    ("pthread_join", CodeWait::Join),
+    ("__pthread_clockjoin_ex", CodeWait::Join),
+    ("epoll_wait", CodeWait::Events),
+    ("epoll_pwait%", CodeWait::Events),
+    ("poll", CodeWait::Events),
+    ("ppoll", CodeWait::Events),
+    ("select", CodeWait::Events),
+    ("pselect%", CodeWait::Events),
+    ("recv", CodeWait::Receive),
+    ("recvfrom", CodeWait::Receive),
+    ("recvmsg", CodeWait::Receive),
+    ("send", CodeWait::Send),
+    ("sendto", CodeWait::Send),
+    ("sendmsg", CodeWait::Send),
+    ("connect", CodeWait::Connect),
+    ("accept", CodeWait::Accept),
+    ("accept4", CodeWait::Accept),
+    ("getaddrinfo", CodeWait::Resolve),
+    ("nanosleep", CodeWait::Sleep),
+    ("clock_nanosleep%", CodeWait::Sleep),
+    ("sleep", CodeWait::Sleep),
+    ("usleep", CodeWait::Sleep),
+    ("wait4", CodeWait::Process),
+    ("waitpid", CodeWait::Process),
+    ("waitid", CodeWait::Process),
+    ("fsync", CodeWait::File),
+    ("fdatasync", CodeWait::File),
+    ("flock", CodeWait::File),
+    ("PQgetResult", CodeWait::Receive),
+    ("mysql_real_query", CodeWait::Receive),
+];
+
+/// Returns what the function of a frame waits for; `None` if it is in no table.
+pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeWait> {
+    let function = frame.function.as_deref()?;
+    let (table, name) = match frame.language(language) {
+        CodeLanguage::Go => (GO, function.to_owned()),
+        // The last part of a qualified name: `Condition.wait`.
+        CodeLanguage::Python => {
+            (PYTHON, format!("{}:{}", frame.file_name()?, function.rsplit('.').next().unwrap_or(function)))
+        }
+        CodeLanguage::Native => (NATIVE, function.split('@').next().unwrap_or(function).to_owned()),
+    };
+    table.iter().find(|(pattern, _)| matches(pattern, &name)).map(|(_, wait)| *wait)
+}
+
+/// Whether a name matches a pattern in which `%` stands for any characters: names of Go have `*`.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('%');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let mut is_open = false;
+    for part in parts {
+        is_open = part.is_empty();
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    is_open || rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_patterns() {
+        for (pattern, name, expected) in [
+            ("poll", "poll", true),
+            ("poll", "ppoll", false),
+            ("poll", "pollster", false),
+            ("pthread_cond_%", "pthread_cond_timedwait", true),
+            ("sync.(*Mutex).%", "sync.(*Mutex).lockSlow", true),
+            ("sync.(*Mutex).%", "sync.(*RWMutex).Lock", false),
+            ("net.(*TCPListener).%ccept%", "net.(*TCPListener).accept", true),
+            ("net.(*Resolver).%", "net.(*Resolver).lookupIP", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_qualified_name_of_python_matches_by_its_last_part() {
+        let frame = |function: &str, file: &str| CodeFrame {
+            function: Some(function.to_owned()),
+            file: Some(file.to_owned()),
+            ..CodeFrame::default()
+        };
+        let wait = |function, file| wait_of(&frame(function, file), CodeLanguage::Python);
+        assert_eq!(wait("Condition.wait", "/usr/lib/python3.11/threading.py"), Some(CodeWait::Signal));
+        assert_eq!(wait("wait", "/usr/lib/python3.9/threading.py"), Some(CodeWait::Signal));
+        assert_eq!(wait("wait", "/srv/app/orders.py"), None);
+        assert_eq!(wait_of(&frame("sem_wait@@GLIBC_2.34", ""), CodeLanguage::Native), Some(CodeWait::Signal));
+    }
+}

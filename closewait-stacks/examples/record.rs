@@ -1,0 +1,45 @@
+//! Saves an image of a running process, for the tests of its reader: `cargo run --example record -- PID go|python|native FILE`.
+
+#![expect(clippy::print_stderr, reason = "a tool for developers")]
+
+use std::{env, error::Error, fs};
+
+use closewait_stacks::{
+    Mapping, MemoryReader, TargetProcess,
+    files::{self, FileSymbols},
+    go,
+    image::ImageRecorder,
+    live,
+    memory::ReadLimit,
+    native, python,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [pid, kind, file] = &arguments[..] else { return Err("usage: record PID go|python|native FILE".into()) };
+    let pid = pid.parse()?;
+    let open = |mapping: &Mapping| files::open(pid, mapping);
+    let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
+    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 512)?);
+    let recorder = ImageRecorder::new(&memory, &symbols, &mappings, &threads);
+    let limit = ReadLimit::new(1_000_000, 256 << 20);
+    let process = TargetProcess {
+        memory: MemoryReader::new(&recorder, &limit),
+        mappings: &mappings,
+        threads: &threads,
+        symbols: &recorder,
+    };
+    let stacks = match kind.as_str() {
+        "go" => go::stacks(&process),
+        "python" => python::stacks(&process),
+        "native" => native::stacks(&process),
+        other => return Err(format!("{other} is none of go, python, native").into()),
+    }?;
+    for stack in stacks {
+        eprintln!("{stack}");
+    }
+    let bytes = recorder.finish().to_bytes()?;
+    eprintln!("{} bytes, {} reads left", bytes.len(), limit.reads_left());
+    fs::write(file, bytes)?;
+    Ok(())
+}

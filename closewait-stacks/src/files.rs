@@ -1,0 +1,250 @@
+//! Symbols in the files of a running process that are not loaded into its memory (`.symtab`).
+//!
+//! A read can block for ever on a file system that does not answer. Callers run it where that harms nobody. Files are read, not mapped:
+//! an access to a mapped file that another process truncates ends this one.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    rc::Rc,
+};
+
+use object::{
+    Endianness,
+    elf::{self, FileHeader64, SectionHeader64, Sym64},
+    pod,
+};
+
+use super::process::{Mapping, Symbols};
+
+/// Byte order of all supported files.
+const ORDER: Endianness = Endianness::Little;
+/// Maximum number of sections of a file; executables have some 30 to 50.
+const MAX_SECTIONS: usize = 4096;
+/// Maximum size of the symbols and names of all files of a process, bytes; a browser has some 40 MiB.
+const MAX_SYMBOLS: u64 = 64 << 20;
+/// Number of symbols before an address that can contain it: symbols of blocks inside of functions have no size.
+const MAX_NESTED: usize = 8;
+
+/// Device and inode of a file.
+type FileKey = (String, u64);
+
+/// Symbols in the files of a running process. Each file is read at its first use.
+pub struct FileSymbols<'a> {
+    open: &'a dyn Fn(&Mapping) -> io::Result<File>,
+    files: RefCell<BTreeMap<FileKey, Option<Rc<SymbolFile>>>>,
+    bytes_left: Cell<u64>,
+}
+
+impl<'a> FileSymbols<'a> {
+    /// Returns the symbols of a process, without reading any. `open` opens the file of a mapping, as [`open`] does.
+    pub const fn new(open: &'a dyn Fn(&Mapping) -> io::Result<File>) -> Self {
+        Self { open, files: RefCell::new(BTreeMap::new()), bytes_left: Cell::new(MAX_SYMBOLS) }
+    }
+
+    /// Returns the symbols of the file of a mapping; `None` if it has none, or they are too many.
+    fn file(&self, mapping: &Mapping) -> Option<Rc<SymbolFile>> {
+        if mapping.inode == 0 {
+            return None;
+        }
+        let key = (mapping.device.clone(), mapping.inode);
+        if let Some(known) = self.files.borrow().get(&key) {
+            return known.clone();
+        }
+        let read = (self.open)(mapping).and_then(|file| SymbolFile::read(&file, &self.bytes_left));
+        // A file that cannot be read has no symbols; the frames remain without their names.
+        let read = read.ok().flatten().map(Rc::new);
+        self.files.borrow_mut().insert(key, read.clone());
+        read
+    }
+}
+
+impl Symbols for FileSymbols<'_> {
+    fn named(&self, mapping: &Mapping, name: &str) -> Option<u64> {
+        let file = self.file(mapping)?;
+        file.symbols.iter().find(|symbol| file.name(symbol) == Some(name.as_bytes())).map(|symbol| symbol.address)
+    }
+
+    fn at(&self, mapping: &Mapping, address: u64) -> Option<(String, u64)> {
+        let file = self.file(mapping)?;
+        let after = file.symbols.partition_point(|symbol| symbol.address <= address);
+        let functions = file.symbols[..after].iter().rev().filter(|symbol| symbol.is_function).take(MAX_NESTED);
+        let mut contains = functions.filter(|symbol| address - symbol.address < symbol.len.max(1));
+        let symbol = contains.next()?;
+        Some((String::from_utf8_lossy(file.name(symbol)?).into_owned(), symbol.address))
+    }
+}
+
+impl std::fmt::Debug for FileSymbols<'_> {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("FileSymbols").field("bytes_left", &self.bytes_left).finish_non_exhaustive()
+    }
+}
+
+/// Symbols of a file, sorted by address.
+#[derive(Debug)]
+struct SymbolFile {
+    symbols: Vec<FileSymbol>,
+    names: Vec<u8>,
+}
+
+/// Symbol that a file defines.
+#[derive(Clone, Copy, Debug)]
+struct FileSymbol {
+    address: u64,
+    len: u64,
+    /// Offset of its name.
+    name: u32,
+    is_function: bool,
+}
+
+impl SymbolFile {
+    /// Reads the symbols of a file; `None` if it has none.
+    fn read(file: &File, bytes_left: &Cell<u64>) -> io::Result<Option<Self>> {
+        let mut header = [0; size_of::<FileHeader64<Endianness>>()];
+        file.read_exact_at(&mut header, 0)?;
+        let Ok((header, _)) = pod::from_bytes::<FileHeader64<Endianness>>(&header) else { return Ok(None) };
+        let ident = &header.e_ident;
+        let is_known = ident.magic == elf::ELFMAG && ident.class == elf::ELFCLASS64 && ident.data == elf::ELFDATA2LSB;
+        let count = usize::from(header.e_shnum.get(ORDER));
+        let size = usize::from(header.e_shentsize.get(ORDER));
+        if !is_known || count > MAX_SECTIONS || size != size_of::<SectionHeader64<Endianness>>() {
+            return Ok(None);
+        }
+        let mut sections = vec![0; count * size];
+        file.read_exact_at(&mut sections, header.e_shoff.get(ORDER))?;
+        let Ok((sections, _)) = pod::slice_from_bytes::<SectionHeader64<Endianness>>(&sections, count) else {
+            return Ok(None);
+        };
+        let table = sections.iter().find(|section| section.sh_type.get(ORDER) == elf::SHT_SYMTAB);
+        let names = |table: &SectionHeader64<_>| sections.get(usize::try_from(table.sh_link.get(ORDER)).ok()?);
+        let Some((table, names)) = table.and_then(|table| Some((table, names(table)?))) else { return Ok(None) };
+        let symbols = Self::symbols(&section(file, table, bytes_left)?);
+        let names = section(file, names, bytes_left)?;
+        Ok(Some(Self { symbols, names }))
+    }
+
+    fn symbols(bytes: &[u8]) -> Vec<FileSymbol> {
+        const SIZE: usize = size_of::<Sym64<Endianness>>();
+        let defined = bytes.chunks_exact(SIZE).filter_map(|bytes| {
+            let (symbol, _) = pod::from_bytes::<Sym64<Endianness>>(bytes).ok()?;
+            let kind = symbol.st_info & 0xf;
+            let is_function = [elf::STT_FUNC, elf::STT_GNU_IFUNC].contains(&kind);
+            let is_used = is_function || [elf::STT_OBJECT, elf::STT_NOTYPE].contains(&kind);
+            (is_used && symbol.st_shndx.get(ORDER) != elf::SHN_UNDEF).then(|| FileSymbol {
+                address: symbol.st_value.get(ORDER),
+                len: symbol.st_size.get(ORDER),
+                name: symbol.st_name.get(ORDER),
+                is_function,
+            })
+        });
+        let mut symbols: Vec<_> = defined.collect();
+        symbols.sort_by_key(|symbol| symbol.address);
+        symbols
+    }
+
+    fn name(&self, symbol: &FileSymbol) -> Option<&[u8]> {
+        let rest = self.names.get(usize::try_from(symbol.name).ok()?..)?;
+        Some(&rest[..rest.iter().position(|byte| *byte == 0)?])
+    }
+}
+
+/// Reads a section, if it is not larger than what is left.
+fn section(file: &File, section: &SectionHeader64<Endianness>, bytes_left: &Cell<u64>) -> io::Result<Vec<u8>> {
+    let (start, len) = (section.sh_offset.get(ORDER), section.sh_size.get(ORDER));
+    // A size beyond the end of the file would allocate for nothing.
+    let is_inside = start.checked_add(len).is_some_and(|end| file.metadata().is_ok_and(|of| end <= of.len()));
+    let left = bytes_left.get().checked_sub(len).filter(|_| is_inside);
+    let (Some(left), Ok(len)) = (left, usize::try_from(len)) else { return Err(io::ErrorKind::InvalidData.into()) };
+    bytes_left.set(left);
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, start)?;
+    Ok(bytes)
+}
+
+/// Opens the file of a mapping of a process, by the mapping itself where that is allowed (`proc_map_files_get_link` needs
+/// `CAP_CHECKPOINT_RESTORE`, fs/proc/base.c at v5.10), otherwise by its path below the root of the process. May wait for the file system.
+///
+/// # Errors
+///
+/// If it is no regular file with the mapping's inode, or may not be read.
+pub fn open(pid: u32, mapping: &Mapping) -> io::Result<File> {
+    let itself = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+    let by_path = format!("/proc/{pid}/root{}", mapping.path);
+    open_regular(&itself, mapping.inode).or_else(|_refused| open_regular(&by_path, mapping.inode))
+}
+
+/// Opens a regular file with this inode for reading. Anything else, such as a device, is not opened at all.
+fn open_regular(path: &str, inode: u64) -> io::Result<File> {
+    let place = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    let metadata = place.metadata()?;
+    if !metadata.is_file() || metadata.ino() != inode {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // A file lease of another process would make the open wait for it.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, process::Command};
+
+    use super::*;
+    use crate::{elf::Object, live, memory::MemoryReader, memory::ReadLimit};
+
+    #[inline(never)]
+    fn marked_function() -> u32 {
+        std::process::id()
+    }
+
+    #[test]
+    fn a_function_of_this_executable_is_found_by_address_and_by_name() {
+        let pid = marked_function();
+        let (memory, limit) = (live::LiveMemory::open(pid).unwrap(), ReadLimit::new(1000, 1 << 20));
+        let mappings = live::mappings(pid).unwrap();
+        let address = marked_function as *const () as u64;
+        let inode = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address)).unwrap().inode;
+        let mapping = mappings.iter().find(|mapping| mapping.inode == inode).unwrap();
+        let object = Object::at(MemoryReader::new(&memory, &limit), mapping).unwrap().unwrap();
+        let open = |mapping: &Mapping| open(pid, mapping);
+        let symbols = FileSymbols::new(&open);
+        let (name, start) = symbols.at(mapping, object.in_file(address) + 1).unwrap();
+        assert!(name.contains("marked_function"), "{name}");
+        assert_eq!(start, object.in_file(address));
+        assert_eq!(symbols.named(mapping, &name), Some(start));
+        assert_eq!(symbols.named(mapping, "no_such_function"), None);
+        assert_eq!(symbols.at(&Mapping::default(), 1), None);
+    }
+
+    #[test]
+    fn only_the_regular_file_with_the_inode_is_opened() {
+        let folder = env::temp_dir().join(format!("closewait-files-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (pipe, file) = (folder.join("pipe"), folder.join("file"));
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        fs::write(&file, "text").unwrap();
+        let [pipe, file] = [pipe, file].map(|path| (path.display().to_string(), fs::metadata(&path).unwrap().ino()));
+        assert!(open_regular(&pipe.0, pipe.1).is_err());
+        assert!(open_regular(&file.0, pipe.1).is_err());
+        let opened = open_regular(&file.0, file.1).unwrap();
+        assert!(SymbolFile::read(&opened, &Cell::new(100)).is_err(), "shorter than a header");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn no_more_than_the_limit_is_read() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let left = Cell::new(MAX_SYMBOLS);
+        assert!(SymbolFile::read(&file, &left).unwrap().is_some());
+        let needed = MAX_SYMBOLS - left.get();
+        let left = Cell::new(needed - 1);
+        assert!(SymbolFile::read(&file, &left).is_err());
+    }
+}

@@ -1,0 +1,76 @@
+//! Goroutines of Go programs.
+//!
+//! Everything comes from the memory of the process, so that stripped executables are read like others, and no file is opened:
+//!
+//! - `module`: the description of the executable that the linker writes into its data (`runtime.firstmoduledata`), and its version.
+//! - `list`: the list of goroutines, `runtime.allgs`; `goroutine`: their state.
+//! - `unwind`: the stacks of those that do not run, as the runtime's own traceback walks them.
+//! - `functions`: functions, files and lines of code, from the table that the runtime needs itself (`.gopclntab`).
+//!
+//! A goroutine that runs has no frames: its registers are not in memory. Goroutines of the runtime are among the others; all their
+//! frames are functions of package `runtime`. `layout` has the supported versions.
+
+mod functions;
+mod goroutine;
+mod layout;
+mod list;
+mod module;
+mod unwind;
+
+use super::{
+    process::TargetProcess,
+    stack::{Stack, StackError},
+};
+use functions::GoFunctions;
+use goroutine::{Goroutine, GoroutineStatus, WaitReasons};
+use module::GoModule;
+
+/// Maximum number of goroutines that are examined; those that the runtime created first.
+const MAX_GOROUTINES: usize = 10_000;
+/// Maximum number of goroutines whose frames are read.
+const MAX_UNWOUND: usize = 2048;
+
+/// Returns the stacks of the goroutines of a Go program, sorted by their number.
+///
+/// Ended goroutines, which the runtime keeps for reuse, are omitted. Up to 10,000 goroutines are examined, and the frames of up to 2,048
+/// of them are read.
+///
+/// # Errors
+///
+/// If the process is not a Go program, its version is not supported, or its memory cannot be read.
+pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
+    let Some(module) = GoModule::find(process)? else { return Err(StackError::OtherProgram("Go")) };
+    let addresses = list::addresses(process, &module, MAX_GOROUTINES)?;
+    let mut reasons = WaitReasons::find(&module)?;
+    let mut functions = GoFunctions::new(&module);
+    let mut stacks = Vec::new();
+    let mut unwound = 0;
+    for address in addresses {
+        // A part of the goroutines would look like all of them, so an error ends the read.
+        let Some(goroutine) = Goroutine::at(&module, address)? else { continue };
+        let is_waiting = goroutine.status == GoroutineStatus::Waiting;
+        let reason = if is_waiting { reasons.text(goroutine.wait_reason) } else { None };
+        let mut stack = Stack {
+            tid: goroutine.thread(process, &module),
+            number: Some(goroutine.number),
+            state: Some(reason.unwrap_or_else(|| goroutine.status.text().to_owned())),
+            ..Stack::default()
+        };
+        if goroutine.status == GoroutineStatus::Running {
+            stack.cut = Some("it runs".to_owned());
+        } else if unwound == MAX_UNWOUND {
+            stack.cut = Some(format!("only {MAX_UNWOUND} stacks are read"));
+        } else {
+            unwound += 1;
+            (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine)?;
+            // A goroutine that ran in the meantime has a torn stack.
+            if Goroutine::at(&module, address)?.as_ref() != Some(&goroutine) {
+                stack.frames.clear();
+                stack.cut = Some("it ran while it was read".to_owned());
+            }
+        }
+        stacks.push(stack);
+    }
+    stacks.sort_by_key(|stack| stack.number);
+    Ok(stacks)
+}

@@ -1,0 +1,145 @@
+//! Memory, mappings, threads and symbol files of a running process.
+//!
+//! Reading needs `CAP_SYS_PTRACE` for processes of other users (`mm_access`, kernel/fork.c at v5.10). A read can block: on a page of a
+//! file system that does not answer, and on the lock of a process that changes its mappings. Callers run it where that harms nobody.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+use super::{
+    memory::{Memory, MemoryError},
+    process::{Mapping, Registers, TargetThread},
+};
+
+/// Maximum number of mappings that are read; the kernel allows 65,530 by default (`vm.max_map_count`).
+const MAX_MAPPINGS: usize = 65_530;
+
+/// Memory of a running process.
+#[derive(Debug)]
+pub struct LiveMemory(File);
+
+impl LiveMemory {
+    /// Opens the memory of a process, for reads only.
+    ///
+    /// # Errors
+    ///
+    /// If the process has ended or may not be read.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        Ok(Self(File::open(format!("/proc/{pid}/mem"))?))
+    }
+}
+
+impl Memory for LiveMemory {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        // Whatever the reason is, these bytes are unknown.
+        self.0.read_exact_at(into, address).map_err(|_unread| MemoryError::Unreadable { address, len: into.len() })
+    }
+}
+
+/// Returns the mappings of a process, sorted by address.
+///
+/// # Errors
+///
+/// If the process has ended or may not be read.
+pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
+    let text = fs::read(format!("/proc/{pid}/maps"))?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().filter_map(Mapping::parse).take(MAX_MAPPINGS).collect())
+}
+
+/// Returns up to `most` threads of a process, with the registers of those that are in a system call.
+///
+/// # Errors
+///
+/// If the process has ended.
+pub fn threads(pid: u32, most: usize) -> io::Result<Vec<TargetThread>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))?.take(most) {
+        let entry = entry?;
+        let Some(tid) = entry.file_name().to_str().and_then(|tid| tid.parse().ok()) else { continue };
+        // A thread can end at any time; its siblings remain.
+        if let Some(thread) = thread(tid, &entry.path()) {
+            threads.push(thread);
+        }
+    }
+    Ok(threads)
+}
+
+fn thread(tid: u32, folder: &Path) -> Option<TargetThread> {
+    let name = fs::read(folder.join("comm")).ok()?;
+    // The name of a thread is also in its status; the kernel cuts it in the middle of a character.
+    let status = fs::read(folder.join("status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    // One number for each pid namespace, the innermost one last (`proc_pid_status`, fs/proc/array.c at v5.10).
+    let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last()?.parse().ok());
+    let call = fs::read_to_string(folder.join("syscall")).unwrap_or_default();
+    Some(TargetThread {
+        tid,
+        inner_tid: inner.unwrap_or(tid),
+        name: String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned(),
+        registers: registers(&call),
+    })
+}
+
+/// Parses `/proc/TID/syscall`: the last two numbers are stack pointer and program counter (`proc_pid_syscall`, fs/proc/base.c at
+/// v5.10). `None` for a thread that runs.
+fn registers(call: &str) -> Option<Registers> {
+    let mut numbers = call.split_whitespace().rev();
+    let mut hexadecimal = || u64::from_str_radix(numbers.next()?.strip_prefix("0x")?, 16).ok();
+    let (pc, sp) = (hexadecimal()?, hexadecimal()?);
+    Some(Registers { pc, sp, fp: None, lr: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_are_the_last_two_numbers() {
+        let blocked = "7 0x7ffd6a1ef5a0 0x1 0xffffffff 0x0 0x0 0x0 0x7ffd6a1ef540 0x7f1ab35f8d2f\n";
+        let (pc, sp) = (0x7f1a_b35f_8d2f, 0x7ffd_6a1e_f540);
+        assert_eq!(registers(blocked), Some(Registers { pc, sp, fp: None, lr: None }));
+        assert_eq!(registers("-1 0x7ffd6a1ef540 0x7f1ab35f8d2f\n"), Some(Registers { pc, sp, fp: None, lr: None }));
+        assert_eq!(registers("running\n"), None);
+        assert_eq!(registers(""), None);
+    }
+
+    #[test]
+    fn a_thread_can_have_a_name_that_is_not_utf_8() {
+        let (started, wait) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            fs::write("/proc/thread-self/comm", b"Thread-9 (gr\xc3").unwrap();
+            started.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
+            ended.recv().unwrap();
+        });
+        let own = wait.recv().unwrap();
+        let own: u32 = own.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let threads = threads(std::process::id(), 512).unwrap();
+        let found = threads.iter().find(|thread| thread.tid == own).expect("the thread");
+        assert_eq!((found.inner_tid, found.name.as_str()), (own, "Thread-9 (gr\u{fffd}"));
+        end.send(()).unwrap();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn this_process_is_read() {
+        let pid = std::process::id();
+        let value = 0x1234_5678_9abc_def0_u64;
+        let mut bytes = [0; 8];
+        let memory = LiveMemory::open(pid).unwrap();
+        memory.read(&raw const value as u64, &mut bytes).unwrap();
+        assert_eq!(u64::from_le_bytes(bytes), value);
+        assert!(memory.read(8, &mut bytes).is_err());
+        let mappings = mappings(pid).unwrap();
+        assert!(
+            mappings.iter().any(|mapping| mapping.executable) && mappings.is_sorted_by_key(|mapping| mapping.start)
+        );
+        let threads = threads(pid, 512).unwrap();
+        assert!(threads.iter().any(|thread| thread.tid == pid), "{threads:?}");
+    }
+}

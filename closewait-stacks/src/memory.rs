@@ -1,0 +1,223 @@
+//! Reads of another process's memory, with a limit.
+
+use std::cell::Cell;
+
+/// Memory of a process.
+pub trait Memory {
+    /// Fills `into` with the bytes at `address`.
+    ///
+    /// # Errors
+    ///
+    /// If a part of them cannot be read: nothing is mapped there, the process has ended, or reading is not allowed.
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError>;
+}
+
+/// Error of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// A part of the range cannot be read.
+    #[error("{len} bytes at {address:#x} cannot be read")]
+    Unreadable {
+        /// First address.
+        address: u64,
+        /// Number of bytes.
+        len: usize,
+    },
+    /// The limit of reads or bytes is reached: what is read may have no end.
+    #[error("the limit of reads is reached")]
+    Limit,
+}
+
+/// Reads values of a little-endian process, up to a limit of reads and bytes.
+///
+/// The limit is shared by everything that one pass reads from one process, so that no structure in its memory, whatever it contains,
+/// can keep the pass busy.
+#[derive(Clone, Copy)]
+pub struct MemoryReader<'a> {
+    memory: &'a dyn Memory,
+    limit: &'a ReadLimit,
+}
+
+/// Number of reads and bytes that a pass may still use.
+#[derive(Debug)]
+pub struct ReadLimit {
+    reads: Cell<u32>,
+    bytes: Cell<u64>,
+}
+
+impl ReadLimit {
+    /// Returns a limit of this number of reads, and of bytes.
+    pub const fn new(reads: u32, bytes: u64) -> Self {
+        Self { reads: Cell::new(reads), bytes: Cell::new(bytes) }
+    }
+
+    /// Returns the number of reads that are left.
+    pub fn reads_left(&self) -> u32 {
+        self.reads.get()
+    }
+
+    fn take(&self, len: usize) -> Result<(), MemoryError> {
+        let reads = self.reads.get().checked_sub(1);
+        let bytes = self.bytes.get().checked_sub(len as u64);
+        let (Some(reads), Some(bytes)) = (reads, bytes) else {
+            // Smaller reads that would still fit must not continue a walk that has lost a part.
+            self.reads.set(0);
+            return Err(MemoryError::Limit);
+        };
+        self.reads.set(reads);
+        self.bytes.set(bytes);
+        Ok(())
+    }
+}
+
+impl<'a> MemoryReader<'a> {
+    /// Returns a reader of `memory` up to `limit`.
+    pub const fn new(memory: &'a dyn Memory, limit: &'a ReadLimit) -> Self {
+        Self { memory, limit }
+    }
+
+    /// Fills `into` with the bytes at `address`.
+    ///
+    /// # Errors
+    ///
+    /// If a part of them cannot be read, or the limit is reached.
+    pub fn fill(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        self.limit.take(into.len())?;
+        self.memory.read(address, into)
+    }
+
+    /// Returns `len` bytes at `address`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::fill`]. More than 16 MiB in one read are beyond the limit: a length from the process may be wrong.
+    pub fn bytes(&self, address: u64, len: usize) -> Result<Vec<u8>, MemoryError> {
+        const MOST: usize = 16 << 20;
+        if len > MOST {
+            return Err(MemoryError::Limit);
+        }
+        let mut bytes = vec![0; len];
+        self.fill(address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Returns `N` bytes at `address`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::fill`].
+    pub fn array<const N: usize>(&self, address: u64) -> Result<[u8; N], MemoryError> {
+        let mut bytes = [0; N];
+        self.fill(address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Returns the byte at `address`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::fill`].
+    pub fn u8(&self, address: u64) -> Result<u8, MemoryError> {
+        self.array(address).map(u8::from_le_bytes)
+    }
+
+    /// Returns the number of 2 bytes at `address`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::fill`].
+    pub fn u16(&self, address: u64) -> Result<u16, MemoryError> {
+        self.array(address).map(u16::from_le_bytes)
+    }
+
+    /// Returns the number of 4 bytes at `address`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::fill`].
+    pub fn u32(&self, address: u64) -> Result<u32, MemoryError> {
+        self.array(address).map(u32::from_le_bytes)
+    }
+
+    /// Returns the number of 8 bytes, or the pointer, at `address`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::fill`].
+    pub fn u64(&self, address: u64) -> Result<u64, MemoryError> {
+        self.array(address).map(u64::from_le_bytes)
+    }
+
+    /// Returns the text at `address` that ends with a NUL byte, cut to `most` bytes. Invalid UTF-8 is replaced.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::fill`].
+    pub fn text(&self, address: u64, most: usize) -> Result<String, MemoryError> {
+        // A read must not cross into a page that is not mapped, unless the text does.
+        const PAGE: u64 = 4096;
+        let mut text = Vec::new();
+        let mut at = address;
+        while text.len() < most {
+            let in_page = usize::try_from(PAGE - at % PAGE).unwrap_or(1);
+            let mut part = vec![0; in_page.min(most - text.len()).min(256)];
+            self.fill(at, &mut part)?;
+            if let Some(end) = part.iter().position(|byte| *byte == 0) {
+                text.extend_from_slice(&part[..end]);
+                break;
+            }
+            text.extend_from_slice(&part);
+            at = at.checked_add(part.len() as u64).ok_or(MemoryError::Unreadable { address: at, len: part.len() })?;
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl std::fmt::Debug for MemoryReader<'_> {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("MemoryReader").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two pages of `a`, with a NUL at the end of the second.
+    struct Pages;
+
+    impl Memory for Pages {
+        fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+            let end = address + into.len() as u64;
+            if address < 4096 || end > 3 * 4096 {
+                return Err(MemoryError::Unreadable { address, len: into.len() });
+            }
+            for (byte, at) in into.iter_mut().zip(address..) {
+                *byte = if at == 3 * 4096 - 1 { 0 } else { b'a' };
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_text_ends_at_its_nul_or_at_its_limit() {
+        let limit = ReadLimit::new(100, 10_000);
+        let reader = MemoryReader::new(&Pages, &limit);
+        assert_eq!(reader.text(3 * 4096 - 4, 100).as_deref(), Ok("aaa"), "the page after it is not mapped");
+        assert_eq!(reader.text(4096, 300).map(|text| text.len()), Ok(300));
+        assert!(reader.text(3 * 4096, 10).is_err());
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_limit() {
+        let limit = ReadLimit::new(2, 1000);
+        let reader = MemoryReader::new(&Pages, &limit);
+        assert_eq!(reader.u64(4096), Ok(0x6161_6161_6161_6161));
+        assert_eq!(reader.bytes(4096, 993), Err(MemoryError::Limit));
+        assert_eq!(reader.u8(4096), Err(MemoryError::Limit), "a smaller read does not fit either");
+        assert_eq!(
+            MemoryReader::new(&Pages, &ReadLimit::new(9, u64::MAX)).bytes(4096, usize::MAX),
+            Err(MemoryError::Limit)
+        );
+    }
+}

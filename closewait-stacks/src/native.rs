@@ -1,0 +1,206 @@
+//! Stacks of the threads of any process in machine code: C, C++, Rust, interpreters, libraries.
+//!
+//! Everything comes from the memory of the process. The tables for unwinding are loaded with the code, so no file is read, and code
+//! without frame pointers is no obstacle; names of functions that are not exported come from [`crate::Symbols`]. Lines are not read.
+//!
+//! - `code`: objects and the rule for each address, read once for all threads; `tables` reads it, `rule` applies it.
+//! - `registers` and `blocks`: the state of a walk.
+//! - `names`: functions by address.
+
+mod aarch64;
+mod blocks;
+mod code;
+mod ending;
+mod names;
+mod registers;
+mod rule;
+mod tables;
+mod x86_64;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    memory::MemoryError,
+    process::{Registers, TargetProcess, TargetThread},
+    stack::{Frame, MAX_FRAMES, Stack, StackError},
+};
+use blocks::StackBlocks;
+use code::{NoRule, ProcessCode, lookup_address};
+use names::Names;
+use registers::{Convention, FrameRegisters};
+use rule::{CfaPlace, UnwindStep};
+
+/// Frame before its function has a name.
+#[derive(Clone, Copy, Debug)]
+struct NativeFrame<'a> {
+    /// Address whose function is the frame's.
+    address: u64,
+    /// First address of the function, if it is known.
+    function: Option<u64>,
+    /// Index of the object.
+    object: Option<usize>,
+    path: &'a str,
+    is_guess: bool,
+}
+
+/// Frames of a thread.
+#[derive(Clone, Debug, Default)]
+struct ThreadWalk<'a> {
+    frames: Vec<NativeFrame<'a>>,
+    cut: Option<String>,
+    /// Error of the read of the stack's top.
+    error: Option<MemoryError>,
+}
+
+/// Returns the stacks of the threads of a process, in machine code: one for each thread. A thread that runs has no frames.
+///
+/// # Errors
+///
+/// If no stack of its threads can be read.
+pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
+    let mut code = ProcessCode::new(process);
+    let walks: Vec<ThreadWalk<'_>> = process.threads.iter().map(|thread| walk(process, &mut code, thread)).collect();
+    let with_registers = process.threads.iter().filter(|thread| thread.registers.is_some()).count();
+    let mut errors = walks.iter().filter_map(|walk| walk.error);
+    if let Some(first) = errors.next()
+        && errors.count() + 1 == with_registers
+    {
+        return Err(first.into());
+    }
+    let mut addresses: BTreeMap<usize, BTreeSet<(u64, Option<u64>)>> = BTreeMap::new();
+    for frame in walks.iter().flat_map(|walk| &walk.frames) {
+        if let Some(object) = frame.object {
+            addresses.entry(object).or_default().insert((frame.address, frame.function));
+        }
+    }
+    let mut names = Names::new();
+    for (object, addresses) in addresses {
+        names.extend(names::names(&code.objects[object], process.memory, process.symbols, &addresses));
+    }
+    let named = |(thread, walk): (&TargetThread, ThreadWalk<'_>)| Stack {
+        tid: Some(thread.tid),
+        frames: walk.frames.iter().map(|frame| frame.named(&names)).collect(),
+        cut: walk.cut,
+        ..Stack::default()
+    };
+    Ok(process.threads.iter().zip(walks).map(named).collect())
+}
+
+impl NativeFrame<'_> {
+    fn named(&self, names: &Names) -> Frame {
+        Frame {
+            function: names.get(&self.address).cloned(),
+            object: Some(self.path.to_owned()).filter(|path| !path.is_empty()),
+            is_guess: self.is_guess,
+            ..Frame::default()
+        }
+    }
+}
+
+fn walk<'a>(process: &'a TargetProcess<'a>, code: &mut ProcessCode<'a>, thread: &TargetThread) -> ThreadWalk<'a> {
+    let mut walk = ThreadWalk::default();
+    let Some(registers) = thread.registers else {
+        walk.cut = Some("running".to_owned());
+        return walk;
+    };
+    match StackBlocks::new(process, registers.sp) {
+        Ok(mut stack) => walk.cut = follow(code, &mut stack, &registers, &mut walk.frames),
+        Err(error) => {
+            walk.error = Some(error);
+            walk.cut = Some(format!("stack: {error}"));
+        }
+    }
+    walk
+}
+
+/// Adds the frames from the innermost to the outermost one. Returns the reason if it did not come to the outermost one.
+fn follow<'a>(
+    code: &mut ProcessCode<'a>,
+    stack: &mut StackBlocks<'_>,
+    registers: &Registers,
+    frames: &mut Vec<NativeFrame<'a>>,
+) -> Option<String> {
+    let (mut pc, mut is_exact, mut is_guess) = (registers.pc, true, false);
+    let mut frame: Option<FrameRegisters> = None;
+    while frames.len() < MAX_FRAMES {
+        let place = code.place(pc, is_exact);
+        if matches!(place.rule, Err(NoRule::NoCode | NoRule::Generated)) {
+            return place.rule.as_ref().err().map(ToString::to_string);
+        }
+        let is_signal = place.rule.as_ref().is_ok_and(|rule| rule.is_signal);
+        frames.push(NativeFrame {
+            address: lookup_address(pc, is_exact || is_signal),
+            function: place.function,
+            object: place.object,
+            path: place.path,
+            is_guess,
+        });
+        let machine = place.object.and_then(|object| code.objects.get(object)).map(|own| own.object.machine);
+        let Some(convention) = machine.and_then(Convention::of) else {
+            return Some(format!("no supported code in {}", place.path));
+        };
+        let mut current = match frame.take() {
+            Some(frame) if frame.convention == convention => frame,
+            Some(_) => return Some("code of another architecture".to_owned()),
+            None => FrameRegisters::innermost(convention, registers),
+        };
+        let mut is_derived = place.rule.as_ref().is_ok_and(|rule| rule.is_derived);
+        if let Ok(rule) = &place.rule
+            && let CfaPlace::Register(register, offset) = rule.cfa
+            && register == convention.fp
+            && current.get(register).is_none()
+            && let Some(len) = code.frame_len(pc, is_exact)
+        {
+            current.set(register, Some(current.sp().wrapping_add(len).wrapping_add_signed(offset.wrapping_neg())));
+            is_derived = true;
+        }
+        let (step, by_pointer) = match &place.rule {
+            Ok(rule) => (rule.step(&current, stack, is_exact), false),
+            Err(reason) => (by_frame_pointer(code, &current, stack, reason), true),
+        };
+        match step {
+            UnwindStep::Root => return None,
+            UnwindStep::Zero if !is_derived => return None,
+            UnwindStep::Zero => return Some("the return address is not that of code".to_owned()),
+            UnwindStep::Cut(reason) => return Some(reason),
+            UnwindStep::Caller(_, target) if !code.is_code(target) => {
+                return Some("the return address is not that of code".to_owned());
+            }
+            UnwindStep::Caller(_, target) if is_derived && !code.is_after_call(target, convention.machine) => {
+                let no_table = || format!("no unwind table for {}", place.path);
+                let has_table = place.rule.as_ref().is_ok_and(|rule| !rule.is_derived);
+                return Some(if has_table { "frame pointer unknown".to_owned() } else { no_table() });
+            }
+            UnwindStep::Caller(caller, target) => {
+                (pc, is_exact, is_guess) = (target, is_signal, by_pointer);
+                frame = Some(*caller);
+            }
+        }
+    }
+    Some(format!("more than {MAX_FRAMES} frames"))
+}
+
+/// Steps to the caller by the frame pointer, for code without a table. The pointer can be that of the caller, which is then not seen.
+fn by_frame_pointer(
+    code: &ProcessCode<'_>,
+    frame: &FrameRegisters,
+    stack: &mut StackBlocks<'_>,
+    reason: &NoRule,
+) -> UnwindStep {
+    let convention = frame.convention;
+    let cut = || UnwindStep::Cut(reason.to_string());
+    let Some(fp) = frame.get(convention.fp).filter(|fp| *fp >= frame.sp() && fp.is_multiple_of(8)) else {
+        return cut();
+    };
+    let (Ok(outer), Ok(target)) = (stack.u64(fp), stack.u64(fp.wrapping_add(8))) else { return cut() };
+    let target = target & convention.code_bits;
+    if !code.is_code(target) || (outer <= fp && outer != 0) {
+        return cut();
+    }
+    // Where the function has saved the other registers is unknown.
+    let caller = FrameRegisters::innermost(
+        convention,
+        &Registers { pc: target, sp: fp.wrapping_add(16), fp: Some(outer), lr: None },
+    );
+    UnwindStep::Caller(Box::new(caller), target)
+}

@@ -1,0 +1,154 @@
+//! Code objects: function, file, and the line of an instruction.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use super::{
+    super::{memory::MemoryError, stack::Frame},
+    layout::{InstructionsPlace, MAX_RECORD, PythonLayout},
+    objects::{ObjectReader, ObjectType, signed_half, word},
+    threads::readable,
+};
+
+/// Frame before its names are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RawFrame {
+    /// Address of the frame.
+    pub(super) address: u64,
+    /// Address of its code object.
+    pub(super) code: u64,
+    /// Current instruction.
+    pub(super) instruction: RawInstruction,
+}
+
+/// Current instruction of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RawInstruction {
+    /// Offset from the first instruction, bytes.
+    Offset(i64),
+    /// Address.
+    Address(u64),
+}
+
+/// Frame with its names, or the reason why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NamedFrame {
+    /// Call of a function of the program.
+    Call(Frame),
+    /// Frame that the interpreter adds for itself.
+    Internal,
+    /// Frame that does not fit its code object, or has none.
+    Damaged,
+}
+
+/// Code object.
+#[derive(Debug)]
+struct Code {
+    function: Option<String>,
+    file: Option<String>,
+    first_line: u32,
+    /// Line table; `None` if it cannot be read.
+    lines: Option<Vec<u8>>,
+    /// Address of the first instruction, if they are in the code object.
+    start: u64,
+    /// Number of bytes of the instructions.
+    len: u64,
+}
+
+/// What is at the address of a code object.
+#[derive(Clone, Debug)]
+enum Known {
+    Code(Rc<Code>),
+    Internal,
+    Other,
+}
+
+/// Code objects that were read; many threads share them.
+pub(super) struct CodeReader<'a> {
+    objects: ObjectReader<'a>,
+    layout: PythonLayout,
+    known: RefCell<BTreeMap<u64, Known>>,
+    frames: RefCell<BTreeMap<(u64, RawInstruction), NamedFrame>>,
+}
+
+impl<'a> CodeReader<'a> {
+    pub(super) const fn new(objects: ObjectReader<'a>, layout: PythonLayout) -> Self {
+        Self { objects, layout, known: RefCell::new(BTreeMap::new()), frames: RefCell::new(BTreeMap::new()) }
+    }
+
+    /// Returns the function, file and line of a frame.
+    pub(super) fn frame(&self, raw: &RawFrame) -> Result<NamedFrame, MemoryError> {
+        let key = (raw.code, raw.instruction);
+        if let Some(named) = self.frames.borrow().get(&key) {
+            return Ok(named.clone());
+        }
+        let named = match self.code(raw.code)? {
+            Known::Code(code) => self.call(&code, raw.instruction),
+            Known::Internal => NamedFrame::Internal,
+            Known::Other => NamedFrame::Damaged,
+        };
+        self.frames.borrow_mut().insert(key, named.clone());
+        Ok(named)
+    }
+
+    fn call(&self, code: &Code, instruction: RawInstruction) -> NamedFrame {
+        let offset = match instruction {
+            RawInstruction::Offset(offset) => offset,
+            RawInstruction::Address(address) => address.wrapping_sub(code.start).cast_signed(),
+        };
+        // A call that has not begun is one instruction before the first one.
+        if offset < -2 || u64::try_from(offset).is_ok_and(|offset| offset >= code.len) {
+            return NamedFrame::Damaged;
+        }
+        let format = self.layout.code.format;
+        let line = code.lines.as_ref().and_then(|table| format.line(table, code.first_line, offset));
+        NamedFrame::Call(Frame {
+            function: code.function.clone(),
+            file: code.file.clone(),
+            line,
+            object: None,
+            is_guess: false,
+        })
+    }
+
+    fn code(&self, address: u64) -> Result<Known, MemoryError> {
+        if let Some(known) = self.known.borrow().get(&address) {
+            return Ok(known.clone());
+        }
+        let read = self.read(address)?;
+        self.known.borrow_mut().insert(address, read.clone());
+        Ok(read)
+    }
+
+    fn read(&self, address: u64) -> Result<Known, MemoryError> {
+        let layout = &self.layout.code;
+        let fields = [layout.first_line, layout.file, layout.function, layout.lines];
+        let mut record = [0; MAX_RECORD];
+        let record = &mut record[..fields.into_iter().fold(24, usize::max) + 8];
+        // An address that cannot be read is not that of a code object.
+        let is_code = readable(self.objects.fill(address, ObjectType::Code, record))?.unwrap_or(false);
+        let (function, file) = (word(record, layout.function), word(record, layout.file));
+        let Some(first_line) = u32::try_from(signed_half(record, layout.first_line)).ok().filter(|_| is_code) else {
+            return Ok(Known::Other);
+        };
+        // The frame that calls `__init__` has no names in 3.12, and the same object as both names later (`_Py_InitCleanup`,
+        // Python/specialize.c at v3.12.0 and v3.13.0).
+        if function == 0 || file == 0 || function == file {
+            return Ok(Known::Internal);
+        }
+        let (start, len) = match layout.instructions {
+            InstructionsPlace::Bytes(at) => {
+                let mut pointer = [0; MAX_RECORD];
+                self.objects.fill(address, ObjectType::Code, &mut pointer[..at + 8])?;
+                (0, self.objects.len_of_bytes(word(&pointer, at))?.unwrap_or(0))
+            }
+            // `ob_size` is the number of instructions.
+            InstructionsPlace::Inside(at) => (address.wrapping_add(at), word(record, 16).wrapping_mul(2)),
+        };
+        let (function, file) = (self.objects.text(function)?, self.objects.text(file)?);
+        if function.is_none() || file.is_none() {
+            return Ok(Known::Other);
+        }
+        let lines = self.objects.bytes(word(record, layout.lines))?;
+        Ok(Known::Code(Rc::new(Code { function, file, first_line, lines, start, len })))
+    }
+}
