@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Byte order of all supported processes.
-const ORDER: Endianness = Endianness::Little;
+pub(crate) const ORDER: Endianness = Endianness::Little;
 /// Maximum number of program headers and of entries of the dynamic section: usual are 5 to 15 and 20 to 40.
 const MAX_ENTRIES: usize = 256;
 /// Maximum number of mappings of the first page of one file that are tried as the start of an object.
@@ -79,11 +79,9 @@ impl<'a> Object<'a> {
         }
         let header = memory.array::<{ size_of::<FileHeader64<Endianness>>() }>(mapping.start)?;
         let Ok((header, _)) = pod::from_bytes::<FileHeader64<Endianness>>(&header) else { return Ok(None) };
-        let ident = &header.e_ident;
-        let is_known = ident.magic == elf::ELFMAG && ident.class == elf::ELFCLASS64 && ident.data == elf::ELFDATA2LSB;
         let count = usize::from(header.e_phnum.get(ORDER));
         let size = usize::from(header.e_phentsize.get(ORDER));
-        if !is_known || count > MAX_ENTRIES || size != size_of::<ProgramHeader64<Endianness>>() {
+        if !is_supported(header) || count > MAX_ENTRIES || size != size_of::<ProgramHeader64<Endianness>>() {
             return Ok(None);
         }
         let at = mapping.start.wrapping_add(header.e_phoff.get(ORDER));
@@ -239,6 +237,12 @@ impl<'a> Object<'a> {
             len: symbol.st_size.get(ORDER),
         }))
     }
+}
+
+/// Whether a file is for 64 bits and has the byte order of all supported processes.
+pub(crate) fn is_supported(header: &FileHeader64<Endianness>) -> bool {
+    let ident = &header.e_ident;
+    ident.magic == elf::ELFMAG && ident.class == elf::ELFCLASS64 && ident.data == elf::ELFDATA2LSB
 }
 
 /// Addresses in memory of the tables that the dynamic section names.

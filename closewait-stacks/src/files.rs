@@ -21,10 +21,11 @@ use object::{
     pod,
 };
 
-use super::process::{Mapping, Symbols};
+use super::{
+    elf::{ORDER, is_supported},
+    process::{Mapping, Symbols},
+};
 
-/// Byte order of all supported files.
-const ORDER: Endianness = Endianness::Little;
 /// Maximum number of sections of a file; executables have some 30 to 50.
 const MAX_SECTIONS: usize = 4096;
 /// Maximum size of the symbols and names of all files of a process, bytes; a browser has some 40 MiB.
@@ -110,11 +111,9 @@ impl SymbolFile {
         let mut header = [0; size_of::<FileHeader64<Endianness>>()];
         file.read_exact_at(&mut header, 0)?;
         let Ok((header, _)) = pod::from_bytes::<FileHeader64<Endianness>>(&header) else { return Ok(None) };
-        let ident = &header.e_ident;
-        let is_known = ident.magic == elf::ELFMAG && ident.class == elf::ELFCLASS64 && ident.data == elf::ELFDATA2LSB;
         let count = usize::from(header.e_shnum.get(ORDER));
         let size = usize::from(header.e_shentsize.get(ORDER));
-        if !is_known || count > MAX_SECTIONS || size != size_of::<SectionHeader64<Endianness>>() {
+        if !is_supported(header) || count > MAX_SECTIONS || size != size_of::<SectionHeader64<Endianness>>() {
             return Ok(None);
         }
         let mut sections = vec![0; count * size];

@@ -148,6 +148,17 @@ impl<'a> MemoryReader<'a> {
         self.array(address).map(u64::from_le_bytes)
     }
 
+    /// Returns `N` numbers of 8 bytes, or pointers, at `address`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::bytes`].
+    pub fn words<const N: usize>(&self, address: u64) -> Result<[u64; N], MemoryError> {
+        let bytes = self.bytes(address, 8 * N)?;
+        let mut words = words_of(&bytes);
+        Ok([(); N].map(|()| words.next().unwrap_or_default()))
+    }
+
     /// Returns the text at `address` that ends with a NUL byte, cut to `most` bytes. Invalid UTF-8 is replaced.
     ///
     /// # Errors
@@ -170,6 +181,20 @@ impl<'a> MemoryReader<'a> {
             at = at.checked_add(part.len() as u64).ok_or(MemoryError::Unreadable { address: at, len: part.len() })?;
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Returns the numbers of 8 bytes in `bytes`, without the rest.
+pub(crate) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Turns memory that cannot be read into `None`. The limit of reads remains an error: what follows could not be read either.
+pub(crate) fn readable<T>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(MemoryError::Unreadable { .. }) => Ok(None),
+        Err(error @ MemoryError::Limit) => Err(error),
     }
 }
 

@@ -88,7 +88,12 @@ impl Symbols for NoSymbols {
     }
 }
 
-impl TargetProcess<'_> {
+impl<'a> TargetProcess<'a> {
+    /// Returns the mappings of the starts of files, which executables and libraries have, the lowest address first.
+    pub(crate) fn file_starts(&self) -> impl Iterator<Item = &'a Mapping> {
+        self.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0)
+    }
+
     /// Returns the mapping that contains `address`.
     pub fn mapping(&self, address: u64) -> Option<&Mapping> {
         let after = self.mappings.partition_point(|mapping| mapping.start <= address);

@@ -134,7 +134,7 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let entries: Vec<(u64, u64)> = entries.collect();
         // The last entry is the end of the code, and has no function.
         let found = entries.windows(2).find(|pair| (pair[0].0..pair[1].0).contains(&pc));
-        let Some(&[(entry, description), _]) = found.map(|pair| [pair[0], pair[1]]).as_ref() else { return Ok(None) };
+        let Some((entry, description)) = found.map(|pair| pair[0]) else { return Ok(None) };
         self.described(entry, description)
     }
 
@@ -284,7 +284,7 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
     }
 }
 
-/// ValueBytes of a table, read in blocks.
+/// Bytes of a table, read in blocks.
 struct ValueBytes<'f, 'm, 'a> {
     functions: &'f GoFunctions<'m, 'a>,
     next: u64,

@@ -6,7 +6,10 @@ use super::{
     layout::{G_M, G_PC, G_SELF, G_SP},
     module::{self, GoModule},
 };
-use crate::{memory::MemoryError, process::TargetProcess};
+use crate::{
+    memory::{MemoryError, readable},
+    process::TargetProcess,
+};
 
 /// Number of bytes that are read of a `g`; those after them are not needed.
 const G_LEN: usize = 192;
@@ -119,11 +122,7 @@ impl Goroutine {
 
 /// Whether there is a goroutine at an address, even one that has ended.
 pub(super) fn is_goroutine(module: &GoModule<'_>, address: u64) -> Result<bool, MemoryError> {
-    match fields(module, address) {
-        Ok(fields) => Ok(fields.is_some()),
-        Err(MemoryError::Unreadable { .. }) => Ok(false),
-        Err(error @ MemoryError::Limit) => Err(error),
-    }
+    Ok(readable(fields(module, address))?.flatten().is_some())
 }
 
 /// First bytes of a `g`.
@@ -173,10 +172,8 @@ impl<'m, 'a> WaitReasons<'m, 'a> {
                 return Ok(None);
             }
             for ([start, _], text) in words.iter().zip(FIRST).skip(1) {
-                match module.memory.bytes(*start, text.len()) {
-                    Ok(bytes) if bytes == text.as_bytes() => {}
-                    Ok(_) | Err(MemoryError::Unreadable { .. }) => return Ok(None),
-                    Err(error @ MemoryError::Limit) => return Err(error),
+                if readable(module.memory.bytes(*start, text.len()))?.as_deref() != Some(text.as_bytes()) {
+                    return Ok(None);
                 }
             }
             Ok(Some(address))
@@ -194,9 +191,7 @@ impl<'m, 'a> WaitReasons<'m, 'a> {
 
     fn read(&self, reason: u8) -> Option<String> {
         let at = self.strings?.wrapping_add(16 * u64::from(reason));
-        let header = self.module.memory.array::<16>(at).ok()?;
-        let (start, len) = header.split_at(8);
-        let [start, len] = [start, len].map(|bytes| bytes.try_into().map_or(0, u64::from_le_bytes));
+        let [start, len] = self.module.memory.words(at).ok()?;
         if len == 0 || len > MAX_REASON || !self.module.object.contains(start) {
             return None;
         }

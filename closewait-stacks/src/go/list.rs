@@ -4,7 +4,11 @@ use super::{
     goroutine,
     module::{self, GoModule},
 };
-use crate::{memory::MemoryError, process::TargetProcess, stack::StackError};
+use crate::{
+    memory::{MemoryError, readable, words_of},
+    process::TargetProcess,
+    stack::StackError,
+};
 
 /// Number of goroutines that each program has before `main.main` starts: `runtime.main`, `forcegchelper`, `bgsweep`, `bgscavenge`.
 const FEWEST: u64 = 4;
@@ -24,13 +28,7 @@ pub(super) fn addresses(
     };
     let len = usize::try_from(len).unwrap_or(most).min(most);
     let bytes = module.memory.bytes(list, len * 8)?;
-    Ok(bytes
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .map(|bytes| u64::from_le_bytes(*bytes))
-        .filter(|address| *address != 0)
-        .collect())
+    Ok(words_of(&bytes).filter(|address| *address != 0).collect())
 }
 
 /// Finds the list among the variables by its content: each `g` has its own address at a known place (`g.sched.g`).
@@ -71,11 +69,7 @@ fn is_list(
         return Ok(false);
     }
     for index in [0, 1, len / 2, len - 1] {
-        let address = match module.memory.u64(list.wrapping_add(8 * index)) {
-            Ok(address) => address,
-            Err(MemoryError::Unreadable { .. }) => return Ok(false),
-            Err(error @ MemoryError::Limit) => return Err(error),
-        };
+        let Some(address) = readable(module.memory.u64(list.wrapping_add(8 * index)))? else { return Ok(false) };
         // The last one may be so new that its own address is not in it yet.
         let is_new = index == len - 1;
         if !module::is_anonymous(process, address) || !is_new && !goroutine::is_goroutine(module, address)? {

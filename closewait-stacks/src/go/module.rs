@@ -11,7 +11,7 @@ use object::elf;
 use super::layout::{self, GoLayout};
 use crate::{
     elf::Object,
-    memory::{MemoryError, MemoryReader},
+    memory::{MemoryError, MemoryReader, readable, words_of},
     process::{Mapping, TargetProcess},
     stack::StackError,
 };
@@ -72,14 +72,9 @@ pub(super) struct GoModule<'a> {
 impl<'a> GoModule<'a> {
     /// Returns the Go executable or library of a process; `None` if it has none.
     pub(super) fn find(process: &TargetProcess<'a>) -> Result<Option<Self>, StackError> {
-        let starts = process.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0);
         let mut searched = 0;
-        for (index, mapping) in starts.take(MAX_STARTS).enumerate() {
-            let object = match Object::at(process.memory, mapping) {
-                Ok(Some(object)) => object,
-                Ok(None) | Err(MemoryError::Unreadable { .. }) => continue,
-                Err(error @ MemoryError::Limit) => return Err(error.into()),
-            };
+        for (index, mapping) in process.file_starts().take(MAX_STARTS).enumerate() {
+            let Some(object) = readable(Object::at(process.memory, mapping))?.flatten() else { continue };
             // The executable is mapped before its libraries. A library of Go has the note of its linker.
             if index > 0 && !has_go_note(process.memory, &object)? {
                 continue;
@@ -110,7 +105,7 @@ impl<'a> GoModule<'a> {
         };
         let minor = version.as_deref().and_then(layout::minor).ok_or_else(unsupported)?;
         let layout = GoLayout::of(minor).ok_or_else(unsupported)?;
-        let words = first.words(memory)?;
+        let words = memory.words::<MODULE_WORDS>(first.address)?;
         let strange =
             |what: &str| StackError::Unexpected(format!("Go {} has no {what} where it should be", layout.minor));
         if first.magic != layout.magic {
@@ -123,7 +118,7 @@ impl<'a> GoModule<'a> {
         };
         let old = layout.words_before_functions == 3;
         let table = slice(if old { 0 } else { 13 }, 1)?;
-        let behind = layout.words_before_functions + if old { 6 } else { 3 };
+        let after_functions = layout.words_before_functions + if old { 6 } else { 3 };
         let function_data = layout.gofunc.map_or(0, |at| words[at]);
         let module = Self {
             memory,
@@ -134,11 +129,11 @@ impl<'a> GoModule<'a> {
             values: if old { table.clone() } else { slice(10, 1)? },
             functions: table,
             entries: slice(layout.words_before_functions, if layout.relative { 8 } else { 16 })?,
-            buckets: words[behind],
-            code: words[behind + 1]..words[behind + 2],
-            text: words[behind + 3],
-            data: words[behind + 7]..words[behind + 8],
-            bss: words[behind + 9]..words[behind + 10],
+            buckets: words[after_functions],
+            code: words[after_functions + 1]..words[after_functions + 2],
+            text: words[after_functions + 3],
+            data: words[after_functions + 7]..words[after_functions + 8],
+            bss: words[after_functions + 9]..words[after_functions + 10],
             function_data,
             quantum,
             object,
@@ -171,17 +166,6 @@ impl<'a> GoModule<'a> {
 struct ModuleStart {
     address: u64,
     magic: u32,
-}
-
-impl ModuleStart {
-    fn words(self, memory: MemoryReader<'_>) -> Result<[u64; MODULE_WORDS], MemoryError> {
-        let bytes = memory.array::<{ MODULE_WORDS * 8 }>(self.address)?;
-        let mut words = [0; MODULE_WORDS];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Ok(words)
-    }
 }
 
 /// Returns the `moduledata` of an object, and the smallest size of its instructions.
@@ -247,10 +231,8 @@ fn find_version(memory: MemoryReader<'_>, object: &Object<'_>) -> Result<Option<
             let bytes = memory.bytes(start, usize::try_from(len).unwrap_or_default())?;
             Ok(String::from_utf8(bytes).ok())
         });
-        match found {
-            Ok(Some(version)) => return Ok(Some(version)),
-            Ok(None) | Err(MemoryError::Unreadable { .. }) => {}
-            Err(error @ MemoryError::Limit) => return Err(error),
+        if let Some(version) = readable(found)?.flatten() {
+            return Ok(Some(version));
         }
     }
     Ok(None)
@@ -294,18 +276,13 @@ pub(super) fn search<T>(
         let len = SEARCH_BLOCK.min(end - at);
         // The block has the words of its last address too, unless the range ends.
         let read = usize::try_from((len + overlap - 8).min(range.end.saturating_sub(at))).unwrap_or_default();
-        match memory.bytes(at, read) {
-            Ok(bytes) => {
-                words.clear();
-                words.extend(bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)));
-                for (index, words) in words.windows(count).enumerate() {
-                    if let Some(found) = visit(at + 8 * index as u64, words)? {
-                        return Ok(Some(found));
-                    }
-                }
+        let bytes = readable(memory.bytes(at, read))?.unwrap_or_default();
+        words.clear();
+        words.extend(words_of(&bytes));
+        for (index, words) in words.windows(count).enumerate() {
+            if let Some(found) = visit(at + 8 * index as u64, words)? {
+                return Ok(Some(found));
             }
-            Err(MemoryError::Unreadable { .. }) => {}
-            Err(error @ MemoryError::Limit) => return Err(error),
         }
         at += len;
     }
@@ -319,10 +296,9 @@ fn has_go_note(memory: MemoryReader<'_>, object: &Object<'_>) -> Result<bool, Me
     const NOTE: [u8; 8] = [4, 0, 0, 0, b'G', b'o', 0, 0];
     for note in object.segments.iter().filter(|one| one.kind == elf::PT_NOTE) {
         let len = usize::try_from(note.len.min(MOST)).unwrap_or_default();
-        match memory.bytes(note.address, len) {
-            Ok(bytes) if bytes.windows(NOTE.len()).any(|window| window == NOTE) => return Ok(true),
-            Ok(_) | Err(MemoryError::Unreadable { .. }) => {}
-            Err(error @ MemoryError::Limit) => return Err(error),
+        let bytes = readable(memory.bytes(note.address, len))?.unwrap_or_default();
+        if bytes.windows(NOTE.len()).any(|window| window == NOTE) {
+            return Ok(true);
         }
     }
     Ok(false)

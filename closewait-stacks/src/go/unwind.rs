@@ -72,7 +72,7 @@ fn walk(
     let (mut pc, mut sp, mut lr) = (goroutine.pc, goroutine.sp, goroutine.lr);
     // A goroutine stops behind a call of the scheduler, or before its first instruction.
     let mut is_return = true;
-    let mut called: Option<String> = None;
+    let mut is_innermost = true;
     loop {
         if !goroutine.stack.contains(&sp) && sp != goroutine.stack.end {
             return Err("the stack pointer is outside of the stack".to_owned().into());
@@ -95,7 +95,6 @@ fn walk(
         if is_end || place.function.is_outermost || is_outermost(name) {
             return Ok(());
         }
-        let is_innermost = called.is_none();
         let in_call = is_innermost && goroutine.status == GoroutineStatus::SystemCall;
         if place.function.sets_sp && name != "runtime.cgocallback" && !in_call {
             return Err(format!("{name} changes stacks").into());
@@ -131,7 +130,7 @@ fn walk(
                 Some(_) => {}
             }
         }
-        called = Some(name.to_owned());
+        is_innermost = false;
     }
 }
 

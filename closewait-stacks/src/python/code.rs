@@ -3,10 +3,12 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use super::{
-    super::{memory::MemoryError, stack::Frame},
+    super::{
+        memory::{MemoryError, readable},
+        stack::Frame,
+    },
     layout::{InstructionsPlace, MAX_RECORD, PythonLayout},
     objects::{ObjectReader, ObjectType, signed_half, word},
-    threads::readable,
 };
 
 /// Frame before its names are read.

@@ -3,7 +3,7 @@
 use super::{
     super::{
         elf::Object,
-        memory::MemoryError,
+        memory::{MemoryError, readable},
         process::{Mapping, TargetProcess},
         stack::StackError,
     },
@@ -47,17 +47,13 @@ impl RunningPython {
 
 /// Returns the objects that can have CPython: files with such a name, and the executable.
 fn objects<'a>(process: &TargetProcess<'a>) -> Result<Vec<Object<'a>>, StackError> {
-    let starts = || process.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0);
-    let mut candidates: Vec<&Mapping> = starts().filter(|mapping| has_name(mapping)).take(MAX_FILES).collect();
+    let mut candidates: Vec<&Mapping> =
+        process.file_starts().filter(|mapping| has_name(mapping)).take(MAX_FILES).collect();
     // An executable is loaded below the libraries.
-    candidates.extend(starts().next().filter(|first| !has_name(first)));
+    candidates.extend(process.file_starts().next().filter(|first| !has_name(first)));
     let mut objects = Vec::new();
     for mapping in candidates {
-        match Object::at(process.memory, mapping) {
-            Ok(object) => objects.extend(object),
-            Err(MemoryError::Unreadable { .. }) => {}
-            Err(limit @ MemoryError::Limit) => return Err(limit.into()),
-        }
+        objects.extend(readable(Object::at(process.memory, mapping))?.flatten());
     }
     Ok(objects)
 }
@@ -82,19 +78,13 @@ impl FoundObject<'_, '_> {
             let found = self.process.symbols.named(self.object.mapping, name);
             return Ok(found.map(|address| address.wrapping_add(self.object.bias)));
         }
-        match self.object.dynamic_symbol(name) {
-            Ok(found) => Ok(found.map(|symbol| symbol.address)),
-            Err(MemoryError::Unreadable { .. }) => Ok(None),
-            Err(limit @ MemoryError::Limit) => Err(limit),
-        }
+        let found = readable(self.object.dynamic_symbol(name))?.flatten();
+        Ok(found.map(|symbol| symbol.address))
     }
 
     fn python(&self, runtime: u64) -> Result<RunningPython, StackError> {
         let (memory, machine) = (self.process.memory, self.object.machine);
-        let mut words = [0; WORDS];
-        for (word, bytes) in words.iter_mut().zip(memory.array::<{ 8 * WORDS }>(runtime)?.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
+        let words = memory.words::<WORDS>(runtime)?;
         let named = self.minor()?;
         if words[0] != COOKIE {
             let minor = named.ok_or_else(|| version("before 3.8"))?;

@@ -6,7 +6,7 @@ use object::elf;
 
 use super::{
     super::{
-        memory::{MemoryError, MemoryReader},
+        memory::{MemoryError, MemoryReader, readable},
         process::TargetThread,
     },
     objects::word,
@@ -60,14 +60,5 @@ impl<'a> ThreadNumbers<'a> {
             }
         }
         Ok(None)
-    }
-}
-
-/// Turns memory that cannot be read into `None`.
-pub(super) const fn readable<T: Copy>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(MemoryError::Unreadable { .. }) => Ok(None),
-        Err(MemoryError::Limit) => Err(MemoryError::Limit),
     }
 }

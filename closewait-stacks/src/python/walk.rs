@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
-        memory::MemoryError,
+        memory::{MemoryError, readable},
         process::TargetProcess,
         stack::{Frame, MAX_FRAMES, Stack, StackError},
     },
@@ -12,12 +12,12 @@ use super::{
     layout::{FIRST_FOREIGN_OWNER, InstructionPlace, LockPlace, MAX_RECORD, PythonLayout},
     objects::{BlockReader, ObjectReader, signed_half, word},
     runtime::RunningPython,
-    threads::{ThreadNumbers, readable},
+    threads::ThreadNumbers,
 };
 
 /// Maximum number of interpreters. A program has one, unless it makes more itself, as mod_wsgi does.
 const MAX_INTERPRETERS: usize = 16;
-/// Maximum number of thread states: so many threads are read in one pass.
+/// Maximum number of thread states that one pass reads.
 const MAX_THREADS: usize = 2048;
 /// Maximum number of frames of a stack that are passed, with those that the interpreter adds for itself.
 const MAX_PASSED: usize = 3 * MAX_FRAMES;
