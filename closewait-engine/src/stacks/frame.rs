@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::origin::{FrameOrigin, origin};
 use crate::text::harmless_field;
 
 /// Kind of code that a stack shows. A stack of Python can begin with frames of machine code: the function of the interpreter that waits.
@@ -74,9 +73,17 @@ impl CodeFrame {
         }
     }
 
-    /// Returns the part of the program that has the function.
-    pub fn origin(&self, language: CodeLanguage) -> FrameOrigin {
-        origin(self, language)
+    /// Returns the name of the function as the tables have it: with its file in Python, whose names are not unique, and by the last part
+    /// of a qualified name (`threading.py:wait` of `Condition.wait`); without its version in machine code (`sem_wait@@GLIBC_2.34`).
+    pub(super) fn table_name(&self, language: CodeLanguage) -> Option<String> {
+        let function = self.function.as_deref()?;
+        Some(match self.language(language) {
+            CodeLanguage::Go => function.to_owned(),
+            CodeLanguage::Python => {
+                format!("{}:{}", self.file_name()?, function.rsplit('.').next().unwrap_or(function))
+            }
+            CodeLanguage::Native => function.split('@').next().unwrap_or(function).to_owned(),
+        })
     }
 }
 

@@ -55,20 +55,20 @@ const BACKGROUND: &[(CodeLanguage, &str)] = &[
 ];
 
 /// Work that an idle thread waits for.
-pub(super) const BACKGROUND_WORK: &str = "work of the runtime";
+const BACKGROUND_WORK: &str = "work of the runtime";
 
 /// Returns what an idle thread waits for; `None` for a thread that is not known to be idle.
 pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     let language = stack.language;
     let is_of_runtime = |frame: &CodeFrame| {
         let mut table = BACKGROUND.iter().filter(|(of, _)| *of == language);
-        name(frame, language).is_some_and(|name| table.any(|(_, pattern)| matches(pattern, &name)))
+        frame.table_name(language).is_some_and(|name| table.any(|(_, pattern)| matches(pattern, &name)))
     };
     if stack.frames.iter().any(is_of_runtime) {
         return Some(BACKGROUND_WORK);
     }
     let inner = stack.frames.iter().take_while(|frame| frame.origin(language) == FrameOrigin::Runtime);
-    let names: Vec<_> = inner.map(|frame| name(frame, language).unwrap_or_default()).collect();
+    let names: Vec<_> = inner.map(|frame| frame.table_name(language).unwrap_or_default()).collect();
     let calls = |pattern: &str| {
         let functions: Vec<&str> = pattern.split(" < ").collect();
         let same = |names: &[String]| names.iter().zip(&functions).all(|(name, function)| matches(function, name));
@@ -76,13 +76,4 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     };
     let mut table = WAITING.iter().filter(|(of, ..)| *of == language);
     table.find(|(_, pattern, _)| calls(pattern)).map(|(.., work)| *work)
-}
-
-/// Returns the name of a function as the tables have it: with its file in Python, whose names are not unique.
-fn name(frame: &CodeFrame, language: CodeLanguage) -> Option<String> {
-    let function = frame.function.as_deref()?;
-    Some(match language {
-        CodeLanguage::Python => format!("{}:{}", frame.file_name()?, function.rsplit('.').next().unwrap_or(function)),
-        CodeLanguage::Go | CodeLanguage::Native => function.to_owned(),
-    })
 }

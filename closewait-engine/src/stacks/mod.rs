@@ -17,6 +17,5 @@ mod waits;
 pub use self::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
-    origin::FrameOrigin,
     waits::CodeWait,
 };

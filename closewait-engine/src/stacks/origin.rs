@@ -4,7 +4,7 @@ use super::frame::{CodeFrame, CodeLanguage};
 
 /// Part of a program that a function belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameOrigin {
+pub(super) enum FrameOrigin {
     /// The program itself: what its authors can change.
     Application,
     /// A package that the program uses.
@@ -18,13 +18,15 @@ const SYSTEM_FOLDERS: [&str; 6] = ["/lib/", "/lib32/", "/lib64/", "/usr/lib/", "
 /// Folders of packages that `pip` and Linux distributions install.
 const PYTHON_PACKAGES: [&str; 2] = ["/site-packages/", "/dist-packages/"];
 
-/// Returns the part of the program that has a frame's function.
-pub(super) fn origin(frame: &CodeFrame, language: CodeLanguage) -> FrameOrigin {
-    match language {
-        CodeLanguage::Python if frame.language(language) == CodeLanguage::Native => of_interpreter(frame),
-        CodeLanguage::Go => of_go(frame),
-        CodeLanguage::Python => of_python(frame),
-        CodeLanguage::Native => of_machine_code(frame),
+impl CodeFrame {
+    /// Returns the part of the program that has the function, in a stack of `language`.
+    pub(super) fn origin(&self, language: CodeLanguage) -> FrameOrigin {
+        match language {
+            CodeLanguage::Python if self.language(language) == CodeLanguage::Native => of_interpreter(self),
+            CodeLanguage::Go => of_go(self),
+            CodeLanguage::Python => of_python(self),
+            CodeLanguage::Native => of_machine_code(self),
+        }
     }
 }
 

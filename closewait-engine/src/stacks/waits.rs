@@ -178,14 +178,11 @@ const NATIVE: &[(&str, CodeWait)] = &[
 
 /// Returns what the function of a frame waits for; `None` if it is in no table.
 pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeWait> {
-    let function = frame.function.as_deref()?;
-    let (table, name) = match frame.language(language) {
-        CodeLanguage::Go => (GO, function.to_owned()),
-        // The last part of a qualified name: `Condition.wait`.
-        CodeLanguage::Python => {
-            (PYTHON, format!("{}:{}", frame.file_name()?, function.rsplit('.').next().unwrap_or(function)))
-        }
-        CodeLanguage::Native => (NATIVE, function.split('@').next().unwrap_or(function).to_owned()),
+    let name = frame.table_name(language)?;
+    let table = match frame.language(language) {
+        CodeLanguage::Go => GO,
+        CodeLanguage::Python => PYTHON,
+        CodeLanguage::Native => NATIVE,
     };
     table.iter().find(|(pattern, _)| matches(pattern, &name)).map(|(_, wait)| *wait)
 }
