@@ -294,15 +294,29 @@ pub fn run<T: Send + 'static>(
     patience: &mut Patience,
     work: impl Fn() -> T + Send + Sync + 'static,
 ) -> Result<T, ReadFailure> {
-    let answer = run_boxed(subject, step, patience, Box::new(move || Box::new(work()) as BoxedAnswer))?;
+    run_in_steps(subject, step, patience, move |_job| work())
+}
+
+/// Does what [`run`] does for work of many reads, which tells its job that it makes progress ([`ItemJob::progress`]).
+///
+/// # Errors
+///
+/// See [`run`].
+pub fn run_in_steps<T: Send + 'static>(
+    subject: Subject,
+    step: &'static str,
+    patience: &mut Patience,
+    work: impl Fn(&ItemJob<BoxedAnswer>) -> T + Send + Sync + 'static,
+) -> Result<T, ReadFailure> {
+    let answer = run_boxed(subject, step, patience, Box::new(move |job| Box::new(work(job)) as BoxedAnswer))?;
     // Nothing else is in the box.
     answer.downcast().map(|answer| *answer).map_err(|_other| ReadFailure::StillWaits)
 }
 
 /// Answer of [`run`] of any type.
-type BoxedAnswer = Box<dyn Any + Send>;
+pub type BoxedAnswer = Box<dyn Any + Send>;
 /// Work of [`run`].
-type BoxedWork = Box<dyn Fn() -> BoxedAnswer + Send + Sync>;
+type BoxedWork = Box<dyn Fn(&ItemJob<BoxedAnswer>) -> BoxedAnswer + Send + Sync>;
 
 /// Does what [`run`] does, for all types of answers: the program has its thread and its queue only once.
 fn run_boxed(
@@ -316,7 +330,7 @@ fn run_boxed(
     let work = move |subject: &Subject, job: &ItemJob<BoxedAnswer>| {
         if job.about(subject.clone()).is_ok() {
             job.step(step);
-            job.put(work());
+            job.put(work(job));
         }
     };
     each(vec![subject], patience, work, |_subject, result| match result {

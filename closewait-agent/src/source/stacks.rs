@@ -16,7 +16,7 @@ use closewait_stacks::{
 use thiserror::Error;
 
 use crate::host::{
-    deadline::{self, ItemJob, Patience, ReadFailure, ReadResult, Subject},
+    deadline::{self, ItemJob, Patience, ReadFailure, Subject},
     proc::{self, LinkedFile},
 };
 use closewait_engine::{
@@ -73,21 +73,9 @@ pub enum StacksError {
 ///
 /// If its memory cannot be read, or a read does not answer in time.
 pub fn read(pid: u32, patience: &mut Patience) -> Result<ProcessStacks, StacksError> {
-    let mut answer = Err(StacksError::Unanswered { pid, why: ReadFailure::StillWaits });
-    let work = |pid: &u32, job: &ItemJob<io::Result<ProcessStacks>>| {
-        if job.about(Subject::Process(*pid, None)).is_ok() && job.may_wait().is_ok() {
-            job.step("its stacks");
-            job.put(read_now(*pid, job));
-        }
-    };
-    deadline::each(vec![pid], patience, work, |pid, result| {
-        answer = match result {
-            ReadResult::Value(Ok(stacks)) => Ok(stacks),
-            ReadResult::Value(Err(source)) => Err(StacksError::Unreadable { pid: *pid, source }),
-            ReadResult::Unanswered(why) => Err(StacksError::Unanswered { pid: *pid, why }),
-        };
-    });
-    answer
+    deadline::run_in_steps(Subject::Process(pid, None), "its stacks", patience, move |job| read_now(pid, job))
+        .map_err(|why| StacksError::Unanswered { pid, why })?
+        .map_err(|source| StacksError::Unreadable { pid, source })
 }
 
 /// Memory of a process, which shows that its thread makes progress.
