@@ -1,7 +1,7 @@
 //! Measures a pass over the threads of a running process: `cargo run --release --example measure -- PID go|python|native [PASSES]`.
 
 #![expect(clippy::print_stderr, reason = "a tool for developers")]
-#![expect(clippy::disallowed_methods, reason = "the clock is what it is for")]
+#![expect(clippy::disallowed_methods, reason = "it measures time")]
 
 use std::{
     env,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use closewait_stacks::{MemoryReader, TargetProcess, go, live, memory::ReadLimit, native, process::NoSymbols, python};
+use closewait_stacks::{MemoryReader, ProgramKind, TargetProcess, live, memory::ReadLimit, process::NoSymbols};
 
 /// Number of reads that a pass may use.
 const READS: u32 = 1_000_000;
@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [pid, kind, passes @ ..] = &arguments[..] else {
         return Err("usage: measure PID go|python|native [PASSES]".into());
     };
+    let kind = ProgramKind::named(kind).ok_or_else(|| format!("{kind} is none of go, python, native"))?;
     let (pid, passes) = (pid.parse()?, passes.first().map_or(Ok(100), |passes| passes.parse())?);
     let (memory, symbols) = (live::LiveMemory::open(pid)?, NoSymbols);
     let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 2048)?);
@@ -32,12 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             symbols: &symbols,
         };
         let start = Instant::now();
-        let stacks = match kind.as_str() {
-            "go" => go::stacks(&process),
-            "python" => python::stacks(&process),
-            "native" => native::stacks(&process),
-            other => return Err(format!("{other} is none of go, python, native").into()),
-        }?;
+        let stacks = kind.stacks(&process)?;
         let frames: usize = stacks.iter().map(|stack| stack.frames.len()).sum();
         times.push((start.elapsed(), READS - limit.reads_left(), stacks.len(), frames));
     }

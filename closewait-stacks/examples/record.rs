@@ -5,18 +5,17 @@
 use std::{env, error::Error, fs};
 
 use closewait_stacks::{
-    Mapping, MemoryReader, TargetProcess,
+    Mapping, MemoryReader, ProgramKind, TargetProcess,
     files::{self, FileSymbols},
-    go,
     image::ImageRecorder,
     live,
     memory::ReadLimit,
-    native, python,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [pid, kind, file] = &arguments[..] else { return Err("usage: record PID go|python|native FILE".into()) };
+    let kind = ProgramKind::named(kind).ok_or_else(|| format!("{kind} is none of go, python, native"))?;
     let pid = pid.parse()?;
     let open = |mapping: &Mapping| files::open(pid, mapping);
     let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
@@ -29,12 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         threads: &threads,
         symbols: &recorder,
     };
-    let stacks = match kind.as_str() {
-        "go" => go::stacks(&process),
-        "python" => python::stacks(&process),
-        "native" => native::stacks(&process),
-        other => return Err(format!("{other} is none of go, python, native").into()),
-    }?;
+    let stacks = kind.stacks(&process)?;
     for stack in stacks {
         eprintln!("{stack}");
     }

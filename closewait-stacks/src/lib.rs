@@ -13,6 +13,7 @@ pub mod elf;
 pub mod files;
 pub mod go;
 pub mod image;
+mod kind;
 pub mod live;
 pub mod memory;
 pub mod native;
@@ -20,6 +21,7 @@ pub mod process;
 pub mod python;
 pub mod stack;
 
+pub use kind::ProgramKind;
 pub use memory::{Memory, MemoryError, MemoryReader};
 pub use process::{Mapping, Registers, Symbols, TargetProcess, TargetThread};
 pub use stack::{Frame, Stack, StackError};

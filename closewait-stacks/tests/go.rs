@@ -1,8 +1,9 @@
 //! Goroutines from damaged images: whatever a process has in its memory, the reader ends, and invents nothing.
 
 mod damage;
+mod saved;
 
-use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
+use std::{cell::Cell, collections::BTreeMap};
 
 use closewait_stacks::{
     Mapping, Memory, MemoryError, MemoryReader, Stack, StackError, Symbols, TargetProcess, TargetThread, go,
@@ -15,16 +16,7 @@ use damage::{Damage, Damaged};
 const MOST_READS: u32 = 20_000;
 
 fn images() -> Vec<(String, Image)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
-    let mut images = Vec::new();
-    for entry in fs::read_dir(folder).expect("tests/images") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-        if name.starts_with("go-") && name.ends_with(".image") {
-            images.push((name, Image::from_bytes(&fs::read(&path).expect("an image")).expect("an image")));
-        }
-    }
-    images.sort_by(|one, other| one.0.cmp(&other.0));
+    let images = saved::images("go-");
     assert!(images.len() >= 9, "{}", images.len());
     images
 }

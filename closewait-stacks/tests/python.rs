@@ -1,30 +1,18 @@
 //! Frames of CPython: the lines in which threads of the images wait, and damaged images, which end the reader and make it invent nothing.
 
 mod damage;
+mod saved;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
 use closewait_stacks::{
     Memory, MemoryReader, Stack, StackError, TargetProcess, image::Image, memory::ReadLimit, python, stack::MAX_FRAMES,
 };
 use damage::{Damage, Damaged};
+use saved::images;
 
 /// Number of reads that one process may need. A sound image of the tests needs fewer than 300.
 const MOST_READS: u32 = 20_000;
-
-fn images(kind: &str) -> Vec<(String, Image)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
-    let mut images = Vec::new();
-    for entry in fs::read_dir(folder).expect("tests/images") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-        if name.starts_with(kind) && name.ends_with(".image") {
-            images.push((name, Image::from_bytes(&fs::read(&path).expect("an image")).expect("an image")));
-        }
-    }
-    images.sort_by(|one, other| one.0.cmp(&other.0));
-    images
-}
 
 fn read(image: &Image, memory: &dyn Memory, limit: &ReadLimit) -> Result<Vec<Stack>, StackError> {
     let (mappings, threads) = (&image.mappings, &image.threads);

@@ -2,13 +2,40 @@
 
 use std::{cell::Cell, collections::BTreeMap};
 
-use closewait_stacks::{Memory, MemoryError, image::Image};
+use closewait_stacks::{
+    Memory, MemoryError, MemoryReader, ProgramKind, TargetProcess, image::Image, memory::ReadLimit, stack::MAX_FRAMES,
+};
+
+/// Number of reads that one pass may need; a sound image of the tests needs fewer than 1,000.
+const MOST_READS: u32 = 20_000;
 
 /// Bytes of the input for one change: number of the read, kind, place in the read, value.
 const CHANGE: usize = 12;
 
+/// Reads the stacks of one of `images`, which the first byte of an input selects and the others change, and checks them.
+pub fn check(kind: ProgramKind, images: &[Image], bytes: &[u8]) {
+    let Some((which, bytes)) = bytes.split_first() else { return };
+    let image = &images[usize::from(*which) % images.len()];
+    let memory = ChangedImage::new(image, bytes);
+    let limit = ReadLimit::new(MOST_READS, 64 << 20);
+    let (mappings, threads) = (&image.mappings, &image.threads);
+    let process = TargetProcess { memory: MemoryReader::new(&memory, &limit), mappings, threads, symbols: image };
+    if let Ok(stacks) = kind.stacks(&process) {
+        assert!(stacks.iter().all(|stack| stack.frames.len() <= MAX_FRAMES));
+        assert!(
+            stacks.iter().all(|stack| !stack.frames.is_empty() || stack.cut.is_some()),
+            "an empty stack has a reason"
+        );
+    }
+}
+
+/// Reads images of the tests.
+pub fn images<const N: usize>(images: [&[u8]; N]) -> [Image; N] {
+    images.map(|image| Image::from_bytes(image).expect("an image of the tests"))
+}
+
 /// Image whose reads the input changes.
-pub struct ChangedImage<'a> {
+struct ChangedImage<'a> {
     image: &'a Image,
     changes: BTreeMap<u16, &'a [u8]>,
     reads: Cell<u16>,
@@ -17,7 +44,7 @@ pub struct ChangedImage<'a> {
 
 impl<'a> ChangedImage<'a> {
     /// Returns `image` with the changes in `bytes`, 12 bytes each.
-    pub fn new(image: &'a Image, bytes: &'a [u8]) -> Self {
+    fn new(image: &'a Image, bytes: &'a [u8]) -> Self {
         let changes = bytes.chunks_exact(CHANGE);
         let changes = changes.map(|change| (u16::from_le_bytes([change[0], change[1]]) % 2048, &change[2..]));
         Self { image, changes: changes.collect(), reads: Cell::new(0), last: Cell::new(0) }
