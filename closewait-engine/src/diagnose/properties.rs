@@ -225,12 +225,12 @@ fn accusation(verdict: &Verdict) -> u32 {
     }
 }
 
-/// Whether a text is not empty, without control characters and without double blanks.
 /// Whether the text and the command of a step are readable.
 fn readable_step(step: &NextStep) -> bool {
     readable(&step.text) && step.command.as_deref().is_none_or(readable)
 }
 
+/// Whether a text is not empty, without control characters and without double blanks.
 fn readable(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control) && !text.contains("  ")
 }
@@ -281,7 +281,8 @@ proptest! {
         }
     }
 
-    /// More evidence of progress never makes a verdict blame the program more.
+    /// More evidence of progress never makes a verdict blame the program more, except for `forgotten`: sockets that stay open while the
+    /// program serves others are forgotten more surely.
     #[test]
     fn evidence_of_progress_never_adds_blame(numbers in numbers(), kind in 0_usize..8) {
         let mut scene = scene(numbers);
@@ -308,7 +309,8 @@ proptest! {
                 }
             }
         }
-        prop_assert!(accusation(&scene.verdict()) <= before, "{:?}", scene.verdict());
+        let verdict = scene.verdict();
+        prop_assert!(verdict.rule == "forgotten" || accusation(&verdict) <= before, "{verdict:?}");
     }
 
     #[test]
