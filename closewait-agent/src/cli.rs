@@ -142,6 +142,9 @@ pub struct RunArgs {
     /// Record which task opened each socket (costs a few percent at peak connection rate)
     #[arg(long)]
     pub openers: bool,
+    /// Stacks of the threads that own stuck sockets, read from their memory once a minute
+    #[arg(long, value_enum, default_value_t = StacksArg::Auto, value_name = "WHEN")]
+    pub stacks: StacksArg,
     /// Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later
     #[arg(long)]
     pub enter_namespaces: bool,
@@ -431,6 +434,15 @@ pub enum TracepointArg {
     Btf,
     /// The classic tracepoint.
     Classic,
+}
+
+/// `--stacks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StacksArg {
+    /// The stacks of owners of stuck sockets are read.
+    Auto,
+    /// No process's memory is read.
+    Never,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -47,6 +47,9 @@ pub struct Config {
     /// sockets.
     #[serde(default)]
     pub reads_progress: bool,
+    /// Whether the agent reads the stacks of owners of stuck sockets.
+    #[serde(default)]
+    pub reads_stacks: bool,
     /// Host and boot of the agent, which are part of the identity of an incident.
     #[serde(default)]
     pub host: Host,
@@ -74,6 +77,7 @@ impl Default for Config {
             connection_limits: Vec::new(),
             unseen_sockets: None,
             reads_progress: false,
+            reads_stacks: false,
             host: Host::default(),
             key_secret: KeySecret::default(),
         }

@@ -7,7 +7,7 @@ mod service;
 mod syscall;
 mod thread;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ pub use self::{
     thread::{Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
+    stacks::ProcessStacks,
     text::{Comm, harmless_field},
     workload::Workload,
 };
@@ -62,6 +63,9 @@ pub struct Process {
     /// Tools that the agent searched for and did not find. The engine adds them to each process that it stores.
     #[serde(skip)]
     pub missing_tools: BTreeSet<Tool>,
+    /// Stacks of its threads, if they were read in the last two minutes. The engine adds them to each process that it stores.
+    #[serde(skip)]
+    pub stacks: Option<Arc<ProcessStacks>>,
     /// Number of open descriptors.
     pub fds_open: Option<u64>,
     /// Limit of open descriptors: the soft limit of `RLIMIT_NOFILE`.
@@ -106,6 +110,7 @@ impl Process {
             signals_caught: None,
             tools: None,
             missing_tools: BTreeSet::new(),
+            stacks: None,
             fds_open: None,
             fds_limit: None,
             threads: None,
@@ -133,12 +138,12 @@ impl Process {
         if self.is_stopped() {
             return Some("it is stopped, by a signal or a debugger".to_owned());
         }
-        let parts: Vec<String> =
-            [self.some_stopped(), self.busy(), self.stuck_in_kernel(), self.event_loop(), self.most_threads()]
-                .into_iter()
-                .flatten()
-                .take(MAX_STATEMENTS)
-                .collect();
+        let at_line = self.at_line();
+        let waits = || [self.event_loop(), self.most_threads()].into_iter().flatten();
+        // A line of the program says more than the system call that its threads wait in.
+        let waits: Vec<String> = if at_line.is_some() { at_line.into_iter().collect() } else { waits().collect() };
+        let parts = [self.some_stopped(), self.busy(), self.stuck_in_kernel()].into_iter().flatten().chain(waits);
+        let parts: Vec<String> = parts.take(MAX_STATEMENTS).collect();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
@@ -261,6 +266,11 @@ impl Process {
         } else {
             None
         }
+    }
+
+    /// Describes the threads that wait at one line of the program, from their stacks.
+    fn at_line(&self) -> Option<String> {
+        Some(self.stacks.as_deref()?.main_group()?.headline())
     }
 
     /// Describes the wait of more than half of the threads.

@@ -145,6 +145,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         connection_limits: args.connection_limit.clone(),
         unseen_sockets: unseen_sockets(&facts),
         reads_progress: true,
+        reads_stacks: args.stacks == cli::StacksArg::Auto,
         host: facts.host.clone(),
         key_secret: source::key_secret(),
     };

@@ -8,7 +8,7 @@ use super::{Form, json, schema::SCHEMA_VERSION};
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{CodeFrame, CodeLanguage, StackGroup, ThreadWork},
+    stacks::{CodeFrame, StackGroup, ThreadWork},
     text::{Comm, count},
 };
 
@@ -64,24 +64,10 @@ fn text(page: &StacksPage<'_>) -> String {
     text
 }
 
-/// Returns what the threads of a group do, in a line: `8 threads wait for a lock in reserve (orders.py:7)`.
+/// Returns what the threads of a group do, with their state in the words of the runtime.
 fn headline(group: &StackGroup) -> String {
-    let one = if group.language == CodeLanguage::Go { "goroutine" } else { "thread" };
-    let who = count(group.count, one);
-    let (s, is) = if group.count == 1 { ("s", "is") } else { ("", "are") };
-    let place = match group.place() {
-        Some(place) => format!(" in {place}"),
-        None => String::new(),
-    };
-    let state = match &group.state {
-        Some(state) => format!(", {state}"),
-        None => String::new(),
-    };
-    match group.work {
-        ThreadWork::Idle(work) => format!("{who} {is} idle: wait{s} for {work}{state}"),
-        ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}{state}", wait.words()),
-        ThreadWork::Unknown => format!("{who}{place}{state}"),
-    }
+    let state = group.state.as_ref().map(|state| format!(", {state}")).unwrap_or_default();
+    format!("{}{state}", group.headline())
 }
 
 fn frames(group: &StackGroup, text: &mut String) {
@@ -196,7 +182,7 @@ impl<'a> StackGroupObject<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use closewait_engine::stacks::{CodeStack, group_stacks};
+    use closewait_engine::stacks::{CodeLanguage, CodeStack, group_stacks};
 
     fn stack(tid: u32, frames: &[(&str, &str, u32)]) -> CodeStack {
         let frame = |(function, file, line): &(&str, &str, u32)| CodeFrame {

@@ -21,6 +21,7 @@ use super::{
     pod_names::PodNames,
     processes::{self, Sampling},
     scanner::ScanItem,
+    stacks,
 };
 use crate::{
     beside::beside,
@@ -216,6 +217,9 @@ impl Inspector {
         for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
+        stacks::read_each(&request.stacks_of, &mut Patience::for_one_read(), |stacks| {
+            each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks))));
+        });
     }
 
     /// Hands everything that needs no second read to `each`.

@@ -1,9 +1,9 @@
-//! Reads of the stacks of a process, on a thread that can be left behind.
+//! Reads of the stacks of processes, on a thread that can be left behind.
 //!
-//! Nothing stops, signals or changes the process. A read of its memory can block as those of `/proc/PID/maps` do, see
+//! Nothing stops, signals or changes a process. A read of its memory can block as those of `/proc/PID/maps` do, see
 //! [`crate::host::deadline`].
 
-use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use closewait_stacks::{
     Frame, Mapping, Memory, MemoryError, MemoryReader, Stack, StackError, Symbols, TargetProcess,
@@ -15,27 +15,40 @@ use closewait_stacks::{
 };
 use thiserror::Error;
 
-use crate::host::{
-    deadline::{self, ItemJob, Patience, ReadFailure, Subject},
-    proc::{self, LinkedFile},
+use crate::{
+    clock,
+    host::{
+        deadline::{self, ItemJob, Patience, ReadFailure, Subject},
+        error_text,
+        proc::{self, LinkedFile},
+    },
 };
 use closewait_engine::{
-    stacks::{CodeFrame, CodeLanguage, CodeStack},
+    stacks::{CodeFrame, CodeLanguage, CodeStack, ProcessStacks},
     text::{Comm, harmless},
 };
 
-/// Maximum number of threads of one process.
-const MAX_THREADS: usize = 2048;
-/// Maximum number of reads of a process's memory in one pass, about 1 us each.
-const MAX_READS: u32 = 100_000;
+/// CPU time after which a pass over several processes begins no further one.
+const MAX_CPU: Duration = Duration::from_millis(50);
+/// Limits of one pass over one process or several ones.
+const LIMITS: StackLimits = StackLimits { threads: 2048, reads: 100_000 };
 /// Maximum number of bytes that one pass reads from a process.
 const MAX_BYTES: u64 = 64 << 20;
 /// Number of reads after which the thread shows that it makes progress.
 const READS_BETWEEN_SIGNS: u32 = 64;
 
-/// Stacks of a process.
+/// What a pass may still read.
+#[derive(Clone, Copy, Debug)]
+struct StackLimits {
+    /// Number of threads.
+    threads: usize,
+    /// Number of reads of the processes' memory, 1 to 2 us each.
+    reads: u32,
+}
+
+/// Stacks of a process, as a pass reads them.
 #[derive(Clone, Debug)]
-pub struct ProcessStacks {
+pub struct StacksRead {
     /// Name of the process.
     pub comm: Comm,
     /// Number of threads.
@@ -44,6 +57,10 @@ pub struct ProcessStacks {
     pub stacks: Vec<CodeStack>,
     /// Reasons why stacks are missing, a sentence each.
     pub unread: Vec<String>,
+    /// CPU time of the read.
+    cpu: Duration,
+    /// Number of reads of the process's memory.
+    reads: u32,
 }
 
 /// Reason why no stacks were read.
@@ -72,8 +89,35 @@ pub enum StacksError {
 /// # Errors
 ///
 /// If its memory cannot be read, or a read does not answer in time.
-pub fn read(pid: u32, patience: &mut Patience) -> Result<ProcessStacks, StacksError> {
-    deadline::run_in_steps(Subject::Process(pid, None), "its stacks", patience, move |job| read_now(pid, job))
+pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError> {
+    read_within(pid, LIMITS, patience)
+}
+
+/// Reads the stacks of processes, in this order, and hands those of each to `each`; those of a process that could not be read have a
+/// reason instead. Omits the processes for which the limits of the pass leave nothing.
+pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(ProcessStacks)) {
+    let (mut left, mut cpu) = (LIMITS, Duration::ZERO);
+    for pid in pids.iter().copied() {
+        if left.threads == 0 || left.reads == 0 || cpu >= MAX_CPU {
+            return;
+        }
+        let at = clock::now();
+        match read_within(pid, left, patience) {
+            Ok(read) => {
+                cpu += read.cpu;
+                left.threads = left.threads.saturating_sub(read.threads);
+                left.reads = left.reads.saturating_sub(read.reads);
+                each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
+            }
+            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => return,
+            Err(error) => each(ProcessStacks::new(pid, at, &[], vec![error_text::in_one_line(error)])),
+        }
+    }
+}
+
+fn read_within(pid: u32, limits: StackLimits, patience: &mut Patience) -> Result<StacksRead, StacksError> {
+    let subject = Subject::Process(pid, None);
+    deadline::run_in_steps(subject, "its stacks", patience, move |job| read_now(pid, limits, job))
         .map_err(|why| StacksError::Unanswered { pid, why })?
         .map_err(|source| StacksError::Unreadable { pid, source })
 }
@@ -96,16 +140,17 @@ impl<T> Memory for WatchedMemory<'_, T> {
     }
 }
 
-fn read_now<T>(pid: u32, job: &ItemJob<T>) -> io::Result<ProcessStacks> {
+fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<StacksRead> {
+    let cpu_before = clock::thread_cpu();
     let folder = proc::folder(Path::new("/proc"), pid);
     let comm = Comm::from_name(&proc::comm(&folder)?);
     let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0) };
     let mappings = live::mappings(pid)?;
-    let threads = live::threads(pid, MAX_THREADS)?;
+    let threads = live::threads(pid, limits.threads)?;
     job.progress();
     let open = |mapping: &Mapping| opened(&folder, mapping);
     let symbols = FileSymbols::new(&open);
-    let limit = ReadLimit::new(MAX_READS, MAX_BYTES);
+    let limit = ReadLimit::new(limits.reads, MAX_BYTES);
     let process = TargetProcess {
         memory: MemoryReader::new(&memory, &limit),
         mappings: &mappings,
@@ -113,7 +158,9 @@ fn read_now<T>(pid: u32, job: &ItemJob<T>) -> io::Result<ProcessStacks> {
         symbols: &symbols as &dyn Symbols,
     };
     let (stacks, unread) = stacks(&process);
-    Ok(ProcessStacks { comm, threads: threads.len(), stacks, unread })
+    let cpu = clock::thread_cpu().saturating_sub(cpu_before);
+    let reads = limits.reads.saturating_sub(limit.reads_left());
+    Ok(StacksRead { comm, threads: threads.len(), stacks, unread, cpu, reads })
 }
 
 /// Opens the file of a mapping, if its file system is one that answers. The program itself needs no more privileges than its memory;

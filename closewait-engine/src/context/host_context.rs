@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{connections::Connections, peer_ends::PeerEnds};
+use super::{connections::Connections, peer_ends::PeerEnds, stack_samples::StackSamples};
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
     flow::group_key::FlowKey,
@@ -67,6 +67,8 @@ pub(crate) struct HostContext {
     /// Number of threads that waited with a timeout at the latest inspections of each process, oldest first.
     wait_samples: BTreeMap<u32, VecDeque<WaitsSample>>,
     peer_ends: PeerEnds,
+    #[serde(default)]
+    stacks: StackSamples,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
@@ -95,6 +97,7 @@ impl Default for HostContext {
             closes: BTreeMap::new(),
             wait_samples: BTreeMap::new(),
             peer_ends: PeerEnds::default(),
+            stacks: StackSamples::default(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -108,12 +111,13 @@ impl Default for HostContext {
 }
 
 impl HostContext {
-    /// Restores the fields of processes that a checkpoint does not contain, because they follow from the tools of the host.
+    /// Restores the fields of processes that a checkpoint does not contain, because other fields of it determine them.
     pub(crate) fn restored(&mut self) {
-        let Self { processes, tools, missing_tools, .. } = self;
+        let Self { processes, inspected, tools, missing_tools, stacks, .. } = self;
         for process in processes.values_mut() {
             process.tools.clone_from(tools);
             process.missing_tools.clone_from(missing_tools);
+            process.stacks = inspected.get(&process.pid).and_then(|at| stacks.of(process, *at));
         }
     }
 
@@ -168,6 +172,7 @@ impl HostContext {
             InspectionFact::Process { at, mut process } => {
                 process.tools.clone_from(&self.tools);
                 process.missing_tools.clone_from(&self.missing_tools);
+                process.stacks = self.stacks.of(&process, at);
                 self.inspected.insert(process.pid, at);
                 let samples = self.wait_samples.entry(process.pid).or_default();
                 if samples.len() >= MAX_WAIT_SAMPLES {
@@ -184,6 +189,13 @@ impl HostContext {
                 }
             }
             InspectionFact::Ended { pid } => drop(self.ended.insert(pid)),
+            InspectionFact::Stacks(stacks) => {
+                let (pid, at) = (stacks.pid, stacks.at);
+                self.stacks.learn(*stacks);
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.stacks = self.stacks.of(process, at);
+                }
+            }
             InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
             InspectionFact::Closes(closes) => {
@@ -237,6 +249,7 @@ impl HostContext {
     /// Ends an inspection, after all of its facts.
     pub(crate) fn inspection_ended(&mut self) {
         self.connections.inspection_ended();
+        self.stacks.inspection_ended();
     }
 
     /// Returns the owners that had ended when the inspection wanted to read them, and drops them from listeners that another process also
@@ -249,10 +262,12 @@ impl HostContext {
         ended
     }
 
-    /// Returns the facts that an inspection at `now` reads about the given sockets and their owners.
+    /// Returns the facts that an inspection at `now` reads about the given sockets and their owners, with the owners' stacks if
+    /// `reads_stacks`.
     pub(crate) fn inspection_request<'a>(
         &mut self,
         now: BootTime,
+        reads_stacks: bool,
         sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Owner]>)>,
     ) -> InspectionRequest {
         let mut counts = BTreeMap::<u32, u64>::new();
@@ -313,12 +328,14 @@ impl HostContext {
         let connections_of = self
             .connections
             .request(now, owners, is_stale, |pid| wanted.contains(&pid) || self.processes.contains_key(&pid));
+        let stacks_of = if reads_stacks { self.stacks.request(now, &wanted) } else { Vec::new() };
         let dropped_connections = self.connections.count_dropped();
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
         let searched = self.tools_searched;
         let tools = !wanted.is_empty() && searched.is_none_or(|searched| now.since(searched) >= TOOLS_REFRESH_INTERVAL);
         InspectionRequest {
             processes,
+            stacks_of,
             connections_of,
             cgroups: cgroups.into_iter().take(MAX_CGROUPS).collect(),
             unheld: unheld.into_iter().take(MAX_UNHELD).collect(),

@@ -4,3 +4,4 @@ mod connections;
 pub(crate) mod host_context;
 pub(crate) mod pairing;
 mod peer_ends;
+mod stack_samples;

@@ -214,7 +214,7 @@ impl Engine {
         let is_suspect =
             |socket: &Socket| flows.is_some_and(|flows| suspects.contains(&flows.counted_as(group_keys.flow(socket))));
         let tracked = tracker.stuck_or_due(now, is_suspect).map(|(_, one)| (&one.socket, one.owners.as_deref()));
-        let mut request = host_context.inspection_request(now, tracked);
+        let mut request = host_context.inspection_request(now, config.reads_stacks, tracked);
         if config.reads_progress {
             let tracked = tracker.stuck_or_due(now, is_suspect);
             let sockets = tracked.map(|(key, one)| (group_keys.flow(&one.socket), key, one));

@@ -202,7 +202,7 @@ impl Engine {
         let Self { tracker, lingering, host_context, group_keys, config, now, .. } = self;
         let tracked = tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()));
         let lingering = lingering.iter().map(|(_, one)| (&one.socket, one.owners.as_deref()));
-        let mut request = host_context.inspection_request(*now, tracked.chain(lingering));
+        let mut request = host_context.inspection_request(*now, false, tracked.chain(lingering));
         if config.reads_progress {
             let sockets = tracker.iter().map(|(key, one)| (group_keys.flow(&one.socket), key, one));
             request.peer_ends_of = host_context.peer_request(*now, sockets);

@@ -215,6 +215,8 @@ pub enum Finding {
 pub struct InspectionRequest {
     /// Processes, each reported as [`super::InspectionFact::Process`].
     pub processes: Vec<u32>,
+    /// Processes whose stacks the agent reads, each reported as [`super::InspectionFact::Stacks`] unless there is no time for it.
+    pub stacks_of: Vec<u32>,
     /// Processes whose other connections the agent reads, each connection reported as [`super::InspectionFact::ProxyPeer`].
     pub connections_of: Vec<u32>,
     /// Cgroups, each reported as [`super::InspectionFact::Cgroup`].

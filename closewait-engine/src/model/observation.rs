@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Counters, ExitCause, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task};
 use crate::{
     process::{Process, Tool},
+    stacks::ProcessStacks,
     text::harmless_field,
     time::BootTime,
     workload::Workload,
@@ -323,6 +324,8 @@ pub enum InspectionFact {
         /// The process.
         pid: u32,
     },
+    /// Stacks of an owner's threads.
+    Stacks(Box<ProcessStacks>),
     /// Location of a socket without an owner.
     Location {
         /// Inode of the socket.

@@ -2,18 +2,25 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     idle::idle,
     origin::FrameOrigin,
     waits::{CodeWait, wait_of},
 };
+use crate::{
+    text::{count, harmless_field},
+    time::BootTime,
+};
 
 /// Maximum number of threads that a group names.
 const MAX_TIDS: usize = 8;
 
-/// Threads with equal stacks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Threads with equal stacks. A recording has what was read; what it means follows from the tables of the engine that reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "EqualStacks", into = "EqualStacks")]
 pub struct StackGroup {
     /// Kind of code.
     pub language: CodeLanguage,
@@ -31,6 +38,37 @@ pub struct StackGroup {
     pub work: ThreadWork,
     /// Number of frames inside the application's innermost frame; `None` if the stack has none of the application.
     pub place: Option<usize>,
+    /// Time of the first of the consecutive samples in which some of these threads were at this line; `None` outside of samples.
+    pub since: Option<BootTime>,
+}
+
+/// Threads with equal stacks, as they are recorded.
+#[derive(Clone, Serialize, Deserialize)]
+struct EqualStacks {
+    language: CodeLanguage,
+    count: u32,
+    tids: Vec<u32>,
+    #[serde(deserialize_with = "harmless_field")]
+    state: Option<String>,
+    frames: Vec<CodeFrame>,
+    #[serde(deserialize_with = "harmless_field")]
+    cut: Option<String>,
+    since: Option<BootTime>,
+}
+
+impl From<EqualStacks> for StackGroup {
+    fn from(read: EqualStacks) -> Self {
+        let EqualStacks { language, count, mut tids, state, frames, cut, since } = read;
+        tids.truncate(MAX_TIDS);
+        Self { count, tids, since, ..group(&CodeStack { language, tid: None, state, frames, cut }) }
+    }
+}
+
+impl From<StackGroup> for EqualStacks {
+    fn from(group: StackGroup) -> Self {
+        let StackGroup { language, count, tids, state, frames, cut, work: _, place: _, since } = group;
+        Self { language, count, tids, state, frames, cut, since }
+    }
 }
 
 /// Work of a thread, as its stack shows it.
@@ -53,6 +91,42 @@ impl StackGroup {
     /// Whether the threads wait for work.
     pub const fn is_idle(&self) -> bool {
         matches!(self.work, ThreadWork::Idle(_))
+    }
+
+    /// Returns what the threads do, in a line: `8 threads wait for a lock in reserve (orders.py:7)`.
+    pub fn headline(&self) -> String {
+        let one = if self.language == CodeLanguage::Go { "goroutine" } else { "thread" };
+        let who = count(self.count, one);
+        let (s, is) = if self.count == 1 { ("s", "is") } else { ("", "are") };
+        let place = self.place().map(|place| format!(" in {place}")).unwrap_or_default();
+        match self.work {
+            ThreadWork::Idle(work) => format!("{who} {is} idle: wait{s} for {work}"),
+            ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}", wait.words()),
+            ThreadWork::Unknown => format!("{who}{place}"),
+        }
+    }
+
+    /// Whether some of the threads of both groups are the same, at the same line of the application, and wait for the same there.
+    /// Functions of the runtime inside it may differ: many wait in a loop. Goroutines have no number that lasts.
+    pub(super) fn is_at_same_line(&self, other: &Self) -> bool {
+        fn outer(group: &StackGroup) -> &[CodeFrame] {
+            group.frames.get(group.place.unwrap_or(0)..).unwrap_or_default()
+        }
+        let same_threads = match (self.tids.is_empty(), other.tids.is_empty()) {
+            (true, true) => self.language == CodeLanguage::Go,
+            _ => self.tids.iter().any(|tid| other.tids.contains(tid)),
+        };
+        same_threads && self.language == other.language && self.work == other.work && outer(self) == outer(other)
+    }
+
+    /// Drops the frames outside of the first `most`, as if they had not been read.
+    pub(super) fn keep_innermost(&mut self, most: usize) {
+        if self.frames.len() > most {
+            let mut kept = EqualStacks::from(self.clone());
+            kept.frames.truncate(most);
+            kept.cut = Some("only the innermost frames are kept".to_owned());
+            *self = kept.into();
+        }
     }
 }
 
@@ -105,6 +179,7 @@ fn group(stack: &CodeStack) -> StackGroup {
         cut: stack.cut.clone(),
         work,
         place,
+        since: None,
     }
 }
 

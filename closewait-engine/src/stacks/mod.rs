@@ -7,15 +7,18 @@
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
 //! | `group` | groups of equal stacks |
+//! | `sample` | the groups of one process at one time, and since when its threads are where they are |
 
 mod frame;
 mod group;
 mod idle;
 mod origin;
+mod sample;
 mod waits;
 
 pub use self::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
+    sample::ProcessStacks,
     waits::CodeWait,
 };

@@ -31,7 +31,7 @@ fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
     let mut host_context = HostContext::default();
     let owners = [owner("x", 1, 3)];
     let asks = |host_context: &mut HostContext, now| {
-        host_context.inspection_request(BootTime(now), [(&socket(), Some(&owners[..]))].into_iter()).tools
+        host_context.inspection_request(BootTime(now), false, [(&socket(), Some(&owners[..]))].into_iter()).tools
     };
     assert!(asks(&mut host_context, 0));
     let process = |pid| InspectionFact::Process { at: BootTime(0), process: Box::new(process("x", pid, None)) };
@@ -47,7 +47,7 @@ fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
         assert_eq!(host_context.processes()[&pid].tools, Some([Tool::Jcmd].into()));
     }
     assert!(!asks(&mut host_context, 59_999_999_999) && asks(&mut host_context, 60_000_000_000));
-    assert!(!HostContext::default().inspection_request(BootTime(0), std::iter::empty()).tools);
+    assert!(!HostContext::default().inspection_request(BootTime(0), false, std::iter::empty()).tools);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn an_inspection_of_other_sockets_keeps_what_a_query_has_read() {
     let second = 1_000_000_000;
     let (socket, young, stuck) = (socket(), [owner("x", 1, 3)], [owner("y", 2, 3)]);
     let request = |host_context: &mut HostContext, at, owners: &[Owner]| {
-        let request = host_context.inspection_request(BootTime(at), std::iter::once((&socket, Some(owners))));
+        let request = host_context.inspection_request(BootTime(at), false, std::iter::once((&socket, Some(owners))));
         for pid in request.processes {
             let process = Box::new(process("x", pid, None));
             host_context.learn(InspectionFact::Process { at: BootTime(at), process });
@@ -123,15 +123,15 @@ fn descriptors_of_a_listener_over_the_limit_are_dropped_and_counted() {
 fn connections_over_the_limit_are_dropped_until_a_process_has_ended() {
     let mut host_context = HostContext::default();
     let (socket, owners) = (socket(), [owner("x", 5, 3)]);
-    host_context.inspection_request(BootTime(0), std::iter::once((&socket, Some(&owners[..]))));
+    host_context.inspection_request(BootTime(0), false, std::iter::once((&socket, Some(&owners[..]))));
     (0..MAX_CONNECTIONS + 7).for_each(|_| proxy_peer(&mut host_context, 5));
     host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(1) });
     assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
     assert_eq!(host_context.connections_read(5), None, "some were dropped");
-    host_context.inspection_request(BootTime(0), std::iter::empty());
+    host_context.inspection_request(BootTime(0), false, std::iter::empty());
     assert_eq!((host_context.connections(5).len(), host_context.dropped()), (0, 7));
     proxy_peer(&mut host_context, 6);
-    host_context.inspection_request(BootTime(0), std::iter::empty());
+    host_context.inspection_request(BootTime(0), false, std::iter::empty());
     assert_eq!(host_context.dropped(), 0);
 }
 
@@ -144,7 +144,7 @@ fn the_connections_of_many_owners_are_read_in_turn() {
     let mut read = Vec::new();
     for round in 0..2 {
         let sockets = owners.iter().map(|owners| (&socket, Some(&owners[..])));
-        let asked = host_context.inspection_request(at(round * 5), sockets).connections_of;
+        let asked = host_context.inspection_request(at(round * 5), false, sockets).connections_of;
         assert_eq!(asked.len(), 32);
         for pid in &asked {
             proxy_peer(&mut host_context, *pid);
@@ -159,7 +159,7 @@ fn the_connections_of_many_owners_are_read_in_turn() {
     assert_eq!((host_context.connections_read(1), host_context.connections_read(64)), (Some(at(0)), Some(at(5))));
     let again = |host_context: &mut HostContext, now| {
         let sockets = owners.iter().map(|owners| (&socket, Some(&owners[..])));
-        host_context.inspection_request(now, sockets).connections_of
+        host_context.inspection_request(now, false, sockets).connections_of
     };
     assert_eq!(again(&mut host_context, at(10)), (1..=32).collect::<Vec<u32>>(), "the least recently read owners");
     assert_eq!(again(&mut host_context, at(11)), (33..=64).collect::<Vec<u32>>(), "not twice in five seconds");
@@ -170,7 +170,7 @@ fn a_failed_read_keeps_the_previous_connections_and_their_time() {
     let (socket, owners) = (socket(), [owner("x", 5, 3)]);
     let mut host_context = HostContext::default();
     let ask = |host_context: &mut HostContext, now| {
-        host_context.inspection_request(BootTime(now), std::iter::once((&socket, Some(&owners[..]))));
+        host_context.inspection_request(BootTime(now), false, std::iter::once((&socket, Some(&owners[..]))));
     };
     ask(&mut host_context, 0);
     host_context.inspection_ended();
@@ -207,11 +207,11 @@ fn a_limited_request_leaves_the_rest_to_the_next_one() {
         .collect();
     let mut host_context = HostContext::default();
     let none: &[Owner] = &[];
-    let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+    let request = host_context.inspection_request(BootTime(0), false, sockets.iter().map(|socket| (socket, Some(none))));
     assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (MAX_UNHELD, MAX_CGROUPS, 9));
     for inode in request.unheld {
         host_context.learn(InspectionFact::Location { inode, place: SocketLocation::InFlight(Vec::new()) });
     }
-    let request = host_context.inspection_request(BootTime(0), sockets.iter().map(|socket| (socket, Some(none))));
+    let request = host_context.inspection_request(BootTime(0), false, sockets.iter().map(|socket| (socket, Some(none))));
     assert_eq!((request.unheld.len(), host_context.dropped()), (9, 0));
 }

@@ -1,0 +1,137 @@
+//! Stacks of owners, as of the last read of each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{process::Process, stacks::ProcessStacks, time::BootTime};
+
+/// Minimum time between two reads of the stacks of a process.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Maximum age of stacks that say what a process does.
+const MAX_AGE: Duration = Duration::from_secs(120);
+/// Maximum number of kept frames of all processes, at about 200 bytes each.
+const MAX_FRAMES: usize = 16_384;
+
+/// Stacks of owners, as of the last read of each.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct StackSamples {
+    samples: BTreeMap<u32, Arc<ProcessStacks>>,
+    /// Time of the last request for each process.
+    asked: BTreeMap<u32, BootTime>,
+    /// Requested processes that were not read yet.
+    reading: BTreeSet<u32>,
+}
+
+impl StackSamples {
+    /// Returns the `owners` whose stacks an inspection at `now` reads; the least recently read come first. Forgets the stacks of other
+    /// processes.
+    pub(super) fn request(&mut self, now: BootTime, owners: &BTreeSet<u32>) -> Vec<u32> {
+        self.samples.retain(|pid, _| owners.contains(pid));
+        self.asked.retain(|pid, _| owners.contains(pid));
+        let asked = |pid: &u32| self.asked.get(pid).copied();
+        let is_due = |pid: &u32| asked(pid).is_none_or(|asked| now.since(asked) >= INTERVAL);
+        let mut due: Vec<u32> = owners.iter().copied().filter(is_due).collect();
+        due.sort_by_key(asked);
+        for pid in &due {
+            self.asked.insert(*pid, now);
+            self.reading.insert(*pid);
+        }
+        due
+    }
+
+    /// Stores the stacks of a process.
+    pub(super) fn learn(&mut self, mut stacks: ProcessStacks) {
+        self.reading.remove(&stacks.pid);
+        if let Some(before) = self.samples.get(&stacks.pid) {
+            stacks.continue_from(before);
+        }
+        self.samples.insert(stacks.pid, Arc::new(stacks));
+        let mut frames: usize = self.samples.values().map(|stacks| stacks.frames()).sum();
+        while frames > MAX_FRAMES {
+            let oldest = self.samples.values().min_by_key(|stacks| (stacks.at, stacks.pid)).map(|stacks| stacks.pid);
+            let Some(dropped) = oldest.and_then(|pid| self.samples.remove(&pid)) else { return };
+            frames = frames.saturating_sub(dropped.frames());
+        }
+    }
+
+    /// Ends an inspection: a process that it had no time for is requested again.
+    pub(super) fn inspection_ended(&mut self) {
+        for pid in std::mem::take(&mut self.reading) {
+            self.asked.remove(&pid);
+        }
+    }
+
+    /// Returns the stacks of a process that was read at `at`; `None` if they are older than [`MAX_AGE`], or of an earlier process with
+    /// its number.
+    pub(super) fn of(&self, process: &Process, at: BootTime) -> Option<Arc<ProcessStacks>> {
+        let stacks = self.samples.get(&process.pid)?;
+        let is_same = process.started_ns.is_some_and(|started| BootTime(started) <= stacks.at);
+        (is_same && at.since(stacks.at) <= MAX_AGE).then(|| Arc::clone(stacks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        stacks::{CodeFrame, CodeLanguage, CodeStack},
+        text::Comm,
+    };
+
+    fn second(n: u64) -> BootTime {
+        BootTime(0) + Duration::from_secs(n)
+    }
+
+    fn sample(pid: u32, at: BootTime, depth: usize) -> ProcessStacks {
+        let stack = |tid| CodeStack {
+            language: CodeLanguage::Native,
+            tid: Some(tid),
+            state: None,
+            frames: vec![CodeFrame { line: Some(tid), ..CodeFrame::default() }; depth],
+            cut: None,
+        };
+        ProcessStacks::new(pid, at, &(0..32).map(stack).collect::<Vec<_>>(), Vec::new())
+    }
+
+    #[test]
+    fn a_process_is_read_once_a_minute_and_again_if_there_was_no_time() {
+        let mut samples = StackSamples::default();
+        let owners = BTreeSet::from([1, 2]);
+        assert_eq!(samples.request(second(0), &owners), [1, 2]);
+        samples.learn(sample(1, second(0), 1));
+        samples.inspection_ended();
+        assert_eq!(samples.request(second(5), &owners), [2]);
+        samples.learn(sample(2, second(5), 1));
+        samples.inspection_ended();
+        assert!(samples.request(second(59), &owners).is_empty());
+        assert_eq!(samples.request(second(65), &owners), [1, 2]);
+        assert_eq!(samples.request(second(65), &BTreeSet::from([3])), [3]);
+        assert!(samples.samples.is_empty(), "no owner any more");
+    }
+
+    #[test]
+    fn old_stacks_and_those_of_an_earlier_process_say_nothing() {
+        let mut samples = StackSamples::default();
+        samples.learn(sample(1, second(100), 1));
+        let started =
+            |at: u64| Process { started_ns: Some(second(at).0), ..Process::unread(1, Comm::from_name(b"app")) };
+        assert!(samples.of(&started(90), second(220)).is_some());
+        assert!(samples.of(&started(90), second(221)).is_none());
+        assert!(samples.of(&started(101), second(110)).is_none());
+    }
+
+    #[test]
+    fn the_oldest_samples_are_dropped_over_the_limit() {
+        let mut samples = StackSamples::default();
+        for pid in 1..=20 {
+            samples.learn(sample(pid, second(u64::from(100 - pid)), 40));
+        }
+        // 32 groups of 40 frames are 1,280 frames.
+        assert_eq!(samples.samples.keys().copied().collect::<Vec<_>>(), (1..=11).chain([20]).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,139 @@
+//! Stacks of one process at one time.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    frame::CodeStack,
+    group::{StackGroup, ThreadWork, group_stacks},
+    waits::CodeWait,
+};
+use crate::{text::harmless_field, time::BootTime};
+
+/// Maximum number of groups of a sample. A program whose threads all do something else has no line at which they block.
+const MAX_GROUPS: usize = 32;
+/// Maximum number of frames of a group in a sample, from the innermost.
+const MAX_FRAMES: usize = 48;
+
+/// Stacks of the threads of a process at one time: an indication of what they do. If the next sample agrees, they do it all the time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStacks {
+    /// The process.
+    pub pid: u32,
+    /// Time before the read.
+    pub at: BootTime,
+    /// Groups of equal stacks: those that are not idle first, then the larger ones.
+    pub groups: Vec<StackGroup>,
+    /// Number of stacks in further groups, which are not kept.
+    pub ungrouped: u32,
+    /// Reasons why stacks are missing, a sentence each.
+    #[serde(deserialize_with = "harmless_field")]
+    pub unread: Vec<String>,
+}
+
+impl ProcessStacks {
+    /// Groups the stacks that an inspection read.
+    pub fn new(pid: u32, at: BootTime, stacks: &[CodeStack], unread: Vec<String>) -> Self {
+        let mut groups = group_stacks(stacks);
+        let further = groups.split_off(groups.len().min(MAX_GROUPS));
+        let ungrouped = further.iter().fold(0, |sum: u32, group| sum.saturating_add(group.count));
+        for group in &mut groups {
+            group.since = Some(at);
+            group.keep_innermost(MAX_FRAMES);
+        }
+        Self { pid, at, groups, ungrouped, unread }
+    }
+
+    /// Takes over since when groups are at their lines, from the sample before.
+    pub fn continue_from(&mut self, before: &Self) {
+        for group in &mut self.groups {
+            if let Some(same) = before.groups.iter().find(|one| one.is_at_same_line(group)) {
+                group.since = same.since;
+            }
+        }
+    }
+
+    /// Returns the number of stacks, idle ones included.
+    pub fn stacks(&self) -> u32 {
+        self.groups.iter().fold(self.ungrouped, |sum, group| sum.saturating_add(group.count))
+    }
+
+    /// Returns the number of frames, for limits.
+    pub(crate) fn frames(&self) -> usize {
+        self.groups.iter().map(|group| group.frames.len()).sum()
+    }
+
+    /// Returns the group that says most about why a program makes no progress: the largest one that waits in the application's code for
+    /// something other than events or clients.
+    pub fn main_group(&self) -> Option<&StackGroup> {
+        let waits = |group: &&StackGroup| match group.work {
+            ThreadWork::Waits(CodeWait::Events | CodeWait::Accept) | ThreadWork::Idle(_) | ThreadWork::Unknown => false,
+            ThreadWork::Waits(_) => group.place.is_some(),
+        };
+        self.groups.iter().find(waits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::stacks::{CodeFrame, CodeLanguage};
+
+    fn stack(tid: u32, lines: &[(&str, &str, u32)]) -> CodeStack {
+        let frame = |(function, file, line): &(&str, &str, u32)| CodeFrame {
+            function: Some((*function).to_owned()),
+            file: Some((*file).to_owned()),
+            line: Some(*line),
+            object: None,
+        };
+        let frames = lines.iter().map(frame).collect();
+        CodeStack { language: CodeLanguage::Python, tid: Some(tid), state: None, frames, cut: None }
+    }
+
+    const WAIT: (&str, &str, u32) = ("Condition.wait", "/usr/lib/python3.11/threading.py", 320);
+    const POLL: (&str, &str, u32) = ("EpollSelector.select", "/usr/lib/python3.11/selectors.py", 468);
+
+    fn second(n: u64) -> BootTime {
+        BootTime(0) + Duration::from_secs(n)
+    }
+
+    #[test]
+    fn threads_that_are_still_at_a_line_are_there_since_the_first_sample() {
+        let at = |n, tid, line| {
+            ProcessStacks::new(7, second(n), &[stack(tid, &[WAIT, ("reserve", "/srv/orders.py", line)])], Vec::new())
+        };
+        let since = |first: &ProcessStacks, mut next: ProcessStacks| {
+            next.continue_from(first);
+            next.groups[0].since
+        };
+        let first = at(10, 1, 5);
+        assert_eq!(since(&first, at(70, 1, 5)), Some(second(10)));
+        assert_eq!(since(&first, at(70, 1, 6)), Some(second(70)), "another line");
+        assert_eq!(since(&first, at(70, 2, 5)), Some(second(70)), "another thread");
+    }
+
+    #[test]
+    fn the_main_group_waits_in_the_application_for_something_that_can_end() {
+        let main = |lines: &[&[(&str, &str, u32)]]| {
+            let stacks: Vec<_> = lines.iter().zip(1..).map(|(lines, tid)| stack(tid, lines)).collect();
+            let sample = ProcessStacks::new(7, second(0), &stacks, Vec::new());
+            sample.main_group().map(StackGroup::headline)
+        };
+        let (looped, reserve) = (("run", "/srv/loop.py", 3), ("reserve", "/srv/orders.py", 5));
+        assert_eq!(main(&[&[POLL, looped], &[POLL, looped]]), None, "an event loop");
+        let expected = Some("1 thread waits for another thread in reserve (orders.py:5)".to_owned());
+        assert_eq!(main(&[&[POLL, looped], &[POLL, looped], &[WAIT, reserve]]), expected);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_counted() {
+        let lines: Vec<_> = (0..100).map(|line| stack(line, &[WAIT, ("reserve", "/srv/orders.py", line)])).collect();
+        let sample = ProcessStacks::new(7, second(0), &lines, Vec::new());
+        assert_eq!((sample.groups.len(), sample.ungrouped, sample.stacks()), (32, 68, 100));
+        let deep = vec![("walk", "/srv/tree.py", 9); 500];
+        let sample = ProcessStacks::new(7, second(0), &[stack(1, &deep)], Vec::new());
+        assert_eq!(sample.frames(), MAX_FRAMES);
+        assert_eq!(sample.groups[0].cut.as_deref(), Some("only the innermost frames are kept"));
+    }
+}
