@@ -207,11 +207,13 @@ fn a_limited_request_leaves_the_rest_to_the_next_one() {
         .collect();
     let mut host_context = HostContext::default();
     let none: &[Owner] = &[];
-    let request = host_context.inspection_request(BootTime(0), false, sockets.iter().map(|socket| (socket, Some(none))));
+    let request =
+        host_context.inspection_request(BootTime(0), false, sockets.iter().map(|socket| (socket, Some(none))));
     assert_eq!((request.unheld.len(), request.cgroups.len(), host_context.dropped()), (MAX_UNHELD, MAX_CGROUPS, 9));
     for inode in request.unheld {
         host_context.learn(InspectionFact::Location { inode, place: SocketLocation::InFlight(Vec::new()) });
     }
-    let request = host_context.inspection_request(BootTime(0), false, sockets.iter().map(|socket| (socket, Some(none))));
+    let request =
+        host_context.inspection_request(BootTime(0), false, sockets.iter().map(|socket| (socket, Some(none))));
     assert_eq!((request.unheld.len(), host_context.dropped()), (9, 0));
 }
