@@ -20,7 +20,7 @@ pub use self::{
     thread::{Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
-    stacks::ProcessStacks,
+    stacks::{ProcessStacks, StackGroup},
     text::{Comm, harmless_field},
     workload::Workload,
 };
@@ -132,13 +132,18 @@ impl Process {
 
     /// Describes the activity of the threads with the two most important statements; `None` if it is unknown.
     pub fn activity(&self) -> Option<String> {
+        self.activity_beside(None)
+    }
+
+    /// Describes the activity of the threads, whose stacks are known.
+    pub fn activity_beside(&self, stacks: Option<&ProcessStacks>) -> Option<String> {
         if self.frozen == Some(true) {
             return Some("its cgroup is frozen".to_owned());
         }
         if self.is_stopped() {
             return Some("it is stopped, by a signal or a debugger".to_owned());
         }
-        let at_line = self.at_line();
+        let at_line = stacks.and_then(ProcessStacks::main_group).map(StackGroup::headline);
         let waits = || [self.event_loop(), self.most_threads()].into_iter().flatten();
         // A line of the program says more than the system call that its threads wait in.
         let waits: Vec<String> = if at_line.is_some() { at_line.into_iter().collect() } else { waits().collect() };
@@ -266,11 +271,6 @@ impl Process {
         } else {
             None
         }
-    }
-
-    /// Describes the threads that wait at one line of the program, from their stacks.
-    fn at_line(&self) -> Option<String> {
-        Some(self.stacks.as_deref()?.main_group()?.headline())
     }
 
     /// Describes the wait of more than half of the threads.

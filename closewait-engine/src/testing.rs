@@ -95,6 +95,7 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
             top_remotes: Vec::new(),
             process: None,
             process_at: None,
+            stacks: None,
             workload: None,
             backlog: None,
             backlog_at: None,

@@ -4,6 +4,7 @@ mod event;
 mod listed;
 mod pileup;
 pub(super) mod socket;
+mod stacks;
 
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 
@@ -14,6 +15,7 @@ pub(super) use self::{
     listed::{GroupObject, ListedObject},
     pileup::{ForecastObject, GroupMembers, PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
+    stacks::StackGroupObject,
 };
 #[cfg(test)]
 use crate::sink::document::*;

@@ -4,11 +4,14 @@ use std::{fmt::Write as _, io};
 
 use serde::Serialize;
 
-use super::{Form, json, schema::SCHEMA_VERSION};
+use super::{
+    Form, json,
+    schema::{SCHEMA_VERSION, StackGroupObject},
+};
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{CodeFrame, StackGroup, ThreadWork},
+    stacks::StackGroup,
     text::{Comm, count},
 };
 
@@ -102,44 +105,6 @@ pub(super) struct ProcessStacksLine<'a> {
     unread: &'a [String],
 }
 
-/// Threads with equal stacks.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-struct StackGroupObject<'a> {
-    /// Number of threads or goroutines.
-    count: u32,
-    /// The first 8 threads, in the agent's pid namespace; empty for goroutines that no thread runs.
-    tids: &'a [u32],
-    /// Kind of code: `go`, `python` or `native`.
-    language: &'static str,
-    /// State in the words of the runtime; `null` if the runtime has none.
-    state: Option<&'a str>,
-    /// Whether the threads wait for their next piece of work.
-    idle: bool,
-    /// Event that the threads wait for, in words; `null` if the stack does not show it.
-    waits_for: Option<&'static str>,
-    /// Number of the frame in `frames`, from 0, that is the application's innermost one; `null` if there is none.
-    place: Option<usize>,
-    /// Frames, innermost first.
-    frames: Vec<FrameObject<'a>>,
-    /// Reason why outer frames are missing; `null` if all are there.
-    cut: Option<&'a str>,
-}
-
-/// Call of a function that has not returned.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-struct FrameObject<'a> {
-    /// Name of the function; `null` if it is unknown.
-    function: Option<&'a str>,
-    /// Source file, as the program names it; `null` if it is unknown.
-    file: Option<&'a str>,
-    /// Line in the source file, from 1; `null` if it is unknown.
-    line: Option<u32>,
-    /// Path of the executable or library; `null` for interpreted code.
-    object: Option<&'a str>,
-}
-
 impl<'a> ProcessStacksLine<'a> {
     fn of(page: &'a StacksPage<'_>) -> Self {
         Self {
@@ -147,34 +112,8 @@ impl<'a> ProcessStacksLine<'a> {
             pid: page.pid,
             comm: page.comm.as_str(),
             threads: page.threads,
-            groups: page.groups.iter().map(StackGroupObject::of).collect(),
+            groups: page.groups.iter().map(|group| StackGroupObject::new(group, None)).collect(),
             unread: page.unread,
-        }
-    }
-}
-
-impl<'a> StackGroupObject<'a> {
-    fn of(group: &'a StackGroup) -> Self {
-        let frame = |frame: &'a CodeFrame| FrameObject {
-            function: frame.function.as_deref(),
-            file: frame.file.as_deref(),
-            line: frame.line,
-            object: frame.object.as_deref(),
-        };
-        Self {
-            count: group.count,
-            tids: &group.tids,
-            language: group.language.name(),
-            state: group.state.as_deref(),
-            idle: group.is_idle(),
-            waits_for: match group.work {
-                ThreadWork::Idle(work) => Some(work),
-                ThreadWork::Waits(wait) => Some(wait.words()),
-                ThreadWork::Unknown => None,
-            },
-            place: group.place,
-            frames: group.frames.iter().map(frame).collect(),
-            cut: group.cut.as_deref(),
         }
     }
 }
@@ -182,7 +121,7 @@ impl<'a> StackGroupObject<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use closewait_engine::stacks::{CodeLanguage, CodeStack, group_stacks};
+    use closewait_engine::stacks::{CodeFrame, CodeLanguage, CodeStack, group_stacks};
 
     fn stack(tid: u32, frames: &[(&str, &str, u32)]) -> CodeStack {
         let frame = |(function, file, line): &(&str, &str, u32)| CodeFrame {

@@ -74,7 +74,7 @@ pub(super) fn doing(case: &Case<'_>) -> String {
 
 /// Returns a sentence about the activity of a process, with a leading blank; `None` if it is unknown.
 pub(super) fn doing_of(process: &Process) -> Option<String> {
-    Some(format!(" {}[{}]: {}.", process.comm, process.pid, process.activity()?))
+    Some(format!(" {}[{}]: {}.", process.comm, process.pid, process.activity_beside(process.stacks.as_deref())?))
 }
 
 /// Returns the first thread of an owner that uses nearly all of a CPU.

@@ -1,6 +1,6 @@
 //! Incidents: groups that grow without closes, and reports of them.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     process::Process,
+    stacks::ProcessStacks,
     text::{harmless_field, harmless_lines},
     time::BootTime,
     workload::Workload,
@@ -198,6 +199,9 @@ pub struct Evidence {
     pub process: Option<Box<Process>>,
     /// Time of the last inspection of `process`.
     pub process_at: Option<BootTime>,
+    /// Stacks of the threads of `process`; `None` if they were not read in the last two minutes.
+    #[serde(default)]
+    pub stacks: Option<Arc<ProcessStacks>>,
     /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
     /// Length and limit of the listener's backlog.
@@ -208,6 +212,13 @@ pub struct Evidence {
     pub proxy_peer: Option<ProxyPeer>,
     /// Counts of the group before the report, oldest first.
     pub history: Vec<Moment>,
+}
+
+impl Evidence {
+    /// Describes the activity of the threads of `process`, by their stacks where they are known.
+    pub fn activity(&self) -> Option<String> {
+        self.process.as_deref()?.activity_beside(self.stacks.as_deref())
+    }
 }
 
 /// One of the oldest sockets of an incident.

@@ -9,13 +9,17 @@ use crate::sink::{
     text::{dwell, losses},
 };
 use closewait_engine::{
-    model::{Forecast, IncidentReport, Limit, Oldest, Pileup, ReadState, ReportedGroup, ResolvedIncident},
+    model::{Evidence, Forecast, IncidentReport, Limit, Oldest, Pileup, ReadState, ReportedGroup, ResolvedIncident},
     snapshot::urgency::Severity,
+    stacks::{CodeFrame, StackGroup},
     text::duration,
 };
 
 /// Maximum number of activities of threads.
 const MAX_ACTIVITIES: usize = 5;
+/// Maximum number of groups of stacks, and of frames of each.
+const MAX_STACKS: usize = 3;
+const MAX_FRAMES: usize = 12;
 
 /// Report as texts.
 pub(super) struct ReportTexts<'a> {
@@ -51,6 +55,16 @@ pub(super) struct ProblemTexts<'a> {
     pub(super) chart: Option<CountChart<'a>>,
     /// Names and values of further facts.
     pub(super) facts: Vec<(&'static str, String)>,
+    /// Stacks of the owner's threads that do something.
+    pub(super) stacks: Vec<StackTexts>,
+}
+
+/// Stack of some threads.
+pub(super) struct StackTexts {
+    /// Number of threads, and what they do.
+    pub(super) headline: String,
+    /// Frames, innermost first.
+    pub(super) frames: Vec<String>,
 }
 
 /// Text about a limit.
@@ -135,8 +149,27 @@ impl<'a> ProblemTexts<'a> {
             timeline,
             chart: course.as_ref().and_then(CountChart::new),
             facts: facts(group, page),
+            stacks: stack_texts(&pileup.evidence),
         }
     }
+}
+
+/// Returns the stacks of threads that do something: those that may explain why sockets are not closed.
+fn stack_texts(evidence: &Evidence) -> Vec<StackTexts> {
+    let Some(stacks) = evidence.stacks.as_deref() else { return Vec::new() };
+    let texts = |group: &StackGroup| {
+        let frame =
+            |(at, frame): (usize, &CodeFrame)| format!("{} {frame}", if group.place == Some(at) { '>' } else { ' ' });
+        let mut frames: Vec<String> = group.frames.iter().enumerate().take(MAX_FRAMES).map(frame).collect();
+        let more = group.frames.len().saturating_sub(MAX_FRAMES);
+        if more > 0 {
+            frames.push(format!("  and {more} more"));
+        }
+        let since = group.since.filter(|since| stacks.at > *since);
+        let lasting = since.map(|since| format!(", for at least {}", duration(stacks.at.since(since))));
+        StackTexts { headline: format!("{}{}", group.headline(), lasting.unwrap_or_default()), frames }
+    };
+    stacks.groups.iter().filter(|group| !group.is_idle()).take(MAX_STACKS).map(texts).collect()
 }
 
 /// Returns the numbers of a group, and the time without a close.
@@ -221,7 +254,7 @@ pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'stat
         let place =
             |group: &closewait_engine::process::ThreadGroup| Some(format!("{} in {}", group.count, group.place()?));
         let places: Vec<String> = process.groups.iter().filter_map(place).take(MAX_ACTIVITIES).collect();
-        add("threads", process.activity());
+        add("threads", evidence.activity());
         add("calls", list(places));
         add("descriptors", process.descriptors().map(|(open, limit)| format!("{open} of {limit} open")));
     }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write as _};
 use super::{
     ReportPage,
     chart::CountChart,
-    content::{ProblemTexts, ReportTexts},
+    content::{ProblemTexts, ReportTexts, StackTexts},
     timeline::Timeline,
 };
 
@@ -45,7 +45,7 @@ pub(super) fn markdown(page: &ReportPage<'_>) -> String {
 }
 
 fn push_problem(problem: &ProblemTexts<'_>, page: &ReportPage<'_>, to: &mut String) {
-    let ProblemTexts { label, severity, title, limit, cause, certainty, next, command, timeline, chart, facts } =
+    let ProblemTexts { label, severity, title, limit, cause, certainty, next, command, timeline, chart, facts, stacks } =
         problem;
     push(to, format_args!("\n### {}: {}\n\n", escaped(label), escaped(title)));
     push(to, format_args!("**Severity:** {}  \n", severity.name()));
@@ -60,6 +60,9 @@ fn push_problem(problem: &ProblemTexts<'_>, page: &ReportPage<'_>, to: &mut Stri
     push(to, format_args!("\n| fact | value |\n|---|---|\n"));
     for (name, value) in facts {
         push(to, format_args!("| {name} | {} |\n", escaped(value)));
+    }
+    for StackTexts { headline, frames } in stacks {
+        push(to, format_args!("\n{}:\n\n{}", escaped(headline), code_block("text", &frames.join("\n"))));
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     ReportPage,
     chart::CountChart,
-    content::{LimitText, ProblemTexts, ReportTexts},
+    content::{LimitText, ProblemTexts, ReportTexts, StackTexts},
     timeline::Timeline,
 };
 use crate::sink::{
@@ -66,7 +66,7 @@ fn named(name: &str, text: &str, sgr: Option<&str>, lines: &mut Lines) {
 }
 
 fn push_problem(problem: &ProblemTexts<'_>, page: &ReportPage<'_>, lines: &mut Lines) {
-    let ProblemTexts { label, severity, title, limit, cause, certainty, next, command, timeline, chart, facts } =
+    let ProblemTexts { label, severity, title, limit, cause, certainty, next, command, timeline, chart, facts, stacks } =
         problem;
     named(label, title, sgr(*severity), lines);
     if let Some(LimitText { is_reached, text }) = limit {
@@ -87,6 +87,17 @@ fn push_problem(problem: &ProblemTexts<'_>, page: &ReportPage<'_>, lines: &mut L
         let indent = " ".repeat(FACT + 1);
         for line in wrap(&format!(" {name:<FACT$}{value}"), lines.screen.width, &indent) {
             lines.push(&line, None);
+        }
+    }
+    for StackTexts { headline, frames } in stacks {
+        lines.push("", None);
+        for line in wrap(&format!(" {headline}"), lines.screen.width, "   ") {
+            lines.push(&line, None);
+        }
+        for frame in frames {
+            for line in wrap(&format!("  {frame}"), lines.screen.width, "      ") {
+                lines.push(&line, Some(if frame.starts_with('>') { "1" } else { "2" }));
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::IpAddr};
 
 use serde::Serialize;
 
-use super::{DwellMembers, EndpointObject, OwnerObject, ProcessObject, VerdictObject, seconds};
+use super::{DwellMembers, EndpointObject, OwnerObject, ProcessObject, StackGroupObject, VerdictObject, seconds};
 #[cfg(test)]
 use crate::sink::document::*;
 use crate::sink::schema::socket::{PodObject, read_state, workload_members};
@@ -20,6 +20,8 @@ use closewait_engine::{
 
 /// Maximum number of shown groups of threads.
 const MAX_THREAD_GROUPS: usize = 5;
+/// Maximum number of shown groups of stacks.
+const MAX_STACK_GROUPS: usize = 8;
 
 /// Group of sockets that grows or is stuck.
 #[derive(Serialize)]
@@ -74,6 +76,9 @@ pub(in crate::sink) struct PileupObject<'a> {
     verdict: VerdictObject<'a>,
     /// Evidence that a restart of the program would destroy.
     evidence: EvidenceObject<'a>,
+    /// Groups of equal stacks of the threads of the evidence's process: those that are not idle first, then the larger ones, 8 at most;
+    /// `null` if they were not read in the last two minutes.
+    stacks: Option<Vec<StackGroupObject<'a>>>,
     /// Command alone: that of the verdict, or one that lists the sockets of the group.
     command: Cow<'a, str>,
     /// Address of the page about the verdict.
@@ -120,6 +125,8 @@ pub(in crate::sink) struct PileupEndObject<'a> {
     verdict: Option<VerdictObject<'a>>,
     /// Evidence; `null`, because it is unknown at the end.
     evidence: Option<EvidenceObject<'a>>,
+    /// Stacks; `null`, because they are unknown at the end.
+    stacks: Option<Vec<StackGroupObject<'a>>>,
     /// Command of the verdict; `null`, because there is none at the end.
     command: Option<&'a str>,
     /// Address of the page about the last verdict; `null` if there was none.
@@ -362,6 +369,10 @@ impl<'a> PileupObject<'a> {
             exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
             evidence: EvidenceObject::new(evidence, at, time),
+            stacks: evidence.stacks.as_deref().map(|stacks| {
+                let object = |group| StackGroupObject::new(group, Some(stacks.at));
+                stacks.groups.iter().take(MAX_STACK_GROUPS).map(object).collect()
+            }),
             command: pileup.command(),
             runbook: runbook(verdict.rule),
         }
@@ -401,6 +412,7 @@ impl<'a> PileupEndObject<'a> {
             exhaustion: None,
             verdict: None,
             evidence: None,
+            stacks: None,
             command: None,
             runbook: last.as_ref().map(|last| runbook(last.rule)),
             last_verdict: last.as_ref().map(last_verdict),

@@ -90,7 +90,7 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
     ));
     if let Some(process) = &evidence.process {
         let (pid, comm) = (process.pid, &process.comm);
-        if let Some(activity) = process.activity() {
+        if let Some(activity) = evidence.activity() {
             lines.push(format!("{comm}[{pid}]: {activity}"));
         }
         if let Some((open, limit)) = process.descriptors() {

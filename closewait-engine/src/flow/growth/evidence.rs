@@ -328,6 +328,7 @@ impl Engine {
             top_remotes: remotes.into_iter().take(MAX_TOP_REMOTES).collect(),
             process: process.cloned().or_else(unread).map(Box::new),
             process_at,
+            stacks: process.and_then(|process| process.stacks.clone()),
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
             backlog_at,

@@ -10,6 +10,7 @@ use crate::sink::text::{dwell, owner_list};
 use closewait_engine::{
     model::{AGE_BOUNDS, Dwell, Evidence, Pileup, ReadState},
     process::{Process, ThreadGroup, ThreadState},
+    stacks::ProcessStacks,
     text::{Comm, count, duration},
 };
 
@@ -23,6 +24,9 @@ const MIN_COLUMNS: usize = 7;
 const BAR_SHARE: f64 = 0.86;
 /// Maximum number of places of threads.
 const MAX_PLACES: usize = 8;
+/// Maximum number of groups of stacks, and of frames of each.
+const MAX_STACKS: usize = 5;
+const MAX_FRAMES: usize = 24;
 /// Read states in the order of the bar: from the unread requests to those that are read.
 const READ_ORDER: [ReadState; 6] = [
     ReadState::NeverRead,
@@ -41,9 +45,10 @@ pub(super) fn panels(pileup: &Pileup, prefix: &str) -> Markup {
             (ages(evidence, prefix))
             (reads(pileup, prefix))
             @if let Some(process) = evidence.process.as_deref().filter(|process| !process.groups.is_empty()) {
-                (threads(process))
+                (threads(process, evidence))
             }
         }
+        @if let Some(stacks) = evidence.stacks.as_deref() { (stack_groups(stacks)) }
         (oldest(evidence))
     }
 }
@@ -174,13 +179,13 @@ fn position(state: ReadState) -> usize {
 }
 
 /// Returns the places in which threads wait, as bars.
-fn threads(process: &Process) -> Markup {
+fn threads(process: &Process, evidence: &Evidence) -> Markup {
     let all: u32 = process.groups.iter().map(|group| group.count).sum();
     let rest: u32 = process.groups.iter().skip(MAX_PLACES).map(|group| group.count).sum();
     html! {
         figure {
             figcaption { "Threads of " (foreign(&format!("{}[{}]", process.comm, process.pid))) }
-            @if let Some(activity) = process.activity() { p { (foreign(&activity)) } }
+            @if let Some(activity) = evidence.activity() { p { (foreign(&activity)) } }
             table.bars {
                 thead { tr { th scope="col" { "Place" } th.amount scope="col" { "Threads" } th.graph scope="col" { "Share" } } }
                 tbody {
@@ -203,6 +208,27 @@ fn threads(process: &Process) -> Markup {
             @if rest > 0 { p.note { (count(rest, "more thread")) " in other places." } }
             @if let Some(more) = process.threads.and_then(|threads| threads.checked_sub(all)).filter(|more| *more > 0) {
                 p.note { (count(more, "thread")) " not inspected." }
+            }
+        }
+    }
+}
+
+/// Returns the stacks of the threads that do something, with the application's own frame in bold.
+fn stack_groups(stacks: &ProcessStacks) -> Markup {
+    let groups = || stacks.groups.iter().filter(|group| !group.is_idle()).take(MAX_STACKS);
+    html! {
+        @if groups().next().is_some() {
+            figure {
+                figcaption { "Stacks of its threads, innermost function first" }
+                @for group in groups() {
+                    p { (foreign(&group.headline())) }
+                    div.scroll { pre {
+                        @for (at, frame) in group.frames.iter().take(MAX_FRAMES).enumerate() {
+                            @if group.place == Some(at) { b { (foreign(&frame.to_string())) } } @else { (foreign(&frame.to_string())) }
+                            "\n"
+                        }
+                    } }
+                }
             }
         }
     }
