@@ -84,10 +84,12 @@ pub fn merged(mut threads: Vec<JvmThread>, later: Vec<JvmThread>) -> Vec<JvmThre
         threads.iter().filter_map(|thread| Some((thread.carries?, thread.inner_tid?))).collect();
     for mut thread in later {
         let number = thread.stack.number;
-        match number.and_then(|number| threads.get_mut(*places.get(&number)?)) {
+        let place = number.and_then(|number| places.get(&number).copied());
+        let is_full = threads.len() >= MAX_JVM_THREADS;
+        match place.and_then(|at| threads.get_mut(at)) {
             // The first dump has where it was, and this one the names that locks have here.
             Some(known) => known.holds.append(&mut thread.holds),
-            None if thread.is_virtual && threads.len() < MAX_JVM_THREADS => {
+            None if thread.is_virtual && !is_full => {
                 thread.inner_tid = number.and_then(|number| carriers.get(&number).copied());
                 threads.push(thread);
             }

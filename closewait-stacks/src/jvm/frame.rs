@@ -51,7 +51,9 @@ fn function_name(text: &str) -> String {
 fn is_number_of_class(text: &str) -> bool {
     let number = text.split('.').next().unwrap_or_default();
     let digits = number.strip_prefix("0x").unwrap_or(number);
-    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) && text.contains('.')
+    !digits.is_empty()
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && text.contains('.')
         && (number.starts_with("0x") || digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

@@ -94,8 +94,11 @@ pub fn parse(dump: &[u8]) -> Result<Vec<JvmThread>, StackError> {
 
 fn thread(object: ThreadObject) -> JvmThread {
     let short = |text: &str| cut(text, MAX_NAME_BYTES).to_owned();
-    let mut thread =
-        JvmThread { name: short(&object.name.unwrap_or_default()), is_virtual: object.is_virtual, ..JvmThread::default() };
+    let mut thread = JvmThread {
+        name: short(&object.name.unwrap_or_default()),
+        is_virtual: object.is_virtual,
+        ..JvmThread::default()
+    };
     thread.stack.number = object.tid.and_then(|number| number.value());
     thread.stack.state = object.state.as_deref().map(short);
     object.stack.iter().filter_map(|text| frame::parse(text)).for_each(|frame| thread.push(frame));

@@ -3,9 +3,7 @@
 //! Lines are those of `Threads::print_on` (runtime/thread.cpp of JDK 8 to 17, runtime/threads.cpp later) and `JavaThread::print_stack_on`
 //! with `javaVFrame::print_lock_info_on` (runtime/vframe.cpp).
 
-use super::{
-    HeldLock, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, MAX_NAME_BYTES, WaitedLock, cut, frame,
-};
+use super::{HeldLock, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, MAX_NAME_BYTES, WaitedLock, cut, frame};
 use crate::StackError;
 
 /// First words of a dump, behind the line with the time.
@@ -68,7 +66,9 @@ fn head<'a>(first: &str, more: &mut impl Iterator<Item = &'a str>) -> Option<Jvm
         text.push('\n');
         text.push_str(line);
         // Only a line with a quote can end a name.
-        if line.contains('"') && let Some(thread) = one_head(&text) {
+        if line.contains('"')
+            && let Some(thread) = one_head(&text)
+        {
             return Some(thread);
         }
     }
