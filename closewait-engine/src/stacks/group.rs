@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
+    holder::LockHolder,
     idle::idle,
     origin::FrameOrigin,
-    waits::{CodeWait, wait_of},
+    waits::{CodeWait, wait_of, waits_for_monitor},
 };
 
 /// Maximum number of threads that a group names.
@@ -21,6 +22,8 @@ pub struct StackGroup {
     pub count: u32,
     /// Threads, the first 8, in the agent's pid namespace; empty for goroutines that no thread runs.
     pub tids: Vec<u32>,
+    /// Names of the first 8 threads that have one.
+    pub names: Vec<String>,
     /// State in the words of the runtime.
     pub state: Option<String>,
     /// Frames, innermost first.
@@ -31,6 +34,8 @@ pub struct StackGroup {
     pub work: ThreadWork,
     /// Number of frames inside the application's innermost frame; `None` if the stack has none of the application.
     pub place: Option<usize>,
+    /// Thread that holds the lock that these wait for; `None` if the runtime does not say it.
+    pub holder: Option<LockHolder>,
 }
 
 /// Work of a thread, as its stack shows it.
@@ -61,14 +66,15 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     let mut places = HashMap::new();
     let mut groups: Vec<StackGroup> = Vec::new();
     for stack in stacks {
-        let key = (stack.language, &stack.state, &stack.frames, &stack.cut);
+        let key = (stack.language, &stack.state, &stack.frames, &stack.cut, stack.holder);
         let at = *places.entry(key).or_insert_with(|| {
-            groups.push(group(stack));
+            groups.push(StackGroup { holder: LockHolder::of(stack, stacks), ..group(stack) });
             groups.len() - 1
         });
         if let Some(group) = groups.get_mut(at) {
             group.count += 1;
             group.tids.extend(stack.tid.filter(|_| group.tids.len() < MAX_TIDS));
+            group.names.extend(stack.name.clone().filter(|_| group.names.len() < MAX_TIDS));
         }
     }
     groups.sort_by(|one, other| {
@@ -81,8 +87,8 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     groups
 }
 
-/// Returns the group of a stack, still without threads.
-fn group(stack: &CodeStack) -> StackGroup {
+/// Returns the group of a stack, still without threads and the holder of its lock.
+pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let language = stack.language;
     let is_application = |frame: &CodeFrame| frame.origin(language) == FrameOrigin::Application;
     let application = stack.frames.iter().position(is_application);
@@ -94,17 +100,20 @@ fn group(stack: &CodeStack) -> StackGroup {
     let work = match (idle(stack), wait) {
         (Some(work), _) => ThreadWork::Idle(work),
         (None, Some(wait)) => ThreadWork::Waits(wait),
+        (None, None) if waits_for_monitor(stack) => ThreadWork::Waits(CodeWait::Lock),
         (None, None) => ThreadWork::Unknown,
     };
     StackGroup {
         language,
         count: 0,
         tids: Vec::new(),
+        names: Vec::new(),
         state: stack.state.clone(),
         frames: stack.frames.clone(),
         cut: stack.cut.clone(),
         work,
         place,
+        holder: None,
     }
 }
 
@@ -124,7 +133,15 @@ mod tests {
                 object: None,
             }
         };
-        CodeStack { language, tid: None, state: None, frames: frames.iter().map(frame).collect(), cut: None }
+        CodeStack {
+            language,
+            tid: None,
+            name: None,
+            state: None,
+            holder: None,
+            frames: frames.iter().map(frame).collect(),
+            cut: None,
+        }
     }
 
     const LOCKED: [&str; 6] = [

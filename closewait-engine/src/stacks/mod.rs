@@ -6,16 +6,21 @@
 //! | `origin` | whether a frame is the application's, a library's or the runtime's |
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
+//! | `jvm` | the tables of Java |
+//! | `holder` | the thread that holds the lock that others wait for |
 //! | `group` | groups of equal stacks |
 
 mod frame;
 mod group;
+mod holder;
 mod idle;
+mod jvm;
 mod origin;
 mod waits;
 
 pub use self::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
+    holder::LockHolder,
     waits::CodeWait,
 };

@@ -1,0 +1,28 @@
+//! Thread that holds the lock that others wait for.
+
+use super::{
+    frame::{CodeFrame, CodeStack},
+    group::{ThreadWork, group},
+};
+
+/// Thread that holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// Name of the thread.
+    pub name: Option<String>,
+    /// Thread, in the agent's pid namespace; `None` for a virtual thread that no thread runs.
+    pub tid: Option<u32>,
+    /// Work that its stack shows.
+    pub work: ThreadWork,
+    /// The application's innermost frame in its stack; `None` if the stack has none of the application.
+    pub place: Option<CodeFrame>,
+}
+
+impl LockHolder {
+    /// Returns the holder of the lock that the thread of `stack` waits for, one of `stacks`.
+    pub(super) fn of(stack: &CodeStack, stacks: &[CodeStack]) -> Option<Self> {
+        let holder = stacks.get(usize::try_from(stack.holder?).ok()?)?;
+        let group = group(holder);
+        Some(Self { name: holder.name.clone(), tid: holder.tid, work: group.work, place: group.place().cloned() })
+    }
+}
