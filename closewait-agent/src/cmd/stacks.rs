@@ -5,7 +5,7 @@ use crate::{
     cli,
     host::deadline::Patience,
     sink::stacks::{StacksPage, render},
-    source::stacks,
+    source::{jvm, stacks},
 };
 use closewait_engine::stacks::group_stacks;
 
@@ -13,10 +13,11 @@ use closewait_engine::stacks::group_stacks;
 ///
 /// # Errors
 ///
-/// If its memory cannot be read, or standard output cannot be written.
+/// If its memory cannot be read, it does not dump its threads, or standard output cannot be written.
 pub(super) fn stacks(args: &cli::StacksArgs) -> anyhow::Result<()> {
-    let cli::StacksArgs { shape, pid } = args;
-    let read = stacks::read(*pid, &mut Patience::default())?;
+    let cli::StacksArgs { shape, pid, jvm } = args;
+    let patience = &mut Patience::default();
+    let read = if *jvm { jvm::read(*pid, patience)? } else { stacks::read(*pid, patience)? };
     let groups = group_stacks(&read.stacks);
     let page = StacksPage { pid: *pid, comm: &read.comm, threads: read.threads, groups: &groups, unread: &read.unread };
     let mut shown = Vec::new();

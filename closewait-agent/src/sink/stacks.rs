@@ -8,7 +8,7 @@ use super::{Form, json, schema::SCHEMA_VERSION};
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{CodeFrame, CodeLanguage, StackGroup, ThreadWork},
+    stacks::{CodeFrame, CodeLanguage, LockHolder, StackGroup, ThreadWork},
     text::{Comm, count},
 };
 
@@ -54,6 +54,9 @@ fn text(page: &StacksPage<'_>) -> String {
     let _infallible = writeln!(text, "{}[{}]: {threads}, {stacks}", page.comm, page.pid);
     for group in page.groups {
         let _infallible = writeln!(text, "\n{}", headline(group));
+        if let Some(holder) = &group.holder {
+            let _infallible = writeln!(text, "  held by {}", held_by(holder));
+        }
         if !group.is_idle() {
             frames(group, &mut text);
         }
@@ -82,6 +85,20 @@ fn headline(group: &StackGroup) -> String {
         ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}{state}", wait.words()),
         ThreadWork::Unknown => format!("{who}{place}{state}"),
     }
+}
+
+/// Returns the thread that holds a lock, and what it does: `audit[24026], which waits for a period of time in Orders.write
+/// (Orders.java:94)`.
+fn held_by(holder: &LockHolder) -> String {
+    let name = holder.name.as_deref().unwrap_or("a thread without a name");
+    let tid = holder.tid.map_or_else(String::new, |tid| format!("[{tid}]"));
+    let work = match holder.work {
+        ThreadWork::Idle(work) => format!(", which is idle: waits for {work}"),
+        ThreadWork::Waits(wait) => format!(", which waits for {}", wait.words()),
+        ThreadWork::Unknown => String::new(),
+    };
+    let place = holder.place.as_ref().map_or_else(String::new, |place| format!(" in {place}"));
+    format!("{name}{tid}{work}{place}")
 }
 
 fn frames(group: &StackGroup, text: &mut String) {
@@ -124,7 +141,9 @@ struct StackGroupObject<'a> {
     count: u32,
     /// The first 8 threads, in the agent's pid namespace; empty for goroutines that no thread runs.
     tids: &'a [u32],
-    /// Kind of code: `go`, `python` or `native`.
+    /// Names of the first 8 threads that have one in the runtime: `http-nio-8080-exec-1`; empty where no reader knows them.
+    names: &'a [String],
+    /// Kind of code: `go`, `python`, `jvm` or `native`.
     language: &'static str,
     /// State in the words of the runtime; `null` if the runtime has none.
     state: Option<&'a str>,
@@ -132,12 +151,28 @@ struct StackGroupObject<'a> {
     idle: bool,
     /// Event that the threads wait for, in words; `null` if the stack does not show it.
     waits_for: Option<&'static str>,
+    /// Thread that holds the lock that these wait for; `null` if the runtime does not say it.
+    holder: Option<LockHolderObject<'a>>,
     /// Number of the frame in `frames`, from 0, that is the application's innermost one; `null` if there is none.
     place: Option<usize>,
     /// Frames, innermost first.
     frames: Vec<FrameObject<'a>>,
     /// Reason why outer frames are missing; `null` if all are there.
     cut: Option<&'a str>,
+}
+
+/// Thread that holds a lock that others wait for.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+struct LockHolderObject<'a> {
+    /// Name of the thread; `null` if it has none.
+    name: Option<&'a str>,
+    /// Thread, in the agent's pid namespace; `null` for a virtual thread that no thread runs.
+    tid: Option<u32>,
+    /// Event that it waits for itself, in words; `null` if its stack does not show it.
+    waits_for: Option<&'static str>,
+    /// The application's innermost frame in its stack; `null` if there is none.
+    place: Option<FrameObject<'a>>,
 }
 
 /// Call of a function that has not returned.
@@ -169,27 +204,49 @@ impl<'a> ProcessStacksLine<'a> {
 
 impl<'a> StackGroupObject<'a> {
     fn of(group: &'a StackGroup) -> Self {
-        let frame = |frame: &'a CodeFrame| FrameObject {
+        Self {
+            count: group.count,
+            tids: &group.tids,
+            names: &group.names,
+            language: group.language.name(),
+            state: group.state.as_deref(),
+            idle: group.is_idle(),
+            waits_for: waits_for(group.work),
+            holder: group.holder.as_ref().map(LockHolderObject::of),
+            place: group.place,
+            frames: group.frames.iter().map(FrameObject::of).collect(),
+            cut: group.cut.as_deref(),
+        }
+    }
+}
+
+impl<'a> LockHolderObject<'a> {
+    fn of(holder: &'a LockHolder) -> Self {
+        Self {
+            name: holder.name.as_deref(),
+            tid: holder.tid,
+            waits_for: waits_for(holder.work),
+            place: holder.place.as_ref().map(FrameObject::of),
+        }
+    }
+}
+
+impl<'a> FrameObject<'a> {
+    fn of(frame: &'a CodeFrame) -> Self {
+        Self {
             function: frame.function.as_deref(),
             file: frame.file.as_deref(),
             line: frame.line,
             object: frame.object.as_deref(),
-        };
-        Self {
-            count: group.count,
-            tids: &group.tids,
-            language: group.language.name(),
-            state: group.state.as_deref(),
-            idle: group.is_idle(),
-            waits_for: match group.work {
-                ThreadWork::Idle(work) => Some(work),
-                ThreadWork::Waits(wait) => Some(wait.words()),
-                ThreadWork::Unknown => None,
-            },
-            place: group.place,
-            frames: group.frames.iter().map(frame).collect(),
-            cut: group.cut.as_deref(),
         }
+    }
+}
+
+const fn waits_for(work: ThreadWork) -> Option<&'static str> {
+    match work {
+        ThreadWork::Idle(work) => Some(work),
+        ThreadWork::Waits(wait) => Some(wait.words()),
+        ThreadWork::Unknown => None,
     }
 }
 
@@ -206,7 +263,15 @@ mod tests {
             object: None,
         };
         let frames = frames.iter().map(frame).collect();
-        CodeStack { language: CodeLanguage::Python, tid: Some(tid), state: None, frames, cut: None }
+        CodeStack {
+            language: CodeLanguage::Python,
+            tid: Some(tid),
+            name: None,
+            state: None,
+            holder: None,
+            frames,
+            cut: None,
+        }
     }
 
     #[test]
@@ -236,5 +301,43 @@ not read: the stacks of machine code were not read: it ended
         render(&page, Form::Json, &mut json).unwrap();
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((&object["groups"][0]["place"], &object["groups"][1]["idle"]), (&1.into(), &true.into()));
+        assert!(object["groups"][0]["holder"].is_null());
+    }
+
+    #[test]
+    fn the_holder_of_a_lock_is_named() {
+        let waits = CodeStack {
+            language: CodeLanguage::Jvm,
+            name: Some("http-1".to_owned()),
+            state: Some("BLOCKED (on object monitor)".to_owned()),
+            holder: Some(1),
+            ..stack(11, &[("shop.Orders.reserve", "Orders.java", 98)])
+        };
+        let sleep = ("java.lang.Thread.sleep", "Thread.java", 509);
+        let holds = CodeStack {
+            language: CodeLanguage::Jvm,
+            name: Some("audit".to_owned()),
+            ..stack(12, &[sleep, ("shop.Orders.write", "Orders.java", 94)])
+        };
+        let groups = group_stacks(&[waits, holds]);
+        let comm = Comm::from_name(b"java");
+        let page = StacksPage { pid: 10, comm: &comm, threads: 2, groups: &groups, unread: &[] };
+        let expected = "\
+java[10]: 2 threads, 2 stacks
+
+1 thread waits for a lock in shop.Orders.reserve (Orders.java:98), BLOCKED (on object monitor)
+  held by audit[12], which waits for a period of time in shop.Orders.write (Orders.java:94)
+  > shop.Orders.reserve (Orders.java:98)
+
+1 thread waits for a period of time in shop.Orders.write (Orders.java:94)
+    java.lang.Thread.sleep (Thread.java:509)
+  > shop.Orders.write (Orders.java:94)
+";
+        assert_eq!(text(&page), expected);
+        let mut json = Vec::new();
+        render(&page, Form::Json, &mut json).unwrap();
+        let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let holder = &object["groups"][0]["holder"];
+        assert_eq!((&holder["name"], &holder["place"]["line"]), (&"audit".into(), &94.into()));
     }
 }

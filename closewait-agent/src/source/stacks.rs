@@ -25,7 +25,7 @@ use closewait_engine::{
 };
 
 /// Maximum number of threads of one process.
-const MAX_THREADS: usize = 2048;
+pub(super) const MAX_THREADS: usize = 2048;
 /// Maximum number of reads of a process's memory in one pass, about 1 us each.
 const MAX_READS: u32 = 100_000;
 /// Maximum number of bytes that one pass reads from a process.
@@ -162,6 +162,7 @@ const fn name(language: CodeLanguage) -> &'static str {
         CodeLanguage::Go => "Go",
         CodeLanguage::Python => "Python",
         CodeLanguage::Native => "machine code",
+        CodeLanguage::Jvm => "the JVM",
     }
 }
 
@@ -202,6 +203,8 @@ fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>) -> Vec<CodeStack> {
         CodeStack {
             language,
             tid: stack.tid,
+            name: None,
+            holder: None,
             state: stack.state.map(text),
             frames: stack.frames.into_iter().map(frame).collect(),
             cut: stack.cut.map(text),

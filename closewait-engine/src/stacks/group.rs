@@ -99,8 +99,9 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let wait = inner.iter().rev().find_map(|frame| wait_of(frame, language));
     let work = match (idle(stack), wait) {
         (Some(work), _) => ThreadWork::Idle(work),
+        // Also in `Object.wait`, which takes the lock again before it returns.
+        (None, None | Some(CodeWait::Signal)) if waits_for_monitor(stack) => ThreadWork::Waits(CodeWait::Lock),
         (None, Some(wait)) => ThreadWork::Waits(wait),
-        (None, None) if waits_for_monitor(stack) => ThreadWork::Waits(CodeWait::Lock),
         (None, None) => ThreadWork::Unknown,
     };
     StackGroup {

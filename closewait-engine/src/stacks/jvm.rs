@@ -258,7 +258,8 @@ mod tests {
         ] {
             assert_eq!(work(functions), (ThreadWork::Idle(expected), None), "{functions:?}");
         }
-        let full = ["org.apache.tomcat.util.threads.LimitLatch.countUpOrAwait", "org.apache.tomcat.util.net.Acceptor.run"];
+        let full =
+            ["org.apache.tomcat.util.threads.LimitLatch.countUpOrAwait", "org.apache.tomcat.util.net.Acceptor.run"];
         assert_eq!(work(&[&PARKED[..], &full].concat()).0, ThreadWork::Waits(CodeWait::Signal));
         let busy = ["shop.Orders.reserve", task];
         assert_eq!(work(&[&PARKED[..], &busy].concat()).0, ThreadWork::Waits(CodeWait::Signal));

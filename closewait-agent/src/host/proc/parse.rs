@@ -49,16 +49,28 @@ pub struct Status {
     pub voluntary_switches: Option<u64>,
     /// Signals that the process catches: bit 0 is signal 1.
     pub caught: Option<u64>,
+    /// Effective user, in the user namespace of this process.
+    pub user: Option<u32>,
+    /// Effective group, in the user namespace of this process.
+    pub group: Option<u32>,
+    /// Pid in the innermost pid namespace, as the process itself sees it.
+    pub inner_pid: Option<u32>,
 }
 
 impl Status {
     pub(super) fn parse(text: &[u8]) -> Self {
-        let value = |name: &[u8]| words(lines(text).find_map(|line| line.strip_prefix(name))?).next();
+        let words_of = |name: &[u8]| Some(words(lines(text).find_map(|line| line.strip_prefix(name))?));
+        let nth = |name: &[u8], at| words_of(name)?.nth(at);
+        let value = |name: &[u8]| nth(name, 0);
         let hex = |word: &[u8]| u64::from_str_radix(str::from_utf8(word).ok()?, 16).ok();
         Self {
             threads: value(b"Threads:").and_then(number),
             voluntary_switches: value(b"voluntary_ctxt_switches:").and_then(number),
             caught: value(b"SigCgt:").and_then(hex),
+            // Real, effective, saved, and of the file system.
+            user: nth(b"Uid:", 1).and_then(number),
+            group: nth(b"Gid:", 1).and_then(number),
+            inner_pid: words_of(b"NSpid:").and_then(Iterator::last).and_then(number),
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Reasons why a Java virtual machine has not dumped its threads.
+
+use std::{io, time::Duration};
+
+use closewait_engine::text::duration;
+use closewait_stacks::StackError;
+use thiserror::Error;
+
+use crate::host::deadline::ReadFailure;
+
+/// Reason why a process has not dumped its threads.
+#[derive(Debug, Error)]
+#[error("process {pid} has not dumped its threads")]
+pub struct JvmError {
+    /// The process.
+    pub pid: u32,
+    /// Reason.
+    #[source]
+    pub why: AttachError,
+}
+
+/// Reason why there is no dump.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The process has ended.
+    #[error("it has ended")]
+    Ended,
+    /// Something about the process could not be read or done.
+    #[error("{what}: {error}")]
+    Unreadable {
+        /// Read or action.
+        what: &'static str,
+        /// Its error.
+        error: io::Error,
+    },
+    /// The signal would end it, or do something else.
+    #[error("it is no HotSpot JVM: {0}")]
+    NotHotspot(&'static str),
+    /// An option makes it print its threads at the signal, and answer nobody.
+    #[error("it runs with -XX:+DisableAttachMechanism")]
+    Disabled,
+    /// It would print its threads to its own standard output instead.
+    #[error(
+        "it has {open} of {limit} descriptors open, and needs {needed} to answer\nhint: its standard output gets its threads by\n    kill -QUIT {pid}"
+    )]
+    NoDescriptors {
+        /// The process.
+        pid: u32,
+        /// Number of open descriptors.
+        open: u64,
+        /// Limit on open descriptors.
+        limit: u64,
+        /// Number of free descriptors that an answer may take.
+        needed: u64,
+    },
+    /// The number of its open descriptors is unknown.
+    #[error("its open descriptors are too many to count")]
+    UnknownDescriptors,
+    /// It answers only its own user and root.
+    #[error("it answers only root and its user {user}")]
+    OtherUser {
+        /// Its effective user.
+        user: u32,
+    },
+    /// Its `/tmp` may not answer.
+    #[error("its /tmp is on a file system that may not answer")]
+    Unresponsive,
+    /// Its socket is another's, or no socket.
+    #[error("/tmp/{name}, as it sees it, is not its own")]
+    Foreign {
+        /// Name of the file.
+        name: String,
+    },
+    /// Somebody else listens at its socket.
+    #[error("another process listens at its socket")]
+    OtherPeer,
+    /// Its socket was removed, which releases before JDK 9 do not notice.
+    #[error("its socket was removed from its /tmp")]
+    SocketRemoved,
+    /// There was no answer in time.
+    #[error("it did not answer within {}", duration(*.0))]
+    Late(Duration),
+    /// It refuses the command.
+    #[error("it answers with error {0}")]
+    Refused(String),
+    /// It answers with something else.
+    #[error("its answer: {0}")]
+    Malformed(StackError),
+    /// This process waits for something in vain.
+    #[error("{0}")]
+    Unanswered(ReadFailure),
+}
+
+impl AttachError {
+    /// Returns a function that makes an error of a failed action.
+    pub(super) fn unreadable<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Unreadable { what, error: error.into() }
+    }
+}
