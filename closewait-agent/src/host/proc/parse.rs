@@ -226,9 +226,17 @@ mod tests {
         assert_eq!(open_files_limit(limits), Some(1024));
         assert_eq!(open_files_limit(b"Max open files  unlimited unlimited files\n"), None);
         let status = Status::parse(
-            b"Name:\tThreads:\\n9\nThreads:\t200\nSigCgt:\t0000000000000204\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n",
+            b"Name:\tThreads:\\n9\nUid:\t0\t1000\t0\t1000\nGid:\t0\t1001\t0\t1001\nNSpid:\t4711\t7\nThreads:\t200\nSigCgt:\t0000000000000204\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n",
         );
-        assert_eq!(status, Status { threads: Some(200), voluntary_switches: Some(7), caught: Some(0x204) });
+        let expected = Status {
+            threads: Some(200),
+            voluntary_switches: Some(7),
+            caught: Some(0x204),
+            user: Some(1000),
+            group: Some(1001),
+            inner_pid: Some(7),
+        };
+        assert_eq!(status, expected);
         assert_eq!(Status::parse(b"Threads:\tx\n"), Status::default());
         let stat = SchedStat { run_ns: 36_195_067, delay_ns: 235_678 };
         assert_eq!(SchedStat::parse(b"36195067 235678 29\n"), Some(stat));
