@@ -325,19 +325,19 @@ not read: the stacks of machine code were not read: it ended
         let expected = "\
 java[10]: 2 threads, 2 stacks
 
-1 thread waits for a lock in shop.Orders.reserve (Orders.java:98), BLOCKED (on object monitor)
-  held by audit[12], which waits for a period of time in shop.Orders.write (Orders.java:94)
-  > shop.Orders.reserve (Orders.java:98)
-
 1 thread waits for a period of time in shop.Orders.write (Orders.java:94)
     java.lang.Thread.sleep (Thread.java:509)
   > shop.Orders.write (Orders.java:94)
+
+1 thread waits for a lock in shop.Orders.reserve (Orders.java:98), BLOCKED (on object monitor)
+  held by audit[12], which waits for a period of time in shop.Orders.write (Orders.java:94)
+  > shop.Orders.reserve (Orders.java:98)
 ";
         assert_eq!(text(&page), expected);
         let mut json = Vec::new();
         render(&page, Form::Json, &mut json).unwrap();
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        let holder = &object["groups"][0]["holder"];
+        let holder = &object["groups"][1]["holder"];
         assert_eq!((&holder["name"], &holder["place"]["line"]), (&"audit".into(), &94.into()));
     }
 }
