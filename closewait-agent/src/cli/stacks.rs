@@ -17,4 +17,7 @@ pub struct StacksArgs {
     /// then on, and stops its threads for the moment of the dump
     #[arg(long)]
     pub jvm: bool,
+    /// With --jvm: also the virtual threads that wait (JDK 21 and later), which the JVM writes into a pipe in its /tmp
+    #[arg(long, requires = "jvm")]
+    pub virtual_threads: bool,
 }

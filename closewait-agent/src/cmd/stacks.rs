@@ -5,7 +5,10 @@ use crate::{
     cli,
     host::deadline::Patience,
     sink::stacks::{StacksPage, render},
-    source::{jvm, stacks},
+    source::{
+        jvm::{self, JvmThreads},
+        stacks,
+    },
 };
 use closewait_engine::stacks::group_stacks;
 
@@ -15,9 +18,13 @@ use closewait_engine::stacks::group_stacks;
 ///
 /// If its memory cannot be read, it does not dump its threads, or standard output cannot be written.
 pub(super) fn stacks(args: &cli::StacksArgs) -> anyhow::Result<()> {
-    let cli::StacksArgs { shape, pid, jvm } = args;
+    let cli::StacksArgs { shape, pid, jvm, virtual_threads } = args;
     let patience = &mut Patience::default();
-    let read = if *jvm { jvm::read(*pid, patience)? } else { stacks::read(*pid, patience)? };
+    let read = match (jvm, virtual_threads) {
+        (false, _) => stacks::read(*pid, patience)?,
+        (true, false) => jvm::read(*pid, JvmThreads::OfSystem, patience)?,
+        (true, true) => jvm::read(*pid, JvmThreads::AllKinds, patience)?,
+    };
     let groups = group_stacks(&read.stacks);
     let page = StacksPage { pid: *pid, comm: &read.comm, threads: read.threads, groups: &groups, unread: &read.unread };
     let mut shown = Vec::new();

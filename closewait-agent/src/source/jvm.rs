@@ -22,7 +22,7 @@ mod threads;
 use std::time::Duration;
 
 use closewait_stacks::{
-    jvm::{MAX_DUMP_BYTES, text},
+    jvm::{self, JvmThread, MAX_DUMP_BYTES, json, text},
     live,
 };
 
@@ -35,6 +35,15 @@ use crate::host::{
 };
 use closewait_engine::text::Comm;
 
+/// Kinds of threads to dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JvmThreads {
+    /// Those of the system, with virtual ones that run on them.
+    OfSystem,
+    /// Virtual threads that wait, too: the machine writes them into a pipe in its `/tmp`.
+    AllKinds,
+}
+
 /// Time for everything that the process itself has to do.
 const DUMP_WITHIN: Duration = Duration::from_secs(4);
 
@@ -46,27 +55,44 @@ const DUMP_WITHIN: Duration = Duration::from_secs(4);
 /// # Errors
 ///
 /// If the process is no HotSpot JVM that can answer, or does not answer in time.
-pub fn read(pid: u32, patience: &mut Patience) -> Result<ProcessStacks, JvmError> {
-    deadline::run_in_steps(Subject::Process(pid, None), "its attach mechanism", patience, move |job| read_now(pid, job))
+pub fn read(pid: u32, kinds: JvmThreads, patience: &mut Patience) -> Result<ProcessStacks, JvmError> {
+    let work = move |job: &ItemJob<_>| read_now(pid, kinds, job);
+    deadline::run_in_steps(Subject::Process(pid, None), "its attach mechanism", patience, work)
         .unwrap_or_else(|why| Err(AttachError::Unanswered(why)))
         .map_err(|why| JvmError { pid, why })
 }
 
-fn read_now<T>(pid: u32, job: &ItemJob<T>) -> Result<ProcessStacks, AttachError> {
+fn read_now<T>(pid: u32, kinds: JvmThreads, job: &ItemJob<T>) -> Result<ProcessStacks, AttachError> {
     let progress = || job.progress();
     let target = Hotspot::recognize(pid)?;
     progress();
-    let answer = AttachSession::new(&target, DUMP_WITHIN, &progress)?.ask(&["threaddump", "-l"], MAX_DUMP_BYTES)?;
+    let session = AttachSession::new(&target, DUMP_WITHIN, &progress)?;
+    let answer = session.ask(&["threaddump", "-l"], MAX_DUMP_BYTES)?;
+    let mut parsed = text::parse(&answer.text).map_err(AttachError::Malformed)?;
+    let mut left_out = Vec::new();
+    if answer.is_cut {
+        left_out.push(format!("the dump has more than {} MiB", MAX_DUMP_BYTES >> 20));
+    }
+    if kinds == JvmThreads::AllKinds && jvm::has_virtual_threads(&parsed) {
+        match virtual_threads(&session) {
+            Ok(more) => parsed = jvm::merged(parsed, more),
+            Err(why) => left_out.push(format!("the virtual threads were not dumped: {why}")),
+        }
+    }
+    // This thread has its own rights again.
+    drop(session);
     progress();
-    let parsed = text::parse(&answer.text).map_err(AttachError::Malformed)?;
     let unread = |error| AttachError::Unreadable { what: "its threads", error };
     let tasks = live::threads(pid, MAX_THREADS).map_err(unread)?;
     let comm = Comm::from_name(&proc::comm(&target.folder).map_err(unread)?);
-    let left_out = format!("the dump has more than {} MiB", MAX_DUMP_BYTES >> 20);
-    Ok(ProcessStacks {
-        comm,
-        threads: tasks.len(),
-        stacks: threads::code_stacks(parsed, &tasks),
-        unread: answer.is_cut.then_some(left_out).into_iter().collect(),
-    })
+    Ok(ProcessStacks { comm, threads: tasks.len(), stacks: threads::code_stacks(parsed, &tasks), unread: left_out })
+}
+
+/// Returns the threads of a dump that has the virtual ones, which JDK 21 and later write into a file.
+fn virtual_threads(session: &AttachSession<'_>) -> Result<Vec<JvmThread>, AttachError> {
+    let file = session.ask_for_file("Thread.dump_to_file -overwrite -format=json", MAX_DUMP_BYTES)?;
+    if file.is_cut {
+        return Err(AttachError::TooLarge(MAX_DUMP_BYTES));
+    }
+    json::parse(&file.text).map_err(AttachError::Malformed)
 }

@@ -13,7 +13,6 @@ use serde_json::Value;
 
 use crate::{
     agent::{Finished, Running, closewait, finish},
-    clock::{patience, poll_until},
     schema,
 };
 
@@ -21,8 +20,13 @@ use crate::{
 const NOBODY: u32 = 65_534;
 
 /// Program whose threads wait: `audit` has a lock that `http-1` and `http-2` want.
+const PROGRAM: &str = include_str!("../../../closewait-stacks/tests/dumps/src/Orders.java");
+
+/// Returns the file of the program, where every user can read it and no test has another `/tmp`.
 fn program() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../closewait-stacks/tests/dumps/src/Orders.java")
+    let file = Path::new("/var/tmp").join(format!("closewait-jvm-{}.java", std::process::id()));
+    fs::write(&file, PROGRAM).expect("the program");
+    file
 }
 
 /// Running JVM.
@@ -41,6 +45,7 @@ impl Jvm {
         let mut line = String::new();
         output.read_line(&mut line).expect("its output");
         assert_eq!(line, "ready\n");
+        fs::remove_file(program()).expect("it was compiled");
         let mut pid = started.pid();
         // unshare(1) waits for the machine.
         while let Some(child) = child_of(pid).filter(|_| comm(pid) != "java") {
@@ -134,7 +139,8 @@ fn a_jvm_names_the_line_and_the_holder_of_the_lock() {
         assert!(socket(jvm.pid).exists());
     }
     let text = jvm.stacks(&[]).stdout;
-    let holder = text.lines().skip_while(|line| !line.contains("wait for a lock in Orders.reserve (Orders.java:99)")).nth(1);
+    let holder =
+        text.lines().skip_while(|line| !line.contains("wait for a lock in Orders.reserve (Orders.java:99)")).nth(1);
     let holder = holder.unwrap_or_else(|| panic!("{text}"));
     assert!(holder.starts_with("  held by audit["), "{holder}");
     assert!(holder.ends_with(", which waits for a period of time in Orders.write (Orders.java:94)"), "{holder}");
@@ -176,7 +182,8 @@ fn without_free_descriptors_nothing_is_asked() {
     let refused = jvm.stacks(&[]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains(&format!("it has {open} of {} descriptors open", open + 3)), "{}", refused.stderr);
-    assert!(refused.stderr.ends_with(&format!("\n    kill -QUIT {}\n", jvm.pid)), "{}", refused.stderr);
+    let hint = format!("\n    kill -QUIT {}", jvm.pid);
+    assert!(refused.stderr.trim_end().ends_with(&hint), "{}", refused.stderr);
     assert!(!socket(jvm.pid).exists(), "it was made to listen");
     limit(Some(open as u64 + 4)).expect("room for an answer");
     has_the_threads(&jvm.stacks(&["--output", "json"]));
@@ -186,15 +193,18 @@ fn without_free_descriptors_nothing_is_asked() {
 #[test]
 fn a_jvm_that_would_print_its_threads_or_end_is_left_alone() {
     Jvm::with(&["-XX:+DisableAttachMechanism"]).is_refused("it runs with -XX:+DisableAttachMechanism");
-    Jvm::with(&["-Xrs"]).is_refused("it is no HotSpot JVM: it does not handle SIGQUIT");
-    let by_variable = java(Command::new("java").env("JAVA_TOOL_OPTIONS", "-XX:+DisableAttachMechanism"), &[]).spawn();
-    let mut by_variable = Running(by_variable.expect("java"));
-    let refuses = || {
-        let pid = by_variable.pid().to_string();
-        finish(&mut closewait(&["stacks", &pid, "--jvm"])).stderr.contains("DisableAttachMechanism")
-    };
-    assert!(poll_until(patience(), refuses), "the variable is not seen");
-    assert!(by_variable.0.try_wait().expect("wait").is_none());
+    let mut by_variable = Command::new("java");
+    by_variable.env("JAVA_TOOL_OPTIONS", "-XX:+DisableAttachMechanism");
+    Jvm::start(java(&mut by_variable, &[])).is_refused("it runs with -XX:+DisableAttachMechanism");
+}
+
+#[test]
+fn a_jvm_without_a_handler_listens_from_its_start() {
+    let jvm = Jvm::with(&["-Xrs"]);
+    has_the_threads(&jvm.stacks(&["--output", "json"]));
+    // Without the socket it would need the signal, which ends it.
+    fs::remove_file(socket(jvm.pid)).expect("its socket");
+    jvm.is_refused("it is no HotSpot JVM: it does not handle SIGQUIT");
 }
 
 #[test]
@@ -218,6 +228,6 @@ fn another_program_is_not_signaled() {
     let mut sleeper = Running::spawn(Command::new("sleep").arg("1000"));
     let refused = finish(&mut closewait(&["stacks", &sleeper.pid().to_string(), "--jvm"]));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("it is no HotSpot JVM: it does not handle SIGQUIT"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("it is no HotSpot JVM: it has no libjvm.so"), "{}", refused.stderr);
     assert!(sleeper.0.try_wait().expect("wait").is_none(), "it has ended");
 }

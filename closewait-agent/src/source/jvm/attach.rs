@@ -1,7 +1,7 @@
 //! Signal, connection, request and answer of the attach protocol.
 
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
@@ -30,7 +30,13 @@ const ARGUMENTS: usize = 3;
 /// Maximum number of bytes to show of an error.
 const MAX_ERROR_BYTES: usize = 200;
 
+/// Maximum number of bytes of an answer that only says whether a command has worked.
+const MAX_REPLY_BYTES: usize = 4096;
+/// Number of bytes of a read.
+const READ_BYTES: usize = 64 << 10;
+
 /// Answer of a process.
+#[derive(Default)]
 pub(super) struct AttachAnswer {
     /// Text behind the line with the result.
     pub(super) text: Vec<u8>,
@@ -61,6 +67,42 @@ impl<'a> AttachSession<'a> {
 
     /// Sends a command with its arguments, and returns the answer, up to `most` bytes of it.
     pub(super) fn ask(&self, command: &[&str], most: usize) -> Result<AttachAnswer, AttachError> {
+        let stream = self.send(command)?;
+        accepted(self.receive(&stream, most)?)
+    }
+
+    /// Sends a diagnostic command that writes a file, and returns up to `most` bytes of what the process writes there: a pipe, whose path
+    /// is put behind the command.
+    pub(super) fn ask_for_file(&self, command: &str, most: usize) -> Result<AttachAnswer, AttachError> {
+        let placed = self.folder.pipe()?;
+        let Some(pipe) = placed.file() else { return Err(AttachError::Ended) };
+        let stream = self.send(&["jcmd", &format!("{command} {}", placed.path())])?;
+        let (mut written, mut has_ended) = (AttachAnswer::default(), false);
+        while !has_ended && !written.is_cut {
+            match self.read_some(pipe, &mut written, most)? {
+                // Nobody has opened it yet, or the writer has closed it.
+                ReadSome::End if written.text.is_empty() => self.wait()?,
+                ReadSome::End => has_ended = true,
+                ReadSome::Data => {}
+                ReadSome::Later => {
+                    poll(pipe.as_fd(), PollFlags::IN, TICK);
+                }
+            }
+            // A process that fails before it opens the file answers at once.
+            has_ended |=
+                written.text.is_empty() && poll(stream.as_fd(), PollFlags::IN, Duration::ZERO).contains(PollFlags::IN);
+        }
+        if written.is_cut {
+            return Ok(written);
+        }
+        accepted(self.receive(&stream, MAX_REPLY_BYTES)?)?;
+        // What was written between the last read and the answer.
+        while !written.is_cut && matches!(self.read_some(pipe, &mut written, most)?, ReadSome::Data) {}
+        Ok(written)
+    }
+
+    /// Sends a command. Returns the connection.
+    fn send(&self, command: &[&str]) -> Result<OwnedFd, AttachError> {
         let stream = self.connect()?;
         let mut request = b"1\0".to_vec();
         for at in 0..=ARGUMENTS {
@@ -72,14 +114,7 @@ impl<'a> AttachSession<'a> {
         if sent != request.len() {
             return Err(AttachError::Refused("the request was cut".to_owned()));
         }
-        let answer = self.receive(&stream, most)?;
-        let end = answer.text.iter().position(|byte| *byte == b'\n').unwrap_or(answer.text.len());
-        let (result, text) = answer.text.split_at(end);
-        if result == b"0" {
-            return Ok(AttachAnswer { text: text.get(1..).unwrap_or_default().to_owned(), is_cut: answer.is_cut });
-        }
-        let shown = answer.text.get(..MAX_ERROR_BYTES).unwrap_or(&answer.text);
-        Err(AttachError::Refused(harmless(shown.trim_ascii())))
+        Ok(stream)
     }
 
     /// Returns a connection to the process, which listens after a signal if it does not yet.
@@ -87,9 +122,7 @@ impl<'a> AttachSession<'a> {
         if let Some(stream) = self.connect_once()? {
             return Ok(stream);
         }
-        if self.target.has_lost_socket {
-            return Err(AttachError::SocketRemoved);
-        }
+        self.target.may_be_signaled()?;
         let _removed_at_the_end = self.folder.trigger()?;
         self.target.signal()?;
         loop {
@@ -125,28 +158,37 @@ impl<'a> AttachSession<'a> {
         Ok(Some(stream))
     }
 
+    /// Returns everything that the process sends until it closes the connection.
     fn receive(&self, stream: &OwnedFd, most: usize) -> Result<AttachAnswer, AttachError> {
-        let (mut text, mut part) = (Vec::new(), vec![0; 64 << 10]);
+        let mut answer = AttachAnswer::default();
         loop {
-            match rustix::io::read(stream, &mut part[..]) {
-                Ok(0) => return Ok(AttachAnswer { text, is_cut: false }),
-                Ok(count) => {
-                    let room = most.saturating_sub(text.len());
-                    text.extend_from_slice(part.get(..count.min(room)).unwrap_or_default());
-                    if count > room {
-                        return Ok(AttachAnswer { text, is_cut: true });
-                    }
-                    (self.progress)();
-                    self.check_time()?;
-                }
-                Err(Errno::AGAIN | Errno::INTR) => {
-                    self.check_time()?;
-                    (self.progress)();
-                    // A process that ends closes the socket.
+            match self.read_some(stream, &mut answer, most)? {
+                ReadSome::End => return Ok(answer),
+                ReadSome::Data if answer.is_cut => return Ok(answer),
+                ReadSome::Data => {}
+                // A process that ends closes the socket.
+                ReadSome::Later => {
                     poll(stream.as_fd(), PollFlags::IN, TICK);
                 }
-                Err(error) => return Err(AttachError::Unreadable { what: "its answer", error: error.into() }),
             }
+        }
+    }
+
+    /// Reads what there is now, up to `most` bytes in all.
+    fn read_some(&self, from: impl AsFd, answer: &mut AttachAnswer, most: usize) -> Result<ReadSome, AttachError> {
+        self.check_time()?;
+        (self.progress)();
+        let mut part = vec![0; READ_BYTES];
+        match rustix::io::read(from, &mut part[..]) {
+            Ok(0) => Ok(ReadSome::End),
+            Ok(count) => {
+                let room = most.saturating_sub(answer.text.len());
+                answer.text.extend_from_slice(part.get(..count.min(room)).unwrap_or_default());
+                answer.is_cut = count > room;
+                Ok(ReadSome::Data)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(ReadSome::Later),
+            Err(error) => Err(AttachError::Unreadable { what: "its answer", error: error.into() }),
         }
     }
 
@@ -160,4 +202,20 @@ impl<'a> AttachSession<'a> {
     fn check_time(&self) -> Result<(), AttachError> {
         if clock::now().since(self.began) >= self.time { Err(AttachError::Late(self.time)) } else { Ok(()) }
     }
+}
+
+/// What a read has found.
+enum ReadSome {
+    Data,
+    End,
+    Later,
+}
+
+/// Returns what is behind the line with the result, if that is a success.
+fn accepted(answer: AttachAnswer) -> Result<AttachAnswer, AttachError> {
+    if let Some(text) = answer.text.strip_prefix(b"0\n") {
+        return Ok(AttachAnswer { text: text.to_owned(), is_cut: answer.is_cut });
+    }
+    let shown = answer.text.get(..MAX_ERROR_BYTES).unwrap_or(&answer.text);
+    Err(AttachError::Refused(harmless(shown.trim_ascii())))
 }

@@ -1,6 +1,6 @@
 //! Reasons why a Java virtual machine has not dumped its threads.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use closewait_engine::text::duration;
 use closewait_stacks::StackError;
@@ -77,6 +77,9 @@ pub enum AttachError {
     /// Its socket was removed, which releases before JDK 9 do not notice.
     #[error("its socket was removed from its /tmp")]
     SocketRemoved,
+    /// The signal that makes it listen would do something else.
+    #[error("{0}")]
+    NotSignaled(Arc<AttachError>),
     /// There was no answer in time.
     #[error("it did not answer within {}", duration(*.0))]
     Late(Duration),
@@ -86,6 +89,9 @@ pub enum AttachError {
     /// It answers with something else.
     #[error("its answer: {0}")]
     Malformed(StackError),
+    /// It writes more than is read.
+    #[error("they are more than {} MiB", .0 >> 20)]
+    TooLarge(usize),
     /// This process waits for something in vain.
     #[error("{0}")]
     Unanswered(ReadFailure),

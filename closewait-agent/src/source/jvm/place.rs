@@ -5,6 +5,7 @@
 
 use std::{
     fs::File,
+    hash::{BuildHasher as _, RandomState},
     os::{
         fd::AsRawFd as _,
         unix::fs::{FileTypeExt as _, MetadataExt as _},
@@ -12,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, openat, statat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, mknodat, openat, statat, unlinkat},
     io::Errno,
 };
 
@@ -53,21 +54,34 @@ impl AttachFolder {
         }
     }
 
+    /// Makes a pipe into which the process writes what is too much for an answer, and opens its end for reads. A file would take space,
+    /// and its size would be the process's choice.
+    pub(super) fn pipe(&self) -> Result<PlacedFile<'_>, AttachError> {
+        let failed = |error: Errno| AttachError::Unreadable { what: "making a pipe in its /tmp", error: error.into() };
+        let random = [0, 1].map(|part: u64| RandomState::new().hash_one(part));
+        let name = format!(".closewait-{:016x}{:016x}", random[0], random[1]);
+        mknodat(&self.folder, &name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(failed)?;
+        // Without `NONBLOCK` this would wait for a writer, and so would the process without this reader.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = openat(&self.folder, &name, flags, Mode::empty()).map_err(failed)?;
+        Ok(PlacedFile { folder: &self.folder, name, made: Some(File::from(made)) })
+    }
+
     /// Makes the file that tells the process to listen when it gets the signal (`AttachListener::is_init_trigger`).
-    pub(super) fn trigger(&self) -> Result<AttachTrigger<'_>, AttachError> {
+    pub(super) fn trigger(&self) -> Result<PlacedFile<'_>, AttachError> {
         let name = format!(".attach_pid{}", self.inner_pid);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&self.folder, &name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => {
                 let made = File::from(file);
-                Ok(AttachTrigger { folder: &self.folder, name, made: Some(made) })
+                Ok(PlacedFile { folder: &self.folder, name, made: Some(made) })
             }
             // Another program attaches at this moment, or has left the file.
             Err(Errno::EXIST) => {
                 let found = statat(&self.folder, &name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(AttachError::unreadable("its trigger"))?;
                 if found.st_mode & libc::S_IFMT == libc::S_IFREG && found.st_uid == self.user {
-                    Ok(AttachTrigger { folder: &self.folder, name, made: None })
+                    Ok(PlacedFile { folder: &self.folder, name, made: None })
                 } else {
                     Err(AttachError::Foreign { name })
                 }
@@ -77,14 +91,26 @@ impl AttachFolder {
     }
 }
 
-/// File that tells the process to listen. It is removed when this is dropped, if this process has made it.
-pub(super) struct AttachTrigger<'a> {
+/// File in the `/tmp` of the process. If this process has made it, it is removed when this is dropped.
+pub(super) struct PlacedFile<'a> {
     folder: &'a File,
     name: String,
     made: Option<File>,
 }
 
-impl Drop for AttachTrigger<'_> {
+impl PlacedFile<'_> {
+    /// Returns its path, as the process sees it.
+    pub(super) fn path(&self) -> String {
+        format!("/{FOLDER}/{}", self.name)
+    }
+
+    /// Returns the open file; `None` for a file of another program.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.made.as_ref()
+    }
+}
+
+impl Drop for PlacedFile<'_> {
     fn drop(&mut self) {
         let Some(made) = &self.made else { return };
         let is_ours = || {
@@ -153,6 +179,20 @@ mod tests {
         std::os::unix::net::UnixStream::connect(path_of(&found)).unwrap();
         let others = AttachFolder { user: folder.user + 1, ..place.folder() };
         assert!(matches!(others.socket(), Err(AttachError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_pipe_is_read_and_removed() {
+        let place = Place::new("pipe");
+        let folder = place.folder();
+        let (pipe, other) = (folder.pipe().unwrap(), folder.pipe().unwrap());
+        assert_ne!(pipe.path(), other.path());
+        drop(other);
+        let name = pipe.path().strip_prefix("/tmp/").unwrap().to_owned();
+        fs::write(place.0.join(&name), "threads").unwrap();
+        assert_eq!(io::read_to_string(pipe.file().unwrap()).unwrap(), "threads");
+        drop(pipe);
+        assert_eq!(fs::read_dir(&place.0).unwrap().count(), 0);
     }
 
     #[test]

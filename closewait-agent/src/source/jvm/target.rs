@@ -1,16 +1,18 @@
-//! Whether a process is a HotSpot JVM that can answer.
+//! Whether a process is a HotSpot JVM that can answer, and whether the signal does what it should.
 //!
 //! The signal that makes a JVM listen, `SIGQUIT`, ends a program that does not handle it, and others do something of their own at it
 //! (nginx ends). So all of this has to be true: the process catches the signal, it has the code of HotSpot, and the thread that handles
-//! the signal for HotSpot, which `-Xrs` leaves out (`os::initialize_jdk_signal_support`, runtime/os.cpp).
+//! the signal for HotSpot. With `-Xrs` there is none (`os::initialize_jdk_signal_support`, runtime/os.cpp), and HotSpot listens from its
+//! start (`AttachListener::init_at_startup`): what listens already needs no signal.
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use closewait_stacks::live;
+use closewait_stacks::{Mapping, live};
 use rustix::{
     event::PollFlags,
     io::Errno,
@@ -40,8 +42,8 @@ pub(super) struct Hotspot {
     pub(super) user: u32,
     /// Effective group.
     pub(super) group: u32,
-    /// Whether it cannot make its socket again.
-    pub(super) has_lost_socket: bool,
+    /// Reason why the signal would do something else.
+    signal_refusal: Option<Arc<AttachError>>,
     process: OwnedFd,
 }
 
@@ -59,17 +61,22 @@ impl Hotspot {
         let (Some(user), Some(group), Some(inner_pid)) = (status.user, status.group, status.inner_pid) else {
             return Err(AttachError::NotHotspot("its status has no pid or user"));
         };
-        let mut target = Self { pid, folder, inner_pid, user, group, has_lost_socket: false, process };
-        target.check_signal()?;
-        target.check_code()?;
+        let mut target = Self { pid, folder, inner_pid, user, group, signal_refusal: None, process };
+        let mappings = live::mappings(pid).map_err(AttachError::unreadable("its mappings"))?;
+        let machine = machine(&mappings)?;
         let own = geteuid().as_raw();
         if own != user && own != 0 {
             return Err(AttachError::OtherUser { user });
         }
-        target.check_options()?;
         target.check_descriptors()?;
+        target.signal_refusal = target.check_signal().and_then(|()| target.check_handling(machine)).err().map(Arc::new);
         target.check_alive()?;
         Ok(target)
+    }
+
+    /// Checks that the signal makes it listen.
+    pub(super) fn may_be_signaled(&self) -> Result<(), AttachError> {
+        self.signal_refusal.clone().map_or(Ok(()), |why| Err(AttachError::NotSignaled(why)))
     }
 
     /// Sends the signal, if the process still catches it: another program that it has become meanwhile does not, unless it has set a
@@ -114,30 +121,17 @@ impl Hotspot {
         Ok(())
     }
 
-    fn check_code(&mut self) -> Result<(), AttachError> {
-        let mappings = live::mappings(self.pid).map_err(AttachError::unreadable("its mappings"))?;
-        let file = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-        // A package that was upgraded has deleted the file.
-        let is_machine = |path: &str| matches!(file(path).as_str(), "libjvm.so" | "libjvm.so (deleted)");
-        let Some(machine) = mappings.iter().find(|mapping| mapping.executable && is_machine(&mapping.path)) else {
-            return Err(AttachError::NotHotspot("it has no libjvm.so"));
-        };
-        // OpenJ9 has a libjvm.so, too, and writes a file at the signal.
-        if mappings.iter().any(|mapping| file(&mapping.path).starts_with("libj9")) {
-            return Err(AttachError::NotHotspot("it is OpenJ9"));
-        }
+    /// Checks that the signal is handled as HotSpot does it; `machine` is the path of its code.
+    fn check_handling(&self, machine: &str) -> Result<(), AttachError> {
         let threads = proc::thread_names(&self.folder, MAX_THREADS).map_err(AttachError::unreadable("its threads"))?;
         if !threads.iter().any(|name| DISPATCHERS.contains(&name.as_slice())) {
-            return Err(AttachError::NotHotspot("it has no thread for signals (-Xrs)"));
+            return Err(AttachError::NotHotspot("it has no thread for signals"));
         }
         // JDK 8 has `lib/amd64/server/libjvm.so`, later ones `lib/server/libjvm.so`.
-        let folders = machine.path.rsplit('/').nth(2);
-        let makes_it_again = folders == Some("lib");
-        self.has_lost_socket = !makes_it_again && threads.iter().any(|name| name == LISTENER);
-        Ok(())
-    }
-
-    fn check_options(&self) -> Result<(), AttachError> {
+        let makes_socket_again = machine.rsplit('/').nth(2) == Some("lib");
+        if !makes_socket_again && threads.iter().any(|name| name == LISTENER) {
+            return Err(AttachError::SocketRemoved);
+        }
         let line = proc::command_line(&self.folder).map_err(AttachError::unreadable("its command line"))?;
         let variables = proc::environment(&self.folder).map_err(AttachError::unreadable("its environment"))?;
         let has = |text: &[u8]| text.windows(DISABLED.len()).any(|part| part == DISABLED);
@@ -156,6 +150,22 @@ impl Hotspot {
             (Some(_), Some(_)) => Ok(()),
         }
     }
+}
+
+/// Returns the path of HotSpot's code.
+fn machine(mappings: &[Mapping]) -> Result<&str, AttachError> {
+    fn file(mapping: &Mapping) -> &str {
+        mapping.path.rsplit('/').next().unwrap_or_default()
+    }
+    // A package that was upgraded has deleted the file.
+    let is_machine =
+        |mapping: &&Mapping| mapping.executable && matches!(file(mapping), "libjvm.so" | "libjvm.so (deleted)");
+    let machine = mappings.iter().find(is_machine).ok_or(AttachError::NotHotspot("it has no libjvm.so"))?;
+    // OpenJ9 has a libjvm.so, too, and writes a file at the signal.
+    if mappings.iter().any(|mapping| file(mapping).starts_with("libj9")) {
+        return Err(AttachError::NotHotspot("it is OpenJ9"));
+    }
+    Ok(&machine.path)
 }
 
 #[cfg(test)]
@@ -178,9 +188,21 @@ mod tests {
     }
 
     #[test]
+    fn openj9_is_no_hotspot() {
+        let library = |path: &str| Mapping { executable: true, path: path.to_owned(), ..Mapping::default() };
+        let jvm = library("/opt/jdk/lib/server/libjvm.so (deleted)");
+        assert_eq!(machine(std::slice::from_ref(&jvm)).unwrap(), "/opt/jdk/lib/server/libjvm.so (deleted)");
+        let why = machine(&[jvm, library("/opt/jdk/lib/default/libj9vm29.so")]).unwrap_err();
+        assert_eq!(why.to_string(), "it is no HotSpot JVM: it is OpenJ9");
+        assert!(
+            machine(&[library("/opt/libjvm.so.1"), Mapping { executable: false, ..library("libjvm.so") }]).is_err()
+        );
+    }
+
+    #[test]
     fn programs_that_the_signal_would_end_are_refused() {
         let sleeps = Ended(Command::new("sleep").arg("1000").spawn().unwrap());
-        assert_eq!(refused(sleeps.0.id()), "it is no HotSpot JVM: it does not handle SIGQUIT");
+        assert_eq!(refused(sleeps.0.id()), "it is no HotSpot JVM: it has no libjvm.so");
         assert_eq!(refused(u32::MAX >> 1), "it has ended");
         assert_eq!(refused(0), "it has ended");
     }
