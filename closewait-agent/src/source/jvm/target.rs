@@ -68,6 +68,7 @@ impl Hotspot {
         if own != user && own != 0 {
             return Err(AttachError::OtherUser { user });
         }
+        target.check_runs()?;
         target.check_descriptors()?;
         target.signal_refusal = target.check_signal().and_then(|()| target.check_handling(machine)).err().map(Arc::new);
         target.check_alive()?;
@@ -119,6 +120,16 @@ impl Hotspot {
             return Err(AttachError::NotHotspot("it does not handle SIGQUIT"));
         }
         Ok(())
+    }
+
+    /// Checks that the process is not stopped or traced (`task_state_array`, fs/proc/array.c at v5.10).
+    fn check_runs(&self) -> Result<(), AttachError> {
+        let stat = proc::stat(&self.folder).map_err(AttachError::unreadable("its state"))?;
+        match stat.state {
+            b'T' | b't' => Err(AttachError::Stopped),
+            b'Z' | b'X' => Err(AttachError::Ended),
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the signal is handled as HotSpot does it; `machine` is the path of its code.
