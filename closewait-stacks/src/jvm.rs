@@ -88,7 +88,10 @@ pub fn merged(mut threads: Vec<JvmThread>, later: Vec<JvmThread>) -> Vec<JvmThre
         let is_full = threads.len() >= MAX_JVM_THREADS;
         match place.and_then(|at| threads.get_mut(at)) {
             // The first dump has where it was, and this one the names that locks have here.
-            Some(known) => known.holds.append(&mut thread.holds),
+            Some(known) => {
+                // Positions of frames are those of the other dump.
+                known.holds.extend(thread.holds.drain(..).map(|lock| HeldLock { frame: None, ..lock }));
+            }
             None if thread.is_virtual && !is_full => {
                 thread.inner_tid = number.and_then(|number| carriers.get(&number).copied());
                 threads.push(thread);
@@ -101,19 +104,19 @@ pub fn merged(mut threads: Vec<JvmThread>, later: Vec<JvmThread>) -> Vec<JvmThre
 
 /// Returns for each thread the position of the one that has the lock that it waits for; `None` if it waits for none, or none of the
 /// others has it.
-pub fn holders(threads: &[JvmThread]) -> Vec<Option<usize>> {
+pub fn lock_owners(threads: &[JvmThread]) -> Vec<Option<usize>> {
     let mut by_number = HashMap::new();
     let mut by_lock = HashMap::new();
     for (at, thread) in threads.iter().enumerate() {
         by_number.extend(thread.stack.number.map(|number| (number, at)));
         by_lock.extend(thread.holds.iter().map(|lock| (lock.identity.as_str(), at)));
     }
-    let holder = |(at, thread): (usize, &JvmThread)| {
+    let lock_owner = |(at, thread): (usize, &JvmThread)| {
         let lock = thread.waits.as_ref()?;
         let named = lock.owner.and_then(|owner| by_number.get(&owner));
-        named.or_else(|| by_lock.get(lock.identity.as_str())).copied().filter(|holder| *holder != at)
+        named.or_else(|| by_lock.get(lock.identity.as_str())).copied().filter(|lock_owner| *lock_owner != at)
     };
-    threads.iter().enumerate().map(holder).collect()
+    threads.iter().enumerate().map(lock_owner).collect()
 }
 
 /// Returns the beginning of a text, at most `most` bytes long.

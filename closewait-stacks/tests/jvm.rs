@@ -6,7 +6,7 @@
 use std::{env, fs, path::Path};
 
 use closewait_stacks::{
-    jvm::{self, JvmThread, MAX_JVM_THREADS, holders, json, merged, text},
+    jvm::{self, JvmThread, MAX_JVM_THREADS, json, lock_owners, merged, text},
     stack::MAX_FRAMES,
 };
 
@@ -36,9 +36,9 @@ fn named<'a>(threads: &'a [JvmThread], name: &str) -> &'a JvmThread {
 }
 
 /// Returns the name of the thread for whose lock a thread waits.
-fn holder_of<'a>(threads: &'a [JvmThread], name: &str) -> Option<&'a str> {
+fn owner_of<'a>(threads: &'a [JvmThread], name: &str) -> Option<&'a str> {
     let at = threads.iter().position(|thread| thread.name == name).unwrap_or_else(|| panic!("{name}"));
-    holders(threads)[at].map(|holder| threads[holder].name.as_str())
+    lock_owners(threads)[at].map(|lock_owner| threads[lock_owner].name.as_str())
 }
 
 #[test]
@@ -47,12 +47,12 @@ fn every_dump_has_its_threads() {
     assert!(names.len() >= 10, "{names:?}");
     for name in names {
         let threads = threads(&name);
-        let holders = holders(&threads);
+        let lock_owners = lock_owners(&threads);
         let mut result = String::new();
-        for (thread, holder) in threads.iter().zip(holders) {
+        for (thread, lock_owner) in threads.iter().zip(lock_owners) {
             result += &format!("{thread}\n");
-            if let Some(holder) = holder {
-                result += &format!("  which {:?} has\n", threads[holder].name);
+            if let Some(lock_owner) = lock_owner {
+                result += &format!("  which {:?} has\n", threads[lock_owner].name);
             }
         }
         let golden = Path::new(FOLDER).join(format!("{name}.threads"));
@@ -97,7 +97,7 @@ fn every_version_names_the_lines_and_who_has_the_locks() {
             ("signal", None),
             ("queue", None),
         ] {
-            assert_eq!(holder_of(&threads, name), expected, "{version} {name}");
+            assert_eq!(owner_of(&threads, name), expected, "{version} {name}");
         }
         assert_eq!(named(&threads, "http-1").stack.state.as_deref(), Some("BLOCKED (on object monitor)"), "{version}");
         assert!(named(&threads, "signal").holds.is_empty(), "{version}: Object.wait gives the lock back");
@@ -124,8 +124,9 @@ fn pinned_virtual_threads_have_the_threads_that_carry_them() {
     for name in ["jvm-25-pinned", "jvm-28-pinned"] {
         assert_eq!(virtual_ones(name).iter().filter(|thread| thread.is_pinned()).count(), 0, "{name}");
         let threads = threads(name);
-        let waiting = threads.iter().zip(holders(&threads)).filter(|(thread, _)| thread.is_virtual);
-        let of_report = waiting.filter(|(_, holder)| holder.is_some_and(|at| threads[at].name == "report")).count();
+        let waiting = threads.iter().zip(lock_owners(&threads)).filter(|(thread, _)| thread.is_virtual);
+        let of_report =
+            waiting.filter(|(_, lock_owner)| lock_owner.is_some_and(|at| threads[at].name == "report")).count();
         assert_eq!(of_report, 3, "{name}");
     }
 }
@@ -139,14 +140,28 @@ fn a_virtual_thread_that_runs_is_no_part_of_its_carrier() {
     assert!(runs.stack.frames[0].function.as_deref().unwrap().starts_with("Orders."));
     assert!(carrier.stack.frames.iter().all(|frame| !frame.function.as_deref().unwrap().starts_with("Orders.")));
     let by_number = |at: usize| threads[at].stack.number;
-    let blocked: Vec<_> =
-        threads.iter().zip(holders(&threads)).filter(|(thread, _)| thread.stack.number != runs.stack.number).collect();
-    let behind = blocked.iter().filter(|(_, holder)| holder.and_then(by_number) == runs.stack.number).count();
+    let blocked: Vec<_> = threads
+        .iter()
+        .zip(lock_owners(&threads))
+        .filter(|(thread, _)| thread.stack.number != runs.stack.number)
+        .collect();
+    let behind = blocked.iter().filter(|(_, lock_owner)| lock_owner.and_then(by_number) == runs.stack.number).count();
     assert_eq!(behind, 2, "another virtual thread, and http-1");
     // A deadlock is listed once.
-    assert_eq!(holder_of(&threads, "deadlock-0"), Some("deadlock-1"));
-    assert_eq!(holder_of(&threads, "deadlock-1"), Some("deadlock-0"));
+    assert_eq!(owner_of(&threads, "deadlock-0"), Some("deadlock-1"));
+    assert_eq!(owner_of(&threads, "deadlock-1"), Some("deadlock-0"));
     assert_eq!(threads.iter().filter(|thread| thread.name.starts_with("deadlock-")).count(), 2);
+}
+
+#[test]
+fn locks_of_a_later_dump_have_no_frames_of_the_first() {
+    let first = "Full thread dump \n\"t\" #17 tid=0x1 nid=7 runnable\n";
+    let later = r#"{"threadDump": {"threadContainers": [{"threads": [
+        {"tid": 17, "stack": ["a.b(C.java:1)"], "monitorsOwned": [{"depth": 0, "locks": ["D@1", null]}]}]}]}}"#;
+    let threads = merged(text::parse(first.as_bytes()).unwrap(), json::parse(later.as_bytes()).unwrap());
+    assert_eq!(threads[0].stack.frames, []);
+    let locks: Vec<_> = threads[0].holds.iter().map(|lock| (lock.identity.as_str(), lock.frame)).collect();
+    assert_eq!(locks, [("D@1", None)]);
 }
 
 #[test]
@@ -169,7 +184,7 @@ fn damaged_dumps_end_within_the_limits() {
                 Ok(threads) => {
                     assert!(threads.len() <= MAX_JVM_THREADS);
                     assert!(threads.iter().all(|thread| thread.stack.frames.len() <= MAX_FRAMES));
-                    assert_eq!(holders(&threads).len(), threads.len());
+                    assert_eq!(lock_owners(&threads).len(), threads.len());
                     sound += 1;
                 }
                 Err(_) => refused += 1,

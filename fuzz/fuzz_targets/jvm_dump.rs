@@ -2,7 +2,7 @@
 #![no_main]
 
 use closewait_stacks::{
-    jvm::{JvmThread, MAX_JVM_THREADS, has_virtual_threads, holders, json, merged, text},
+    jvm::{JvmThread, MAX_JVM_THREADS, has_virtual_threads, lock_owners, json, merged, text},
     stack::MAX_FRAMES,
 };
 use libfuzzer_sys::fuzz_target;
@@ -33,13 +33,13 @@ fn check(threads: &[JvmThread]) {
         assert!(thread.holds.iter().filter_map(|lock| lock.frame).all(|frame| frame < thread.stack.frames.len()));
         let _shown = thread.to_string();
     }
-    let holders = holders(threads);
-    assert_eq!(holders.len(), threads.len());
+    let lock_owners = lock_owners(threads);
+    assert_eq!(lock_owners.len(), threads.len());
     assert!(
-        holders
+        lock_owners
             .iter()
             .enumerate()
-            .all(|(at, holder)| holder.is_none_or(|holder| holder < threads.len() && holder != at))
+            .all(|(at, lock_owner)| lock_owner.is_none_or(|lock_owner| lock_owner < threads.len() && lock_owner != at))
     );
     let _either = has_virtual_threads(threads);
 }

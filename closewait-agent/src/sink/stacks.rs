@@ -8,7 +8,7 @@ use super::{Form, json, schema::SCHEMA_VERSION};
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{CodeFrame, CodeLanguage, LockHolder, StackGroup, ThreadWork},
+    stacks::{CodeFrame, CodeLanguage, LockOwner, StackGroup, ThreadWork},
     text::{Comm, count},
 };
 
@@ -54,8 +54,8 @@ fn text(page: &StacksPage<'_>) -> String {
     let _infallible = writeln!(text, "{}[{}]: {threads}, {stacks}", page.comm, page.pid);
     for group in page.groups {
         let _infallible = writeln!(text, "\n{}", headline(group));
-        if let Some(holder) = &group.holder {
-            let _infallible = writeln!(text, "  held by {}", held_by(holder));
+        if let Some(lock_owner) = &group.lock_owner {
+            let _infallible = writeln!(text, "  held by {}", held_by(lock_owner));
         }
         if !group.is_idle() {
             frames(group, &mut text);
@@ -87,17 +87,17 @@ fn headline(group: &StackGroup) -> String {
     }
 }
 
-/// Returns the thread that holds a lock, and what it does: `audit[24026], which waits for a period of time in Orders.write
+/// Returns the thread that owns a lock, and what it does: `audit[24026], which waits for a period of time in Orders.write
 /// (Orders.java:94)`.
-fn held_by(holder: &LockHolder) -> String {
-    let name = holder.name.as_deref().unwrap_or("a thread without a name");
-    let tid = holder.tid.map_or_else(String::new, |tid| format!("[{tid}]"));
-    let work = match holder.work {
+fn held_by(lock_owner: &LockOwner) -> String {
+    let name = lock_owner.name.as_deref().unwrap_or("a thread without a name");
+    let tid = lock_owner.tid.map_or_else(String::new, |tid| format!("[{tid}]"));
+    let work = match lock_owner.work {
         ThreadWork::Idle(work) => format!(", which is idle: waits for {work}"),
         ThreadWork::Waits(wait) => format!(", which waits for {}", wait.words()),
         ThreadWork::Unknown => String::new(),
     };
-    let place = holder.place.as_ref().map_or_else(String::new, |place| format!(" in {place}"));
+    let place = lock_owner.place.as_ref().map_or_else(String::new, |place| format!(" in {place}"));
     format!("{name}{tid}{work}{place}")
 }
 
@@ -151,8 +151,8 @@ struct StackGroupObject<'a> {
     idle: bool,
     /// Event that the threads wait for, in words; `null` if the stack does not show it.
     waits_for: Option<&'static str>,
-    /// Thread that holds the lock that these wait for; `null` if the runtime does not say it.
-    holder: Option<LockHolderObject<'a>>,
+    /// Thread that owns the lock that these wait for; `null` if the runtime does not say it.
+    lock_owner: Option<LockOwnerObject<'a>>,
     /// Number of the frame in `frames`, from 0, that is the application's innermost one; `null` if there is none.
     place: Option<usize>,
     /// Frames, innermost first.
@@ -161,10 +161,10 @@ struct StackGroupObject<'a> {
     cut: Option<&'a str>,
 }
 
-/// Thread that holds a lock that others wait for.
+/// Thread that owns a lock that others wait for.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
-struct LockHolderObject<'a> {
+struct LockOwnerObject<'a> {
     /// Name of the thread; `null` if it has none.
     name: Option<&'a str>,
     /// Thread, in the agent's pid namespace; `null` for a virtual thread that no thread runs.
@@ -212,7 +212,7 @@ impl<'a> StackGroupObject<'a> {
             state: group.state.as_deref(),
             idle: group.is_idle(),
             waits_for: waits_for(group.work),
-            holder: group.holder.as_ref().map(LockHolderObject::of),
+            lock_owner: group.lock_owner.as_ref().map(LockOwnerObject::of),
             place: group.place,
             frames: group.frames.iter().map(FrameObject::of).collect(),
             cut: group.cut.as_deref(),
@@ -220,13 +220,13 @@ impl<'a> StackGroupObject<'a> {
     }
 }
 
-impl<'a> LockHolderObject<'a> {
-    fn of(holder: &'a LockHolder) -> Self {
+impl<'a> LockOwnerObject<'a> {
+    fn of(lock_owner: &'a LockOwner) -> Self {
         Self {
-            name: holder.name.as_deref(),
-            tid: holder.tid,
-            waits_for: waits_for(holder.work),
-            place: holder.place.as_ref().map(FrameObject::of),
+            name: lock_owner.name.as_deref(),
+            tid: lock_owner.tid,
+            waits_for: waits_for(lock_owner.work),
+            place: lock_owner.place.as_ref().map(FrameObject::of),
         }
     }
 }
@@ -268,7 +268,7 @@ mod tests {
             tid: Some(tid),
             name: None,
             state: None,
-            holder: None,
+            lock_owner: None,
             frames,
             cut: None,
         }
@@ -301,7 +301,7 @@ not read: the stacks of machine code were not read: it ended
         render(&page, Form::Json, &mut json).unwrap();
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((&object["groups"][0]["place"], &object["groups"][1]["idle"]), (&1.into(), &true.into()));
-        assert!(object["groups"][0]["holder"].is_null());
+        assert!(object["groups"][0]["lock_owner"].is_null());
     }
 
     #[test]
@@ -310,7 +310,7 @@ not read: the stacks of machine code were not read: it ended
             language: CodeLanguage::Jvm,
             name: Some("http-1".to_owned()),
             state: Some("BLOCKED (on object monitor)".to_owned()),
-            holder: Some(1),
+            lock_owner: Some(1),
             ..stack(11, &[("shop.Orders.reserve", "Orders.java", 98)])
         };
         let sleep = ("java.lang.Thread.sleep", "Thread.java", 509);
@@ -337,7 +337,7 @@ java[10]: 2 threads, 2 stacks
         let mut json = Vec::new();
         render(&page, Form::Json, &mut json).unwrap();
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        let holder = &object["groups"][1]["holder"];
-        assert_eq!((&holder["name"], &holder["place"]["line"]), (&"audit".into(), &94.into()));
+        let lock_owner = &object["groups"][1]["lock_owner"];
+        assert_eq!((&lock_owner["name"], &lock_owner["place"]["line"]), (&"audit".into(), &94.into()));
     }
 }

@@ -204,7 +204,7 @@ fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>) -> Vec<CodeStack> {
             language,
             tid: stack.tid,
             name: None,
-            holder: None,
+            lock_owner: None,
             state: stack.state.map(text),
             frames: stack.frames.into_iter().map(frame).collect(),
             cut: stack.cut.map(text),

@@ -124,10 +124,13 @@ fn has_the_threads(finished: &Finished) {
         let place = &blocked["frames"][usize::try_from(blocked["place"].as_u64().expect("a place")).expect("small")];
         assert_eq!((&blocked["waits_for"], &place["line"]), (&"a lock".into(), &99.into()), "{blocked:#}");
         assert_eq!(place["function"], "Orders.reserve");
-        let holder = &blocked["holder"];
-        assert_eq!((&holder["name"], &holder["waits_for"]), (&"audit".into(), &"a period of time".into()));
-        assert_eq!((&holder["place"]["function"], &holder["place"]["line"]), (&"Orders.write".into(), &94.into()));
-        assert_eq!(holder["tid"], of("audit")["tids"][0]);
+        let lock_owner = &blocked["lock_owner"];
+        assert_eq!((&lock_owner["name"], &lock_owner["waits_for"]), (&"audit".into(), &"a period of time".into()));
+        assert_eq!(
+            (&lock_owner["place"]["function"], &lock_owner["place"]["line"]),
+            (&"Orders.write".into(), &94.into())
+        );
+        assert_eq!(lock_owner["tid"], of("audit")["tids"][0]);
     }
     let tid = of("audit")["tids"][0].as_u64().expect("a thread");
     let pid = &page["pid"];
@@ -143,11 +146,14 @@ fn a_jvm_names_the_line_and_the_holder_of_the_lock() {
         assert!(socket(jvm.pid).exists());
     }
     let text = jvm.stacks(&[]).stdout;
-    let holder =
+    let lock_owner =
         text.lines().skip_while(|line| !line.contains("wait for a lock in Orders.reserve (Orders.java:99)")).nth(1);
-    let holder = holder.unwrap_or_else(|| panic!("{text}"));
-    assert!(holder.starts_with("  held by audit["), "{holder}");
-    assert!(holder.ends_with(", which waits for a period of time in Orders.write (Orders.java:94)"), "{holder}");
+    let lock_owner = lock_owner.unwrap_or_else(|| panic!("{text}"));
+    assert!(lock_owner.starts_with("  held by audit["), "{lock_owner}");
+    assert!(
+        lock_owner.ends_with(", which waits for a period of time in Orders.write (Orders.java:94)"),
+        "{lock_owner}"
+    );
     jvm.is_untouched();
 }
 

@@ -46,8 +46,8 @@ pub struct CodeStack {
     /// State in the words of the runtime: `IO wait`, `sync.Mutex.Lock`.
     #[serde(deserialize_with = "harmless_field")]
     pub state: Option<String>,
-    /// Position, in the list of stacks, of the thread that holds the lock that this one waits for; `None` if the runtime does not say it.
-    pub holder: Option<u32>,
+    /// Position, in the list of stacks, of the thread that owns the lock that this one waits for; `None` if the runtime does not say it.
+    pub lock_owner: Option<u32>,
     /// Frames, innermost first.
     pub frames: Vec<CodeFrame>,
     /// Reason why outer frames are missing; `None` if all are there.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
-    holder::LockHolder,
     idle::idle,
+    lock_owner::LockOwner,
     origin::FrameOrigin,
     waits::{CodeWait, wait_of, waits_for_monitor},
 };
@@ -34,8 +34,8 @@ pub struct StackGroup {
     pub work: ThreadWork,
     /// Number of frames inside the application's innermost frame; `None` if the stack has none of the application.
     pub place: Option<usize>,
-    /// Thread that holds the lock that these wait for; `None` if the runtime does not say it.
-    pub holder: Option<LockHolder>,
+    /// Thread that owns the lock that these wait for; `None` if the runtime does not say it.
+    pub lock_owner: Option<LockOwner>,
 }
 
 /// Work of a thread, as its stack shows it.
@@ -66,9 +66,9 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     let mut places = HashMap::new();
     let mut groups: Vec<StackGroup> = Vec::new();
     for stack in stacks {
-        let key = (stack.language, &stack.state, &stack.frames, &stack.cut, stack.holder);
+        let key = (stack.language, &stack.state, &stack.frames, &stack.cut, stack.lock_owner);
         let at = *places.entry(key).or_insert_with(|| {
-            groups.push(StackGroup { holder: LockHolder::of(stack, stacks), ..group(stack) });
+            groups.push(StackGroup { lock_owner: LockOwner::of(stack, stacks), ..group(stack) });
             groups.len() - 1
         });
         if let Some(group) = groups.get_mut(at) {
@@ -87,7 +87,7 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     groups
 }
 
-/// Returns the group of a stack, still without threads and the holder of its lock.
+/// Returns the group of a stack, still without threads and the owner of its lock.
 pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let language = stack.language;
     let is_application = |frame: &CodeFrame| frame.origin(language) == FrameOrigin::Application;
@@ -114,7 +114,7 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         cut: stack.cut.clone(),
         work,
         place,
-        holder: None,
+        lock_owner: None,
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
             tid: None,
             name: None,
             state: None,
-            holder: None,
+            lock_owner: None,
             frames: frames.iter().map(frame).collect(),
             cut: None,
         }

@@ -205,7 +205,7 @@ mod tests {
             tid: None,
             name: Some(name.to_owned()),
             state: Some(state.to_owned()),
-            holder: None,
+            lock_owner: None,
             frames: functions.iter().map(frame).collect(),
             cut: None,
         }
@@ -268,24 +268,24 @@ mod tests {
     #[test]
     fn a_monitor_has_no_function_and_its_holder_is_named() {
         let mut waits = stack("http-1", "BLOCKED (on object monitor)", &["shop.Orders.reserve"]);
-        waits.holder = Some(2);
+        waits.lock_owner = Some(2);
         let second = CodeStack { name: Some("http-2".to_owned()), ..waits.clone() };
         let holds = stack("audit", "TIMED_WAITING (sleeping)", &["java.lang.Thread.sleep", "shop.Orders.write"]);
         let groups = group_stacks(&[waits, second, holds]);
-        let [blocked, holder] = &groups[..] else { panic!("{groups:#?}") };
+        let [blocked, lock_owner] = &groups[..] else { panic!("{groups:#?}") };
         assert_eq!((blocked.count, blocked.work), (2, ThreadWork::Waits(CodeWait::Lock)));
         assert_eq!(blocked.names, ["http-1", "http-2"]);
-        let named = blocked.holder.as_ref().unwrap();
+        let named = blocked.lock_owner.as_ref().unwrap();
         assert_eq!((named.name.as_deref(), named.work), (Some("audit"), ThreadWork::Waits(CodeWait::Sleep)));
         assert_eq!(named.place.as_ref().unwrap().function.as_deref(), Some("shop.Orders.write"));
-        assert_eq!(holder.holder, None);
+        assert_eq!(lock_owner.lock_owner, None);
     }
 
     #[test]
     fn other_holders_are_other_groups_and_a_missing_one_is_none() {
-        let waits = |holder| CodeStack { holder, ..stack("t", "BLOCKED", &["shop.Orders.reserve"]) };
+        let waits = |lock_owner| CodeStack { lock_owner, ..stack("t", "BLOCKED", &["shop.Orders.reserve"]) };
         let groups = group_stacks(&[waits(Some(1)), waits(Some(0)), waits(Some(9)), waits(None)]);
         assert_eq!(groups.len(), 4);
-        assert_eq!(groups.iter().filter(|group| group.holder.is_some()).count(), 2);
+        assert_eq!(groups.iter().filter(|group| group.lock_owner.is_some()).count(), 2);
     }
 }

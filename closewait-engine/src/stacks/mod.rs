@@ -7,20 +7,20 @@
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
 //! | `jvm` | the tables of Java |
-//! | `holder` | the thread that holds the lock that others wait for |
+//! | `lock_owner` | the thread that owns the lock that others wait for |
 //! | `group` | groups of equal stacks |
 
 mod frame;
 mod group;
-mod holder;
 mod idle;
 mod jvm;
+mod lock_owner;
 mod origin;
 mod waits;
 
 pub use self::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
-    holder::LockHolder,
+    lock_owner::LockOwner,
     waits::CodeWait,
 };

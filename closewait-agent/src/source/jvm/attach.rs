@@ -204,7 +204,7 @@ impl<'a> AttachSession<'a> {
     }
 }
 
-/// What a read has found.
+/// Result of a read.
 enum ReadSome {
     Data,
     End,

@@ -14,7 +14,7 @@ use crate::host::deadline::ReadFailure;
 pub struct JvmError {
     /// The process.
     pub pid: u32,
-    /// Reason.
+    /// Cause.
     #[source]
     pub why: AttachError,
 }
@@ -30,7 +30,7 @@ pub enum AttachError {
     Unreadable {
         /// Read or action.
         what: &'static str,
-        /// Its error.
+        /// Error of the read or action.
         error: io::Error,
     },
     /// The signal would end it, or do something else.
@@ -62,13 +62,13 @@ pub enum AttachError {
     /// It answers only its own user and root.
     #[error("it answers only root and its user {user}")]
     OtherUser {
-        /// Its effective user.
+        /// Effective user of the process.
         user: u32,
     },
-    /// Its `/tmp` may not answer.
+    /// The file system of the process's `/tmp` may not answer.
     #[error("its /tmp is on a file system that may not answer")]
     Unresponsive,
-    /// Its socket is another's, or no socket.
+    /// The socket or trigger belongs to another user, or is something else.
     #[error("/tmp/{name}, as it sees it, is not its own")]
     Foreign {
         /// Name of the file.
@@ -77,7 +77,7 @@ pub enum AttachError {
     /// Somebody else listens at its socket.
     #[error("another process listens at its socket")]
     OtherPeer,
-    /// Its socket was removed, which releases before JDK 9 do not notice.
+    /// The socket was removed, which releases before JDK 9 do not notice.
     #[error("its socket was removed from its /tmp")]
     SocketRemoved,
     /// The signal that makes it listen would do something else.

@@ -34,9 +34,9 @@ const DISABLED: &[u8] = b"-XX:+DisableAttachMechanism";
 /// HotSpot JVM that can answer.
 pub(super) struct Hotspot {
     pid: u32,
-    /// Its folder in `/proc`.
+    /// Folder of the process in `/proc`.
     pub(super) folder: PathBuf,
-    /// Its pid, as it sees it itself.
+    /// Pid, as the process sees it itself.
     pub(super) inner_pid: u32,
     /// Effective user.
     pub(super) user: u32,

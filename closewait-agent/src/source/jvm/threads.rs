@@ -8,7 +8,7 @@ use closewait_engine::{
 };
 use closewait_stacks::{
     TargetThread,
-    jvm::{JvmThread, holders},
+    jvm::{JvmThread, lock_owners},
 };
 
 /// Returns the stacks of the threads of a dump, with their numbers in this pid namespace. Names come from the program, and are made
@@ -20,13 +20,13 @@ pub(super) fn code_stacks(mut threads: Vec<JvmThread>, tasks: &[TargetThread]) -
     let mounted: Vec<_> =
         threads.iter().filter(|thread| thread.is_virtual).filter_map(|thread| thread.stack.number).collect();
     threads.retain(|thread| thread.carries.is_none_or(|number| !mounted.contains(&number)));
-    let holders = holders(&threads);
-    let stack = |(thread, holder): (&JvmThread, Option<usize>)| CodeStack {
+    let lock_owners = lock_owners(&threads);
+    let stack = |(thread, lock_owner): (&JvmThread, Option<usize>)| CodeStack {
         language: CodeLanguage::Jvm,
         tid: thread.inner_tid.and_then(|tid| tids.get(&tid).copied()),
         name: Some(text(&thread.name)).filter(|name| !name.is_empty()),
         state: state(thread).as_deref().map(text),
-        holder: holder.and_then(|at| u32::try_from(at).ok()),
+        lock_owner: lock_owner.and_then(|at| u32::try_from(at).ok()),
         frames: thread
             .stack
             .frames
@@ -40,7 +40,7 @@ pub(super) fn code_stacks(mut threads: Vec<JvmThread>, tasks: &[TargetThread]) -
             .collect(),
         cut: thread.stack.cut.as_deref().map(text),
     };
-    threads.iter().zip(holders).map(stack).collect()
+    threads.iter().zip(lock_owners).map(stack).collect()
 }
 
 /// Returns the state of a thread; `None` for threads of the machine itself, whose states say nothing.
@@ -105,9 +105,12 @@ mod tests {
             for idle in ["pool-1-thread-1", "pool-2-thread-1", "Finalizer", "Reference Handler", "Signal Dispatcher"] {
                 assert!(named(idle).is_idle(), "{version} {idle}: {:#?}", named(idle));
             }
-            let holder = named("http-2").holder.as_ref().unwrap();
-            assert_eq!((holder.name.as_deref(), holder.work), (Some("audit"), ThreadWork::Waits(CodeWait::Sleep)));
-            let place = holder.place.as_ref().unwrap().to_string();
+            let lock_owner = named("http-2").lock_owner.as_ref().unwrap();
+            assert_eq!(
+                (lock_owner.name.as_deref(), lock_owner.work),
+                (Some("audit"), ThreadWork::Waits(CodeWait::Sleep))
+            );
+            let place = lock_owner.place.as_ref().unwrap().to_string();
             assert_eq!(place, "Orders.write (Orders.java:94)", "{version}");
             // The other threads of the machine itself.
             let others = groups.iter().filter(|group| group.work == ThreadWork::Unknown).flat_map(|group| &group.names);

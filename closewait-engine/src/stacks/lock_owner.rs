@@ -1,13 +1,13 @@
-//! Thread that holds the lock that others wait for.
+//! Thread that owns the lock that others wait for.
 
 use super::{
     frame::{CodeFrame, CodeStack},
     group::{ThreadWork, group},
 };
 
-/// Thread that holds a lock.
+/// Thread that owns a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockHolder {
+pub struct LockOwner {
     /// Name of the thread.
     pub name: Option<String>,
     /// Thread, in the agent's pid namespace; `None` for a virtual thread that no thread runs.
@@ -18,11 +18,16 @@ pub struct LockHolder {
     pub place: Option<CodeFrame>,
 }
 
-impl LockHolder {
-    /// Returns the holder of the lock that the thread of `stack` waits for, one of `stacks`.
+impl LockOwner {
+    /// Returns the owner of the lock that the thread of `stack` waits for, one of `stacks`.
     pub(super) fn of(stack: &CodeStack, stacks: &[CodeStack]) -> Option<Self> {
-        let holder = stacks.get(usize::try_from(stack.holder?).ok()?)?;
-        let group = group(holder);
-        Some(Self { name: holder.name.clone(), tid: holder.tid, work: group.work, place: group.place().cloned() })
+        let lock_owner = stacks.get(usize::try_from(stack.lock_owner?).ok()?)?;
+        let group = group(lock_owner);
+        Some(Self {
+            name: lock_owner.name.clone(),
+            tid: lock_owner.tid,
+            work: group.work,
+            place: group.place().cloned(),
+        })
     }
 }
