@@ -6,6 +6,7 @@ mod config;
 mod hooks;
 mod list;
 mod record;
+mod stacks;
 mod tail;
 
 use std::{path::PathBuf, time::Duration};
@@ -19,6 +20,7 @@ pub use self::{
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
     record::RetainLimit,
+    stacks::StacksArgs,
     tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, otlp::OtlpUrl, recording::MIN_MAX_BYTES};
@@ -350,17 +352,6 @@ pub struct ExplainArgs {
     /// Class or rule of a verdict, such as hung or blocked; without it, list all of them
     #[arg(value_name = "CLASS|RULE")]
     pub name: Option<String>,
-}
-
-/// `closewait stacks`.
-#[derive(Clone, Debug, Args)]
-pub struct StacksArgs {
-    /// Format and color.
-    #[command(flatten)]
-    pub shape: OutputArgs,
-    /// Process whose threads are shown
-    #[arg(value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
-    pub pid: u32,
 }
 
 /// `closewait doctor`.

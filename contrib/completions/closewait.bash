@@ -1173,7 +1173,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__stacks)
-            opts="-h --output --color --help"
+            opts="-h --output --color --jvm --virtual-threads --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

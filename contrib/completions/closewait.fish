@@ -237,6 +237,8 @@ json\t'Objects'"
 complete -c closewait -n "__fish_closewait_using_subcommand stacks" -l color -d 'Color of text; auto: on a terminal, unless NO_COLOR is set' -r -f -a "auto\t'Color if standard output is a terminal'
 always\t'Color everywhere'
 never\t'No color'"
+complete -c closewait -n "__fish_closewait_using_subcommand stacks" -l jvm -d 'Have a Java virtual machine (HotSpot) dump its threads: it gets SIGQUIT at the first time, listens at a socket in its /tmp from then on, and stops its threads for the moment of the dump'
+complete -c closewait -n "__fish_closewait_using_subcommand stacks" -l virtual-threads -d 'With --jvm: also the virtual threads that wait (JDK 21 and later), which the JVM writes into a pipe in its /tmp'
 complete -c closewait -n "__fish_closewait_using_subcommand stacks" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c closewait -n "__fish_closewait_using_subcommand check" -l output -d 'Human-readable text, or one JSON object per line' -r -f -a "text\t'Lines and tables'
 json\t'Objects'"

@@ -5,7 +5,6 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
 use clap::Parser as _;
-use closewait_engine::snapshot::query::{GroupBy, Peer, Query};
 use closewait::{
     cli::{Cli, Command, Speed},
     sink::{
@@ -14,6 +13,7 @@ use closewait::{
         list::{self, ListShape},
     },
 };
+use closewait_engine::snapshot::query::{GroupBy, Peer, Query};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -71,7 +71,9 @@ fn show(frame: &[u8]) {
         for by in [None, Some(GroupBy::Process), Some(GroupBy::Listener), Some(GroupBy::Peer), Some(GroupBy::Cgroup)] {
             let shape = ListShape { form, by, ..ListShape::default() };
             let mut answer = AnswerCollector::new(&shape);
-            if answer.frame(frame).is_ok() && let Ok(listing) = answer.listing() {
+            if answer.frame(frame).is_ok()
+                && let Ok(listing) = answer.listing()
+            {
                 list::render(listing, &shape, &mut shown).expect("a list is written");
             }
         }

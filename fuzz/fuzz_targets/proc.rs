@@ -1,11 +1,11 @@
 //! Texts of `/proc`, mounts, cgroups and the folders of pods: any process can choose most of them.
 #![no_main]
 
-use closewait_engine::{
-        text::{harmless, harmless_path, still_harmless},
-        workload::Workload,
-    };
 use closewait::host;
+use closewait_engine::{
+    text::{harmless, harmless_path, still_harmless},
+    workload::Workload,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use closewait::{
+    recording::{Item, Player, Reader, Shown},
+    sink::Numbering,
+};
 use closewait_engine::{Checkpoint, time::BootTime};
-use closewait::{recording::{Item, Player, Reader, Shown}, sink::Numbering};
 use closewait_fuzz::Play;
 use libfuzzer_sys::fuzz_target;
 
@@ -60,7 +63,13 @@ fn play(mut bytes: &[u8], with_checkpoints: bool) -> Vec<u8> {
             Item::Started(start) => play.start(&start),
             Item::ScanBegan => drop(play.engine.scan_began()),
             Item::Stopping => play.engine.stop(),
-            Item::Segment(_) | Item::Checkpoint(_) | Item::Began { .. } | Item::Polled(_) | Item::Drained | Item::Anchored(_) | Item::HandedOut => {}
+            Item::Segment(_)
+            | Item::Checkpoint(_)
+            | Item::Began { .. }
+            | Item::Polled(_)
+            | Item::Drained
+            | Item::Anchored(_)
+            | Item::HandedOut => {}
         }
         play.drain();
         if with_checkpoints && let Some(checkpoint) = play.engine.checkpoint() {

@@ -3,15 +3,15 @@
 
 use std::{borrow::Cow, mem::offset_of, time::Duration};
 
-use closewait_engine::{
-        decode::Decoder,
-        model::{Counters, Observation, ScanFact, SocketEvent, Since},
-        time::BootTime,
-    };
 use closewait::recording::Item;
 use closewait_common::{
     Record,
     record::{DETAILED_SIZE, FORMAT, HOLD_SIZE, SIZE, kind},
+};
+use closewait_engine::{
+    decode::Decoder,
+    model::{Counters, Observation, ScanFact, Since, SocketEvent},
+    time::BootTime,
 };
 use closewait_fuzz::Play;
 use libfuzzer_sys::fuzz_target;
@@ -77,12 +77,17 @@ fn decode(play: &mut Play, taken: &[u8], length: usize) {
         Observation::Scan(ScanFact::Present { at, since: Since::Between { earliest, latest }, .. }) => {
             assert!(latest <= at && earliest.is_none_or(|earliest| earliest <= *latest));
         }
-        Observation::Socket(SocketEvent::Leave { at, entered, .. }) => assert!(entered.is_none_or(|entered| entered <= *at)),
+        Observation::Socket(SocketEvent::Leave { at, entered, .. }) => {
+            assert!(entered.is_none_or(|entered| entered <= *at))
+        }
         _ => {}
     }
     let mut recorded = Vec::new();
     Item::Fact(Cow::Borrowed(&observation)).encode(&mut recorded).expect("an observation can be recorded");
     let again = Item::decode(&mut &recorded[..]).expect("and read again");
-    assert!(matches!(again, Item::Fact(again) if *again == observation), "an observation is the same after it was recorded");
+    assert!(
+        matches!(again, Item::Fact(again) if *again == observation),
+        "an observation is the same after it was recorded"
+    );
     play.engine.handle(observation);
 }

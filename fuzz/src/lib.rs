@@ -7,12 +7,6 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use closewait_engine::{
-        Config, Engine, Events,
-        model::{InspectionEnd, RefreshEnd, ScanEnd, Output},
-        snapshot::query::{Filter, GroupBy, Query, ListContent},
-        time::BootTime,
-    };
 use closewait::{
     clock::TimeAnchor,
     sink::{
@@ -22,6 +16,12 @@ use closewait::{
         list::{self, ListShape, Style},
         text::{FoldedText, Text, TextStyle},
     },
+};
+use closewait_engine::{
+    Config, Engine, Events,
+    model::{InspectionEnd, Output, RefreshEnd, ScanEnd},
+    snapshot::query::{Filter, GroupBy, ListContent, Query},
+    time::BootTime,
 };
 
 /// Engine and its output so far.
@@ -38,12 +38,7 @@ pub struct Play {
 impl Play {
     /// Creates an engine that begins at `began`.
     pub fn new(stuck_after: Duration, began: BootTime) -> Self {
-        let config = Config {
-            stuck_after,
-            events: Events::All,
-            reads_progress: true,
-            ..Config::default()
-        };
+        let config = Config { stuck_after, events: Events::All, reads_progress: true, ..Config::default() };
         let style = TextStyle::dated(false);
         let (text, folded) = (Text::new(style.clone()), FoldedText::new(style));
         Self { engine: Engine::new(config, began), numbering: Numbering::default(), text, folded, lines: Vec::new() }

@@ -5,7 +5,10 @@ use crate::{
     cli,
     host::deadline::Patience,
     sink::stacks::{StacksPage, render},
-    source::stacks,
+    source::{
+        jvm::{self, JvmThreads},
+        stacks,
+    },
 };
 use closewait_engine::stacks::group_stacks;
 
@@ -13,10 +16,15 @@ use closewait_engine::stacks::group_stacks;
 ///
 /// # Errors
 ///
-/// If its memory cannot be read, or standard output cannot be written.
+/// If its memory cannot be read, it does not dump its threads, or standard output cannot be written.
 pub(super) fn stacks(args: &cli::StacksArgs) -> anyhow::Result<()> {
-    let cli::StacksArgs { shape, pid } = args;
-    let read = stacks::read(*pid, &mut Patience::default())?;
+    let cli::StacksArgs { shape, pid, jvm, virtual_threads } = args;
+    let patience = &mut Patience::default();
+    let read = match (jvm, virtual_threads) {
+        (false, _) => stacks::read(*pid, patience)?,
+        (true, false) => jvm::read(*pid, JvmThreads::OfSystem, patience)?,
+        (true, true) => jvm::read(*pid, JvmThreads::AllKinds, patience)?,
+    };
     let groups = group_stacks(&read.stacks);
     let page = StacksPage { pid: *pid, comm: &read.comm, threads: read.threads, groups: &groups, unread: &read.unread };
     let mut shown = Vec::new();

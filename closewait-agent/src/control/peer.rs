@@ -2,16 +2,13 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::{AsFd, AsRawFd as _},
-        unix::fs::MetadataExt as _,
-    },
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
     path::Path,
 };
 
 use rustix::process::geteuid;
 
-use crate::host::in_time::call;
+use crate::host::{in_time::call, peer_credentials::PeerCredentials};
 
 /// Mode bits: group and others may write.
 pub(super) const OTHERS_WRITE: u32 = 0o022;
@@ -21,16 +18,9 @@ pub(super) fn own_user() -> u32 {
     geteuid().as_raw()
 }
 
-/// Returns the user at the other end: of a connected client, or of the server that called listen(2) (`init_peercred`
-/// and `copy_peercred`, net/unix/af_unix.c, v6.18).
+/// Returns the user at the other end.
 pub(super) fn user_of(stream: impl AsFd) -> io::Result<u32> {
-    // Not by rustix: its type cannot represent pid 0, which stands for a process outside of this pid namespace.
-    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    let (fd, to) = (stream.as_fd().as_raw_fd(), (&raw mut found).cast());
-    // SAFETY: `to` points to a `ucred`, `length` has its size, and both outlive the call.
-    let failed = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut length) };
-    if failed == 0 { Ok(found.uid) } else { Err(io::Error::last_os_error()) }
+    PeerCredentials::of(stream).map(|peer| peer.user)
 }
 
 /// Whether the agent answers a client of this user.

@@ -21,6 +21,7 @@ pub mod memory_limit;
 pub mod mountinfo;
 pub mod netns;
 pub mod open_files;
+pub mod peer_credentials;
 pub mod plan;
 pub mod pods;
 pub mod poll;

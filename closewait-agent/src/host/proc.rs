@@ -21,7 +21,7 @@ use std::{
 pub use self::{
     mounts::Mounts,
     parse::{Call, CgroupPaths, SchedStat, Stat, Status},
-    program::{LinkedFile, Linker, linked_file, linker, read_in_root},
+    program::{LinkedFile, Linker, folder_in_root, linked_file, linker, read_in_root},
 };
 
 /// Maximum size of a small file, bytes: `status` and `limits` have some 1.5 KiB, `status` more with many groups, and the class
@@ -243,6 +243,25 @@ pub fn command_line(process: &Path) -> io::Result<Vec<u8>> {
         line.truncate(end);
     }
     Ok(line)
+}
+
+/// Returns the environment that a process was started with, as [`command_line`] returns its words. May wait for the lock of the process's
+/// memory, and for a page of it.
+///
+/// # Errors
+///
+/// If it has ended, or may not be read.
+pub fn environment(process: &Path) -> io::Result<Vec<u8>> {
+    read(&process.join("environ"), MAX_MAPS_BYTES)
+}
+
+/// Returns the names of the threads of a process, as far as they have not ended meanwhile. Never blocks, see [`comm`].
+///
+/// # Errors
+///
+/// If the process has ended, or there are too many open files.
+pub fn thread_names(process: &Path, most: usize) -> io::Result<Vec<Vec<u8>>> {
+    Ok(threads(process, most)?.into_iter().filter_map(|(_, folder)| comm(&folder).ok()).collect())
 }
 
 /// Returns the paths of a process's cgroups.

@@ -11,7 +11,7 @@ use super::{
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::StackGroup,
+    stacks::{LockOwner, StackGroup, ThreadWork},
     text::{Comm, count},
 };
 
@@ -57,6 +57,9 @@ fn text(page: &StacksPage<'_>) -> String {
     let _infallible = writeln!(text, "{}[{}]: {threads}, {stacks}", page.comm, page.pid);
     for group in page.groups {
         let _infallible = writeln!(text, "\n{}", headline(group));
+        if let Some(lock_owner) = &group.lock_owner {
+            let _infallible = writeln!(text, "  held by {}", held_by(lock_owner));
+        }
         if !group.is_idle() {
             frames(group, &mut text);
         }
@@ -71,6 +74,20 @@ fn text(page: &StacksPage<'_>) -> String {
 fn headline(group: &StackGroup) -> String {
     let state = group.state.as_ref().map(|state| format!(", {state}")).unwrap_or_default();
     format!("{}{state}", group.headline())
+}
+
+/// Returns the thread that owns a lock, and what it does: `audit[24026], which waits for a period of time in Orders.write
+/// (Orders.java:94)`.
+fn held_by(lock_owner: &LockOwner) -> String {
+    let name = lock_owner.name.as_deref().unwrap_or("a thread without a name");
+    let tid = lock_owner.tid.map_or_else(String::new, |tid| format!("[{tid}]"));
+    let work = match lock_owner.work {
+        ThreadWork::Idle(work) => format!(", which is idle: waits for {work}"),
+        ThreadWork::Waits(wait) => format!(", which waits for {}", wait.words()),
+        ThreadWork::Unknown => String::new(),
+    };
+    let place = lock_owner.place.as_ref().map_or_else(String::new, |place| format!(" in {place}"));
+    format!("{name}{tid}{work}{place}")
 }
 
 fn frames(group: &StackGroup, text: &mut String) {
@@ -131,7 +148,15 @@ mod tests {
             object: None,
         };
         let frames = frames.iter().map(frame).collect();
-        CodeStack { language: CodeLanguage::Python, tid: Some(tid), state: None, frames, cut: None }
+        CodeStack {
+            language: CodeLanguage::Python,
+            tid: Some(tid),
+            name: None,
+            state: None,
+            lock_owner: None,
+            frames,
+            cut: None,
+        }
     }
 
     #[test]
@@ -161,5 +186,43 @@ not read: the stacks of machine code were not read: it ended
         render(&page, Form::Json, &mut json).unwrap();
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((&object["groups"][0]["place"], &object["groups"][1]["idle"]), (&1.into(), &true.into()));
+        assert!(object["groups"][0]["lock_owner"].is_null());
+    }
+
+    #[test]
+    fn the_holder_of_a_lock_is_named() {
+        let waits = CodeStack {
+            language: CodeLanguage::Jvm,
+            name: Some("http-1".to_owned()),
+            state: Some("BLOCKED (on object monitor)".to_owned()),
+            lock_owner: Some(1),
+            ..stack(11, &[("shop.Orders.reserve", "Orders.java", 98)])
+        };
+        let sleep = ("java.lang.Thread.sleep", "Thread.java", 509);
+        let holds = CodeStack {
+            language: CodeLanguage::Jvm,
+            name: Some("audit".to_owned()),
+            ..stack(12, &[sleep, ("shop.Orders.write", "Orders.java", 94)])
+        };
+        let groups = group_stacks(&[waits, holds]);
+        let comm = Comm::from_name(b"java");
+        let page = StacksPage { pid: 10, comm: &comm, threads: 2, groups: &groups, unread: &[] };
+        let expected = "\
+java[10]: 2 threads, 2 stacks
+
+1 thread waits for a period of time in shop.Orders.write (Orders.java:94)
+    java.lang.Thread.sleep (Thread.java:509)
+  > shop.Orders.write (Orders.java:94)
+
+1 thread waits for a lock in shop.Orders.reserve (Orders.java:98), BLOCKED (on object monitor)
+  held by audit[12], which waits for a period of time in shop.Orders.write (Orders.java:94)
+  > shop.Orders.reserve (Orders.java:98)
+";
+        assert_eq!(text(&page), expected);
+        let mut json = Vec::new();
+        render(&page, Form::Json, &mut json).unwrap();
+        let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let lock_owner = &object["groups"][1]["lock_owner"];
+        assert_eq!((&lock_owner["name"], &lock_owner["place"]["line"]), (&"audit".into(), &94.into()));
     }
 }

@@ -7,6 +7,7 @@
 //! - [`scanner`]: scans of present sockets and their owners, with the facilities of this host.
 //! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
 //! - [`inspector`]: owners, cgroups, namespaces.
+//! - [`jvm`]: threads of a Java virtual machine, which it dumps itself.
 //! - [`owners`]: owners of sockets, where the kernel has no iterator over open files.
 //! - [`processes`]: identity and activity of owners, and locations of sockets without one.
 //! - `pod_names`: names of pods and containers for workloads.
@@ -23,6 +24,7 @@ pub mod diag;
 pub mod ended;
 pub mod files;
 pub mod inspector;
+pub mod jvm;
 pub mod owners;
 pub mod pins;
 mod pod_names;

@@ -28,10 +28,12 @@ use closewait_engine::{
     text::{Comm, harmless},
 };
 
+/// Maximum number of threads of all processes of a pass.
+pub(super) const MAX_THREADS: usize = 2048;
 /// CPU time after which a pass over several processes begins no further one.
 const MAX_CPU: Duration = Duration::from_millis(50);
 /// Limits of one pass over one process or several ones.
-const LIMITS: StackLimits = StackLimits { threads: 2048, reads: 100_000 };
+const LIMITS: StackLimits = StackLimits { threads: MAX_THREADS, reads: 100_000 };
 /// Maximum number of bytes that one pass reads from a process.
 const MAX_BYTES: u64 = 64 << 20;
 /// Number of reads after which the thread shows that it makes progress.
@@ -57,7 +59,11 @@ pub struct StacksRead {
     pub stacks: Vec<CodeStack>,
     /// Reasons why stacks are missing, a sentence each.
     pub unread: Vec<String>,
-    /// CPU time of the read.
+}
+
+/// Cost of a read.
+#[derive(Clone, Copy, Debug)]
+struct StackCost {
     cpu: Duration,
     /// Number of reads of the process's memory.
     reads: u32,
@@ -90,7 +96,7 @@ pub enum StacksError {
 ///
 /// If its memory cannot be read, or a read does not answer in time.
 pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError> {
-    read_within(pid, LIMITS, patience)
+    read_within(pid, LIMITS, patience).map(|(read, _cost)| read)
 }
 
 /// Reads the stacks of processes, in this order, and hands those of each to `each`; those of a process that could not be read have a
@@ -103,10 +109,10 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
         }
         let at = clock::now();
         match read_within(pid, left, patience) {
-            Ok(read) => {
-                cpu += read.cpu;
+            Ok((read, cost)) => {
+                cpu += cost.cpu;
                 left.threads = left.threads.saturating_sub(read.threads);
-                left.reads = left.reads.saturating_sub(read.reads);
+                left.reads = left.reads.saturating_sub(cost.reads);
                 each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
             }
             Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => return,
@@ -115,7 +121,7 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
     }
 }
 
-fn read_within(pid: u32, limits: StackLimits, patience: &mut Patience) -> Result<StacksRead, StacksError> {
+fn read_within(pid: u32, limits: StackLimits, patience: &mut Patience) -> Result<(StacksRead, StackCost), StacksError> {
     let subject = Subject::Process(pid, None);
     deadline::run_in_steps(subject, "its stacks", patience, move |job| read_now(pid, limits, job))
         .map_err(|why| StacksError::Unanswered { pid, why })?
@@ -140,7 +146,7 @@ impl<T> Memory for WatchedMemory<'_, T> {
     }
 }
 
-fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<StacksRead> {
+fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(StacksRead, StackCost)> {
     let cpu_before = clock::thread_cpu();
     let folder = proc::folder(Path::new("/proc"), pid);
     let comm = Comm::from_name(&proc::comm(&folder)?);
@@ -160,7 +166,7 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<St
     let (stacks, unread) = stacks(&process);
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
     let reads = limits.reads.saturating_sub(limit.reads_left());
-    Ok(StacksRead { comm, threads: threads.len(), stacks, unread, cpu, reads })
+    Ok((StacksRead { comm, threads: threads.len(), stacks, unread }, StackCost { cpu, reads }))
 }
 
 /// Opens the file of a mapping, if its file system is one that answers. The program itself needs no more privileges than its memory;
@@ -209,6 +215,7 @@ const fn name(language: CodeLanguage) -> &'static str {
         CodeLanguage::Go => "Go",
         CodeLanguage::Python => "Python",
         CodeLanguage::Native => "machine code",
+        CodeLanguage::Jvm => "the JVM",
     }
 }
 
@@ -249,6 +256,8 @@ fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>) -> Vec<CodeStack> {
         CodeStack {
             language,
             tid: stack.tid,
+            name: None,
+            lock_owner: None,
             state: stack.state.map(text),
             frames: stack.frames.into_iter().map(frame).collect(),
             cut: stack.cut.map(text),

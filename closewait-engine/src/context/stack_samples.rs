@@ -91,7 +91,9 @@ mod tests {
         let stack = |tid| CodeStack {
             language: CodeLanguage::Native,
             tid: Some(tid),
+            name: None,
             state: None,
+            lock_owner: None,
             frames: vec![CodeFrame { line: Some(tid), ..CodeFrame::default() }; depth],
             cut: None,
         };

@@ -13,6 +13,8 @@ pub enum CodeLanguage {
     Python,
     /// Machine code.
     Native,
+    /// Java and other languages of a Java virtual machine.
+    Jvm,
 }
 
 /// Call of a function that has not returned.
@@ -38,9 +40,14 @@ pub struct CodeStack {
     pub language: CodeLanguage,
     /// Thread, in the agent's pid namespace; `None` for a goroutine that no thread runs.
     pub tid: Option<u32>,
+    /// Name that the runtime has for the thread; `None` where no reader knows one.
+    #[serde(deserialize_with = "harmless_field")]
+    pub name: Option<String>,
     /// State in the words of the runtime: `IO wait`, `sync.Mutex.Lock`.
     #[serde(deserialize_with = "harmless_field")]
     pub state: Option<String>,
+    /// Position, in the list of stacks, of the thread that owns the lock that this one waits for; `None` if the runtime does not say it.
+    pub lock_owner: Option<u32>,
     /// Frames, innermost first.
     pub frames: Vec<CodeFrame>,
     /// Reason why outer frames are missing; `None` if all are there.
@@ -55,6 +62,7 @@ impl CodeLanguage {
             Self::Go => "go",
             Self::Python => "python",
             Self::Native => "native",
+            Self::Jvm => "jvm",
         }
     }
 }
@@ -69,7 +77,7 @@ impl CodeFrame {
     pub(super) const fn language(&self, language: CodeLanguage) -> CodeLanguage {
         match language {
             CodeLanguage::Python if self.object.is_some() => CodeLanguage::Native,
-            CodeLanguage::Go | CodeLanguage::Python | CodeLanguage::Native => language,
+            CodeLanguage::Go | CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Jvm => language,
         }
     }
 
@@ -78,7 +86,7 @@ impl CodeFrame {
     pub(super) fn table_name(&self, language: CodeLanguage) -> Option<String> {
         let function = self.function.as_deref()?;
         Some(match self.language(language) {
-            CodeLanguage::Go => function.to_owned(),
+            CodeLanguage::Go | CodeLanguage::Jvm => function.to_owned(),
             CodeLanguage::Python => {
                 format!("{}:{}", self.file_name()?, function.rsplit('.').next().unwrap_or(function))
             }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     idle::idle,
+    lock_owner::LockOwner,
     origin::FrameOrigin,
-    waits::{CodeWait, wait_of},
+    waits::{CodeWait, wait_of, waits_for_monitor},
 };
 use crate::{
     text::{count, harmless_field},
@@ -28,6 +29,8 @@ pub struct StackGroup {
     pub count: u32,
     /// Threads, the first 8, in the agent's pid namespace; empty for goroutines that no thread runs.
     pub tids: Vec<u32>,
+    /// Names of the first 8 threads that have one.
+    pub names: Vec<String>,
     /// State in the words of the runtime.
     pub state: Option<String>,
     /// Frames, innermost first.
@@ -40,6 +43,8 @@ pub struct StackGroup {
     pub place: Option<usize>,
     /// Time of the first of the consecutive samples in which some of these threads were at this line; `None` outside of samples.
     pub since: Option<BootTime>,
+    /// Thread that owns the lock that these wait for; `None` if the runtime does not say it.
+    pub lock_owner: Option<LockOwner>,
 }
 
 /// Threads with equal stacks, as they are recorded.
@@ -48,26 +53,36 @@ struct EqualStacks {
     language: CodeLanguage,
     count: u32,
     tids: Vec<u32>,
+    #[serde(default, deserialize_with = "harmless_field")]
+    names: Vec<String>,
     #[serde(deserialize_with = "harmless_field")]
     state: Option<String>,
     frames: Vec<CodeFrame>,
     #[serde(deserialize_with = "harmless_field")]
     cut: Option<String>,
     since: Option<BootTime>,
+    /// Stack of the thread that owns the lock that these wait for.
+    #[serde(default)]
+    lock_owner: Option<Box<CodeStack>>,
 }
 
 impl From<EqualStacks> for StackGroup {
     fn from(read: EqualStacks) -> Self {
-        let EqualStacks { language, count, mut tids, state, frames, cut, since } = read;
+        let EqualStacks { language, count, mut tids, mut names, state, frames, cut, since, lock_owner } = read;
         tids.truncate(MAX_TIDS);
-        Self { count, tids, since, ..group(&CodeStack { language, tid: None, state, frames, cut }) }
+        names.truncate(MAX_TIDS);
+        let lock_owner = lock_owner.map(|stack| LockOwner::new(*stack));
+        let stack = CodeStack { language, tid: None, name: None, state, lock_owner: None, frames, cut };
+        Self { count, tids, names, since, lock_owner, ..group(&stack) }
     }
 }
 
 impl From<StackGroup> for EqualStacks {
     fn from(group: StackGroup) -> Self {
-        let StackGroup { language, count, tids, state, frames, cut, work: _, place: _, since } = group;
-        Self { language, count, tids, state, frames, cut, since }
+        let StackGroup { language, count, tids, names, state, frames, cut, work: _, place: _, since, lock_owner } =
+            group;
+        let lock_owner = lock_owner.map(|owner| Box::new(owner.stack));
+        Self { language, count, tids, names, state, frames, cut, since, lock_owner }
     }
 }
 
@@ -113,7 +128,9 @@ impl StackGroup {
             group.frames.get(group.place.unwrap_or(0)..).unwrap_or_default()
         }
         let same_threads = match (self.tids.is_empty(), other.tids.is_empty()) {
-            (true, true) => self.language == CodeLanguage::Go,
+            (true, true) => {
+                self.language == CodeLanguage::Go || self.names.iter().any(|name| other.names.contains(name))
+            }
             _ => self.tids.iter().any(|tid| other.tids.contains(tid)),
         };
         same_threads && self.language == other.language && self.work == other.work && outer(self) == outer(other)
@@ -135,14 +152,15 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     let mut places = HashMap::new();
     let mut groups: Vec<StackGroup> = Vec::new();
     for stack in stacks {
-        let key = (stack.language, &stack.state, &stack.frames, &stack.cut);
+        let key = (stack.language, &stack.state, &stack.frames, &stack.cut, stack.lock_owner);
         let at = *places.entry(key).or_insert_with(|| {
-            groups.push(group(stack));
+            groups.push(StackGroup { lock_owner: LockOwner::of(stack, stacks), ..group(stack) });
             groups.len() - 1
         });
         if let Some(group) = groups.get_mut(at) {
             group.count += 1;
             group.tids.extend(stack.tid.filter(|_| group.tids.len() < MAX_TIDS));
+            group.names.extend(stack.name.clone().filter(|_| group.names.len() < MAX_TIDS));
         }
     }
     groups.sort_by(|one, other| {
@@ -155,8 +173,8 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     groups
 }
 
-/// Returns the group of a stack, still without threads.
-fn group(stack: &CodeStack) -> StackGroup {
+/// Returns the group of a stack, still without threads and the owner of its lock.
+pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let language = stack.language;
     let is_application = |frame: &CodeFrame| frame.origin(language) == FrameOrigin::Application;
     let application = stack.frames.iter().position(is_application);
@@ -167,6 +185,8 @@ fn group(stack: &CodeStack) -> StackGroup {
     let wait = inner.iter().rev().find_map(|frame| wait_of(frame, language));
     let work = match (idle(stack), wait) {
         (Some(work), _) => ThreadWork::Idle(work),
+        // Also in `Object.wait`, which takes the lock again before it returns.
+        (None, None | Some(CodeWait::Signal)) if waits_for_monitor(stack) => ThreadWork::Waits(CodeWait::Lock),
         (None, Some(wait)) => ThreadWork::Waits(wait),
         (None, None) => ThreadWork::Unknown,
     };
@@ -174,12 +194,14 @@ fn group(stack: &CodeStack) -> StackGroup {
         language,
         count: 0,
         tids: Vec::new(),
+        names: Vec::new(),
         state: stack.state.clone(),
         frames: stack.frames.clone(),
         cut: stack.cut.clone(),
         work,
         place,
         since: None,
+        lock_owner: None,
     }
 }
 
@@ -199,7 +221,15 @@ mod tests {
                 object: None,
             }
         };
-        CodeStack { language, tid: None, state: None, frames: frames.iter().map(frame).collect(), cut: None }
+        CodeStack {
+            language,
+            tid: None,
+            name: None,
+            state: None,
+            lock_owner: None,
+            frames: frames.iter().map(frame).collect(),
+            cut: None,
+        }
     }
 
     const LOCKED: [&str; 6] = [

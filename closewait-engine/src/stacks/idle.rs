@@ -6,6 +6,7 @@
 
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
+    jvm::JVM_IDLE,
     origin::FrameOrigin,
     waits::matches,
 };
@@ -54,8 +55,8 @@ const BACKGROUND: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "runtime.unique_runtime_%"),
 ];
 
-/// Work that an idle thread waits for.
-const BACKGROUND_WORK: &str = "work of the runtime";
+/// Work that an idle thread of a runtime waits for.
+pub(super) const BACKGROUND_WORK: &str = "work of the runtime";
 
 /// Returns what an idle thread waits for; `None` for a thread that is not known to be idle.
 pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
@@ -67,13 +68,26 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     if stack.frames.iter().any(is_of_runtime) {
         return Some(BACKGROUND_WORK);
     }
-    let inner = stack.frames.iter().take_while(|frame| frame.origin(language) == FrameOrigin::Runtime);
+    // Threads of the machine itself: they compile, collect garbage, wait for signals.
+    if language == CodeLanguage::Jvm && stack.frames.is_empty() && stack.cut.is_none() {
+        return Some(BACKGROUND_WORK);
+    }
+    let is_inner = |frame: &&CodeFrame| match frame.origin(language) {
+        FrameOrigin::Runtime => true,
+        // Servers of Java are libraries.
+        FrameOrigin::Library => language == CodeLanguage::Jvm,
+        FrameOrigin::Application => false,
+    };
+    let inner = stack.frames.iter().take_while(is_inner);
     let names: Vec<_> = inner.map(|frame| frame.table_name(language).unwrap_or_default()).collect();
     let calls = |pattern: &str| {
         let functions: Vec<&str> = pattern.split(" < ").collect();
         let same = |names: &[String]| names.iter().zip(&functions).all(|(name, function)| matches(function, name));
         names.windows(functions.len()).any(same)
     };
+    if language == CodeLanguage::Jvm {
+        return JVM_IDLE.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work);
+    }
     let mut table = WAITING.iter().filter(|(of, ..)| *of == language);
     table.find(|(_, pattern, _)| calls(pattern)).map(|(.., work)| *work)
 }

@@ -6,12 +6,16 @@
 //! | `origin` | whether a frame is the application's, a library's or the runtime's |
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
+//! | `jvm` | the tables of Java |
+//! | `lock_owner` | the thread that owns the lock that others wait for |
 //! | `group` | groups of equal stacks |
 //! | `sample` | the groups of one process at one time, and since when its threads are where they are |
 
 mod frame;
 mod group;
 mod idle;
+mod jvm;
+mod lock_owner;
 mod origin;
 mod sample;
 mod waits;
@@ -19,6 +23,7 @@ mod waits;
 pub use self::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
+    lock_owner::LockOwner,
     sample::ProcessStacks,
     waits::CodeWait,
 };

@@ -1,6 +1,9 @@
 //! Origin of frames: application, library, or runtime.
 
-use super::frame::{CodeFrame, CodeLanguage};
+use super::{
+    frame::{CodeFrame, CodeLanguage},
+    jvm::{JDK_PACKAGES, JVM_LIBRARIES},
+};
 
 /// Part of a program that a function belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,7 @@ impl CodeFrame {
             CodeLanguage::Go => of_go(self),
             CodeLanguage::Python => of_python(self),
             CodeLanguage::Native => of_machine_code(self),
+            CodeLanguage::Jvm => of_jvm(self),
         }
     }
 }
@@ -92,6 +96,19 @@ fn is_standard_library(file: &str) -> bool {
     }) || file.contains("/python3") && file.ends_with(".zip")
 }
 
+/// Packages of the JDK are known by their names, which no other package may have; those of libraries by the table.
+fn of_jvm(frame: &CodeFrame) -> FrameOrigin {
+    let Some(function) = frame.function.as_deref() else { return FrameOrigin::Runtime };
+    let begins_with_one_of = |packages: &[&str]| packages.iter().any(|package| function.starts_with(package));
+    if begins_with_one_of(&JDK_PACKAGES) {
+        FrameOrigin::Runtime
+    } else if begins_with_one_of(JVM_LIBRARIES) {
+        FrameOrigin::Library
+    } else {
+        FrameOrigin::Application
+    }
+}
+
 fn of_machine_code(frame: &CodeFrame) -> FrameOrigin {
     let Some(object) = frame.object.as_deref() else { return FrameOrigin::Runtime };
     let is_library = object.rsplit('/').next().is_some_and(|name| name.contains(".so"));
@@ -147,6 +164,24 @@ mod tests {
             ("/srv/venv/lib/python3.12/site-packages/flask/app.py", FrameOrigin::Library),
         ] {
             assert_eq!(at("f", file, "").origin(CodeLanguage::Python), expected, "{file}");
+        }
+    }
+
+    #[test]
+    fn packages_of_java_are_known_by_their_names() {
+        for (function, expected) in [
+            ("Orders.reserve", FrameOrigin::Application),
+            ("com.acme.shop.Orders$Inner.lambda$reserve$3", FrameOrigin::Application),
+            ("javassist.Orders.reserve", FrameOrigin::Application),
+            ("java.util.concurrent.ThreadPoolExecutor.getTask", FrameOrigin::Runtime),
+            ("jdk.internal.misc.Unsafe.park", FrameOrigin::Runtime),
+            ("sun.nio.ch.EPoll.wait", FrameOrigin::Runtime),
+            ("org.apache.tomcat.util.net.NioEndpoint$Poller.run", FrameOrigin::Library),
+            ("org.springframework.web.servlet.DispatcherServlet.doDispatch", FrameOrigin::Library),
+            ("com.zaxxer.hikari.pool.HikariPool.getConnection", FrameOrigin::Library),
+            ("kotlinx.coroutines.scheduling.CoroutineScheduler$Worker.park", FrameOrigin::Library),
+        ] {
+            assert_eq!(at(function, "", "").origin(CodeLanguage::Jvm), expected, "{function}");
         }
     }
 

@@ -88,7 +88,15 @@ mod tests {
             object: None,
         };
         let frames = lines.iter().map(frame).collect();
-        CodeStack { language: CodeLanguage::Python, tid: Some(tid), state: None, frames, cut: None }
+        CodeStack {
+            language: CodeLanguage::Python,
+            tid: Some(tid),
+            name: None,
+            state: None,
+            lock_owner: None,
+            frames,
+            cut: None,
+        }
     }
 
     const WAIT: (&str, &str, u32) = ("Condition.wait", "/usr/lib/python3.11/threading.py", 320);

@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::frame::{CodeFrame, CodeLanguage};
+use super::{
+    frame::{CodeFrame, CodeLanguage, CodeStack},
+    jvm::JVM_WAITS,
+};
 
 /// Event that a thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -183,8 +186,15 @@ pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeW
         CodeLanguage::Go => GO,
         CodeLanguage::Python => PYTHON,
         CodeLanguage::Native => NATIVE,
+        CodeLanguage::Jvm => JVM_WAITS,
     };
     table.iter().find(|(pattern, _)| matches(pattern, &name)).map(|(_, wait)| *wait)
+}
+
+/// Whether a thread of Java waits for a monitor: the function that enters it (`synchronized`) has no frame of its own
+/// (`java.lang.Thread.State`).
+pub(super) fn waits_for_monitor(stack: &CodeStack) -> bool {
+    stack.language == CodeLanguage::Jvm && stack.state.as_deref().is_some_and(|state| state.contains("BLOCKED"))
 }
 
 /// Whether a name matches a pattern in which `%` stands for any characters: names of Go have `*`.

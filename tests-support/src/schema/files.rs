@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::OnceLock};
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("check", include_str!("../../../docs/schema/check.json")),
     ("check-command", include_str!("../../../docs/schema/check-command.json")),
     ("config", include_str!("../../../docs/schema/config.json")),
@@ -16,6 +16,7 @@ const FILES: [(&str, &str); 11] = [
     ("list", include_str!("../../../docs/schema/list.json")),
     ("list-by", include_str!("../../../docs/schema/list-by.json")),
     ("report", include_str!("../../../docs/schema/report.json")),
+    ("stacks", include_str!("../../../docs/schema/stacks.json")),
     ("status", include_str!("../../../docs/schema/status.json")),
 ];
 

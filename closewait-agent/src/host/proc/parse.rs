@@ -49,16 +49,28 @@ pub struct Status {
     pub voluntary_switches: Option<u64>,
     /// Signals that the process catches: bit 0 is signal 1.
     pub caught: Option<u64>,
+    /// Effective user, in the user namespace of this process.
+    pub user: Option<u32>,
+    /// Effective group, in the user namespace of this process.
+    pub group: Option<u32>,
+    /// Pid in the innermost pid namespace, as the process itself sees it.
+    pub inner_pid: Option<u32>,
 }
 
 impl Status {
     pub(super) fn parse(text: &[u8]) -> Self {
-        let value = |name: &[u8]| words(lines(text).find_map(|line| line.strip_prefix(name))?).next();
+        let words_of = |name: &[u8]| Some(words(lines(text).find_map(|line| line.strip_prefix(name))?));
+        let nth = |name: &[u8], at| words_of(name)?.nth(at);
+        let value = |name: &[u8]| nth(name, 0);
         let hex = |word: &[u8]| u64::from_str_radix(str::from_utf8(word).ok()?, 16).ok();
         Self {
             threads: value(b"Threads:").and_then(number),
             voluntary_switches: value(b"voluntary_ctxt_switches:").and_then(number),
             caught: value(b"SigCgt:").and_then(hex),
+            // Real, effective, saved, and of the file system.
+            user: nth(b"Uid:", 1).and_then(number),
+            group: nth(b"Gid:", 1).and_then(number),
+            inner_pid: words_of(b"NSpid:").and_then(Iterator::last).and_then(number),
         }
     }
 }
@@ -214,9 +226,17 @@ mod tests {
         assert_eq!(open_files_limit(limits), Some(1024));
         assert_eq!(open_files_limit(b"Max open files  unlimited unlimited files\n"), None);
         let status = Status::parse(
-            b"Name:\tThreads:\\n9\nThreads:\t200\nSigCgt:\t0000000000000204\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n",
+            b"Name:\tThreads:\\n9\nUid:\t0\t1000\t0\t1000\nGid:\t0\t1001\t0\t1001\nNSpid:\t4711\t7\nThreads:\t200\nSigCgt:\t0000000000000204\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n",
         );
-        assert_eq!(status, Status { threads: Some(200), voluntary_switches: Some(7), caught: Some(0x204) });
+        let expected = Status {
+            threads: Some(200),
+            voluntary_switches: Some(7),
+            caught: Some(0x204),
+            user: Some(1000),
+            group: Some(1001),
+            inner_pid: Some(7),
+        };
+        assert_eq!(status, expected);
         assert_eq!(Status::parse(b"Threads:\tx\n"), Status::default());
         let stat = SchedStat { run_ns: 36_195_067, delay_ns: 235_678 };
         assert_eq!(SchedStat::parse(b"36195067 235678 29\n"), Some(stat));

@@ -106,6 +106,25 @@ pub fn read_in_root(process: &Path, path: &Path) -> io::Result<Option<Vec<u8>>> 
     Ok(Some(text))
 }
 
+/// Opens a folder below the root of a process, for paths that begin there (`O_PATH`); `None` if it or the root is on a file system that may
+/// not answer. The path must not lead through a link, so the process cannot choose another folder; it may be a mount.
+///
+/// # Errors
+///
+/// If the process has ended, or the folder may not be opened this way.
+pub fn folder_in_root(process: &Path, path: &str) -> io::Result<Option<File>> {
+    let root =
+        OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(process.join("root"))?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let answers = |folder: &File| Ok::<_, io::Error>(matches!(file_system(process, folder)?, Some(Behind::Local)));
+    if !answers(&root)? {
+        return Ok(None);
+    }
+    let folder = File::from(rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?);
+    Ok(answers(&folder)?.then_some(folder))
+}
+
 /// Returns the file system of a file, by the mount that it was opened through; `None` if no list of mounts has that
 /// one, as after `umount --lazy`.
 fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {

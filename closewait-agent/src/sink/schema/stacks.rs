@@ -6,7 +6,7 @@ use super::seconds;
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{CodeFrame, StackGroup, ThreadWork},
+    stacks::{CodeFrame, LockOwner, StackGroup, ThreadWork},
     time::BootTime,
 };
 
@@ -18,7 +18,9 @@ pub(in crate::sink) struct StackGroupObject<'a> {
     count: u32,
     /// The first 8 threads, in the agent's pid namespace; empty for goroutines that no thread runs.
     tids: &'a [u32],
-    /// Kind of code: `go`, `python` or `native`.
+    /// Names of the first 8 threads that have one in the runtime: `http-nio-8080-exec-1`; empty where no reader knows them.
+    names: &'a [String],
+    /// Kind of code: `go`, `python`, `jvm` or `native`.
     language: &'static str,
     /// State in the words of the runtime; `null` if the runtime has none.
     state: Option<&'a str>,
@@ -26,6 +28,8 @@ pub(in crate::sink) struct StackGroupObject<'a> {
     idle: bool,
     /// Event that the threads wait for, in words; `null` if the stack does not show it.
     waits_for: Option<&'static str>,
+    /// Thread that owns the lock that these wait for; `null` if the runtime does not say it.
+    lock_owner: Option<LockOwnerObject<'a>>,
     /// Number of the frame in `frames`, from 0, that is the application's innermost one; `null` if there is none.
     place: Option<usize>,
     /// Frames, innermost first.
@@ -35,6 +39,20 @@ pub(in crate::sink) struct StackGroupObject<'a> {
     /// Time for which some of these threads were at this line in each sample, in seconds: 0 in the first sample, `null` in an answer of
     /// one sample.
     at_line_seconds: Option<f64>,
+}
+
+/// Thread that owns a lock that others wait for.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+struct LockOwnerObject<'a> {
+    /// Name of the thread; `null` if it has none.
+    name: Option<&'a str>,
+    /// Thread, in the agent's pid namespace; `null` for a virtual thread that no thread runs.
+    tid: Option<u32>,
+    /// Event that it waits for itself, in words; `null` if its stack does not show it.
+    waits_for: Option<&'static str>,
+    /// The application's innermost frame in its stack; `null` if there is none.
+    place: Option<FrameObject<'a>>,
 }
 
 /// Call of a function that has not returned.
@@ -54,27 +72,49 @@ struct FrameObject<'a> {
 impl<'a> StackGroupObject<'a> {
     /// Converts a group of a sample that was taken at `at`.
     pub(in crate::sink) fn new(group: &'a StackGroup, at: Option<BootTime>) -> Self {
-        let frame = |frame: &'a CodeFrame| FrameObject {
+        Self {
+            count: group.count,
+            tids: &group.tids,
+            names: &group.names,
+            language: group.language.name(),
+            state: group.state.as_deref(),
+            idle: group.is_idle(),
+            waits_for: waits_for(group.work),
+            lock_owner: group.lock_owner.as_ref().map(LockOwnerObject::of),
+            place: group.place,
+            frames: group.frames.iter().map(FrameObject::of).collect(),
+            cut: group.cut.as_deref(),
+            at_line_seconds: at.zip(group.since).map(|(at, since)| seconds(at.since(since))),
+        }
+    }
+}
+
+impl<'a> LockOwnerObject<'a> {
+    fn of(lock_owner: &'a LockOwner) -> Self {
+        Self {
+            name: lock_owner.name.as_deref(),
+            tid: lock_owner.tid,
+            waits_for: waits_for(lock_owner.work),
+            place: lock_owner.place.as_ref().map(FrameObject::of),
+        }
+    }
+}
+
+impl<'a> FrameObject<'a> {
+    fn of(frame: &'a CodeFrame) -> Self {
+        Self {
             function: frame.function.as_deref(),
             file: frame.file.as_deref(),
             line: frame.line,
             object: frame.object.as_deref(),
-        };
-        Self {
-            count: group.count,
-            tids: &group.tids,
-            language: group.language.name(),
-            state: group.state.as_deref(),
-            idle: group.is_idle(),
-            waits_for: match group.work {
-                ThreadWork::Idle(work) => Some(work),
-                ThreadWork::Waits(wait) => Some(wait.words()),
-                ThreadWork::Unknown => None,
-            },
-            place: group.place,
-            frames: group.frames.iter().map(frame).collect(),
-            cut: group.cut.as_deref(),
-            at_line_seconds: at.zip(group.since).map(|(at, since)| seconds(at.since(since))),
         }
+    }
+}
+
+const fn waits_for(work: ThreadWork) -> Option<&'static str> {
+    match work {
+        ThreadWork::Idle(work) => Some(work),
+        ThreadWork::Waits(wait) => Some(wait.words()),
+        ThreadWork::Unknown => None,
     }
 }
