@@ -9,7 +9,7 @@ use crate::prelude::*;
 
 /// Targets in the order in which they run, each with its longest input in bytes, enough for several of whatever it reads, and
 /// a folder of files that serve as first inputs, too.
-const TARGETS: [(&str, u32, Option<&str>); 10] = [
+const TARGETS: [(&str, u32, Option<&str>); 11] = [
     ("records", 4096, None),
     ("btf", 4096, None),
     ("tracepoint", 4096, Some("closewait-agent/src/host/tracefs")),
@@ -20,6 +20,7 @@ const TARGETS: [(&str, u32, Option<&str>); 10] = [
     ("cli", 1024, None),
     ("goroutines", 512, None),
     ("python_frames", 512, None),
+    ("native_frames", 512, None),
 ];
 
 /// Shows libFuzzer which paths the code takes and what it compares: the options of cargo-fuzz.
