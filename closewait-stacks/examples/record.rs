@@ -1,4 +1,6 @@
 //! Saves an image of a running process, for the tests of its reader: `cargo run --example record -- PID go|python|native FILE`.
+//!
+//! An image has the top of stacks, and of the first one the environment is a part. Start the program with an empty one: `env -i PROGRAM`.
 
 #![expect(clippy::print_stderr, reason = "a tool for developers")]
 

@@ -186,16 +186,11 @@ impl<'a> Object<'a> {
     /// Looks a symbol up in a table as `do_lookup_x` of glibc does (elf/dl-lookup.c at 2.36).
     fn by_gnu_hash(&self, table: u64, dynamic: &Dynamic, name: &str) -> Result<Option<DynamicSymbol>, MemoryError> {
         let hash = elf::gnu_hash(name.as_bytes());
-        let header = self.memory.array::<{ size_of::<GnuHashHeader<Endianness>>() }>(table)?;
-        let Ok((header, _)) = pod::from_bytes::<GnuHashHeader<Endianness>>(&header) else { return Ok(None) };
-        let (buckets, base) = (header.bucket_count.get(ORDER), header.symbol_base.get(ORDER));
-        let blooms = table.wrapping_add(16);
-        let at_buckets = blooms.wrapping_add(8 * u64::from(header.bloom_count.get(ORDER)));
-        let Some(bucket) = hash.checked_rem(buckets) else { return Ok(None) };
-        let first = self.memory.u32(at_buckets.wrapping_add(4 * u64::from(bucket)))?;
-        let chains = at_buckets.wrapping_add(4 * u64::from(buckets));
-        for index in (first..first.saturating_add(MAX_CHAIN)).filter(|_| first >= base) {
-            let value = self.memory.u32(chains.wrapping_add(4 * u64::from(index - base)))?;
+        let Some(table) = GnuHash::at(self.memory, table)? else { return Ok(None) };
+        let Some(bucket) = hash.checked_rem(table.buckets) else { return Ok(None) };
+        let first = self.memory.u32(table.at_buckets.wrapping_add(4 * u64::from(bucket)))?;
+        for index in (first..first.saturating_add(MAX_CHAIN)).filter(|_| first >= table.base) {
+            let value = self.memory.u32(table.in_chain(index))?;
             if value | 1 == hash | 1
                 && let Some(symbol) = self.symbol(dynamic, index, name)?
             {
@@ -206,6 +201,31 @@ impl<'a> Object<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the number of dynamic symbols, cut to `most`. Only the hash tables have it: `nchain` of `DT_HASH`, and the end of the last
+    /// chain of `DT_GNU_HASH`, in which the lowest bit of a value marks the end (`do_lookup_x`, elf/dl-lookup.c of glibc at 2.36).
+    pub(crate) fn symbol_count(&self, dynamic: &Dynamic, most: u32) -> Result<u32, MemoryError> {
+        if let Some(table) = dynamic.hash {
+            return Ok(self.memory.u32(table.wrapping_add(4))?.min(most));
+        }
+        let Some(table) = dynamic.gnu_hash.map(|table| GnuHash::at(self.memory, table)).transpose()?.flatten() else {
+            return Ok(0);
+        };
+        // There are about as many buckets as symbols.
+        let Some(len) = usize::try_from(table.buckets).ok().filter(|_| table.buckets <= most) else { return Ok(0) };
+        let bytes = self.memory.bytes(table.at_buckets, 4 * len)?;
+        let (buckets, _) = bytes.as_chunks::<4>();
+        let last = buckets.iter().map(|first| u32::from_le_bytes(*first)).max().unwrap_or(0);
+        if last < table.base || last >= most {
+            return Ok(table.base.min(most));
+        }
+        for index in last..most.min(last.saturating_add(MAX_CHAIN)) {
+            if self.memory.u32(table.in_chain(index))? & 1 == 1 {
+                return Ok(index + 1);
+            }
+        }
+        Ok(0)
     }
 
     fn by_hash(&self, table: u64, dynamic: &Dynamic, name: &str) -> Result<Option<DynamicSymbol>, MemoryError> {
@@ -243,6 +263,38 @@ impl<'a> Object<'a> {
 pub(crate) fn is_supported(header: &FileHeader64<Endianness>) -> bool {
     let ident = &header.e_ident;
     ident.magic == elf::ELFMAG && ident.class == elf::ELFCLASS64 && ident.data == elf::ELFDATA2LSB
+}
+
+/// Hash table of symbols, `DT_GNU_HASH`.
+#[derive(Clone, Copy, Debug)]
+struct GnuHash {
+    /// Number of buckets.
+    buckets: u32,
+    /// Index of the first symbol in it.
+    base: u32,
+    /// Address of the buckets: the first index of each chain.
+    at_buckets: u64,
+    /// Address of the chains: a value for each symbol.
+    chains: u64,
+}
+
+impl GnuHash {
+    /// Reads the header of a table. A filter of `bloom_count` words of 8 bytes follows it.
+    fn at(memory: MemoryReader<'_>, table: u64) -> Result<Option<Self>, MemoryError> {
+        const HEADER: usize = size_of::<GnuHashHeader<Endianness>>();
+        let header = memory.array::<HEADER>(table)?;
+        let Ok((header, _)) = pod::from_bytes::<GnuHashHeader<Endianness>>(&header) else { return Ok(None) };
+        let (buckets, base) = (header.bucket_count.get(ORDER), header.symbol_base.get(ORDER));
+        let filter = 8 * u64::from(header.bloom_count.get(ORDER));
+        let at_buckets = table.wrapping_add(HEADER as u64).wrapping_add(filter);
+        let chains = at_buckets.wrapping_add(4 * u64::from(buckets));
+        Ok(Some(Self { buckets, base, at_buckets, chains }))
+    }
+
+    /// Returns the address of the value of a symbol, whose index is at least `base`.
+    fn in_chain(&self, index: u32) -> u64 {
+        self.chains.wrapping_add(4 * u64::from(index.wrapping_sub(self.base)))
+    }
 }
 
 /// Addresses in memory of the tables that the dynamic section names.

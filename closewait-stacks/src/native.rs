@@ -3,7 +3,8 @@
 //! Everything comes from the memory of the process. The tables for unwinding are loaded with the code, so no file is read, and code
 //! without frame pointers is no obstacle; names of functions that are not exported come from [`crate::Symbols`]. Lines are not read.
 //!
-//! - `code`: objects and the rule for each address, read once for all threads; `tables` reads it, `rule` applies it.
+//! - `code`: objects and the rule for each address, read once for all threads; `tables` and `scan` find it, `ending` derives it from
+//!   instructions where no table has it, `rule` applies it.
 //! - `registers` and `blocks`: the state of a walk.
 //! - `names`: functions by address.
 
@@ -14,6 +15,7 @@ mod ending;
 mod names;
 mod registers;
 mod rule;
+mod scan;
 mod tables;
 mod x86_64;
 
@@ -91,6 +93,7 @@ impl NativeFrame<'_> {
         Frame {
             function: names.get(&self.address).cloned(),
             object: Some(self.path.to_owned()).filter(|path| !path.is_empty()),
+            address: Some(self.address),
             is_guess: self.is_guess,
             ..Frame::default()
         }
@@ -104,7 +107,7 @@ fn walk<'a>(process: &'a TargetProcess<'a>, code: &mut ProcessCode<'a>, thread: 
         return walk;
     };
     match StackBlocks::new(process, registers.sp) {
-        Ok(mut stack) => walk.cut = follow(code, &mut stack, &registers, &mut walk.frames),
+        Ok(mut stack) => walk.cut = follow(process, code, &mut stack, &registers, &mut walk.frames),
         Err(error) => {
             walk.error = Some(error);
             walk.cut = Some(format!("stack: {error}"));
@@ -115,6 +118,7 @@ fn walk<'a>(process: &'a TargetProcess<'a>, code: &mut ProcessCode<'a>, thread: 
 
 /// Adds the frames from the innermost to the outermost one. Returns the reason if it did not come to the outermost one.
 fn follow<'a>(
+    process: &TargetProcess<'_>,
     code: &mut ProcessCode<'a>,
     stack: &mut StackBlocks<'_>,
     registers: &Registers,
@@ -124,8 +128,11 @@ fn follow<'a>(
     let mut frame: Option<FrameRegisters> = None;
     while frames.len() < MAX_FRAMES {
         let place = code.place(pc, is_exact);
-        if matches!(place.rule, Err(NoRule::NoCode | NoRule::Generated)) {
-            return place.rule.as_ref().err().map(ToString::to_string);
+        match &place.rule {
+            Err(reason @ (NoRule::NoCode | NoRule::Generated)) => return Some(reason.to_string()),
+            // Whether the address is behind a call is unknown, and so is the function.
+            Err(reason @ NoRule::Unreadable(_)) if !is_exact => return Some(reason.to_string()),
+            Err(_) | Ok(_) => {}
         }
         let is_signal = place.rule.as_ref().is_ok_and(|rule| rule.is_signal);
         frames.push(NativeFrame {
@@ -156,7 +163,7 @@ fn follow<'a>(
         }
         let (step, by_pointer) = match &place.rule {
             Ok(rule) => (rule.step(&current, stack, is_exact), false),
-            Err(reason) => (by_frame_pointer(code, &current, stack, reason), true),
+            Err(reason) => (by_frame_pointer(process, &current, stack, reason), true),
         };
         match step {
             UnwindStep::Root => return None,
@@ -166,13 +173,15 @@ fn follow<'a>(
             UnwindStep::Caller(_, target) if !code.is_code(target) => {
                 return Some("the return address is not that of code".to_owned());
             }
-            UnwindStep::Caller(_, target) if is_derived && !code.is_after_call(target, convention.machine) => {
+            UnwindStep::Caller(_, target)
+                if (is_derived || by_pointer) && !code.is_return_place(target, convention.machine, place.function) =>
+            {
                 let no_table = || format!("no unwind table for {}", place.path);
                 let has_table = place.rule.as_ref().is_ok_and(|rule| !rule.is_derived);
                 return Some(if has_table { "frame pointer unknown".to_owned() } else { no_table() });
             }
             UnwindStep::Caller(caller, target) => {
-                (pc, is_exact, is_guess) = (target, is_signal, by_pointer);
+                (pc, is_exact, is_guess) = (target, is_signal, is_guess || by_pointer);
                 frame = Some(*caller);
             }
         }
@@ -182,7 +191,7 @@ fn follow<'a>(
 
 /// Steps to the caller by the frame pointer, for code without a table. The pointer can be that of the caller, which is then not seen.
 fn by_frame_pointer(
-    code: &ProcessCode<'_>,
+    process: &TargetProcess<'_>,
     frame: &FrameRegisters,
     stack: &mut StackBlocks<'_>,
     reason: &NoRule,
@@ -192,9 +201,14 @@ fn by_frame_pointer(
     let Some(fp) = frame.get(convention.fp).filter(|fp| *fp >= frame.sp() && fp.is_multiple_of(8)) else {
         return cut();
     };
+    // A new thread has that of its parent, in another stack.
+    let place = |address| process.mapping(address).map(|mapping| mapping.start);
+    if place(fp) != place(frame.sp()) {
+        return cut();
+    }
     let (Ok(outer), Ok(target)) = (stack.u64(fp), stack.u64(fp.wrapping_add(8))) else { return cut() };
     let target = target & convention.code_bits;
-    if !code.is_code(target) || (outer <= fp && outer != 0) {
+    if outer <= fp && outer != 0 {
         return cut();
     }
     // Where the function has saved the other registers is unknown.

@@ -31,7 +31,10 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Path of the executable or library that has the function; `None` for interpreted code.
     pub object: Option<String>,
-    /// Whether only a frame pointer leads to it, without a table for unwinding: frames between it and the one before can be missing.
+    /// Address in memory of machine code: that of the instruction, or of the last byte of the call; `None` for other code.
+    pub address: Option<u64>,
+    /// Whether only a frame pointer leads to it or to a frame inside of it, without a table for unwinding: frames inside of it can be
+    /// missing, and it may be none.
     pub is_guess: bool,
 }
 

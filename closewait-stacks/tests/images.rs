@@ -3,7 +3,7 @@
 
 mod saved;
 
-use std::{env, fs, path::Path};
+use std::{env, fs, io::Read as _, path::Path};
 
 use closewait_stacks::{MemoryReader, ProgramKind, TargetProcess, image::Image, memory::ReadLimit};
 
@@ -32,4 +32,17 @@ fn every_image_has_its_stacks() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_image_has_the_environment_of_its_process() {
+    for (name, _) in saved::images("") {
+        let bytes = fs::read(Path::new(saved::FOLDER).join(&name)).expect("the image");
+        let mut plain = Vec::new();
+        flate2::read::DeflateDecoder::new(&bytes[..]).read_to_end(&mut plain).expect("an image");
+        let plain = String::from_utf8_lossy(&plain);
+        for variable in ["HOME=/", "PWD=/", "SHELL=/", "LANG=C", "TERM=linux", "USER=root"] {
+            assert!(!plain.contains(variable), "{name}: {variable}");
+        }
+    }
 }

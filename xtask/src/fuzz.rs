@@ -21,6 +21,7 @@ const TARGETS: [(&str, u32, Option<&str>); 11] = [
     ("goroutines", 512, None),
     ("python_frames", 512, None),
     ("jvm_dump", 16_384, Some("closewait-stacks/tests/dumps")),
+    ("native_frames", 512, None),
 ];
 
 /// Shows libFuzzer which paths the code takes and what it compares: the options of cargo-fuzz.

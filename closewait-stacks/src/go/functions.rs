@@ -225,6 +225,7 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
             file,
             line,
             object: Some(module.object.mapping.path.clone()),
+            address: None,
             is_guess: false,
         })
     }

@@ -2,16 +2,25 @@
 //!
 //! Source: Arm Architecture Reference Manual for A-profile, DDI 0487J.a, section C4.1 (encoding index).
 
-use super::ending::{Base, Effect, Instruction};
+use super::{
+    code::CallTarget,
+    ending::{Base, Effect, Instruction},
+};
 
 /// Number of the stack pointer in an instruction.
 const SP: u32 = 31;
 /// Number of the frame pointer.
 const FP: u32 = 29;
 
+/// mov x8, #93; svc #0: the system call `exit`, with which `clone` of musl ends a thread.
+const EXIT: [u8; 8] = [0xa8, 0x0b, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
+
 /// Decodes the instruction at `pc`; `None` if it is not known, or no way leads behind it.
 pub(super) fn decode(bytes: &[u8], pc: u64) -> Option<Instruction> {
     let word = u32::from_le_bytes(*bytes.first_chunk()?);
+    if bytes.get(..8).is_some_and(|code| code == EXIT) {
+        return Some(Instruction { len: 8, effect: Effect::Halt });
+    }
     Some(Instruction { len: 4, effect: effect(word, pc)? })
 }
 
@@ -89,9 +98,13 @@ fn immediate(word: u32) -> i64 {
     if word & 1 << 30 != 0 { -shifted } else { shifted }
 }
 
-/// Whether the bytes before a return address end with a call.
-pub(super) fn ends_with_call(bytes: &[u8; 8]) -> bool {
-    is_call(u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]))
+/// Returns the target of the call at the end of `bytes`, which are those before the return address `pc`; `None` if they end with none.
+pub(super) fn call_at_end(bytes: &[u8; 8], pc: u64) -> Option<CallTarget> {
+    let word = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    if word & 0xfc00_0000 == 0x9400_0000 {
+        return Some(CallTarget::Direct(pc.wrapping_sub(4).wrapping_add_signed(4 * field(word, 0, 26))));
+    }
+    is_call(word).then_some(CallTarget::Any)
 }
 
 /// Returns the distance from the stack pointer to the frame pointer, for a function that keeps its stack pointer between its first and
@@ -119,4 +132,68 @@ pub(super) fn frame_distance(code: &[u8]) -> Option<u64> {
         }
     }
     u64::try_from(distance.checked_sub(room)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(words: &[u32]) -> Option<Instruction> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        decode(&bytes, 0x1000)
+    }
+
+    #[test]
+    fn instructions_have_their_effect_on_the_stack() {
+        let pair = [Some(29), Some(30)];
+        let cases = [
+            // stp x29, x30, [sp, #-48]!; ldp x29, x30, [sp], #48; ldp x29, x30, [sp, #16]
+            (0xa9bd_7bfd, Effect::Add(-48)),
+            (0xa8c3_7bfd, Effect::Load { registers: pair, base: Base::Stack, offset: 0, add: 48 }),
+            (0xa941_7bfd, Effect::Load { registers: pair, base: Base::Stack, offset: 16, add: 0 }),
+            // sub sp, sp, #0x20; add sp, sp, #1, lsl #12; mov sp, x29
+            (0xd100_83ff, Effect::Add(-0x20)),
+            (0x9140_07ff, Effect::Add(0x1000)),
+            (0x9100_03bf, Effect::FromFramePointer(0)),
+            // ret; retaa; bl; b.ne; cbz; b; paciasp; autiasp
+            (0xd65f_03c0, Effect::Return),
+            (0xd65f_0bff, Effect::Return),
+            (0x97ff_fff0, Effect::Call),
+            (0x5400_0041, Effect::Branch(0x1008)),
+            (0xb400_0040, Effect::Branch(0x1008)),
+            (0x17ff_fff4, Effect::Jump(0xfd0)),
+            (0xd503_233f, Effect::Other),
+            (0xd503_23bf, Effect::Other),
+        ];
+        for (word, effect) in cases {
+            assert_eq!(decoded(&[word, 0]), Some(Instruction { len: 4, effect }), "{word:#x}");
+        }
+        // br x16; and sp, x1, #-16; udf
+        for word in [0xd61f_0200, 0x927c_ec3f, 0] {
+            assert_eq!(decoded(&[word, 0]), None, "{word:#x}");
+        }
+        // mov x8, #93; svc #0: nothing is behind it. mov x8, #96 is another system call.
+        assert_eq!(decoded(&[0xd280_0ba8, 0xd400_0001]), Some(Instruction { len: 8, effect: Effect::Halt }));
+        assert_eq!(decoded(&[0xd280_0c08, 0xd400_0001]), Some(Instruction { len: 4, effect: Effect::Other }));
+    }
+
+    #[test]
+    fn calls_before_a_return_address_are_found_with_their_targets() {
+        let at_end = |word: u32| call_at_end(&(u64::from(word) << 32).to_le_bytes(), 0x1000);
+        assert_eq!(at_end(0x97ff_fff0), Some(CallTarget::Direct(0xfbc)));
+        assert_eq!(at_end(0xd63f_0020), Some(CallTarget::Any));
+        assert_eq!(at_end(0xd65f_03c0), None);
+    }
+
+    #[test]
+    fn the_frame_pointer_has_its_distance_from_the_stack_pointer() {
+        let distance =
+            |words: &[u32]| frame_distance(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
+        // stp x29, x30, [sp, #-48]!; mov x29, sp; then sub sp, sp, #0x20
+        assert_eq!(distance(&[0xa9bd_7bfd, 0x9100_03fd, 0xd65f_03c0]), Some(0));
+        assert_eq!(distance(&[0xa9bd_7bfd, 0x9100_03fd, 0xd100_83ff, 0x9100_03bf, 0xd65f_03c0]), Some(0x20));
+        // sub sp, sp, x0 moves it by an unknown number.
+        assert_eq!(distance(&[0xa9bd_7bfd, 0x9100_03fd, 0xcb20_63ff]), None);
+        assert_eq!(distance(&[0xd65f_03c0]), None);
+    }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     elf::Object,
-    memory::MemoryError,
+    memory::{MemoryError, readable},
     process::{Mapping, TargetProcess},
 };
 
@@ -32,7 +32,16 @@ pub(super) struct ProcessCode<'a> {
     by_mapping: BTreeMap<u64, Option<usize>>,
     places: BTreeMap<(u64, bool), Rc<CodePlace<'a>>>,
     frame_lens: BTreeMap<(u64, bool), Option<u64>>,
-    after_call: BTreeMap<u64, bool>,
+    calls: BTreeMap<u64, Option<CallTarget>>,
+}
+
+/// Function that a call leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CallTarget {
+    /// The one at this address.
+    Direct(u64),
+    /// The one whose address a register or the memory has.
+    Any,
 }
 
 /// Executable or library with code.
@@ -93,7 +102,7 @@ impl<'a> ProcessCode<'a> {
             by_mapping: BTreeMap::new(),
             places: BTreeMap::new(),
             frame_lens: BTreeMap::new(),
-            after_call: BTreeMap::new(),
+            calls: BTreeMap::new(),
         }
     }
 
@@ -128,21 +137,29 @@ impl<'a> ProcessCode<'a> {
             return none(None, reason);
         };
         let found = own.table.as_mut().map(|table| table.find(&own.object, self.process.memory, address));
-        match found.transpose() {
-            Err(error) => none(Some(index), NoRule::Unreadable(error)),
+        let machine = own.object.machine;
+        let (rule, error) = match found.transpose() {
             Ok(Some(Some(found))) => {
                 let rule = found.rule.ok_or_else(|| NoRule::Malformed(path.to_owned()));
-                CodePlace { path, object: Some(index), function: Some(found.start), function_end: found.end, rule }
+                return CodePlace {
+                    path,
+                    object: Some(index),
+                    function: Some(found.start),
+                    function_end: found.end,
+                    rule,
+                };
             }
             Ok(Some(None) | None) => {
-                let machine = own.object.machine;
-                let signal = signal_return(self.process, machine, pc);
-                let function = signal.as_ref().map(|_| pc);
                 let derived = || ending::rule(self.process, Convention::of(machine)?, pc);
-                let rule = signal.or_else(derived).ok_or_else(|| NoRule::NoTable(path.to_owned()));
-                CodePlace { path, object: Some(index), function, function_end: 0, rule }
+                match signal_return(self.process, machine, pc) {
+                    Ok(signal) => (signal.or_else(derived), NoRule::NoTable(path.to_owned())),
+                    Err(error) => (None, NoRule::Unreadable(error)),
+                }
             }
-        }
+            Err(error) => (signal_return(self.process, machine, pc).ok().flatten(), NoRule::Unreadable(error)),
+        };
+        let function = rule.as_ref().filter(|rule| rule.is_signal).map(|_| pc);
+        CodePlace { path, object: Some(index), function, function_end: 0, rule: rule.ok_or(error) }
     }
 
     /// Returns the distance from the stack pointer to that of the caller (CFA), for a function with a frame pointer that is unknown; `None`
@@ -181,19 +198,34 @@ impl<'a> ProcessCode<'a> {
         }
     }
 
-    /// Whether `pc` is behind a call.
-    pub(super) fn is_after_call(&mut self, pc: u64, machine: u16) -> bool {
-        if let Some(known) = self.after_call.get(&pc) {
+    /// Whether `function` can return to `pc`: `pc` is behind a call that can lead there, or returns from a signal handler, which the kernel
+    /// has called. An unknown function can be any.
+    pub(super) fn is_return_place(&mut self, pc: u64, machine: u16, function: Option<u64>) -> bool {
+        match self.call_before(pc, machine) {
+            Some(CallTarget::Direct(target)) => {
+                // What has no entry of its own in a table leads elsewhere, as the stubs for functions of other objects do.
+                let is_function = |start| start == target;
+                function.is_none_or(|function| function == target)
+                    || !self.place(target, true).function.is_some_and(is_function)
+            }
+            Some(CallTarget::Any) => true,
+            None => self.place(pc, false).rule.as_ref().is_ok_and(|rule| rule.is_signal),
+        }
+    }
+
+    /// Returns the target of the call before `pc`; `None` if there is no call.
+    fn call_before(&mut self, pc: u64, machine: u16) -> Option<CallTarget> {
+        if let Some(known) = self.calls.get(&pc) {
             return *known;
         }
-        let before = self.process.memory.array::<8>(pc.wrapping_sub(8));
-        let is_call = before.is_ok_and(|bytes| match machine {
-            EM_X86_64 => x86_64::ends_with_call(&bytes),
-            EM_AARCH64 => aarch64::ends_with_call(&bytes),
-            _ => false,
+        let before = self.process.memory.array::<8>(pc.wrapping_sub(8)).ok();
+        let call = before.and_then(|bytes| match machine {
+            EM_X86_64 => x86_64::call_at_end(&bytes, pc),
+            EM_AARCH64 => aarch64::call_at_end(&bytes, pc),
+            _ => None,
         });
-        self.after_call.insert(pc, is_call);
-        is_call
+        self.calls.insert(pc, call);
+        call
     }
 
     /// Returns the index of the object with the code at `address`, which is in `mapping`.
@@ -212,7 +244,7 @@ impl<'a> ProcessCode<'a> {
         let index = match (known, object) {
             (Some(known), _) => Some(known),
             (None, Some(object)) if self.objects.len() < MAX_OBJECTS => {
-                let table = FunctionTable::of(&object, self.process.memory).unwrap_or_default();
+                let table = readable(FunctionTable::of(&object, self.process.memory))?.flatten();
                 self.objects.push(CodeObject { object, table });
                 Some(self.objects.len() - 1)
             }
@@ -236,29 +268,35 @@ pub(super) const fn lookup_address(pc: u64, is_exact: bool) -> u64 {
 /// The kernel has put the registers of the interrupted code on the stack: `struct rt_sigframe` (arch/x86/include/asm/sigframe.h,
 /// arch/arm64/kernel/signal.c at v5.10). libgcc knows the same instructions (`MD_FALLBACK_FRAME_STATE_FOR`,
 /// libgcc/config/i386/linux-unwind.h, config/aarch64/linux-unwind.h at 12.2.0).
-fn signal_return(process: &TargetProcess<'_>, machine: u16, pc: u64) -> Option<UnwindRule> {
+fn signal_return(process: &TargetProcess<'_>, machine: u16, pc: u64) -> Result<Option<UnwindRule>, MemoryError> {
     let at = |register: u16, offset: i64| (register, SavedPlace::At(offset));
     match machine {
         EM_X86_64 => {
             // mov $15,%rax; syscall
             const CODE: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
-            process.memory.array::<9>(pc).ok().filter(|code| *code == CODE)?;
+            if process.memory.array(pc)? != CODE {
+                return Ok(None);
+            }
             // `struct sigcontext_64` starts at 40 of `struct ucontext`: r8 to r15, di, si, bp, bx, dx, ax, cx, sp, ip.
             const ORDER: [u16; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, 16];
             let saved = ORDER.into_iter().zip((40..).step_by(8)).map(|(register, offset)| at(register, offset));
             let cfa = CfaPlace::Register(7, 0);
-            Some(UnwindRule { cfa, saved: saved.collect(), return_address: 16, is_signal: true, is_derived: false })
+            let saved = saved.collect();
+            Ok(Some(UnwindRule { cfa, saved, return_address: 16, is_signal: true, is_derived: false }))
         }
         EM_AARCH64 => {
             // mov x8, #139; svc #0
             const CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
-            process.memory.array::<8>(pc).ok().filter(|code| *code == CODE)?;
+            if process.memory.array(pc)? != CODE {
+                return Ok(None);
+            }
             // 128 bytes of `struct siginfo`, 176 of `struct ucontext`, 8 of `struct sigcontext`: x0 to x30, sp, pc.
             const PC: u16 = 32;
             let saved = (0..=PC).map(|register| at(register, 312 + 8 * i64::from(register)));
             let cfa = CfaPlace::Register(31, 0);
-            Some(UnwindRule { cfa, saved: saved.collect(), return_address: PC, is_signal: true, is_derived: false })
+            let saved = saved.collect();
+            Ok(Some(UnwindRule { cfa, saved, return_address: PC, is_signal: true, is_derived: false }))
         }
-        _ => None,
+        _ => Ok(None),
     }
 }

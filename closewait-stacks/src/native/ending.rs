@@ -152,13 +152,8 @@ fn is_outermost(code: &mut CodeBytes<'_>, convention: Convention, pc: u64) -> bo
     false
 }
 
-/// Returns the number of the register whose value in the caller is the return address.
-fn return_address(convention: Convention) -> u16 {
-    convention.lr.unwrap_or(16)
-}
-
 fn root(convention: Convention) -> UnwindRule {
-    let return_address = return_address(convention);
+    let return_address = convention.return_address;
     let saved = vec![(return_address, SavedPlace::Undefined)];
     UnwindRule { cfa: CfaPlace::Register(convention.sp, 0), saved, return_address, is_signal: false, is_derived: true }
 }
@@ -197,7 +192,7 @@ impl Way {
 
     /// Returns the rule for a way that has come to the return.
     fn rule(self, convention: Convention) -> Option<UnwindRule> {
-        let return_address = return_address(convention);
+        let return_address = convention.return_address;
         let on_stack = if convention.lr.is_some() { 0 } else { 8 };
         let (base, top) = self.top;
         let cfa = top.checked_add(on_stack)?;

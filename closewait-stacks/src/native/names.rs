@@ -12,21 +12,17 @@ use object::{
 
 use super::code::CodeObject;
 use crate::{
-    elf::{Dynamic, Object},
+    elf::{Dynamic, ORDER, Object},
     memory::{MemoryError, MemoryReader},
     process::Symbols,
 };
 
-/// Byte order of all supported processes.
-const ORDER: Endianness = Endianness::Little;
 /// Number of bytes of a symbol.
 const SYMBOL_LEN: usize = size_of::<Sym64<Endianness>>();
 /// Number of symbols that are read at once.
 const BLOCK: u32 = 2048;
 /// Maximum number of dynamic symbols of an object. Debian's libLLVM 15 has 40,000 and node 20 from its makers 80,000.
 const MAX_SYMBOLS: u32 = 1 << 18;
-/// Maximum number of buckets of a hash table, which are about as many as symbols.
-const MAX_BUCKETS: u32 = 1 << 18;
 /// Maximum number of symbols that are compared for one address.
 const MAX_ALIASES: usize = 8;
 /// Maximum number of comparisons of a symbol with an address, for one object. Usual are three for each address.
@@ -50,7 +46,7 @@ struct Candidate {
 pub(super) type Names = BTreeMap<u64, String>;
 
 /// Returns the names of the functions at `addresses` in an object. Each address has the first address of its function, if a table has
-/// that: a name whose symbol starts before it is that of another function.
+/// that: a name whose symbol has no size is that of another function if it starts before it.
 pub(super) fn names(
     own: &CodeObject<'_>,
     memory: MemoryReader<'_>,
@@ -62,13 +58,10 @@ pub(super) fn names(
     // Symbols that cannot be read leave functions without names, and the stacks are still there.
     let found = dynamic.and_then(|dynamic| dynamic_names(&own.object, memory, &dynamic, &wanted).ok());
     let mut names = found.unwrap_or_default();
-    for (address, function) in wanted {
-        if names.contains_key(&address) {
-            continue;
-        }
-        let found = symbols.at(own.object.mapping, own.object.in_file(address));
-        let is_before = |start: u64| function.is_some_and(|function| start < own.object.in_file(function));
-        if let Some((name, _)) = found.filter(|(_, start)| !is_before(*start)) {
+    for (address, _) in wanted {
+        if !names.contains_key(&address)
+            && let Some((name, _)) = symbols.at(own.object.mapping, own.object.in_file(address))
+        {
             names.insert(address, demangled(&name));
         }
     }
@@ -83,7 +76,7 @@ fn dynamic_names(
 ) -> Result<Names, MemoryError> {
     let mut found: BTreeMap<u64, Vec<Candidate>> = BTreeMap::new();
     let mut left = MAX_COMPARISONS;
-    let count = symbol_count(memory, dynamic)?;
+    let count = object.symbol_count(dynamic, MAX_SYMBOLS)?;
     for first in (0..count).step_by(BLOCK as usize) {
         let number = (count - first).min(BLOCK) as usize;
         let at = dynamic.symbols.wrapping_add(u64::from(first) * SYMBOL_LEN as u64);
@@ -91,16 +84,18 @@ fn dynamic_names(
         let Ok((block, _)) = pod::slice_from_bytes::<Sym64<Endianness>>(&bytes, number) else { break };
         for symbol in block {
             let kind = symbol.st_type();
-            if symbol.st_shndx.get(ORDER) == elf::SHN_UNDEF || (kind != elf::STT_FUNC && kind != SELECTOR) {
+            let (start, len) = (symbol.st_value.get(ORDER).wrapping_add(object.bias), symbol.st_size.get(ORDER));
+            // Code of the vdso has no type, but a size.
+            let is_code = [elf::STT_FUNC, SELECTOR].contains(&kind) || kind == elf::STT_NOTYPE && len > 0;
+            if symbol.st_shndx.get(ORDER) == elf::SHN_UNDEF || !is_code {
                 continue;
             }
-            let start = symbol.st_value.get(ORDER).wrapping_add(object.bias);
-            let len = symbol.st_size.get(ORDER);
             let from = wanted.partition_point(|(address, _)| *address < start);
             // Without a size it is the name of what a table begins at or before it.
             let contains = |address: u64, function: Option<u64>| match len {
                 0 => function.is_some_and(|function| function <= start),
-                _ => address - start < len && function.is_none_or(|function| function <= start),
+                // Code written by hand can have several descriptions in one function, as that of `clone3` of glibc.
+                _ => address - start < len,
             };
             let is_past = |address: u64| len > 0 && address - start >= len;
             for (address, function) in wanted[from..].iter().take_while(|(address, _)| !is_past(*address)) {
@@ -134,41 +129,6 @@ fn dynamic_names(
         }
     }
     Ok(names)
-}
-
-/// Returns the number of dynamic symbols. Only the hash tables have it: `nchain` of `DT_HASH`, and the end of the last chain of
-/// `DT_GNU_HASH`, in which the lowest bit of a value marks the end (`do_lookup_x`, elf/dl-lookup.c of glibc at 2.36).
-fn symbol_count(memory: MemoryReader<'_>, dynamic: &Dynamic) -> Result<u32, MemoryError> {
-    if let Some(table) = dynamic.hash {
-        return Ok(memory.u32(table.wrapping_add(4))?.min(MAX_SYMBOLS));
-    }
-    let Some(table) = dynamic.gnu_hash else { return Ok(0) };
-    let word = |header: &[u8; 16], index: usize| {
-        header.get(4 * index..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
-    };
-    let header = memory.array::<16>(table)?;
-    let (buckets, base, blooms) = (word(&header, 0), word(&header, 1), word(&header, 2));
-    if buckets > MAX_BUCKETS {
-        return Ok(0);
-    }
-    let at_buckets = table.wrapping_add(16).wrapping_add(8 * u64::from(blooms));
-    let bytes = memory.bytes(at_buckets, 4 * buckets as usize)?;
-    let (words, _) = bytes.as_chunks::<4>();
-    let last = words.iter().map(|word| u32::from_le_bytes(*word)).max().unwrap_or(0);
-    if last < base || last >= MAX_SYMBOLS {
-        return Ok(base.min(MAX_SYMBOLS));
-    }
-    let chains = at_buckets.wrapping_add(4 * u64::from(buckets));
-    for index in last..MAX_SYMBOLS {
-        if memory.u32(chains.wrapping_add(4 * u64::from(index - base)))? & 1 == 1 {
-            return Ok(index + 1);
-        }
-        // A chain has a few symbols.
-        if index - last > 256 {
-            break;
-        }
-    }
-    Ok(0)
 }
 
 /// Returns the name in the source of a mangled one of Rust, without its hash; any other name as it is.

@@ -18,6 +18,8 @@ pub(super) struct Convention {
     pub(super) sp: u16,
     /// Frame pointer.
     pub(super) fp: u16,
+    /// Register whose value in the caller is the return address: no real one on x86_64.
+    pub(super) return_address: u16,
     /// Link register, if there is one.
     pub(super) lr: Option<u16>,
     /// Bits of a code address. Pointer authentication and tags use those above.
@@ -30,6 +32,7 @@ const X86_64: Convention = Convention {
     machine: elf::EM_X86_64,
     sp: 7,
     fp: 6,
+    return_address: 16,
     lr: None,
     code_bits: u64::MAX,
     preserved: &[3, 6, 12, 13, 14, 15],
@@ -39,6 +42,7 @@ const AARCH64: Convention = Convention {
     machine: elf::EM_AARCH64,
     sp: 31,
     fp: 29,
+    return_address: 30,
     lr: Some(30),
     // Programs get addresses above 48 bits only if they ask for them (Documentation/arm64/memory.rst at v5.10).
     code_bits: (1 << 48) - 1,
@@ -65,10 +69,8 @@ impl Convention {
         if register == self.fp {
             return "frame pointer";
         }
-        if let Some(lr) = self.lr
-            && lr == register
-        {
-            return "link register";
+        if register == self.return_address {
+            return if self.lr.is_some() { "link register" } else { "return address" };
         }
         "a register"
     }

@@ -83,7 +83,6 @@ impl UnwindRule {
     /// by a signal: then the link register can have its return address.
     pub(super) fn step(&self, frame: &FrameRegisters, stack: &mut StackBlocks<'_>, is_exact: bool) -> UnwindStep {
         let convention = frame.convention;
-        let unreadable = || UnwindStep::Cut("the stack cannot be read".to_owned());
         let unknown = |register: u16| UnwindStep::Cut(format!("{} unknown", convention.name(register)));
         let cfa = match &self.cfa {
             CfaPlace::Register(register, offset) => match frame.get(*register) {
@@ -97,8 +96,7 @@ impl UnwindRule {
         };
         let mut caller = frame.preserved();
         caller.set(convention.sp, Some(cfa));
-        let mut target = None;
-        let mut has_rule = false;
+        let (mut target, mut has_rule) = (None, false);
         for (register, place) in &self.saved {
             let is_return = *register == self.return_address;
             has_rule |= is_return;
@@ -109,7 +107,11 @@ impl UnwindRule {
                 SavedPlace::Same => frame.get(*register),
                 SavedPlace::Register(other) => frame.get(*other),
                 SavedPlace::Sum(offset) => Some(cfa.wrapping_add_signed(*offset)),
-                SavedPlace::At(offset) => stack.u64(cfa.wrapping_add_signed(*offset)).ok(),
+                SavedPlace::At(offset) => match stack.u64(cfa.wrapping_add_signed(*offset)) {
+                    Ok(value) => Some(value),
+                    Err(error) if is_return => return UnwindStep::Cut(format!("stack: {error}")),
+                    Err(_) => None,
+                },
                 SavedPlace::AtExpression(bytes) => {
                     evaluate(bytes, frame, stack, Some(cfa)).ok().and_then(|at| stack.u64(at).ok())
                 }
@@ -124,9 +126,7 @@ impl UnwindRule {
             // A function that has not saved the link register returns to it. In a frame that has called another one it is overwritten.
             target = frame.get(self.return_address).filter(|_| is_exact);
         }
-        let Some(target) = target else {
-            return if has_rule && convention.lr.is_none() { unreadable() } else { unknown(self.return_address) };
-        };
+        let Some(target) = target else { return unknown(self.return_address) };
         let target = target & convention.code_bits;
         if target == 0 {
             return UnwindStep::Zero;
@@ -173,7 +173,7 @@ fn evaluate(
                 evaluation.resume_with_register(Value::Generic(value))
             }
             EvaluationResult::RequiresMemory { address, size: 8, .. } => {
-                let value = stack.u64(address).map_err(|_unread| "the stack cannot be read".to_owned())?;
+                let value = stack.u64(address).map_err(|error| format!("stack: {error}"))?;
                 evaluation.resume_with_memory(Value::Generic(value))
             }
             _ => return Err(failed()),

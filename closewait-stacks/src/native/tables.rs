@@ -1,7 +1,8 @@
 //! Tables for unwinding, as they are loaded with the code of an object.
 //!
 //! The segment `PT_GNU_EH_FRAME` has a table of all functions, sorted by address, that refers to one frame description entry (FDE) for
-//! each (Linux Standard Base 5.0, section 10.6.2). Only that entry and its common information entry (CIE) are read.
+//! each (Linux Standard Base 5.0, section 10.6.2). Only that entry and its common information entry (CIE) are read. Where the segment is
+//! missing, `scan` finds the entries.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -11,7 +12,10 @@ use gimli::{
 };
 use object::elf;
 
-use super::rule::{CfaPlace, SavedPlace, UnwindRule};
+use super::{
+    rule::{CfaPlace, SavedPlace, UnwindRule},
+    scan,
+};
 use crate::{
     elf::Object,
     memory::{MemoryError, MemoryReader},
@@ -44,13 +48,26 @@ impl UnwindContextStorage<usize> for Room {
 
 /// Index of the functions of an object.
 pub(super) struct FunctionTable {
+    index: FunctionIndex,
+    /// CIEs by address.
+    common: BTreeMap<u64, Vec<u8>>,
+    is_aarch64: bool,
+}
+
+/// Addresses of functions and of their FDEs.
+enum FunctionIndex {
+    /// Table in the memory of the process.
+    Header(HeaderTable),
+    /// All of them, sorted.
+    Found(Vec<(u64, u64)>),
+}
+
+/// Table of the segment `PT_GNU_EH_FRAME`.
+struct HeaderTable {
     address: u64,
     count: u32,
     /// Entries that a search has already compared.
     probed: BTreeMap<u32, (u64, u64)>,
-    /// CIEs by address.
-    common: BTreeMap<u64, Vec<u8>>,
-    is_aarch64: bool,
 }
 
 /// Function in the table, and the rule for one address in it.
@@ -67,16 +84,13 @@ pub(super) struct TableRule {
 impl FunctionTable {
     /// Returns the index of an object; `None` if it has none.
     pub(super) fn of(object: &Object<'_>, memory: MemoryReader<'_>) -> Result<Option<Self>, MemoryError> {
-        let Some(segment) = object.segment(elf::PT_GNU_EH_FRAME) else { return Ok(None) };
-        let header = memory.array::<{ HEADER_LEN as usize }>(segment.address)?;
-        let count = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        let room = segment.len.saturating_sub(HEADER_LEN) / ENTRY_LEN;
-        if header[..4] != HEADER || u64::from(count) > room || count == 0 {
-            return Ok(None);
-        }
+        let index = match HeaderTable::of(object, memory)? {
+            Some(table) => FunctionIndex::Header(table),
+            None => FunctionIndex::Found(scan::functions(object, memory)?),
+        };
+        let is_empty = matches!(&index, FunctionIndex::Found(functions) if functions.is_empty());
         let is_aarch64 = object.machine == elf::EM_AARCH64;
-        let (probed, common) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Some(Self { address: segment.address, count, probed, common, is_aarch64 }))
+        Ok((!is_empty).then_some(Self { index, common: BTreeMap::new(), is_aarch64 }))
     }
 
     /// Returns the function that contains `address`, with its rule; `None` if the table has none.
@@ -86,7 +100,14 @@ impl FunctionTable {
         memory: MemoryReader<'_>,
         address: u64,
     ) -> Result<Option<TableRule>, MemoryError> {
-        let Some(at) = self.search(memory, address)? else { return Ok(None) };
+        let at = match &mut self.index {
+            FunctionIndex::Header(table) => table.search(memory, address)?,
+            FunctionIndex::Found(functions) => {
+                let after = functions.partition_point(|(start, _)| *start <= address);
+                after.checked_sub(1).and_then(|last| functions.get(last)).map(|(_, at)| *at)
+            }
+        };
+        let Some(at) = at else { return Ok(None) };
         let Some(mut function) = read_record(object, memory, at)? else { return Ok(None) };
         let Some(pointer) = function.get(4..8).and_then(|id| id.try_into().ok()).map(u32::from_le_bytes) else {
             return Ok(None);
@@ -102,6 +123,20 @@ impl FunctionTable {
         function[4..8].copy_from_slice(&distance.to_le_bytes());
         let section = [common, &function].concat();
         Ok(rule(&section, common.len(), at, address, self.is_aarch64))
+    }
+}
+
+impl HeaderTable {
+    /// Returns the table of an object; `None` if it has none.
+    fn of(object: &Object<'_>, memory: MemoryReader<'_>) -> Result<Option<Self>, MemoryError> {
+        let Some(segment) = object.segment(elf::PT_GNU_EH_FRAME) else { return Ok(None) };
+        let header = memory.array::<{ HEADER_LEN as usize }>(segment.address)?;
+        let count = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+        let room = segment.len.saturating_sub(HEADER_LEN) / ENTRY_LEN;
+        if header[..4] != HEADER || u64::from(count) > room || count == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self { address: segment.address, count, probed: BTreeMap::new() }))
     }
 
     /// Returns the address of the FDE whose function is the last one that starts at or before `address`.

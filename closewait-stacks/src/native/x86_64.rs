@@ -2,7 +2,10 @@
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, appendix A.
 
-use super::ending::{Base, Effect, Instruction};
+use super::{
+    code::CallTarget,
+    ending::{Base, Effect, Instruction},
+};
 
 /// Number of the stack pointer in an instruction.
 const SP: u8 = 4;
@@ -241,16 +244,17 @@ fn signed(bytes: &[u8]) -> Option<i64> {
     })
 }
 
-/// Whether the bytes before a return address end with a call: `bytes` are those before it.
-pub(super) fn ends_with_call(bytes: &[u8; 8]) -> bool {
-    if bytes[3] == 0xe8 {
-        return true;
+/// Returns the target of the call at the end of `bytes`, which are those before the return address `pc`; `None` if they end with none.
+pub(super) fn call_at_end(bytes: &[u8; 8], pc: u64) -> Option<CallTarget> {
+    if let [.., 0xe8, a, b, c, d] = *bytes {
+        return Some(CallTarget::Direct(pc.wrapping_add_signed(i32::from_le_bytes([a, b, c, d]).into())));
     }
     // FF /2 with an operand of 0, 1, 2, 4 or 5 bytes, for registers, displacements and scaled indexes.
-    (2..=7).any(|len| {
+    let is_call = |len: usize| {
         let code = &bytes[8 - len..];
         code[0] == 0xff && code[1] >> 3 & 7 == 2 && modrm(&code[1..], 0).is_some_and(|modrm| modrm.len + 1 == len)
-    })
+    };
+    (2..=7).any(is_call).then_some(CallTarget::Any)
 }
 
 /// Returns the distance from the stack pointer to that of the caller (CFA), for a function that keeps its stack pointer between its first
@@ -290,4 +294,54 @@ pub(super) fn frame_len(code: &[u8], pushed: u64) -> Option<u64> {
     }
     // Return address, frame pointer, registers, room.
     Some(16 + 8 * pushed + room.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_before_a_return_address_are_found_with_their_targets() {
+        let at_end = |bytes: [u8; 8]| call_at_end(&bytes, 0x1000);
+        assert_eq!(at_end([0, 0, 0, 0xe8, 0xf0, 0xff, 0xff, 0xff]), Some(CallTarget::Direct(0xff0)));
+        // call *%rax; call *0x368(%rax); call *0x10(%rip); call *(%rsp,%rbx,8)
+        for call in [&[0xff, 0xd0][..], &[0xff, 0x90, 0x68, 3, 0, 0], &[0xff, 0x15, 0x10, 0, 0, 0], &[0xff, 0x14, 0xdc]]
+        {
+            let mut bytes = [0x90; 8];
+            bytes[8 - call.len()..].copy_from_slice(call);
+            assert_eq!(at_end(bytes), Some(CallTarget::Any), "{call:x?}");
+        }
+        // jmp *%rax; mov %rsp,%rbp
+        assert_eq!(at_end([0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xff, 0xe0]), None);
+        assert_eq!(at_end([0x90, 0x90, 0x90, 0x90, 0x90, 0x48, 0x89, 0xe5]), None);
+    }
+
+    #[test]
+    fn instructions_have_their_length_and_their_effect_on_the_stack() {
+        let load = |register, base, offset, add| Effect::Load { registers: [Some(register), None], base, offset, add };
+        let cases: [(&[u8], Effect); 14] = [
+            (&[0x55], Effect::Add(-8)),
+            (&[0x41, 0x5c], load(12, Base::Stack, 0, 8)),
+            (&[0x48, 0x83, 0xec, 0x18], Effect::Add(-0x18)),
+            (&[0x48, 0x81, 0xc4, 0x88, 1, 0, 0], Effect::Add(0x188)),
+            (&[0x48, 0x8d, 0x65, 0xd8], Effect::FromFramePointer(-0x28)),
+            (&[0x48, 0x8b, 0x5d, 0xf8], load(3, Base::Frame, -8, 0)),
+            (&[0xc9], Effect::Leave),
+            (&[0xc3], Effect::Return),
+            (&[0xf4], Effect::Halt),
+            (&[0xe8, 1, 0, 0, 0], Effect::Call),
+            (&[0x74, 0x10], Effect::Branch(0x1012)),
+            (&[0x0f, 0x84, 0x10, 0, 0, 0], Effect::Branch(0x1016)),
+            (&[0xeb, 0xfe], Effect::Jump(0x1000)),
+            (&[0x66, 0x0f, 0x6f, 0x05, 1, 2, 3, 4], Effect::Other),
+        ];
+        for (bytes, effect) in cases {
+            let code = [bytes, &[0x90; 8]].concat();
+            assert_eq!(decode(&code, 0x1000), Some(Instruction { len: bytes.len() as u64, effect }), "{bytes:x?}");
+        }
+        // ud2; sub %rax,%rsp; and $-32,%rsp; int3: the stack pointer is unknown, or no way leads on.
+        for bytes in [&[0x0f, 0x0b][..], &[0x48, 0x29, 0xc4], &[0x48, 0x83, 0xe4, 0xe0], &[0xcc]] {
+            assert_eq!(decode(&[bytes, &[0x90; 8]].concat(), 0x1000), None, "{bytes:x?}");
+        }
+    }
 }

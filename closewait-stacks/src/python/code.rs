@@ -108,6 +108,7 @@ impl<'a> CodeReader<'a> {
             file: code.file.clone(),
             line,
             object: None,
+            address: None,
             is_guess: false,
         })
     }

@@ -1,8 +1,13 @@
-// Threads that wait in the usual system calls, each below three functions of its own.
+// Threads that wait in the usual system calls, each below three functions of its own. Images, all with -O2 -pthread:
+// c-fp: -fno-omit-frame-pointer; c-nofp: -fomit-frame-pointer; c-static: -static; c-static-pie: -static-pie; c-musl: musl-gcc;
+// c-musl-static, musl-aarch64: -static with musl; c-notables: -fno-asynchronous-unwind-tables -fno-unwind-tables;
+// c-pac-aarch64: -mbranch-protection=standard, on a processor that signs return addresses.
 #include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -40,15 +45,37 @@ OWN int wait_in_accept(int n) {
     return accept(s, 0, 0) + n;
 }
 
+// Its handler waits on a stack of its own. What it has interrupted is no call.
+OWN void handler(int number) { sink += number; struct timespec t = {100000, 0}; nanosleep(&t, 0); }
+OWN int interrupted(int n) {
+    volatile int *nothing = 0;
+    return *nothing + n;
+}
+OWN int wait_in_signal(int n) {
+    stack_t own = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
+    sigaltstack(&own, 0);
+    sigaction(SIGSEGV, &action, 0);
+    return interrupted(n) + n;
+}
+// More calls than are shown.
+OWN int deep(int n) { volatile int own = n; return (n < 200 ? deep(n + 1) : wait_in_sleep(n)) ^ own; }
+OWN int wait_deep(int n) { return deep(n) + n; }
+
 OWN int middle(int (*wait)(int), int n) { volatile char room[200]; room[n] = 1; return wait(n) + room[n]; }
 
 // Its frame has a size that only its frame pointer remembers.
 OWN int variable(int (*wait)(int), int n) { volatile char room[n + 100]; room[n] = 1; return middle(wait, n) + room[n]; }
 
-OWN void *outer(void *wait) { sink = variable(wait, sink & 7) + 1; return 0; }
+OWN void *outer(void *wait) {
+    int (*below)(int (*)(int), int) = wait == wait_in_poll || wait == wait_in_lock ? variable : middle;
+    sink = below(wait, sink & 7) + 1;
+    return 0;
+}
 
 int main(void) {
-    int (*waits[])(int) = {wait_in_lock, wait_in_read, wait_in_poll, wait_in_sleep, wait_in_cond, wait_in_epoll, wait_in_accept};
+    int (*waits[])(int) = {wait_in_lock, wait_in_read, wait_in_poll, wait_in_sleep, wait_in_cond, wait_in_epoll, wait_in_accept,
+                          wait_in_signal, wait_deep};
     pthread_t thread;
     if (pipe(pipes)) return 1;
     pthread_mutex_lock(&lock);
