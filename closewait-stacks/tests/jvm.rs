@@ -17,15 +17,17 @@ fn dump(name: &str) -> Vec<u8> {
 }
 
 fn threads(name: &str) -> Vec<JvmThread> {
-    let threads = text::parse(&dump(&format!("{name}.txt"))).unwrap();
+    let threads = text::parse(&dump(&format!("{name}.txt"))).expect("a dump that can be read");
     match fs::read(Path::new(FOLDER).join(format!("{name}.json"))) {
-        Ok(more) => merged(threads, json::parse(&more).unwrap()),
+        Ok(more) => merged(threads, json::parse(&more).expect("a dump that can be read")),
         Err(_) => threads,
     }
 }
 
 fn names() -> Vec<String> {
-    let files = fs::read_dir(FOLDER).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files = fs::read_dir(FOLDER)
+        .expect("a dump that can be read")
+        .map(|file| file.expect("a dump that can be read").file_name().into_string().expect("a dump that can be read"));
     let mut names: Vec<_> = files.filter_map(|name| name.strip_suffix(".txt").map(str::to_owned)).collect();
     names.sort();
     names

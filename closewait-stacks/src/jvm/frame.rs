@@ -24,7 +24,7 @@ pub(super) fn parse(text: &str) -> Option<Frame> {
         },
     };
     let file = file.filter(|file| !file.is_empty()).map(|file| super::cut(file, MAX_TEXT_BYTES).to_owned());
-    Some(Frame { function: Some(function), file, line, object: None, is_guess: false })
+    Some(Frame { function: Some(function), file, line, object: None, address: None, is_guess: false })
 }
 
 /// Returns the name of a function without the loader and module of its class (`app//`, `java.base@21/`), and without the numbers of
