@@ -20,7 +20,7 @@ pub use self::{
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
     record::RetainLimit,
-    stacks::StacksArgs,
+    stacks::{StacksArg, StacksArgs},
     tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, otlp::OtlpUrl, recording::MIN_MAX_BYTES};
@@ -425,15 +425,6 @@ pub enum TracepointArg {
     Btf,
     /// The classic tracepoint.
     Classic,
-}
-
-/// `--stacks`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StacksArg {
-    /// The stacks of owners of stuck sockets are read.
-    Auto,
-    /// No process's memory is read.
-    Never,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

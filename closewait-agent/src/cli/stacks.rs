@@ -1,6 +1,6 @@
-//! Arguments of `closewait stacks`.
+//! Arguments of `closewait stacks`, and `run --stacks`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::OutputArgs;
 
@@ -20,4 +20,13 @@ pub struct StacksArgs {
     /// With --jvm: also the virtual threads that wait (JDK 21 and later), which the JVM writes into a pipe in its /tmp
     #[arg(long, requires = "jvm")]
     pub virtual_threads: bool,
+}
+
+/// `run --stacks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StacksArg {
+    /// The stacks of owners of stuck sockets are read.
+    Auto,
+    /// No process's memory is read.
+    Never,
 }

@@ -39,7 +39,7 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Number of reads after which the thread shows that it makes progress.
 const READS_BETWEEN_SIGNS: u32 = 64;
 
-/// What a pass may still read.
+/// Number of threads and reads that remain for a pass.
 #[derive(Clone, Copy, Debug)]
 struct StackLimits {
     /// Number of threads.

@@ -16,7 +16,7 @@ pub struct LockOwner {
     pub work: ThreadWork,
     /// The application's innermost frame in its stack; `None` if the stack has none of the application.
     pub place: Option<CodeFrame>,
-    /// Its stack.
+    /// Stack of the thread.
     pub(super) stack: CodeStack,
 }
 

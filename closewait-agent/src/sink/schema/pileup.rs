@@ -20,8 +20,6 @@ use closewait_engine::{
 
 /// Maximum number of shown groups of threads.
 const MAX_THREAD_GROUPS: usize = 5;
-/// Maximum number of shown groups of stacks.
-const MAX_STACK_GROUPS: usize = 8;
 
 /// Group of sockets that grows or is stuck.
 #[derive(Serialize)]
@@ -369,10 +367,7 @@ impl<'a> PileupObject<'a> {
             exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
             evidence: EvidenceObject::new(evidence, at, time),
-            stacks: evidence.stacks.as_deref().map(|stacks| {
-                let object = |group| StackGroupObject::new(group, Some(stacks.at));
-                stacks.groups.iter().take(MAX_STACK_GROUPS).map(object).collect()
-            }),
+            stacks: evidence.stacks.as_deref().map(StackGroupObject::first),
             command: pileup.command(),
             runbook: runbook(verdict.rule),
         }

@@ -6,9 +6,12 @@ use super::seconds;
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{CodeFrame, LockOwner, StackGroup, ThreadWork},
+    stacks::{CodeFrame, LockOwner, ProcessStacks, StackGroup, ThreadWork},
     time::BootTime,
 };
+
+/// Maximum number of groups of stacks in an event.
+const MAX_GROUPS: usize = 8;
 
 /// Threads with equal stacks.
 #[derive(Serialize)]
@@ -70,6 +73,11 @@ struct FrameObject<'a> {
 }
 
 impl<'a> StackGroupObject<'a> {
+    /// Converts the first groups of a sample.
+    pub(in crate::sink) fn first(stacks: &'a ProcessStacks) -> Vec<Self> {
+        stacks.groups.iter().take(MAX_GROUPS).map(|group| Self::new(group, Some(stacks.at))).collect()
+    }
+
     /// Converts a group of a sample that was taken at `at`.
     pub(in crate::sink) fn new(group: &'a StackGroup, at: Option<BootTime>) -> Self {
         Self {
