@@ -68,7 +68,7 @@ impl Jvm {
     }
 
     /// Checks that the process still runs as before, and has printed nothing: it prints its threads at a signal that is not for it.
-    fn is_untouched(mut self) {
+    fn assert_untouched(mut self) {
         assert!(self.started.0.try_wait().expect("wait").is_none(), "it has ended");
         assert!(!Path::new(&format!("/tmp/.attach_pid{}", self.pid)).exists());
         self.started.end();
@@ -77,12 +77,12 @@ impl Jvm {
         assert_eq!(rest, "", "it has printed its threads");
     }
 
-    fn is_refused(self, why: &str) {
+    fn assert_refused(self, why: &str) {
         let finished = self.stacks(&[]);
         assert_eq!(finished.code, Some(1), "{finished:?}");
         assert!(finished.stderr.contains(why), "{}", finished.stderr);
         assert!(!socket(self.pid).exists(), "it was made to listen");
-        self.is_untouched();
+        self.assert_untouched();
     }
 }
 
@@ -154,7 +154,7 @@ fn a_jvm_names_the_line_and_the_holder_of_the_lock() {
         lock_owner.ends_with(", which waits for a period of time in Orders.write (Orders.java:94)"),
         "{lock_owner}"
     );
-    jvm.is_untouched();
+    jvm.assert_untouched();
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_jvm_of_another_user_is_asked_as_that_user() {
     has_the_threads(&jvm.stacks(&["--output", "json"]));
     let others = finish(closewait(&["stacks", &jvm.pid.to_string(), "--jvm"]).uid(NOBODY - 1).gid(NOBODY - 1));
     assert_eq!(others.code, Some(1), "{others:?}");
-    jvm.is_untouched();
+    jvm.assert_untouched();
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_jvm_with_another_tmp_and_other_pids_is_asked_there() {
         .collect();
     assert!(inside.contains(&".java_pid1".to_owned()), "{inside:?}");
     assert!(!inside.iter().any(|name| name.starts_with(".attach")), "{inside:?}");
-    jvm.is_untouched();
+    jvm.assert_untouched();
 }
 
 #[test]
@@ -197,15 +197,15 @@ fn without_free_descriptors_nothing_is_asked() {
     assert!(!socket(jvm.pid).exists(), "it was made to listen");
     limit(Some(open as u64 + 8)).expect("room for an answer");
     has_the_threads(&jvm.stacks(&["--output", "json"]));
-    jvm.is_untouched();
+    jvm.assert_untouched();
 }
 
 #[test]
 fn a_jvm_that_would_print_its_threads_or_end_is_left_alone() {
-    Jvm::with(&["-XX:+DisableAttachMechanism"]).is_refused("it runs with -XX:+DisableAttachMechanism");
+    Jvm::with(&["-XX:+DisableAttachMechanism"]).assert_refused("it runs with -XX:+DisableAttachMechanism");
     let mut by_variable = Command::new("java");
     by_variable.env("JAVA_TOOL_OPTIONS", "-XX:+DisableAttachMechanism");
-    Jvm::start(java(&mut by_variable, &[])).is_refused("it runs with -XX:+DisableAttachMechanism");
+    Jvm::start(java(&mut by_variable, &[])).assert_refused("it runs with -XX:+DisableAttachMechanism");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_jvm_without_a_handler_listens_from_its_start() {
     has_the_threads(&jvm.stacks(&["--output", "json"]));
     // Without the socket it would need the signal, which ends it.
     fs::remove_file(socket(jvm.pid)).expect("its socket");
-    jvm.is_refused("it is no HotSpot JVM: it does not handle SIGQUIT");
+    jvm.assert_refused("it is no HotSpot JVM: it does not handle SIGQUIT");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_stopped_jvm_is_left_alone() {
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("it is stopped"), "{}", refused.stderr);
     assert!(!socket(jvm.pid).exists(), "it was made to listen");
-    jvm.is_untouched();
+    jvm.assert_untouched();
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn waiting_virtual_threads_come_through_a_pipe() {
     let left = fs::read_dir("/tmp").expect("/tmp").filter_map(Result::ok);
     assert_eq!(left.filter(|file| file.file_name().to_string_lossy().starts_with(".closewait-")).count(), 0);
     fs::remove_dir_all(classes).expect("the classes");
-    jvm.is_untouched();
+    jvm.assert_untouched();
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn files_of_others_are_neither_followed_nor_removed() {
         fs::remove_file(file).expect("the link is still there");
     }
     has_the_threads(&jvm.stacks(&["--output", "json"]));
-    jvm.is_untouched();
+    jvm.assert_untouched();
 }
 
 #[test]

@@ -153,21 +153,18 @@ fn subject(fact: &Observation) -> Subject<'_> {
 /// Replaces the folders of programs by usual ones.
 fn without_folder(mut fact: Observation) -> Observation {
     let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-    match &mut fact {
-        Observation::Inspection(InspectionFact::Process { process, .. }) => {
-            if let Some(exe) = &mut process.exe {
-                *exe = format!("/usr/bin/{}", name(exe));
+    if let Observation::Inspection(InspectionFact::Process { process, .. }) = &mut fact
+        && let Some(exe) = &mut process.exe
+    {
+        *exe = format!("/usr/bin/{}", name(exe));
+    }
+    if let Observation::Inspection(InspectionFact::Stacks(stacks)) = &mut fact {
+        let frames = stacks.groups.iter_mut().flat_map(|group| &mut group.frames);
+        for path in frames.flat_map(|frame| [&mut frame.file, &mut frame.object]).flatten() {
+            if path.starts_with('/') && !["/lib", "/usr/"].iter().any(|system| path.starts_with(system)) {
+                *path = format!("/srv/app/{}", name(path));
             }
         }
-        Observation::Inspection(InspectionFact::Stacks(stacks)) => {
-            let frames = stacks.groups.iter_mut().flat_map(|group| &mut group.frames);
-            for path in frames.flat_map(|frame| [&mut frame.file, &mut frame.object]).flatten() {
-                if path.starts_with('/') && !["/lib", "/usr/"].iter().any(|system| path.starts_with(system)) {
-                    *path = format!("/srv/app/{}", name(path));
-                }
-            }
-        }
-        _ => {}
     }
     fact
 }
