@@ -24,9 +24,10 @@ const NOBODY: u32 = 65_534;
 /// Program whose threads wait: `audit` has a lock that `http-1` and `http-2` want.
 const PROGRAM: &str = include_str!("../../../closewait-stacks/tests/dumps/src/Orders.java");
 
-/// Returns the file of the program, where every user can read it and no test has another `/tmp`.
+/// Returns the file of this test's program, where every user can read it and no test has another `/tmp`.
 fn program() -> PathBuf {
-    let folder = Path::new("/var/tmp").join(format!("closewait-jvm-{}", std::process::id()));
+    let test = (std::process::id(), std::thread::current().id());
+    let folder = Path::new("/var/tmp").join(format!("closewait-jvm-{}-{:?}", test.0, test.1));
     fs::create_dir_all(&folder).expect("a folder");
     let file = folder.join("Orders.java");
     fs::write(&file, PROGRAM).expect("the program");
@@ -139,7 +140,7 @@ fn has_the_threads(finished: &Finished) {
 }
 
 #[test]
-fn a_jvm_names_the_line_and_the_holder_of_the_lock() {
+fn a_jvm_names_the_line_and_the_owner_of_the_lock() {
     let jvm = Jvm::with(&[]);
     for _first_and_later in 0..2 {
         has_the_threads(&jvm.stacks(&["--output", "json"]));
