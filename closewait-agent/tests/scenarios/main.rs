@@ -22,6 +22,7 @@ mod hung;
 mod inetd;
 mod jvm_dump;
 mod leaking;
+mod lines;
 mod monitored;
 mod passed_on;
 mod pools;

@@ -62,14 +62,20 @@ impl ProcessStacks {
         self.groups.iter().map(|group| group.frames.len()).sum()
     }
 
-    /// Returns the group that says most about why a program makes no progress: the largest one that waits in the application's code for
-    /// something other than events or clients.
+    /// Returns the group that says most about why a program makes no progress: of those that wait in the application's code, the largest
+    /// that waits for something of its own, or else the largest that waits for another thread or a time. Workers wait for another thread,
+    /// too, if a queue has no work for them.
     pub fn main_group(&self) -> Option<&StackGroup> {
-        let waits = |group: &&StackGroup| match group.work {
-            ThreadWork::Waits(CodeWait::Events | CodeWait::Accept) | ThreadWork::Idle(_) | ThreadWork::Unknown => false,
-            ThreadWork::Waits(_) => group.place.is_some(),
+        let weight = |group: &StackGroup| match group.work {
+            ThreadWork::Waits(CodeWait::Events | CodeWait::Accept) | ThreadWork::Idle(_) | ThreadWork::Unknown => None,
+            ThreadWork::Waits(CodeWait::Signal | CodeWait::Sleep) => Some((0, group.count)),
+            ThreadWork::Waits(_) => Some((1, group.count)),
         };
-        self.groups.iter().find(waits)
+        let of_application = self.groups.iter().rev().filter(|group| group.place.is_some());
+        of_application
+            .filter_map(|group| Some((weight(group)?, group)))
+            .max_by_key(|(weight, _)| *weight)
+            .map(|(_, group)| group)
     }
 }
 
@@ -132,6 +138,10 @@ mod tests {
         assert_eq!(main(&[&[POLL, looped], &[POLL, looped]]), None, "an event loop");
         let expected = Some("1 thread waits for another thread in reserve (orders.py:5)".to_owned());
         assert_eq!(main(&[&[POLL, looped], &[POLL, looped], &[WAIT, reserve]]), expected);
+        // Two workers that a queue has no work for, and one that works.
+        let (queued, locked) = (("work", "/srv/pool.py", 9), ("__enter__", "/usr/lib/python3.11/threading.py", 270));
+        let expected = Some("1 thread waits for a lock in reserve (orders.py:5)".to_owned());
+        assert_eq!(main(&[&[WAIT, queued], &[WAIT, queued], &[locked, reserve]]), expected);
     }
 
     #[test]
