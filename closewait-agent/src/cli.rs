@@ -144,8 +144,9 @@ pub struct RunArgs {
     /// Record which task opened each socket (costs a few percent at peak connection rate)
     #[arg(long)]
     pub openers: bool,
-    /// Stacks of the threads that own stuck sockets, read from their memory once a minute
-    #[arg(long, value_enum, default_value_t = StacksArg::Auto, value_name = "WHEN")]
+    /// Stacks of the threads that own stuck sockets, read from their memory once a minute. A hostile program can make the agent use
+    /// much memory and CPU time for them, so this is off
+    #[arg(long, value_enum, default_value_t = StacksArg::Never, value_name = "WHEN")]
     pub stacks: StacksArg,
     /// Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later
     #[arg(long)]

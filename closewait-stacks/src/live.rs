@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, BufRead as _, BufReader, Read as _},
     os::unix::fs::FileExt as _,
     path::Path,
 };
@@ -17,6 +17,8 @@ use super::{
 
 /// Maximum number of mappings that are read; the kernel allows 65,530 by default (`vm.max_map_count`).
 const MAX_MAPPINGS: usize = 65_530;
+/// Maximum number of bytes of the list of mappings, whose paths the process chooses: a large JVM has 1 MB.
+const MAX_MAPS_BYTES: u64 = 8 << 20;
 
 /// Memory of a running process.
 #[derive(Debug)]
@@ -44,11 +46,22 @@ impl Memory for LiveMemory {
 ///
 /// # Errors
 ///
-/// If the process has ended or may not be read.
+/// If the process has ended or may not be read, or the list of mappings is too long.
 pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
-    let text = fs::read(format!("/proc/{pid}/maps"))?;
-    let text = String::from_utf8_lossy(&text);
-    Ok(text.lines().filter_map(Mapping::parse).take(MAX_MAPPINGS).collect())
+    let mut list = BufReader::new(File::open(format!("/proc/{pid}/maps"))?.take(MAX_MAPS_BYTES));
+    let (mut mappings, mut line) = (Vec::new(), Vec::new());
+    let mut bytes = 0;
+    loop {
+        line.clear();
+        bytes += list.read_until(b'\n', &mut line)? as u64;
+        if bytes >= MAX_MAPS_BYTES || mappings.len() >= MAX_MAPPINGS {
+            return Err(io::Error::other("its list of mappings is too long"));
+        }
+        if line.is_empty() {
+            return Ok(mappings);
+        }
+        mappings.extend(Mapping::parse(String::from_utf8_lossy(line.trim_ascii_end()).as_ref()));
+    }
 }
 
 /// Returns up to `most` threads of a process, with the registers of those that are in a system call.

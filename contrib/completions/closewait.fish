@@ -74,7 +74,7 @@ complete -c closewait -n "__fish_closewait_using_subcommand run" -l ring-buffer 
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l hook -d 'Kernel hook; auto: tp_btf if the kernel has BTF, otherwise the classic tracepoint' -r -f -a "auto\t'The BTF-typed tracepoint if the kernel has it, otherwise the classic one'
 btf\t'The BTF-typed tracepoint'
 classic\t'The classic tracepoint'"
-complete -c closewait -n "__fish_closewait_using_subcommand run" -l stacks -d 'Stacks of the threads that own stuck sockets, read from their memory once a minute' -r -f -a "auto\t'The stacks of owners of stuck sockets are read'
+complete -c closewait -n "__fish_closewait_using_subcommand run" -l stacks -d 'Stacks of the threads that own stuck sockets, read from their memory once a minute. A hostile program can make the agent use much memory and CPU time for them, so this is off' -r -f -a "auto\t'The stacks of owners of stuck sockets are read'
 never\t'No process\'s memory is read'"
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l socket -d 'Path of the agent\'s control socket' -r -F
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l host-name -d 'Name of this host in events, reports and OTLP, such as the node of a Kubernetes pod [default: that of the kernel]' -r -f

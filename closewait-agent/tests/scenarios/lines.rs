@@ -41,7 +41,7 @@ fn python_threads_that_wait_for_a_lock_have_a_line_also_in_reports_and_replays()
     let expected = locked(&mut stage);
     let recording = env::temp_dir().join(format!("closewait-lines-{}.recording", std::process::id()));
     let file = recording.to_str().expect("a path in UTF-8");
-    let live = verdict(&stage, &["--record", file]);
+    let live = verdict(&stage, &["--stacks", "auto", "--record", file]);
     assert!(live.contains(&expected), "{live}");
     let report = finish(&mut closewait(&["report", file, "--output", "json"]));
     let report: Value = serde_json::from_str(&report.stdout).expect("JSON");
@@ -57,10 +57,10 @@ fn python_threads_that_wait_for_a_lock_have_a_line_also_in_reports_and_replays()
 }
 
 #[test]
-fn no_line_is_read_if_stacks_are_off() {
+fn no_line_is_read_unless_stacks_are_on() {
     let mut stage = Stage::new("lines-never");
     let expected = locked(&mut stage);
-    let text = verdict(&stage, &["--stacks", "never"]);
+    let text = verdict(&stage, &[]);
     assert!(!text.contains(&expected) && text.contains("threads wait in futex"), "{text}");
 }
 
@@ -71,7 +71,7 @@ fn goroutines_that_sleep_have_a_line() {
     stage.listens(8080);
     drop([(); 3].map(|()| stage.ask(8080, "/slow")));
     stage.has_waiting(3);
-    let text = verdict(&stage, &[]);
+    let text = verdict(&stage, &["--stacks", "auto"]);
     let line = line("server.go", "time.Sleep(");
     assert!(
         text.contains(&format!("3 goroutines wait for a period of time in main.slow (server.go:{line})")),

@@ -16,8 +16,8 @@ use crate::{
 const MAX_SEGMENT: u64 = 8 << 20;
 /// Maximum number of FDEs. Node, with 120 MB, has 150,000 functions.
 const MAX_FUNCTIONS: usize = 1 << 18;
-/// Maximum number of places that look like a CIE.
-const MAX_TRIES: usize = 1024;
+/// Maximum number of records that are read, and of places that look like a CIE, together.
+const MAX_TRIES: usize = 1 << 19;
 /// Number of bytes of a CIE up to the beginning of its augmentation: length, identifier, version.
 const BEGINNING: usize = 9;
 
@@ -49,9 +49,10 @@ fn search(object: &Object<'_>, bytes: &[u8], address: u64, found: &mut Vec<(u64,
     let (mut at, mut tries) = (0, 0);
     while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() > BEGINNING) {
         let is_common = rest[4..8] == [0; 4] && rest[8] == 1 && rest[BEGINNING] == b'z';
-        let len = if is_common { section(object, rest, address.wrapping_add(at as u64), found) } else { 0 };
+        let start = address.wrapping_add(at as u64);
+        let len = if is_common { section(object, rest, start, found, &mut tries) } else { 0 };
         tries += usize::from(is_common);
-        if tries == MAX_TRIES || found.len() >= MAX_FUNCTIONS {
+        if tries >= MAX_TRIES || found.len() >= MAX_FUNCTIONS {
             return;
         }
         // Records are aligned to 4 bytes, at least.
@@ -60,7 +61,7 @@ fn search(object: &Object<'_>, bytes: &[u8], address: u64, found: &mut Vec<(u64,
 }
 
 /// Reads the section at the beginning of `bytes`, which are at `address`. Returns its length up to what is no record of it; 0 if it is none.
-fn section(object: &Object<'_>, bytes: &[u8], address: u64, found: &mut Vec<(u64, u64)>) -> usize {
+fn section(object: &Object<'_>, bytes: &[u8], address: u64, found: &mut Vec<(u64, u64)>, tries: &mut usize) -> usize {
     let bases = BaseAddresses::default().set_eh_frame(address);
     let mut frames = EhFrame::new(bytes, LittleEndian);
     frames.set_address_size(8);
@@ -70,6 +71,10 @@ fn section(object: &Object<'_>, bytes: &[u8], address: u64, found: &mut Vec<(u64
     let mut end = 0;
     let mut entries = frames.entries(&bases);
     while let Ok(Some(entry)) = entries.next() {
+        *tries += 1;
+        if *tries >= MAX_TRIES {
+            break;
+        }
         let CieOrFde::Fde(partial) = entry else { continue };
         let Ok(function) = partial.parse(EhFrame::cie_from_offset) else { break };
         // What the linker has removed starts at 0.
