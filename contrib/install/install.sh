@@ -169,8 +169,12 @@ fi
 printf '%s\n' "$files" | while read -r file; do
     mode=644
     [ ! -x "$work/$folder/$file" ] || mode=755
-    # `install` replaces a running program by a new file.
-    $as_root install -D -m "$mode" "$work/$folder/$file" "$prefix/$file" || exit 1
+    # A new file replaces a running program, and a full disk leaves the old one.
+    if ! $as_root install -D -m "$mode" "$work/$folder/$file" "$prefix/$file.new" ||
+        ! $as_root mv -f "$prefix/$file.new" "$prefix/$file"; then
+        $as_root rm -f "$prefix/$file.new"
+        exit 1
+    fi
 done || fail 1 "cannot write all files to $prefix"
 
 printf '\nInstalled. Next:\n'
