@@ -122,7 +122,7 @@ fn pinned_virtual_threads_have_the_threads_that_carry_them() {
     assert_eq!((old.len(), pinned.len()), (3, 2));
     assert!(pinned.iter().all(|thread| thread.inner_tid.is_some()));
     assert_eq!(old.iter().filter(|thread| thread.inner_tid.is_none()).count(), 1);
-    // Since JDK 24 nobody is, and the dump says who has the lock.
+    // Since JDK 24, no virtual thread is pinned by a monitor, and the dump names the owner of the lock.
     for name in ["jvm-25-pinned", "jvm-28-pinned"] {
         assert_eq!(virtual_ones(name).iter().filter(|thread| thread.is_pinned()).count(), 0, "{name}");
         let threads = threads(name);

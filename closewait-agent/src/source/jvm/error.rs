@@ -36,7 +36,7 @@ pub enum AttachError {
     /// The signal would end it, or do something else.
     #[error("it is no HotSpot JVM: {0}")]
     NotHotspot(&'static str),
-    /// It would handle the signal once it goes on, when nobody waits for it anymore.
+    /// It would handle the signal later, when it continues and closewait has stopped waiting.
     #[error("it is stopped")]
     Stopped,
     /// An option makes it print its threads at the signal, and answer nobody.
