@@ -11,33 +11,37 @@ use super::{
     waits::matches,
 };
 
-/// Functions that wait for the next request or piece of work, with what they wait for. `%` stands for any characters; a function after
-/// ` < ` is the caller.
-const WAITING: &[(CodeLanguage, &str, &str)] = &[
-    (CodeLanguage::Go, "net/http.(*conn).readRequest", "the next request"),
-    (CodeLanguage::Go, "bufio.(*Reader).Peek < net/http.(*conn).serve", "the next request"),
-    (CodeLanguage::Go, "net/http.(*connReader).backgroundRead", "the end of the connection"),
-    (CodeLanguage::Go, "net/http.(*Server).Serve", "clients"),
-    (CodeLanguage::Go, "net/http.(*persistConn).readLoop", "the next response"),
-    (CodeLanguage::Go, "net/http.(*persistConn).writeLoop", "the next request"),
-    (CodeLanguage::Go, "net/http.(*http2serverConn).readFrames", "the next request"),
-    (CodeLanguage::Go, "net/http.(*http2serverConn).serve", "the next request"),
-    (CodeLanguage::Go, "database/sql.(*DB).connectionOpener", "work"),
-    (CodeLanguage::Go, "database/sql.(*DB).connectionCleaner", "work"),
-    (CodeLanguage::Go, "database/sql.(*Tx).awaitDone", "the end of a transaction"),
-    (CodeLanguage::Go, "os/signal.loop", "a signal"),
-    (CodeLanguage::Go, "os/signal.signal_recv", "a signal"),
-    (CodeLanguage::Go, "net/http.(*Server).Shutdown", "the end of requests"),
-    (CodeLanguage::Python, "thread.py:_worker", "work"),
-    (CodeLanguage::Python, "process.py:_process_worker", "work"),
-    (CodeLanguage::Python, "pool.py:worker", "work"),
-    (CodeLanguage::Python, "pool.py:_wait_for_updates", "work"),
-    (CodeLanguage::Python, "pool.py:_handle_%", "work"),
-    (CodeLanguage::Python, "queues.py:_feed", "work"),
-    (CodeLanguage::Python, "base_events.py:_run_once", "events"),
-    (CodeLanguage::Python, "socketserver.py:serve_forever", "clients"),
-    (CodeLanguage::Python, "threading.py:_shutdown", "the end of its threads"),
-    (CodeLanguage::Python, "server.py:handle_one_request", "the next request"),
+/// Functions of Go that wait for the next request or piece of work, with what they wait for. `%` stands for any characters; a function
+/// after ` < ` is the caller.
+const GO_IDLE: &[(&str, &str)] = &[
+    ("net/http.(*conn).readRequest", "the next request"),
+    ("bufio.(*Reader).Peek < net/http.(*conn).serve", "the next request"),
+    ("net/http.(*connReader).backgroundRead", "the end of the connection"),
+    ("net/http.(*Server).Serve", "clients"),
+    ("net/http.(*persistConn).readLoop", "the next response"),
+    ("net/http.(*persistConn).writeLoop", "the next request"),
+    ("net/http.(*http2serverConn).readFrames", "the next request"),
+    ("net/http.(*http2serverConn).serve", "the next request"),
+    ("database/sql.(*DB).connectionOpener", "work"),
+    ("database/sql.(*DB).connectionCleaner", "work"),
+    ("database/sql.(*Tx).awaitDone", "the end of a transaction"),
+    ("os/signal.loop", "a signal"),
+    ("os/signal.signal_recv", "a signal"),
+    ("net/http.(*Server).Shutdown", "the end of requests"),
+];
+
+/// Functions of Python that do so, as `file:function`.
+const PYTHON_IDLE: &[(&str, &str)] = &[
+    ("thread.py:_worker", "work"),
+    ("process.py:_process_worker", "work"),
+    ("pool.py:worker", "work"),
+    ("pool.py:_wait_for_updates", "work"),
+    ("pool.py:_handle_%", "work"),
+    ("queues.py:_feed", "work"),
+    ("base_events.py:_run_once", "events"),
+    ("socketserver.py:serve_forever", "clients"),
+    ("threading.py:_shutdown", "the end of its threads"),
+    ("server.py:handle_one_request", "the next request"),
 ];
 
 /// Beginnings of functions that a runtime starts for itself. A stack that ends with one is none of the program's.
@@ -85,9 +89,11 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
         let same = |names: &[String]| names.iter().zip(&functions).all(|(name, function)| matches(function, name));
         names.windows(functions.len()).any(same)
     };
-    if language == CodeLanguage::Jvm {
-        return JVM_IDLE.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work);
-    }
-    let mut table = WAITING.iter().filter(|(of, ..)| *of == language);
-    table.find(|(_, pattern, _)| calls(pattern)).map(|(.., work)| *work)
+    let table = match language {
+        CodeLanguage::Go => GO_IDLE,
+        CodeLanguage::Python => PYTHON_IDLE,
+        CodeLanguage::Jvm => JVM_IDLE,
+        CodeLanguage::Native => &[],
+    };
+    table.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work)
 }
