@@ -16,6 +16,7 @@ use super::{
     },
     process::Process,
     snapshot::view::Row,
+    stacks::{CodeFrame, CodeLanguage, CodeStack},
     text::Comm,
     time::BootTime,
     workload::Workload,
@@ -253,4 +254,16 @@ pub fn resolved() -> ResolvedIncident {
         how: Recovery::Drained,
     };
     ResolvedIncident { at: second(90), end, course }
+}
+
+/// Returns the stack of a thread of Python, with the function, file and line of each frame, innermost first.
+pub fn python_stack(tid: u32, lines: &[(&str, &str, u32)]) -> CodeStack {
+    let frame = |(function, file, line): &(&str, &str, u32)| CodeFrame {
+        function: Some((*function).to_owned()),
+        file: Some((*file).to_owned()),
+        line: Some(*line),
+        object: None,
+    };
+    let (language, frames) = (CodeLanguage::Python, lines.iter().map(frame).collect());
+    CodeStack { language, tid: Some(tid), name: None, state: None, lock_owner: None, frames, cut: None }
 }

@@ -90,15 +90,20 @@ fn held_by(lock_owner: &LockOwner) -> String {
     format!("{name}{tid}{work}{place}")
 }
 
-fn frames(group: &StackGroup, text: &mut String) {
-    for (at, frame) in group.frames.iter().take(MAX_SHOWN_FRAMES).enumerate() {
-        let mark = if group.place == Some(at) { '>' } else { ' ' };
-        let _infallible = writeln!(text, "  {mark} {frame}");
-    }
+/// Returns the first frames of a group, a line each, with a mark at the application's own, and the number of the others.
+pub(super) fn frame_lines(group: &StackGroup) -> impl Iterator<Item = String> {
+    let mark = |at| if group.place == Some(at) { '>' } else { ' ' };
+    let shown = group.frames.iter().take(MAX_SHOWN_FRAMES).enumerate();
     let more = group.frames.len().saturating_sub(MAX_SHOWN_FRAMES);
-    if more > 0 {
-        let _infallible = writeln!(text, "    and {more} more");
-    } else if let Some(why) = &group.cut {
+    let more = (more > 0).then(|| format!("  and {more} more"));
+    shown.map(move |(at, frame)| format!("{} {frame}", mark(at))).chain(more)
+}
+
+fn frames(group: &StackGroup, text: &mut String) {
+    for line in frame_lines(group) {
+        let _infallible = writeln!(text, "  {line}");
+    }
+    if let Some(why) = group.cut.as_ref().filter(|_| group.frames.len() <= MAX_SHOWN_FRAMES) {
         let _infallible = writeln!(text, "    not read further: {why}");
     }
 }
@@ -138,26 +143,10 @@ impl<'a> ProcessStacksLine<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use closewait_engine::stacks::{CodeFrame, CodeLanguage, CodeStack, group_stacks};
-
-    fn stack(tid: u32, frames: &[(&str, &str, u32)]) -> CodeStack {
-        let frame = |(function, file, line): &(&str, &str, u32)| CodeFrame {
-            function: Some((*function).to_owned()),
-            file: Some((*file).to_owned()),
-            line: Some(*line),
-            object: None,
-        };
-        let frames = frames.iter().map(frame).collect();
-        CodeStack {
-            language: CodeLanguage::Python,
-            tid: Some(tid),
-            name: None,
-            state: None,
-            lock_owner: None,
-            frames,
-            cut: None,
-        }
-    }
+    use closewait_engine::{
+        stacks::{CodeLanguage, CodeStack, group_stacks},
+        testing::python_stack as stack,
+    };
 
     #[test]
     fn the_place_of_the_application_comes_first_and_idle_threads_are_a_line() {
@@ -190,7 +179,7 @@ not read: the stacks of machine code were not read: it ended
     }
 
     #[test]
-    fn the_holder_of_a_lock_is_named() {
+    fn the_owner_of_a_lock_is_named() {
         let waits = CodeStack {
             language: CodeLanguage::Jvm,
             name: Some("http-1".to_owned()),

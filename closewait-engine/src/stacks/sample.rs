@@ -52,9 +52,9 @@ impl ProcessStacks {
         }
     }
 
-    /// Returns the number of stacks, idle ones included.
-    pub fn stacks(&self) -> u32 {
-        self.groups.iter().fold(self.ungrouped, |sum, group| sum.saturating_add(group.count))
+    /// Returns the groups of threads that are not idle: those that may explain why sockets are not closed.
+    pub fn working_groups(&self) -> impl Iterator<Item = &StackGroup> {
+        self.groups.iter().filter(|group| !group.is_idle())
     }
 
     /// Returns the number of frames, for limits.
@@ -84,26 +84,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::stacks::{CodeFrame, CodeLanguage};
-
-    fn stack(tid: u32, lines: &[(&str, &str, u32)]) -> CodeStack {
-        let frame = |(function, file, line): &(&str, &str, u32)| CodeFrame {
-            function: Some((*function).to_owned()),
-            file: Some((*file).to_owned()),
-            line: Some(*line),
-            object: None,
-        };
-        let frames = lines.iter().map(frame).collect();
-        CodeStack {
-            language: CodeLanguage::Python,
-            tid: Some(tid),
-            name: None,
-            state: None,
-            lock_owner: None,
-            frames,
-            cut: None,
-        }
-    }
+    use crate::testing::python_stack as stack;
 
     const WAIT: (&str, &str, u32) = ("Condition.wait", "/usr/lib/python3.11/threading.py", 320);
     const POLL: (&str, &str, u32) = ("EpollSelector.select", "/usr/lib/python3.11/selectors.py", 468);
@@ -148,7 +129,8 @@ mod tests {
     fn what_is_not_kept_is_counted() {
         let lines: Vec<_> = (0..100).map(|line| stack(line, &[WAIT, ("reserve", "/srv/orders.py", line)])).collect();
         let sample = ProcessStacks::new(7, second(0), &lines, Vec::new());
-        assert_eq!((sample.groups.len(), sample.ungrouped, sample.stacks()), (32, 68, 100));
+        let kept: u32 = sample.groups.iter().map(|group| group.count).sum();
+        assert_eq!((sample.groups.len(), sample.ungrouped, kept + sample.ungrouped), (32, 68, 100));
         let deep = vec![("walk", "/srv/tree.py", 9); 500];
         let sample = ProcessStacks::new(7, second(0), &[stack(1, &deep)], Vec::new());
         assert_eq!(sample.frames(), MAX_FRAMES);

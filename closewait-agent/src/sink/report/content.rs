@@ -5,21 +5,21 @@ use super::{ReportPage, ReportSource, chart::CountChart, timeline::Timeline};
 use crate::sink::{
     command::with_socket,
     list::missing,
+    stacks::frame_lines,
     status::{headline, is_calm, label, port, used_limit, who},
     text::{dwell, losses},
 };
 use closewait_engine::{
     model::{Evidence, Forecast, IncidentReport, Limit, Oldest, Pileup, ReadState, ReportedGroup, ResolvedIncident},
     snapshot::urgency::Severity,
-    stacks::{CodeFrame, StackGroup},
+    stacks::StackGroup,
     text::duration,
 };
 
 /// Maximum number of activities of threads.
 const MAX_ACTIVITIES: usize = 5;
-/// Maximum number of groups of stacks, and of frames of each.
+/// Maximum number of groups of stacks.
 const MAX_STACKS: usize = 3;
-const MAX_FRAMES: usize = 12;
 
 /// Report as texts.
 pub(super) struct ReportTexts<'a> {
@@ -154,22 +154,16 @@ impl<'a> ProblemTexts<'a> {
     }
 }
 
-/// Returns the stacks of threads that do something: those that may explain why sockets are not closed.
+/// Returns the stacks of threads that do something.
 fn stack_texts(evidence: &Evidence) -> Vec<StackTexts> {
     let Some(stacks) = evidence.stacks.as_deref() else { return Vec::new() };
     let texts = |group: &StackGroup| {
-        let frame =
-            |(at, frame): (usize, &CodeFrame)| format!("{} {frame}", if group.place == Some(at) { '>' } else { ' ' });
-        let mut frames: Vec<String> = group.frames.iter().enumerate().take(MAX_FRAMES).map(frame).collect();
-        let more = group.frames.len().saturating_sub(MAX_FRAMES);
-        if more > 0 {
-            frames.push(format!("  and {more} more"));
-        }
         let since = group.since.filter(|since| stacks.at > *since);
         let lasting = since.map(|since| format!(", for at least {}", duration(stacks.at.since(since))));
-        StackTexts { headline: format!("{}{}", group.headline(), lasting.unwrap_or_default()), frames }
+        let headline = format!("{}{}", group.headline(), lasting.unwrap_or_default());
+        StackTexts { headline, frames: frame_lines(group).collect() }
     };
-    stacks.groups.iter().filter(|group| !group.is_idle()).take(MAX_STACKS).map(texts).collect()
+    stacks.working_groups().take(MAX_STACKS).map(texts).collect()
 }
 
 /// Returns the numbers of a group, and the time without a close.

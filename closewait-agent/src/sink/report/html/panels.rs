@@ -215,7 +215,7 @@ fn threads(process: &Process, evidence: &Evidence) -> Markup {
 
 /// Returns the stacks of the threads that do something, with the application's own frame in bold.
 fn stack_groups(stacks: &ProcessStacks) -> Markup {
-    let groups = || stacks.groups.iter().filter(|group| !group.is_idle()).take(MAX_STACKS);
+    let groups = || stacks.working_groups().take(MAX_STACKS);
     html! {
         @if groups().next().is_some() {
             figure {
