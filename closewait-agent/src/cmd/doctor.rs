@@ -16,7 +16,7 @@ use crate::{
         caps::Capability,
         error_text::in_one_line,
         facts::HostFacts,
-        plan::{GRANT, HookChoice, Plan, StartRefusal, plan},
+        plan::{GRANT, HookChoice, Plan, StartRefusal, btf_fix, plan},
     },
     source::diag::{
         self, DiagError,
@@ -100,7 +100,7 @@ impl DoctorReport {
 
 /// Evaluates the facts, and the answer to a netlink query. Pure.
 pub(super) fn report(facts: &HostFacts, sock_diag: Result<(), DiagError>) -> DoctorReport {
-    let mut checks = vec![kernel(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
+    let mut checks = vec![kernel(facts), procfs(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
     checks.extend(functions(facts));
     checks.push(sock_diag_check(sock_diag));
     checks.extend(Capability::ALL.map(|capability| capability_check(facts, capability)));
@@ -121,14 +121,21 @@ fn kernel(facts: &HostFacts) -> Check {
     Check::new("kernel", state, release, "everything; 5.10 is the oldest that is tested", "use Linux 5.10 or newer")
 }
 
-const BTF_KERNEL: &str = "use a kernel with CONFIG_DEBUG_INFO_BTF=y";
+fn procfs(facts: &HostFacts) -> Check {
+    let state = match facts.procfs {
+        Some(true) => (CheckState::Ok, "mounted"),
+        Some(false) => (CheckState::Missing, "not mounted at /proc"),
+        None => (CheckState::Unknown, "unknown"),
+    };
+    Check::new("procfs", state.0, state.1, "processes and their threads", "mount it: mount -t proc proc /proc")
+}
 
 fn types(facts: &HostFacts) -> Check {
     let (state, found) = match &facts.types {
         Ok(_) => (CheckState::Ok, "kernel types are readable".to_owned()),
         Err(error) => (CheckState::Degraded, error.to_string()),
     };
-    Check::new("btf", state, found, "reading sockets in the kernel: queues, cgroups, errors", BTF_KERNEL)
+    Check::new("btf", state, found, "reading sockets in the kernel: queues, cgroups, errors", btf_fix(facts))
 }
 
 fn hook_btf(facts: &HostFacts) -> Check {
@@ -138,7 +145,7 @@ fn hook_btf(facts: &HostFacts) -> Check {
         Ok(_) => (CheckState::Degraded, "the kernel's types lack the tracepoint"),
         Err(_) => (CheckState::Degraded, "not without btf"),
     };
-    Check::new("hook tp_btf", state, found, "observing state changes; needs no tracefs", BTF_KERNEL)
+    Check::new("hook tp_btf", state, found, "observing state changes; needs no tracefs", btf_fix(facts))
 }
 
 fn hook_classic(facts: &HostFacts) -> Check {

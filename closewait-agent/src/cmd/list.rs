@@ -28,7 +28,7 @@ use crate::{
         facts::HostFacts,
         limits::of_one_off_scan,
         memory_limit,
-        plan::{HookChoice, plan, unseen_sockets},
+        plan::{HookChoice, check_procfs, plan, unseen_sockets},
     },
     recording::RecordingEngine,
     sink::{
@@ -196,6 +196,7 @@ pub(super) fn scan_once(form: Form, needs: ScanNeeds, note: &mut dyn FnMut(Strin
     let max_tracked = of_one_off_scan(memory_limit::find().as_ref());
     let loader = Loader::begin();
     let facts = HostFacts::gather();
+    check_procfs(&facts)?;
     let mut engine = engine_of_scan(&facts, STUCK_AFTER, max_tracked);
     // The scanner needs the programs as long as it exists.
     let (mut programs, mut scanner) = scanner(loader, &facts, needs, note)?;

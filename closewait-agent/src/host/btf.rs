@@ -19,17 +19,23 @@ pub use offsets::{abilities, layout};
 /// File with all types that are built into the kernel (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+/// What to do on a kernel without types, or without one that closewait needs.
+pub const KERNEL_WITH_BTF: &str = "use a kernel with CONFIG_DEBUG_INFO_BTF=y";
+
 /// Reason why the types cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file cannot be read.
-    #[error("reading {} failed: {error}; a kernel with CONFIG_DEBUG_INFO_BTF=y has it", path.display())]
+    #[error("reading {} failed: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Error of the system.
         error: io::Error,
     },
+    /// The file system with the kernel's file is not mounted.
+    #[error("sysfs is not mounted at /sys")]
+    NoSysfs,
     /// The bytes are no BTF, or have another byte order than this machine.
     #[error("these bytes are not BTF of this machine (no magic number 0xeb9f); give the path of a BTF file")]
     Magic,
@@ -62,8 +68,40 @@ pub struct Btf {
     names: Vec<(u32, u32)>,
 }
 
+impl BtfError {
+    /// Returns what to do so that the kernel's types can be read.
+    pub fn fix(&self) -> &'static str {
+        match self {
+            Self::NoSysfs => "mount it: mount -t sysfs -o ro sysfs /sys",
+            Self::Read { error, .. } if error.kind() != io::ErrorKind::NotFound => {
+                "make /sys/kernel/btf/vmlinux readable for closewait"
+            }
+            Self::Read { .. } | Self::Magic | Self::Truncated { .. } | Self::Kind { .. } => {
+                KERNEL_WITH_BTF
+            }
+        }
+    }
+}
+
 impl Btf {
-    /// Reads a file of types, usually [`VMLINUX`].
+    /// Reads the types of the running kernel, from [`VMLINUX`].
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or is malformed.
+    pub fn of_kernel() -> Result<Self, BtfError> {
+        Self::read(Path::new(VMLINUX)).map_err(|error| match error {
+            // sysfs always has this folder (`kernel_kobj`, kernel/ksysfs.c at v5.10).
+            BtfError::Read { error, .. }
+                if error.kind() == io::ErrorKind::NotFound && !Path::new("/sys/kernel").exists() =>
+            {
+                BtfError::NoSysfs
+            }
+            other => other,
+        })
+    }
+
+    /// Reads a file of types.
     ///
     /// # Errors
     ///

@@ -9,6 +9,8 @@ use closewait_common::{
 };
 
 use rustix::{
+    fs::statfs,
+    io::Errno,
     process::{Resource, getrlimit},
     time::{ClockId, clock_getres},
 };
@@ -29,6 +31,8 @@ pub struct HostFacts {
     pub release: Option<String>,
     /// The first two numbers of the release.
     pub version: Option<(u32, u32)>,
+    /// Whether a proc file system is mounted at `/proc`.
+    pub procfs: Option<bool>,
     /// Facts from the kernel's type information, or the reason why there is none.
     pub types: Result<Types, BtfError>,
     /// Whether the kernel has the BPF ring buffer (Linux 5.8).
@@ -99,7 +103,7 @@ impl HostFacts {
         let release = read("/proc/sys/kernel/osrelease");
         let version = release.as_deref().and_then(parse_version);
         // The bytes of the types, some 6 MB, are freed with `btf`.
-        let types = Btf::read(Path::new(btf::VMLINUX)).map(|btf| Types::of(&btf));
+        let types = Btf::of_kernel().map(|btf| Types::of(&btf));
         let ring_buffer = match &types {
             Ok(types) => Some(types.ring_buffer),
             Err(_) => probe_ring_buffer().or_else(|| version.map(|version| version >= (5, 8))),
@@ -113,6 +117,7 @@ impl HostFacts {
             host,
             release,
             version,
+            procfs: has_procfs(),
             types,
             ring_buffer,
             tracefs: OnceCell::new(),
@@ -181,6 +186,15 @@ pub fn initial_pid_namespace() -> Option<bool> {
 fn is_namespace(kind: &str, inode: u32) -> Option<bool> {
     let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
     Some(link.to_str()? == format!("{kind}:[{inode}]"))
+}
+
+/// Whether `/proc` is a proc file system. `None` if the kernel does not say, as in some sandboxes.
+fn has_procfs() -> Option<bool> {
+    match statfs("/proc") {
+        Ok(found) => Some(found.f_type == libc::PROC_SUPER_MAGIC),
+        Err(Errno::NOENT) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Whether the kernel has filters for system calls: only then the folder with the list of their actions exists

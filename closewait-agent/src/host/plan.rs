@@ -3,6 +3,7 @@
 use closewait_common::config::{Abilities, Layout, MISSING, TraceLayout};
 
 use super::{
+    btf::{self, BtfError},
     caps::{Capabilities, Capability},
     facts::{Attachable, HostFacts},
     tracefs::TracefsError,
@@ -88,6 +89,14 @@ pub enum StartRefusal {
         /// Action for the user.
         fix: String,
     },
+    /// A file system of the kernel is not mounted.
+    #[error("{why}\nhint: {fix}")]
+    Unmounted {
+        /// File system, and what closewait reads there.
+        why: String,
+        /// Action for the user.
+        fix: &'static str,
+    },
     /// The process lacks a privilege.
     #[error("missing {capability}: {why}\nhint: {fix}")]
     Privilege {
@@ -101,10 +110,10 @@ pub enum StartRefusal {
 }
 
 impl StartRefusal {
-    /// Returns the exit code of the process: 69 for the kernel (`EX_UNAVAILABLE`), 77 for privileges (`EX_NOPERM`).
+    /// Returns the exit code of the process: 69 for the host (`EX_UNAVAILABLE`), 77 for privileges (`EX_NOPERM`).
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Kernel { .. } => 69,
+            Self::Kernel { .. } | Self::Unmounted { .. } => 69,
             Self::Privilege { .. } => 77,
         }
     }
@@ -123,6 +132,7 @@ pub const GRANT: &str = "run as root, or `setcap cap_bpf,cap_perfmon,cap_sys_ptr
 ///
 /// If this kernel or these privileges allow no hook.
 pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal> {
+    check_procfs(facts)?;
     if facts.ring_buffer == Some(false) {
         return Err(kernel(facts, "it has no BPF ring buffer".to_owned(), "Linux 5.10 or newer is needed"));
     }
@@ -135,7 +145,9 @@ pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal>
                 Tracepoint::Classic
             }
         },
-        HookChoice::Btf => btf_hook(facts).map(|()| Tracepoint::Btf).map_err(|why| kernel(facts, why, TRY_CLASSIC))?,
+        HookChoice::Btf => btf_hook(facts).map(|()| Tracepoint::Btf).map_err(|why| {
+            kernel(facts, why, &format!("use the classic tracepoint, or {}", btf_fix(facts)))
+        })?,
         HookChoice::Classic => classic_hook(facts).map(|()| Tracepoint::Classic)?,
     };
     let types = facts.types.as_ref().ok();
@@ -157,7 +169,21 @@ pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal>
     Ok(plan)
 }
 
-const TRY_CLASSIC: &str = "use the classic tracepoint, or a kernel with CONFIG_DEBUG_INFO_BTF=y";
+/// Checks that there is a `/proc`. Without it no process is seen, and no network namespace: nothing can be said, not even
+/// that there are no sockets.
+///
+/// # Errors
+///
+/// If `/proc` is known to be something else.
+pub fn check_procfs(facts: &HostFacts) -> Result<(), StartRefusal> {
+    if facts.procfs == Some(false) {
+        return Err(StartRefusal::Unmounted {
+            why: "no proc file system is mounted at /proc, where closewait finds processes".to_owned(),
+            fix: "mount it: mount -t proc proc /proc",
+        });
+    }
+    Ok(())
+}
 
 /// Limit of a pid namespace: network namespaces are found through their processes (`netns::find`), and files by a
 /// scan over the processes of this pid namespace (`task_seq_get_next` in kernel/bpf/task_iter.c, v5.11).
@@ -237,6 +263,11 @@ fn btf_hook(facts: &HostFacts) -> Result<(), String> {
     }
 }
 
+/// Returns what to do so that the hook that needs type information works.
+pub fn btf_fix(facts: &HostFacts) -> &'static str {
+    facts.types.as_ref().err().map_or(btf::KERNEL_WITH_BTF, BtfError::fix)
+}
+
 /// Checks that the hook that needs tracefs works.
 fn classic_hook(facts: &HostFacts) -> Result<(), StartRefusal> {
     let Err(error) = facts.tracefs() else { return Ok(()) };
@@ -263,15 +294,19 @@ fn classic_hook(facts: &HostFacts) -> Result<(), StartRefusal> {
 
 /// Returns the refusal if neither hook works: a missing privilege comes before all else.
 fn both(facts: &HostFacts, no_btf: &str, no_classic: StartRefusal) -> StartRefusal {
+    // Neither tracefs can be mounted then.
+    if let Err(error @ BtfError::NoSysfs) = &facts.types {
+        let why = format!("{error}, where closewait reads the kernel's types");
+        return StartRefusal::Unmounted { why, fix: error.fix() };
+    }
     match no_classic {
         StartRefusal::Privilege { capability, why, fix } => {
             StartRefusal::Privilege { capability, why: format!("tp_btf does not work ({no_btf}), and {why}"), fix }
         }
-        StartRefusal::Kernel { why, .. } => kernel(
-            facts,
-            format!("tp_btf does not work ({no_btf}), and {why}"),
-            "use a kernel with CONFIG_DEBUG_INFO_BTF=y, or one with CONFIG_FTRACE=y",
-        ),
+        StartRefusal::Kernel { why, fix, .. } => {
+            kernel(facts, format!("tp_btf does not work ({no_btf}), and {why}"), &format!("{}, or {fix}", btf_fix(facts)))
+        }
+        other @ StartRefusal::Unmounted { .. } => other,
     }
 }
 
@@ -293,7 +328,7 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
         add(
             "hook",
             &format!("the classic tracepoint is used: {why}"),
-            Some("use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+            Some(btf_fix(facts)),
         );
     }
     let types = facts.types.is_ok();
@@ -302,7 +337,7 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
             "sockets",
             "without type information neither queues, cgroups nor errors of a socket can be read, and the ages of those \
              older than the agent are unknown",
-            Some("use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+            Some(btf_fix(facts)),
         );
     }
     if types && !plan.iterate_files {

@@ -174,6 +174,23 @@ fn the_only(output: &str, id: &Id) -> Value {
 }
 
 #[test]
+fn without_proc_or_sys_every_command_says_what_to_mount() {
+    for (covered, commands, mount) in [
+        (&[c"/proc"][..], &[&["list"][..], &["status"], &["report"], &["run"]][..], "mount -t proc"),
+        (&[c"/sys"], &[&["run"]], "mount -t sysfs"),
+    ] {
+        for &arguments in commands {
+            let mut command = closewait(arguments);
+            setup::cover(&mut command, covered);
+            let ended = finish(&mut command);
+            assert_eq!((ended.code, ended.stdout.as_str()), (Some(69), ""), "{arguments:?}: {ended:?}");
+            assert!(ended.stderr.contains(mount) && !ended.stderr.contains("CONFIG_"), "{arguments:?}: {ended:?}");
+        }
+    }
+    leftovers::assert_none();
+}
+
+#[test]
 fn with_neither_btf_nor_tracefs_the_agent_says_what_it_lacks() {
     let mut command = run_command(&[]);
     setup::cover(&mut command, &[c"/sys/kernel/btf", c"/sys/kernel/tracing", c"/sys/kernel/debug"]);

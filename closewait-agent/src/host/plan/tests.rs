@@ -16,6 +16,7 @@ pub(crate) fn capable_host() -> HostFacts {
         host: closewait_engine::model::Host::default(),
         release: Some("6.18.0".to_owned()),
         version: Some((6, 18)),
+        procfs: Some(true),
         types: Ok(Types {
             layout: some_layout(),
             abilities: Abilities {
@@ -108,6 +109,19 @@ fn without_types_and_tracefs_the_kernel_is_refused() {
     assert_eq!(refusal.exit_code(), 69);
     let text = refusal.to_string();
     assert!(text.contains("tracefs") && text.contains("btf/vmlinux") && text.contains("6.18.0"), "{text}");
+}
+
+#[test]
+fn a_file_system_that_is_not_mounted_is_named_and_the_kernel_is_not_blamed() {
+    let no_proc = HostFacts { procfs: Some(false), ..capable_host() };
+    let no_sys = HostFacts { types: Err(BtfError::NoSysfs), tracefs: Err(no_tracefs()).into(), ..capable_host() };
+    for (facts, mount) in [(no_proc, "mount -t proc"), (no_sys, "mount -t sysfs")] {
+        let refusal = plan(&facts, HookChoice::Auto).unwrap_err();
+        assert_eq!(refusal.exit_code(), 69);
+        let text = refusal.to_string();
+        assert!(text.contains(mount) && !text.contains("kernel with"), "{text}");
+    }
+    assert!(plan(&HostFacts { procfs: None, ..capable_host() }, HookChoice::Auto).is_ok());
 }
 
 #[test]

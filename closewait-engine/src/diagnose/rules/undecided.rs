@@ -21,15 +21,19 @@ impl Rule for Fresh {
     fn about(&self) -> &'static About {
         &About {
             name: "fresh",
-            when: "the oldest socket of the group entered less than 3 s ago",
-            class: &[Class::Transient],
+            when: "the oldest socket of the group entered less than 3 s ago, as far as is known",
+            class: &[Class::Transient, Class::Unknown],
             certainty: &[
                 (
                     Certainty::High,
-                    "the agent saw the entry, the program closes other sockets, and none of them is stuck",
+                    "transient: the agent saw the entry, the program closes other sockets, and none of them is stuck",
                 ),
-                (Certainty::Medium, "the agent saw the entry"),
-                (Certainty::Low, "the agent did not see the entry: the socket may be older"),
+                (Certainty::Medium, "transient: the agent saw the entry"),
+                (
+                    Certainty::Low,
+                    "the agent did not see the entry: transient if the socket's last data came less than 3 s ago, otherwise \
+                     unknown, because the socket may be much older",
+                ),
             ],
             says: "the peer has just closed, and the program is about to",
             next: "nothing",
@@ -45,6 +49,9 @@ impl Rule for Fresh {
         let flow = case.group.flow.as_ref();
         let keeps_up = flow.filter(|flow| flow.closed > 0 && flow.old_present == 0);
         let (certainty, others) = match (case.dwell, keeps_up) {
+            (Dwell::Between { at_most, .. }, _) if at_most.is_none_or(|at_most| at_most >= FRESH) => {
+                return Some(age_unknown(case));
+            }
             (Dwell::Between { .. }, _) => (Certainty::Low, String::new()),
             (Dwell::Exact(_), Some(flow)) => {
                 (Certainty::High, format!("; the program closed {} others, and none is stuck", flow.closed))
@@ -57,6 +64,19 @@ impl Rule for Fresh {
                 .into(),
         }))
     }
+}
+
+/// Judges a socket whose entry nobody saw, and that may be much older than it is known to be. It gets no cause, because all
+/// other rules suppose the minimum age.
+fn age_unknown<'c>(case: &'c Case<'_>) -> Judgement<'c> {
+    let at_most = match case.dwell {
+        Dwell::Between { at_most: Some(at_most), .. } => format!(" and at most {} ago", text::duration(at_most)),
+        Dwell::Between { at_most: None, .. } | Dwell::Exact(_) => String::new(),
+    };
+    Judgement::new(Class::Unknown, Certainty::Low, move || Explanation {
+        text: format!("nobody saw when the peer closed: {} ago{at_most}", text::age(case)),
+        next: text::list(case, "list again in a minute: the sockets that are still there are at least as old"),
+    })
 }
 
 impl Rule for TooEarly {
@@ -146,8 +166,21 @@ mod tests {
         let scene = Scene::server().aged(2);
         assert_eq!(scene.check(&Fresh).unwrap().certainty, Certainty::Medium);
         assert_eq!(scene.clone().closed_before(1, secs(1)).check(&Fresh).unwrap().certainty, Certainty::High);
-        assert_eq!(scene.clone().bounded().check(&Fresh).unwrap().certainty, Certainty::Low);
+        let mut seen_late = scene.clone();
+        seen_late.dwell = Dwell::Between { at_least: secs(1), at_most: Some(secs(2)) };
+        let judged = seen_late.check(&Fresh).unwrap();
+        assert_eq!((judged.class, judged.certainty), (Class::Transient, Certainty::Low));
         assert_eq!(scene.aged(3).check(&Fresh), None);
+    }
+
+    #[test]
+    fn a_socket_that_may_be_old_is_not_called_transient() {
+        let mut scene = Scene::server().aged(2);
+        for at_most in [None, Some(secs(3)), Some(secs(86_400))] {
+            scene.dwell = Dwell::Between { at_least: secs(2), at_most };
+            let judged = scene.check(&Fresh).unwrap();
+            assert_eq!((judged.class, judged.certainty), (Class::Unknown, Certainty::Low), "{at_most:?}");
+        }
     }
 
     #[test]
