@@ -160,9 +160,9 @@ printf '#!/bin/sh\n' >"$work/try" && chmod 755 "$work/try" \
 "$work/try" 2>/dev/null || fail 1 "cannot run programs in $work: its file system is probably mounted with noexec" \
     "name a folder elsewhere: TMPDIR=\"\$HOME\" sh install.sh"
 
-# Runs a program. If it fails, prints its messages without control characters.
+# Runs a program, whose output goes to the file `out`. If it fails, prints its messages without control characters.
 quietly() {
-    LC_ALL=C "$@" >"$work/log" 2>&1 || {
+    LC_ALL=C "$@" >"$work/out" 2>"$work/log" || {
         printable <"$work/log" >&2
         return 1
     }
@@ -241,15 +241,17 @@ grep -F "  $archive" "$work/SHA256SUMS" | head -n 1 >"$work/wanted"
 # Regular files and folders below one folder, with harmless names: before they are unpacked, and after it for what a list does not show.
 odd="do not use it, and report it"
 quietly tar -tzf "$work/$archive" || fail 1 "cannot read $archive"
-if LC_ALL=C grep -aqv "^$folder\(/[0-9A-Za-z._/-]*\)\{0,1\}\$" "$work/log" || LC_ALL=C grep -aqE '(^|/)\.\.(/|$)' "$work/log"; then
+if LC_ALL=C grep -aqv "^$folder\(/[0-9A-Za-z._/-]*\)\{0,1\}\$" "$work/out" \
+    || LC_ALL=C grep -aqE '(^|/)\.\.(/|$)' "$work/out"; then
     fail 1 "$archive has names that no release has" "$odd"
 fi
 quietly tar -tvzf "$work/$archive" || fail 1 "cannot read $archive"
-! LC_ALL=C grep -aqv '^[d-]' "$work/log" || fail 1 "$archive has links or devices, which no release has" "$odd"
+! LC_ALL=C grep -aqv '^[d-]' "$work/out" || fail 1 "$archive has links or devices, which no release has" "$odd"
 mkdir "$work/tree"
 quietly tar -xzf "$work/$archive" -C "$work/tree" || fail 1 "cannot unpack $archive" "is there room in $work? TMPDIR names another folder"
 tree=$work/tree/$folder
-strange=$(cd "$work/tree" && LC_ALL=C find . ! -name . \( -name '*[!0-9A-Za-z._-]*' -o ! -type f ! -type d -o -type f -links +1 \) | head -n 1)
+strange=$(cd "$work/tree" && LC_ALL=C find . ! -name . \( -name '*[!0-9A-Za-z._-]*' -o ! -type f ! -type d -o -type f -links +1 \) \
+    | head -n 1)
 [ -z "$strange" ] || fail 1 "$archive has names or links that no release has" "$odd"
 [ -f "$tree/bin/closewait" ] && [ -x "$tree/bin/closewait" ] && [ -d "$tree/share" ] || fail 1 "$archive has no program in it"
 
@@ -281,7 +283,7 @@ if [ -z "$assume_yes" ]; then
 fi
 
 quietly "$tree/bin/closewait" --version || fail 1 "the program of $archive does not run here; nothing was installed"
-[ "$(cat "$work/log")" = "closewait $offered" ] || fail 1 "the program of $archive is not closewait $offered; nothing was installed" "$odd"
+[ "$(cat "$work/out")" = "closewait $offered" ] || fail 1 "the program of $archive is not closewait $offered; nothing was installed" "$odd"
 
 # One process, so that sudo asks once. All new files are there before the first one replaces an old one: a full disk leaves the old
 # version, and a running program is replaced, not overwritten.
