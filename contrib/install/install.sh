@@ -125,7 +125,7 @@ x86_64 | amd64) arch=x86_64 ;;
 aarch64 | arm64) arch=aarch64 ;;
 *) fail 1 "there are no binaries for $machine" "build it from source: $repository/blob/main/docs/install.md" ;;
 esac
-for tool in install sha256sum tar; do
+for tool in od sha256sum tar; do
     [ -n "$(command -v "$tool")" ] || fail 1 "$tool is not installed"
 done
 if [ -n "$key" ]; then
@@ -166,6 +166,12 @@ quietly() {
         printable <"$work/log" >&2
         return 1
     }
+}
+
+# Whether grep selects no line with these arguments. If grep itself fails, this fails, too.
+selects_none() {
+    LC_ALL=C grep -aq "$@" && return 1
+    [ $? -eq 1 ]
 }
 
 # Downloads $from/$1 with GNU Wget 1 into the file $2. wget itself would follow a redirection from https to http.
@@ -218,9 +224,9 @@ download() {
 printf 'Downloading from %s\n' "$from"
 download SHA256SUMS "is the version right, and does this host reach that address?"
 # A proxy may answer with a page of its own.
-if [ ! -s "$work/SHA256SUMS" ] || LC_ALL=C grep -aqv '^[0-9a-f]\{64\} [ *][0-9A-Za-z._~+-]\{1,255\}$' "$work/SHA256SUMS"; then
-    fail 1 "$from/SHA256SUMS is not a list of checksums" "is it a folder of a release, or does a proxy or a login page answer in its place?"
-fi
+[ -s "$work/SHA256SUMS" ] && selects_none -v '^[0-9a-f]\{64\} [ *][0-9A-Za-z._~+-]\{1,255\}$' "$work/SHA256SUMS" \
+    || fail 1 "$from/SHA256SUMS is not a list of checksums" \
+        "is it a folder of a release, or does a proxy or a login page answer in its place?"
 if [ -n "$key" ]; then
     download SHA256SUMS.minisig \
         "without a signature, there is nothing to compare with the key. Only releases have one, and files of cargo xtask package none"
@@ -241,18 +247,16 @@ grep -F "  $archive" "$work/SHA256SUMS" | head -n 1 >"$work/wanted"
 # Regular files and folders below one folder, with harmless names: before they are unpacked, and after it for what a list does not show.
 odd="do not use it, and report it"
 quietly tar -tzf "$work/$archive" || fail 1 "cannot read $archive"
-if LC_ALL=C grep -aqv "^$folder\(/[0-9A-Za-z._/-]*\)\{0,1\}\$" "$work/out" \
-    || LC_ALL=C grep -aqE '(^|/)\.\.(/|$)' "$work/out"; then
-    fail 1 "$archive has names that no release has" "$odd"
-fi
+selects_none -v "^$folder\(/[0-9A-Za-z._/-]*\)\{0,1\}\$" "$work/out" && selects_none -E '(^|/)\.\.(/|$)' "$work/out" \
+    || fail 1 "$archive has names that no release has" "$odd"
 quietly tar -tvzf "$work/$archive" || fail 1 "cannot read $archive"
-! LC_ALL=C grep -aqv '^[d-]' "$work/out" || fail 1 "$archive has links or devices, which no release has" "$odd"
+selects_none -v '^[d-]' "$work/out" || fail 1 "$archive has links or devices, which no release has" "$odd"
 mkdir "$work/tree"
 quietly tar -xzf "$work/$archive" -C "$work/tree" || fail 1 "cannot unpack $archive" "is there room in $work? TMPDIR names another folder"
 tree=$work/tree/$folder
-strange=$(cd "$work/tree" && LC_ALL=C find . ! -name . \( -name '*[!0-9A-Za-z._-]*' -o ! -type f ! -type d -o -type f -links +1 \) \
-    | head -n 1)
-[ -z "$strange" ] || fail 1 "$archive has names or links that no release has" "$odd"
+quietly find "$work/tree" -name '*[!0-9A-Za-z._-]*' -o ! -type f ! -type d -o -type f -links +1 \
+    || fail 1 "cannot list the files of $archive"
+[ ! -s "$work/out" ] || fail 1 "$archive has names or links that no release has" "$odd"
 [ -f "$tree/bin/closewait" ] && [ -x "$tree/bin/closewait" ] && [ -d "$tree/share" ] || fail 1 "$archive has no program in it"
 
 # The files of the archive that go below the prefix, by name. Names have no spaces and no patterns.
@@ -301,7 +305,9 @@ for file; do
         echo "$prefix/$file is a folder" >&2
         exit 1
     fi
-    install -D -m "$mode" "$tree/$file" "$prefix/$file.new" || exit 1
+    # Not `install`, which BusyBox of Debian has not. A link in the place of the new file is not followed.
+    mkdir -p "$prefix/${file%/*}" && rm -f "$prefix/$file.new" && cp "$tree/$file" "$prefix/$file.new" \
+        && chmod "$mode" "$prefix/$file.new" || exit 1
 done
 for file; do
     mv -f "$prefix/$file.new" "$prefix/$file" || exit 1

@@ -162,6 +162,7 @@ fn sha256(content: &[u8]) -> String {
 fn table(files: &[(String, u64)]) -> String {
     let row = |(name, bytes): &(String, u64)| match bytes {
         ..10_000 => format!("`{name}` | {bytes} bytes"),
+        ..50_000 => format!("`{name}` | {:.0} kB", *bytes as f64 / 1e3),
         _ => format!("`{name}` | {:.1} MB", *bytes as f64 / 1e6),
     };
     markdown::table("file | size", files.iter().map(row))
@@ -187,7 +188,8 @@ mod tests {
         })
         .unwrap();
         assert_eq!(files, [("a", 0), ("b", 2), (SUMS, 136)].map(|(name, size)| (name.to_owned(), size)));
-        assert_eq!(table(&[("a".to_owned(), 6_510_000)]), "| file | size |\n|---|---|\n| `a` | 6.5 MB |\n");
+        let shown = table(&[("a", 6_510_000), ("b", 14_086)].map(|(name, size)| (name.to_owned(), size)));
+        assert_eq!(shown, "| file | size |\n|---|---|\n| `a` | 6.5 MB |\n| `b` | 14 kB |\n");
     }
 
     #[test]

@@ -4,34 +4,6 @@ use std::process::Output;
 
 use crate::release::{Release, files, text};
 
-/// Programs that the script needs, without one that downloads.
-const PROGRAMS: [&str; 24] = [
-    "cat",
-    "chmod",
-    "cp",
-    "dirname",
-    "env",
-    "find",
-    "grep",
-    "gzip",
-    "head",
-    "id",
-    "install",
-    "mkdir",
-    "mktemp",
-    "mv",
-    "od",
-    "rm",
-    "sed",
-    "sh",
-    "sha256sum",
-    "sort",
-    "tail",
-    "tar",
-    "tr",
-    "uname",
-];
-
 /// Runs the script with `https://`, without curl, and with a wget that answers like this: a shell script with `$url`, `$out`
 /// (the file to write) and `$files` (the folder with the release).
 fn with_wget(release: &Release, version: &str, answer: &str) -> Output {
@@ -76,7 +48,7 @@ fn only_addresses_that_nobody_can_change_on_the_way_are_taken() {
 #[test]
 fn files_need_neither_curl_nor_wget() {
     let release = Release::new("files");
-    release.only(&PROGRAMS);
+    release.only_needed();
     let mut script = release.script(&["sh"], "/nonexistent");
     let from = format!("file://{}/files", release.0.display());
     script.args(["--from", &from, "--yes", "--prefix"]).arg(release.prefix());
@@ -88,7 +60,7 @@ fn files_need_neither_curl_nor_wget() {
 #[test]
 fn wget_follows_redirections_to_https_only() {
     let release = Release::new("wget");
-    release.only(&PROGRAMS);
+    release.only_needed();
     let there = "redirect http://e.org/plain";
     release.has_refused(&with_wget(&release, "GNU Wget 1.21.3", there), "cannot download https://e.org/x/SHA256SUMS");
     let output = with_wget(&release, "GNU Wget 1.21.3", "redirect \"https://e.org/y/${url##*/}\"");
@@ -113,7 +85,7 @@ fn wget_follows_redirections_to_https_only() {
 #[test]
 fn curl_is_kept_to_https() {
     let release = Release::new("curl");
-    release.only(&PROGRAMS);
+    release.only_needed();
     let files = release.0.join("files");
     release.program(
         "curl",

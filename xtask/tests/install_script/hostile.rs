@@ -69,11 +69,21 @@ fn an_archive_has_only_files_with_harmless_names() {
         let output = release.install(&["--yes"]);
         let reason = if entry.1 == EntryType::Regular { "has names that no" } else { "which no release has" };
         release.has_refused(&output, reason);
+        // Another tar, find and grep.
+        if let Some(output) = release.install_with_busybox() {
+            release.has_refused(&output, "no release has");
+        }
         assert!(!release.has_run(), "{entry:?}");
     }
     let own = format!("{}/bin/closewait", release.folder());
     release.pack(GOOD, &[("share/own", EntryType::Link, own, 0o644)]);
     release.refuses(&["--yes"], "which no release has");
+    if let Some(output) = release.install_with_busybox() {
+        release.has_refused(&output, "no release has");
+        release.pack(GOOD, &[]);
+        let output = release.install_with_busybox().unwrap();
+        assert!(output.status.success() && release.has_run(), "{}", text(&output.stderr));
+    }
 }
 
 #[test]

@@ -14,6 +14,33 @@ use tar::{Builder, EntryType, Header};
 pub(crate) const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/install/install.sh");
 pub(crate) const VERSION: &str = "7.8.9";
 
+/// Programs that the script needs, without one that downloads.
+pub(crate) const PROGRAMS: [&str; 23] = [
+    "cat",
+    "chmod",
+    "cp",
+    "dirname",
+    "env",
+    "find",
+    "grep",
+    "gzip",
+    "head",
+    "id",
+    "mkdir",
+    "mktemp",
+    "mv",
+    "od",
+    "rm",
+    "sed",
+    "sh",
+    "sha256sum",
+    "sort",
+    "tail",
+    "tar",
+    "tr",
+    "uname",
+];
+
 /// Entry of an archive: the name below its folder, the type, the target of a link or the content, and the permissions.
 pub(crate) type ArchiveEntry = (&'static str, EntryType, String, u32);
 
@@ -97,9 +124,9 @@ impl Release {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
     }
 
-    /// Hides all programs of the system but these from the script.
-    pub(crate) fn only(&self, names: &[&str]) {
-        for name in names {
+    /// Adds the programs of the system that the script needs, for a PATH without all others.
+    pub(crate) fn only_needed(&self) {
+        for name in PROGRAMS {
             let found = find(name).unwrap_or_else(|| panic!("there is no {name}"));
             symlink(found, self.0.join("programs").join(name)).expect("a link");
         }
@@ -128,6 +155,28 @@ impl Release {
         let mut command = self.script(&["sh"], &env::var("PATH").expect("PATH"));
         let from = format!("file://{}", self.0.join("files").display());
         command.args(["--from", &from, "--prefix"]).arg(prefix).args(more).output().expect("it starts")
+    }
+
+    /// Runs the script by the shell and with all programs of busybox; `None`: it is not installed.
+    pub(crate) fn install_with_busybox(&self) -> Option<Output> {
+        let busybox = find("busybox");
+        if !tests_support::engine::has_shell("busybox", busybox.is_some()) {
+            return None;
+        }
+        for name in PROGRAMS {
+            let link = self.0.join("programs").join(name);
+            if !link.is_symlink() {
+                symlink(busybox.as_ref()?, link).expect("a link");
+            }
+        }
+        let mut script = self.script(&["sh"], "/nonexistent");
+        let from = format!("file://{}/files", self.0.display());
+        let output =
+            script.args(["--from", &from, "--yes", "--prefix"]).arg(self.prefix()).output().expect("it starts");
+        for name in PROGRAMS {
+            fs::remove_file(self.0.join("programs").join(name)).expect("a link");
+        }
+        Some(output)
     }
 
     /// Fails unless the script refuses for this reason, and leaves nothing.
