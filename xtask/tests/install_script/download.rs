@@ -26,7 +26,7 @@ fn with_wget(release: &Release, version: &str, answer: &str) -> Output {
         ),
     );
     let mut script = release.script(&["sh"], "/nonexistent");
-    script.args(["--from", "https://e.org/x", "--yes", "--prefix"]).arg(release.prefix()).output().unwrap()
+    script.args(["--from", "https://e.org/x", "--yes", "--prefix"]).arg(release.prefix()).output().expect("it starts")
 }
 
 #[test]
