@@ -1,13 +1,15 @@
 //! Code objects: function, file, and the line of an instruction.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     super::{
-        memory::{MemoryError, readable},
-        stack::Frame,
+        limit::{MAX_FILE_BYTES, MAX_FUNCTION_BYTES},
+        memory::{MemoryError, MemoryReader, readable},
+        stack::{FRAME_BYTES, Frame},
     },
-    layout::{InstructionsPlace, MAX_RECORD, PythonLayout},
+    layout::{InitShim, InstructionsPlace, MAX_RECORD, PythonLayout},
+    lines::LineTable,
     objects::{ObjectReader, ObjectType, signed_half, word},
 };
 
@@ -45,11 +47,10 @@ pub(super) enum NamedFrame {
 /// Code object.
 #[derive(Debug)]
 struct Code {
-    function: Option<String>,
-    file: Option<String>,
-    first_line: u32,
+    function: Arc<str>,
+    file: Arc<str>,
     /// Line table; `None` if it cannot be read.
-    lines: Option<Vec<u8>>,
+    lines: Option<LineTable>,
     /// Address of the first instruction, if they are in the code object.
     start: u64,
     /// Number of bytes of the instructions.
@@ -66,51 +67,47 @@ enum Known {
 
 /// Code objects that were read; many threads share them.
 pub(super) struct CodeReader<'a> {
+    memory: MemoryReader<'a>,
     objects: ObjectReader<'a>,
     layout: PythonLayout,
     known: RefCell<BTreeMap<u64, Known>>,
-    frames: RefCell<BTreeMap<(u64, RawInstruction), NamedFrame>>,
 }
 
 impl<'a> CodeReader<'a> {
-    pub(super) const fn new(objects: ObjectReader<'a>, layout: PythonLayout) -> Self {
-        Self { objects, layout, known: RefCell::new(BTreeMap::new()), frames: RefCell::new(BTreeMap::new()) }
+    pub(super) fn new(memory: MemoryReader<'a>, layout: PythonLayout) -> Self {
+        let objects = ObjectReader::new(memory, &layout);
+        Self { memory, objects, layout, known: RefCell::new(BTreeMap::new()) }
     }
 
     /// Returns the function, file and line of a frame.
     pub(super) fn frame(&self, raw: &RawFrame) -> Result<NamedFrame, MemoryError> {
-        let key = (raw.code, raw.instruction);
-        if let Some(named) = self.frames.borrow().get(&key) {
-            return Ok(named.clone());
-        }
-        let named = match self.code(raw.code)? {
+        match self.code(raw.code)? {
             Known::Code(code) => self.call(&code, raw.instruction),
-            Known::Internal => NamedFrame::Internal,
-            Known::Other => NamedFrame::Damaged,
-        };
-        self.frames.borrow_mut().insert(key, named.clone());
-        Ok(named)
+            Known::Internal => Ok(NamedFrame::Internal),
+            Known::Other => Ok(NamedFrame::Damaged),
+        }
     }
 
-    fn call(&self, code: &Code, instruction: RawInstruction) -> NamedFrame {
+    fn call(&self, code: &Code, instruction: RawInstruction) -> Result<NamedFrame, MemoryError> {
         let offset = match instruction {
             RawInstruction::Offset(offset) => offset,
             RawInstruction::Address(address) => address.wrapping_sub(code.start).cast_signed(),
         };
         // A call that has not begun is one instruction before the first one.
         if offset < -2 || u64::try_from(offset).is_ok_and(|offset| offset >= code.len) {
-            return NamedFrame::Damaged;
+            return Ok(NamedFrame::Damaged);
         }
-        let format = self.layout.code.format;
-        let line = code.lines.as_ref().and_then(|table| format.line(table, code.first_line, offset));
-        NamedFrame::Call(Frame {
-            function: code.function.clone(),
-            file: code.file.clone(),
-            line,
+        self.memory.keep(FRAME_BYTES)?;
+        let found = code.lines.as_ref().map(|table| table.line(offset));
+        self.memory.work(found.map_or(1, |found| found.steps))?;
+        Ok(NamedFrame::Call(Frame {
+            function: Some(Arc::clone(&code.function)),
+            file: Some(Arc::clone(&code.file)),
+            line: found.and_then(|found| found.line),
             object: None,
             address: None,
             is_guess: false,
-        })
+        }))
     }
 
     fn code(&self, address: u64) -> Result<Known, MemoryError> {
@@ -133,9 +130,15 @@ impl<'a> CodeReader<'a> {
         let Some(first_line) = u32::try_from(signed_half(record, layout.first_line)).ok().filter(|_| is_code) else {
             return Ok(Known::Other);
         };
-        // The frame that calls `__init__` has no names in 3.12, and the same object as both names later (`_Py_InitCleanup`,
-        // Python/specialize.c at v3.12.0 and v3.13.0).
-        if function == 0 || file == 0 || function == file {
+        let is_shim = match layout.shim {
+            InitShim::Absent => false,
+            InitShim::Unnamed => function == 0 && file == 0,
+            InitShim::OneName => {
+                let is_one = function == file && first_line == 0;
+                is_one && self.objects.name(function, MAX_FUNCTION_BYTES)?.as_deref() == Some("__init__")
+            }
+        };
+        if is_shim {
             return Ok(Known::Internal);
         }
         let (start, len) = match layout.instructions {
@@ -147,11 +150,12 @@ impl<'a> CodeReader<'a> {
             // `ob_size` is the number of instructions.
             InstructionsPlace::Inside(at) => (address.wrapping_add(at), word(record, 16).wrapping_mul(2)),
         };
-        let (function, file) = (self.objects.text(function)?, self.objects.text(file)?);
-        if function.is_none() || file.is_none() {
+        let function = self.objects.name(function, MAX_FUNCTION_BYTES)?;
+        let (Some(function), Some(file)) = (function, self.objects.name(file, MAX_FILE_BYTES)?) else {
             return Ok(Known::Other);
-        }
+        };
         let lines = self.objects.bytes(word(record, layout.lines))?;
-        Ok(Known::Code(Rc::new(Code { function, file, first_line, lines, start, len })))
+        let lines = lines.map(|bytes| LineTable::new(layout.format, bytes, first_line));
+        Ok(Known::Code(Rc::new(Code { function, file, lines, start, len })))
     }
 }
