@@ -113,7 +113,8 @@ pub(super) enum InitShim {
     Absent,
     /// It has no names: 3.12 (v3.12.0).
     Unnamed,
-    /// Its function and file are one object, `__init__`, and it has no first line: from 3.13 (v3.13.0).
+    /// Its function and file are one object, `__init__`, and it has no first line: from 3.13 (v3.13.0). Code of a program can have such
+    /// names too, but it has a first line.
     OneName,
 }
 
