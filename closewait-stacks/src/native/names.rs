@@ -77,7 +77,10 @@ pub(super) fn names(
 
 /// Returns the name to show for one in a file, and takes the steps of the work on it.
 fn name_of(memory: MemoryReader<'_>, name: &str) -> Result<Arc<str>, MemoryError> {
-    // Each reference of a mangled name to a part of itself shows that part again.
+    if name.len() > MAX_NAME {
+        return memory.name(name, MAX_FUNCTION_BYTES);
+    }
+    // Each reference of a mangled name to a part of itself is a way through that part again.
     let references = name.bytes().filter(|byte| *byte == b'B').count();
     memory.work(8 * (1 + references as u64) * name.len() as u64)?;
     memory.name(&demangled(name), MAX_FUNCTION_BYTES)

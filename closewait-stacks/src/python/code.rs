@@ -217,8 +217,12 @@ mod tests {
 
     impl Memory for Hostile {
         fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-            for (byte, at) in into.iter_mut().zip(address..) {
-                *byte = self.word(at / 8 * 8).to_le_bytes()[at as usize % 8];
+            let mut bytes = [0; 8];
+            for (index, (byte, at)) in into.iter_mut().zip(address..).enumerate() {
+                if index == 0 || at.is_multiple_of(8) {
+                    bytes = self.word(at / 8 * 8).to_le_bytes();
+                }
+                *byte = bytes[at as usize % 8];
             }
             Ok(())
         }
