@@ -7,10 +7,16 @@ use super::super::{
     stack::Frame,
 };
 
+/// Maximum length of a frame that is parsed, bytes. Only the beginning of a longer one is shown.
+const MAX_TEXT: usize = 16 << 10;
+
 /// Parses a frame as HotSpot prints it (`java_lang_Throwable::print_stack_element_to_buffer`, classfile/javaClasses.cpp of JDK 8 to 25),
 /// or as `StackTraceElement.toString` does; `None` if it is malformed.
 pub(super) fn parse(text: &str) -> Option<Frame> {
     // Names can have any characters but these in them, so the parentheses of the place are the last ones.
+    if text.len() > MAX_TEXT {
+        return Some(Frame { function: Some(Arc::from(cut_name(text, MAX_FUNCTION_BYTES))), ..Frame::default() });
+    }
     let (function, place) = text.trim().strip_suffix(')')?.rsplit_once('(')?;
     let function = function_name(function);
     if function.is_empty() {

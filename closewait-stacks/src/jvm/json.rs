@@ -13,6 +13,9 @@ use serde::{
 use super::{HeldLock, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, MAX_LOCKS, MAX_NAME_BYTES, WaitedLock, cut, frame};
 use crate::{StackError, stack::MAX_FRAMES};
 
+/// Maximum number of containers of threads that are read; each executor and each scope is one.
+const MAX_CONTAINERS: usize = 1 << 16;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct DumpFile {
@@ -88,7 +91,7 @@ impl Visitor<'_> for NumberVisitor {
     }
 }
 
-/// Reads a list up to `most` kept elements, which `add` makes of those in the text: a short text can have millions of them.
+/// Reads up to `most` elements of a list, which `add` adds to those that are kept: a short text can have millions of elements.
 struct ListVisitor<T, U> {
     most: usize,
     add: fn(&mut Vec<U>, T),
@@ -103,7 +106,7 @@ impl<'de, T: Deserialize<'de>, U> Visitor<'de> for ListVisitor<T, U> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<U>, A::Error> {
         let mut kept = Vec::new();
-        while kept.len() < self.most {
+        for _ in 0..self.most {
             let Some(element) = list.next_element()? else { return Ok(kept) };
             (self.add)(&mut kept, element);
         }
@@ -117,7 +120,7 @@ fn threads_of_containers<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<JvmTh
         let room = MAX_JVM_THREADS.saturating_sub(kept.len());
         kept.extend(container.threads.into_iter().take(room));
     };
-    list.deserialize_seq(ListVisitor { most: MAX_JVM_THREADS, add })
+    list.deserialize_seq(ListVisitor { most: MAX_CONTAINERS, add })
 }
 
 fn threads<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<JvmThread>, D::Error> {
