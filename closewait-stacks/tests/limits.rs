@@ -26,7 +26,7 @@ fn many_threads() -> (Image, Vec<TargetThread>, ReadLimit) {
 }
 
 fn read(image: &Image, threads: &[TargetThread], memory: MemoryReader<'_>, symbols: &dyn Symbols) -> Vec<Stack> {
-    native::stacks(&TargetProcess { memory, mappings: &image.mappings, threads, symbols }).unwrap()
+    native::stacks(&TargetProcess { memory, mappings: &image.mappings, threads, symbols }).expect("stacks")
 }
 
 /// Returns the texts of all frames by their addresses: those that share their memory once, and each of them.

@@ -135,7 +135,8 @@ mod tests {
         let sample = ProcessStacks::new(7, second(0), &[stack(1, &deep)], Vec::new());
         assert_eq!(sample.frames(), MAX_FRAMES);
         assert_eq!(sample.groups[0].cut.as_deref(), Some("only the innermost frames are kept"));
-        let long = vec![("walk", &*"/srv".repeat(1000), 9); 500];
+        let path = "/srv".repeat(1000);
+        let long = vec![("walk", path.as_str(), 9); 500];
         let sample = ProcessStacks::new(7, second(0), &[stack(1, &long)], Vec::new());
         assert_eq!(sample.frames(), 16 * MAX_FRAMES, "4,004 bytes");
     }

@@ -146,7 +146,7 @@ impl<'a> ProcessCode<'a> {
         let machine = own.object.machine;
         let (rule, error) = match found.transpose() {
             Ok(Some(Some(found))) => {
-                let rule = found.rule.ok_or_else(|| NoRule::Malformed(path));
+                let rule = found.rule.ok_or(NoRule::Malformed(path));
                 return CodePlace {
                     path,
                     object: Some(index),

@@ -218,7 +218,7 @@ pub(super) fn rule(section: &[u8], offset: usize, at: u64, address: u64, is_aarc
     let rule = row.and_then(|row| {
         let bytes = |expression: gimli::UnwindExpression<usize>| {
             let expression: gimli::Expression<Bytes<'_>> = expression.get(&frames).ok()?;
-            Some(Box::from(expression.0.slice())).filter(|bytes: &Box<[u8]>| bytes.len() <= MAX_EXPRESSION)
+            Some(expression.0.slice()).filter(|bytes| bytes.len() <= MAX_EXPRESSION).map(Box::from)
         };
         let cfa = match row.cfa() {
             CfaRule::RegisterAndOffset { register, offset } => CfaPlace::Register(register.0, *offset),
