@@ -88,7 +88,7 @@ fn compare(reader: &str, pid: u32, counts: &mut Counts) -> Result<(), Box<dyn Er
             // Without inlined calls, frames are in the same places.
             if equal == other.len() {
                 let names = stack.frames.iter().zip(other).map(|(own, other)| (own.function.clone(), &other.1));
-                let named = names.filter_map(|(own, other)| Some((own?, other.clone())));
+                let named = names.filter_map(|(own, other)| Some((own?.to_string(), other.clone())));
                 counts.names.extend(named.filter(|(own, other)| own != other));
             }
         }

@@ -118,11 +118,25 @@ impl<'a> Object<'a> {
     /// If its memory cannot be read.
     pub fn containing(process: &TargetProcess<'a>, address: u64) -> Result<Option<Self>, MemoryError> {
         let Some(own) = process.mapping(address).filter(|mapping| mapping.inode != 0) else { return Ok(None) };
+        /// Number of mappings for which steps of work are taken at once.
+        const STEPS: u64 = 256;
         // The mappings of an object follow one another. The same file can be loaded twice, and a small file can have two segments in
         // its first page, each of which is mapped with offset 0.
         let starts = |one: &&Mapping| one.offset == 0 && (one.inode, &one.device) == (own.inode, &own.device);
         let before = process.mappings.partition_point(|one| one.start <= address);
-        for first in process.mappings[..before].iter().rev().filter(starts).take(MAX_STARTS) {
+        let (mut passed, mut tried) = (0, 0);
+        for first in process.mappings[..before].iter().rev() {
+            passed += 1;
+            if passed % STEPS == 0 {
+                process.memory.work(STEPS)?;
+            }
+            if !starts(&first) {
+                continue;
+            }
+            tried += 1;
+            if tried > MAX_STARTS {
+                break;
+            }
             match Self::at(process.memory, first)? {
                 Some(object) if object.contains(address) => return Ok(Some(object)),
                 Some(_) | None => {}

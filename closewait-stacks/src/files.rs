@@ -30,8 +30,14 @@ use super::{
 const MAX_SECTIONS: usize = 4096;
 /// Maximum size of the symbols and names of all files of a process, bytes; a browser has some 40 MiB.
 const MAX_SYMBOLS: u64 = 64 << 20;
+/// Number of bytes of a name that are returned: one more than a name can have, which shows that it is longer.
+const MAX_NAME: usize = 1025;
+/// Number of symbols that are read at once.
+const BLOCK: usize = 16 << 10;
 /// Number of symbols before an address that can contain it: symbols of blocks inside of functions have no size.
 const MAX_NESTED: usize = 8;
+/// Number of symbols of any kind that are passed for them.
+const MAX_PASSED: usize = 1024;
 
 /// Device and inode of a file.
 type FileKey = (String, u64);
@@ -69,16 +75,16 @@ impl<'a> FileSymbols<'a> {
 impl Symbols for FileSymbols<'_> {
     fn named(&self, mapping: &Mapping, name: &str) -> Option<u64> {
         let file = self.file(mapping)?;
-        file.symbols.iter().find(|symbol| file.name(symbol) == Some(name.as_bytes())).map(|symbol| symbol.address)
+        file.symbols.iter().find(|symbol| file.has_name(**symbol, name.as_bytes())).map(|symbol| symbol.address)
     }
 
     fn at(&self, mapping: &Mapping, address: u64) -> Option<(String, u64)> {
         let file = self.file(mapping)?;
         let after = file.symbols.partition_point(|symbol| symbol.address <= address);
-        let functions = file.symbols[..after].iter().rev().filter(|symbol| symbol.is_function).take(MAX_NESTED);
-        let mut contains = functions.filter(|symbol| address - symbol.address < symbol.len.max(1));
+        let functions = file.symbols[..after].iter().rev().take(MAX_PASSED).filter(|symbol| symbol.is_function());
+        let mut contains = functions.take(MAX_NESTED).filter(|symbol| address - symbol.address < symbol.len.max(1).into());
         let symbol = contains.next()?;
-        Some((String::from_utf8_lossy(file.name(symbol)?).into_owned(), symbol.address))
+        Some((String::from_utf8_lossy(file.name(*symbol)?).into_owned(), symbol.address))
     }
 }
 
@@ -99,10 +105,32 @@ struct SymbolFile {
 #[derive(Clone, Copy, Debug)]
 struct FileSymbol {
     address: u64,
-    len: u64,
-    /// Offset of its name.
+    /// Number of bytes; `u32::MAX` stands for more.
+    len: u32,
+    /// Offset of its name, and [`FUNCTION`].
     name: u32,
-    is_function: bool,
+}
+
+/// Mark of a function in [`FileSymbol::name`]: tables of names have at most [`MAX_SYMBOLS`] bytes.
+const FUNCTION: u32 = 1 << 31;
+
+impl FileSymbol {
+    const fn is_function(self) -> bool {
+        self.name & FUNCTION != 0
+    }
+
+    /// Returns a symbol that its file defines, if it is of a used type.
+    fn of(symbol: &Sym64<Endianness>) -> Option<Self> {
+        let kind = symbol.st_info & 0xf;
+        let is_function = [elf::STT_FUNC, elf::STT_GNU_IFUNC].contains(&kind);
+        let is_used = is_function || [elf::STT_OBJECT, elf::STT_NOTYPE].contains(&kind);
+        let name = symbol.st_name.get(ORDER);
+        (is_used && symbol.st_shndx.get(ORDER) != elf::SHN_UNDEF && name & FUNCTION == 0).then(|| Self {
+            address: symbol.st_value.get(ORDER),
+            len: u32::try_from(symbol.st_size.get(ORDER)).unwrap_or(u32::MAX),
+            name: if is_function { name | FUNCTION } else { name },
+        })
+    }
 }
 
 impl SymbolFile {
@@ -124,47 +152,55 @@ impl SymbolFile {
         let table = sections.iter().find(|section| section.sh_type.get(ORDER) == elf::SHT_SYMTAB);
         let names = |table: &SectionHeader64<_>| sections.get(usize::try_from(table.sh_link.get(ORDER)).ok()?);
         let Some((table, names)) = table.and_then(|table| Some((table, names(table)?))) else { return Ok(None) };
-        let symbols = Self::symbols(&section(file, table, bytes_left)?);
-        let names = section(file, names, bytes_left)?;
+        let symbols = Self::symbols(file, table, bytes_left)?;
+        let (start, len) = take(file, names, bytes_left)?;
+        let mut names = vec![0; len];
+        file.read_exact_at(&mut names, start)?;
         Ok(Some(Self { symbols, names }))
     }
 
-    fn symbols(bytes: &[u8]) -> Vec<FileSymbol> {
+    /// Reads the symbols of a table in blocks.
+    fn symbols(
+        file: &File,
+        table: &SectionHeader64<Endianness>,
+        bytes_left: &Cell<u64>,
+    ) -> io::Result<Vec<FileSymbol>> {
         const SIZE: usize = size_of::<Sym64<Endianness>>();
-        let defined = bytes.chunks_exact(SIZE).filter_map(|bytes| {
-            let (symbol, _) = pod::from_bytes::<Sym64<Endianness>>(bytes).ok()?;
-            let kind = symbol.st_info & 0xf;
-            let is_function = [elf::STT_FUNC, elf::STT_GNU_IFUNC].contains(&kind);
-            let is_used = is_function || [elf::STT_OBJECT, elf::STT_NOTYPE].contains(&kind);
-            (is_used && symbol.st_shndx.get(ORDER) != elf::SHN_UNDEF).then(|| FileSymbol {
-                address: symbol.st_value.get(ORDER),
-                len: symbol.st_size.get(ORDER),
-                name: symbol.st_name.get(ORDER),
-                is_function,
-            })
-        });
-        let mut symbols: Vec<_> = defined.collect();
-        symbols.sort_by_key(|symbol| symbol.address);
-        symbols
+        let (start, len) = take(file, table, bytes_left)?;
+        let (mut symbols, mut block) = (Vec::new(), vec![0; BLOCK * SIZE]);
+        for from in (0..len).step_by(BLOCK * SIZE) {
+            block.truncate((len - from).min(BLOCK * SIZE));
+            file.read_exact_at(&mut block, start.saturating_add(from as u64))?;
+            let read = block.chunks_exact(SIZE);
+            symbols.extend(read.filter_map(|bytes| FileSymbol::of(pod::from_bytes(bytes).ok()?.0)));
+        }
+        symbols.sort_by_key(|symbol: &FileSymbol| symbol.address);
+        Ok(symbols)
     }
 
-    fn name(&self, symbol: &FileSymbol) -> Option<&[u8]> {
-        let rest = self.names.get(usize::try_from(symbol.name).ok()?..)?;
-        Some(&rest[..rest.iter().position(|byte| *byte == 0)?])
+    /// Returns the name of a symbol, cut to [`MAX_NAME`] bytes.
+    fn name(&self, symbol: FileSymbol) -> Option<&[u8]> {
+        let rest = self.names.get(usize::try_from(symbol.name & !FUNCTION).ok()?..)?;
+        let rest = rest.get(..MAX_NAME).unwrap_or(rest);
+        Some(rest.split(|byte| *byte == 0).next().unwrap_or_default())
+    }
+
+    /// Whether a symbol has this name, which is shorter than [`MAX_NAME`].
+    fn has_name(&self, symbol: FileSymbol, name: &[u8]) -> bool {
+        let rest = usize::try_from(symbol.name & !FUNCTION).ok().and_then(|at| self.names.get(at..));
+        rest.and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.first() == Some(&0))
     }
 }
 
-/// Reads a section, if it is not larger than what is left.
-fn section(file: &File, section: &SectionHeader64<Endianness>, bytes_left: &Cell<u64>) -> io::Result<Vec<u8>> {
+/// Takes the bytes of a section from what is left. Returns its offset in the file and its length.
+fn take(file: &File, section: &SectionHeader64<Endianness>, bytes_left: &Cell<u64>) -> io::Result<(u64, usize)> {
     let (start, len) = (section.sh_offset.get(ORDER), section.sh_size.get(ORDER));
     // A size beyond the end of the file would allocate for nothing.
     let is_inside = start.checked_add(len).is_some_and(|end| file.metadata().is_ok_and(|of| end <= of.len()));
     let left = bytes_left.get().checked_sub(len).filter(|_| is_inside);
     let (Some(left), Ok(len)) = (left, usize::try_from(len)) else { return Err(io::ErrorKind::InvalidData.into()) };
     bytes_left.set(left);
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, start)?;
-    Ok(bytes)
+    Ok((start, len))
 }
 
 /// Opens the file of a mapping of a process, by the mapping itself where that is allowed (`proc_map_files_get_link` needs

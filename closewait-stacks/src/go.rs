@@ -33,7 +33,7 @@ const MAX_UNWOUND: usize = 2048;
 /// Returns the stacks of the goroutines of a Go program, sorted by their number.
 ///
 /// Ended goroutines, which the runtime keeps for reuse, are omitted. Up to 10,000 goroutines are examined, and the frames of up to 2,048
-/// of them are read.
+/// of them are read. [`ReadLimit::left_out`](super::memory::ReadLimit::left_out) says how many are not examined.
 ///
 /// # Errors
 ///
@@ -42,7 +42,8 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     let Some(module) = GoModule::find(process)? else { return Err(StackError::OtherProgram("Go")) };
     let addresses = list::addresses(process, &module, MAX_GOROUTINES)?;
     let mut reasons = WaitReasons::find(&module)?;
-    let mut functions = GoFunctions::new(&module);
+    let mut functions = GoFunctions::new(&module)?;
+    let threads = process.threads.iter().map(|thread| (u64::from(thread.inner_tid), thread.tid)).collect();
     let mut stacks = Vec::new();
     let mut unwound = 0;
     for address in addresses {
@@ -51,7 +52,7 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
         let is_waiting = goroutine.status == GoroutineStatus::Waiting;
         let reason = if is_waiting { reasons.text(goroutine.wait_reason) } else { None };
         let mut stack = Stack {
-            tid: goroutine.thread(process, &module),
+            tid: goroutine.thread(&threads, &module),
             number: Some(goroutine.number),
             state: Some(reason.unwrap_or_else(|| goroutine.status.text().to_owned())),
             ..Stack::default()

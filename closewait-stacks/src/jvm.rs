@@ -22,6 +22,8 @@ pub const MAX_DUMP_BYTES: usize = 16 << 20;
 pub const MAX_JVM_THREADS: usize = 4096;
 /// Maximum number of bytes of a name.
 const MAX_NAME_BYTES: usize = 512;
+/// Maximum number of locks of a thread in a dump.
+const MAX_LOCKS: usize = 64;
 
 /// Thread of a Java virtual machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,7 +92,8 @@ pub fn merged(mut threads: Vec<JvmThread>, later: Vec<JvmThread>) -> Vec<JvmThre
             // The first dump has where it was, and this one the names that locks have here.
             Some(known) => {
                 // Positions of frames are those of the other dump.
-                known.holds.extend(thread.holds.drain(..).map(|lock| HeldLock { frame: None, ..lock }));
+                let room = (2 * MAX_LOCKS).saturating_sub(known.holds.len());
+                known.holds.extend(thread.holds.drain(..).take(room).map(|lock| HeldLock { frame: None, ..lock }));
             }
             None if thread.is_virtual && !is_full => {
                 thread.inner_tid = number.and_then(|number| carriers.get(&number).copied());

@@ -1,9 +1,9 @@
 //! Stacks of the threads of a process, read from its memory.
 //!
 //! Nothing here stops, signals or changes a process: [`Memory`] has a read and no write. What a process has in its memory is hostile
-//! input, so every walk has a limit ([`MemoryReader`]), and names are escaped where they are shown.
+//! input, so one limit ends every walk ([`ReadLimit`](memory::ReadLimit)), and names are escaped where they are shown.
 //!
-//! - [`memory`]: reads with a limit; [`live`]: those of a running process; [`image`]: those of a saved one, for tests.
+//! - [`memory`]: reads with a limit ([`limit`]); [`live`]: those of a running process; [`image`]: those of a saved one, for tests.
 //! - [`elf`]: executables and libraries as they are loaded; [`files`]: symbols that are only in their files.
 //! - A module for each kind of program: [`go`], [`python`], [`native`]; [`jvm`] parses what a Java virtual machine writes about itself.
 //!
@@ -15,6 +15,7 @@ pub mod go;
 pub mod image;
 pub mod jvm;
 mod kind;
+pub mod limit;
 pub mod live;
 pub mod memory;
 pub mod native;

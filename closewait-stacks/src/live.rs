@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::Path,
 };
 
@@ -82,6 +82,17 @@ pub fn threads(pid: u32, most: usize) -> io::Result<Vec<TargetThread>> {
     Ok(threads)
 }
 
+/// Returns the number of threads of a process: that of the links of its folder, without two (`proc_task_getattr`, fs/proc/base.c at
+/// v5.10).
+///
+/// # Errors
+///
+/// If the process has ended.
+pub fn thread_count(pid: u32) -> io::Result<usize> {
+    let links = fs::metadata(format!("/proc/{pid}/task"))?.nlink();
+    Ok(usize::try_from(links.saturating_sub(2)).unwrap_or(usize::MAX))
+}
+
 fn thread(tid: u32, folder: &Path) -> Option<TargetThread> {
     let name = fs::read(folder.join("comm")).ok()?;
     // The name of a thread is also in its status; the kernel cuts it in the middle of a character.
@@ -121,6 +132,10 @@ mod tests {
         assert_eq!(registers(""), None);
     }
 
+    fn threads_of_this_process() -> usize {
+        threads(std::process::id(), usize::MAX).unwrap().len()
+    }
+
     #[test]
     fn a_thread_can_have_a_name_that_is_not_utf_8() {
         let (started, wait) = std::sync::mpsc::channel();
@@ -135,6 +150,9 @@ mod tests {
         let threads = threads(std::process::id(), 512).unwrap();
         let found = threads.iter().find(|thread| thread.tid == own).expect("the thread");
         assert_eq!((found.inner_tid, found.name.as_str()), (own, "Thread-9 (gr\u{fffd}"));
+        // Other tests start and end threads meanwhile.
+        let counts = || (thread_count(std::process::id()).unwrap(), threads_of_this_process());
+        assert!((0..1000).map(|_| counts()).any(|(links, listed)| links == listed), "{:?}", counts());
         end.send(()).unwrap();
         thread.join().unwrap();
     }

@@ -1,6 +1,8 @@
 //! Reads of another process's memory, with a limit.
 
-use std::cell::Cell;
+use std::sync::Arc;
+
+pub use super::limit::{ReadBound, ReadLimit};
 
 /// Memory of a process.
 pub trait Memory {
@@ -10,6 +12,11 @@ pub trait Memory {
     ///
     /// If a part of them cannot be read: nothing is mapped there, the process has ended, or reading is not allowed.
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Whether the reading may go on. It asks often, also while it computes and reads nothing.
+    fn may_go_on(&self) -> bool {
+        true
+    }
 }
 
 /// Error of a read.
@@ -23,12 +30,18 @@ pub enum MemoryError {
         /// Number of bytes.
         len: usize,
     },
-    /// The limit of reads or bytes is reached: what is read may have no end.
-    #[error("the limit of reads is reached")]
-    Limit,
+    /// A limit is reached: what is read may have no end.
+    #[error("{0}")]
+    Limit(ReadBound),
 }
 
-/// Reads values of a little-endian process, up to a limit of reads and bytes.
+impl From<ReadBound> for MemoryError {
+    fn from(bound: ReadBound) -> Self {
+        Self::Limit(bound)
+    }
+}
+
+/// Reads values of a little-endian process, up to a limit.
 ///
 /// The limit is shared by everything that one pass reads from one process, so that no structure in its memory, whatever it contains,
 /// can keep the pass busy.
@@ -38,52 +51,55 @@ pub struct MemoryReader<'a> {
     limit: &'a ReadLimit,
 }
 
-/// Number of reads and bytes that a pass may still use.
-#[derive(Debug)]
-pub struct ReadLimit {
-    reads: Cell<u32>,
-    bytes: Cell<u64>,
-}
-
-impl ReadLimit {
-    /// Returns a limit of this number of reads, and of bytes.
-    pub const fn new(reads: u32, bytes: u64) -> Self {
-        Self { reads: Cell::new(reads), bytes: Cell::new(bytes) }
-    }
-
-    /// Returns the number of reads that are left.
-    pub fn reads_left(&self) -> u32 {
-        self.reads.get()
-    }
-
-    fn take(&self, len: usize) -> Result<(), MemoryError> {
-        let reads = self.reads.get().checked_sub(1);
-        let bytes = self.bytes.get().checked_sub(len as u64);
-        let (Some(reads), Some(bytes)) = (reads, bytes) else {
-            // Smaller reads that would still fit must not continue a walk that has lost a part.
-            self.reads.set(0);
-            return Err(MemoryError::Limit);
-        };
-        self.reads.set(reads);
-        self.bytes.set(bytes);
-        Ok(())
-    }
-}
-
 impl<'a> MemoryReader<'a> {
     /// Returns a reader of `memory` up to `limit`.
     pub const fn new(memory: &'a dyn Memory, limit: &'a ReadLimit) -> Self {
         Self { memory, limit }
     }
 
-    /// Fills `into` with the bytes at `address`.
+    /// Fills `into` with the bytes at `address`. Takes steps for the work on all of them.
     ///
     /// # Errors
     ///
-    /// If a part of them cannot be read, or the limit is reached.
+    /// If a part of them cannot be read, or a limit is reached.
     pub fn fill(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.limit.take(into.len())?;
+        const STEPS: u64 = 16;
+        self.limit.take_read(into.len())?;
+        self.work(STEPS + into.len() as u64 / 8)?;
         self.memory.read(address, into)
+    }
+
+    /// Takes steps of work on what was read before. Every loop over such bytes calls it.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is reached, or the time is over.
+    pub fn work(&self, steps: u64) -> Result<(), MemoryError> {
+        Ok(self.limit.take_steps(steps, || self.memory.may_go_on())?)
+    }
+
+    /// Takes memory that the reading keeps, bytes.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is reached.
+    pub fn keep(&self, bytes: usize) -> Result<(), MemoryError> {
+        Ok(self.limit.take_kept(bytes as u64)?)
+    }
+
+    /// Returns a name of at most `most` bytes, which ends with `…` if it was longer. Equal names share their memory.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is reached.
+    pub fn name(&self, text: &str, most: usize) -> Result<Arc<str>, MemoryError> {
+        self.work(16 + text.len() as u64 / 8)?;
+        Ok(self.limit.name(text, most)?)
+    }
+
+    /// Adds a sentence about what a reader leaves out, for the caller of the reading.
+    pub(crate) fn leave_out(&self, sentence: String) {
+        self.limit.leave_out(sentence);
     }
 
     /// Returns `len` bytes at `address`.
@@ -94,7 +110,7 @@ impl<'a> MemoryReader<'a> {
     pub fn bytes(&self, address: u64, len: usize) -> Result<Vec<u8>, MemoryError> {
         const MOST: usize = 16 << 20;
         if len > MOST {
-            return Err(MemoryError::Limit);
+            return Err(MemoryError::Limit(ReadBound::Reads));
         }
         let mut bytes = vec![0; len];
         self.fill(address, &mut bytes)?;
@@ -189,12 +205,12 @@ pub(crate) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Turns memory that cannot be read into `None`. The limit of reads remains an error: what follows could not be read either.
+/// Turns memory that cannot be read into `None`. A limit remains an error: what follows could not be read either.
 pub(crate) fn readable<T>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(MemoryError::Unreadable { .. }) => Ok(None),
-        Err(error @ MemoryError::Limit) => Err(error),
+        Err(error @ MemoryError::Limit(_)) => Err(error),
     }
 }
 
@@ -238,11 +254,11 @@ mod tests {
         let limit = ReadLimit::new(2, 1000);
         let reader = MemoryReader::new(&Pages, &limit);
         assert_eq!(reader.u64(4096), Ok(0x6161_6161_6161_6161));
-        assert_eq!(reader.bytes(4096, 993), Err(MemoryError::Limit));
-        assert_eq!(reader.u8(4096), Err(MemoryError::Limit), "a smaller read does not fit either");
+        assert_eq!(reader.bytes(4096, 993), Err(MemoryError::Limit(ReadBound::Reads)));
+        assert_eq!(reader.u8(4096), Err(MemoryError::Limit(ReadBound::Reads)), "a smaller read does not fit either");
         assert_eq!(
             MemoryReader::new(&Pages, &ReadLimit::new(9, u64::MAX)).bytes(4096, usize::MAX),
-            Err(MemoryError::Limit)
+            Err(MemoryError::Limit(ReadBound::Reads))
         );
     }
 }

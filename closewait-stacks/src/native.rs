@@ -22,12 +22,13 @@ mod x86_64;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    limit::MAX_FILE_BYTES,
     memory::MemoryError,
     process::{Registers, TargetProcess, TargetThread},
-    stack::{Frame, MAX_FRAMES, Stack, StackError},
+    stack::{FRAME_BYTES, Frame, MAX_FRAMES, Stack, StackError},
 };
 use blocks::StackBlocks;
-use code::{NoRule, ProcessCode, lookup_address};
+use code::{NoRule, ProcessCode, lookup_address, shown_path};
 use names::Names;
 use registers::{Convention, FrameRegisters};
 use rule::{CfaPlace, UnwindStep};
@@ -79,24 +80,34 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     for (object, addresses) in addresses {
         names.extend(names::names(&code.objects[object], process.memory, process.symbols, &addresses));
     }
-    let named = |(thread, walk): (&TargetThread, ThreadWalk<'_>)| Stack {
-        tid: Some(thread.tid),
-        frames: walk.frames.iter().map(|frame| frame.named(&names)).collect(),
-        cut: walk.cut,
-        ..Stack::default()
-    };
-    Ok(process.threads.iter().zip(walks).map(named).collect())
+    let mut stacks = Vec::with_capacity(walks.len());
+    for (thread, walk) in process.threads.iter().zip(walks) {
+        let mut stack = Stack { tid: Some(thread.tid), cut: walk.cut, ..Stack::default() };
+        for frame in &walk.frames {
+            match frame.named(process, &names) {
+                Ok(frame) => stack.frames.push(frame),
+                Err(error) => {
+                    stack.cut = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        stacks.push(stack);
+    }
+    Ok(stacks)
 }
 
 impl NativeFrame<'_> {
-    fn named(&self, names: &Names) -> Frame {
-        Frame {
+    /// Returns the frame with its names.
+    fn named(&self, process: &TargetProcess<'_>, names: &Names) -> Result<Frame, MemoryError> {
+        let path = (!self.path.is_empty()).then_some(self.path);
+        Ok(Frame {
             function: names.get(&self.address).cloned(),
-            object: Some(self.path.to_owned()).filter(|path| !path.is_empty()),
+            object: path.map(|path| process.memory.name(path, MAX_FILE_BYTES)).transpose()?,
             address: Some(self.address),
             is_guess: self.is_guess,
             ..Frame::default()
-        }
+        })
     }
 }
 
@@ -135,6 +146,10 @@ fn follow<'a>(
             Err(_) | Ok(_) => {}
         }
         let is_signal = place.rule.as_ref().is_ok_and(|rule| rule.is_signal);
+        // Places of code are read once, and their frames are kept.
+        if let Err(error) = process.memory.work(32).and_then(|()| process.memory.keep(FRAME_BYTES)) {
+            return Some(error.to_string());
+        }
         frames.push(NativeFrame {
             address: lookup_address(pc, is_exact || is_signal),
             function: place.function,
@@ -144,7 +159,7 @@ fn follow<'a>(
         });
         let machine = place.object.and_then(|object| code.objects.get(object)).map(|own| own.object.machine);
         let Some(convention) = machine.and_then(Convention::of) else {
-            return Some(format!("no supported code in {}", place.path));
+            return Some(format!("no supported code in {}", shown_path(place.path)));
         };
         let mut current = match frame.take() {
             Some(frame) if frame.convention == convention => frame,
@@ -176,7 +191,7 @@ fn follow<'a>(
             UnwindStep::Caller(_, target)
                 if (is_derived || by_pointer) && !code.is_return_place(target, convention.machine, place.function) =>
             {
-                let no_table = || format!("no unwind table for {}", place.path);
+                let no_table = || format!("no unwind table for {}", shown_path(place.path));
                 let has_table = place.rule.as_ref().is_ok_and(|rule| !rule.is_derived);
                 return Some(if has_table { "frame pointer unknown".to_owned() } else { no_table() });
             }
@@ -194,7 +209,7 @@ fn by_frame_pointer(
     process: &TargetProcess<'_>,
     frame: &FrameRegisters,
     stack: &mut StackBlocks<'_>,
-    reason: &NoRule,
+    reason: &NoRule<'_>,
 ) -> UnwindStep {
     let convention = frame.convention;
     let cut = || UnwindStep::Cut(reason.to_string());

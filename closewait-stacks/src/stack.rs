@@ -1,9 +1,13 @@
 //! Result of a read: stacks and frames.
 
+use std::sync::Arc;
+
 use super::memory::MemoryError;
 
 /// Maximum number of frames of a stack; those nearest to the innermost one come first.
 pub const MAX_FRAMES: usize = 128;
+/// Number of bytes that a frame counts for the limit of what a reading keeps: those of its forms before and after its names are known.
+pub(crate) const FRAME_BYTES: usize = 128;
 
 /// Stack of a thread, or of what a runtime runs on its threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,14 +27,14 @@ pub struct Stack {
 /// Call of a function that has not returned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// Name of the function; `None` if it is unknown.
-    pub function: Option<String>,
-    /// Source file, as the program names it.
-    pub file: Option<String>,
+    /// Name of the function, at most [`MAX_FUNCTION_BYTES`](super::limit::MAX_FUNCTION_BYTES) long; `None` if it is unknown.
+    pub function: Option<Arc<str>>,
+    /// Source file, as the program names it, at most [`MAX_FILE_BYTES`](super::limit::MAX_FILE_BYTES) long.
+    pub file: Option<Arc<str>>,
     /// Line in the source file, from 1.
     pub line: Option<u32>,
-    /// Path of the executable or library that has the function; `None` for interpreted code.
-    pub object: Option<String>,
+    /// Path of the executable or library that has the function, as long as that of a source file at most; `None` for interpreted code.
+    pub object: Option<Arc<str>>,
     /// Address in memory of machine code: that of the instruction, or of the last byte of the call; `None` for other code.
     pub address: Option<u64>,
     /// Whether only a frame pointer leads to it or to a frame inside of it, without a table for unwinding: frames inside of it can be

@@ -220,3 +220,29 @@ fn more_than_the_limits_is_left_out_and_takes_no_time() {
     assert!(text::parse(long.as_bytes()).unwrap()[0].name.len() <= 512);
     assert!(text::parse(b"no dump\n").is_err());
 }
+
+#[test]
+fn a_dump_of_many_small_or_one_large_part_is_read_within_its_limits() {
+    let filled = |head: &str, unit: &str, tail: &str| {
+        let count = (1 << 20) / unit.len();
+        json::parse(format!("{head}{}{tail}", vec![unit; count].join(",")).as_bytes())
+    };
+    let containers = r#"{"threadDump":{"threadContainers":["#;
+    let stack = r#"{"threads":[{"tid":"7","stack":["#;
+    assert_eq!(filled(containers, "{}", "]}}").unwrap(), []);
+    let threads = filled(&format!(r#"{containers}{{"threads":["#), "{}", "]}]}}").unwrap();
+    assert_eq!(threads.len(), MAX_JVM_THREADS);
+    let threads = filled(containers, r#"{"threads":[{},{}]}"#, "]}}").unwrap();
+    assert_eq!(threads.len(), MAX_JVM_THREADS);
+    // The outermost frame is that of a virtual thread.
+    let last = r#","java.lang.VirtualThread.run(VirtualThread.java:1)"]}]}]}}"#;
+    let threads = filled(&format!("{containers}{stack}"), r#""a.b(C.java:1)""#, last).unwrap();
+    assert_eq!((threads.len(), threads[0].stack.number, threads[0].is_virtual), (1, Some(7), true));
+    assert_eq!((threads[0].stack.frames.len(), threads[0].stack.cut.is_some()), (MAX_FRAMES, true));
+    // One frame of 16 MiB, whose parts were once compared with all that is behind them: minutes.
+    let slashes = format!(r#"{containers}{stack}"{}b.c(F.java:1)"]}}]}}]}}}}"#, "a/".repeat((16 << 20) / 2 - 64));
+    let threads = json::parse(slashes.as_bytes()).unwrap();
+    assert!(threads[0].stack.frames[0].function.as_deref().unwrap().ends_with('…'));
+    // A number that is something else.
+    assert!(filled(&format!(r#"{containers}{{"threads":[{{"tid":["#), "0", "]}]}]}}").is_err());
+}

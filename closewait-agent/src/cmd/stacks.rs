@@ -26,7 +26,14 @@ pub(super) fn stacks(args: &cli::StacksArgs) -> anyhow::Result<()> {
         (true, true) => jvm::read(*pid, JvmThreads::AllKinds, patience)?,
     };
     let groups = group_stacks(&read.stacks);
-    let page = StacksPage { pid: *pid, comm: &read.comm, threads: read.threads, groups: &groups, unread: &read.unread };
+    let page = StacksPage {
+        pid: *pid,
+        comm: &read.comm,
+        threads: read.threads,
+        threads_left_out: read.threads_left_out,
+        groups: &groups,
+        unread: &read.unread,
+    };
     let mut shown = Vec::new();
     render(&page, shape.output.into(), &mut shown)?;
     print(&shown)

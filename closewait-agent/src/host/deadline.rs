@@ -63,6 +63,8 @@ const INSPECTION_WAITS: Duration = Duration::from_secs(1);
 const INSPECTION_TAKES: Duration = Duration::from_secs(5);
 /// Number of threads left behind from which on the agent starts no reads that can wait forever.
 const MAX_STUCK: usize = 8;
+/// Number of threads left behind that read stacks from which on the agent reads no stacks. They do not count for [`MAX_STUCK`].
+const MAX_SLOW_STACKS: usize = 2;
 /// Number of threads left behind from which on the agent starts no reads at all.
 const MAX_ABANDONED: usize = 16;
 /// Interval between two checks of a silent thread.
@@ -101,6 +103,8 @@ pub enum Subject {
     Process(u32, Option<u64>),
     /// A path.
     Path(PathBuf),
+    /// The stacks of a process, by its pid. Such a read can also compute for long.
+    Stacks(u32),
 }
 
 /// Reason why a value was not read.
@@ -119,6 +123,10 @@ pub enum ReadFailure {
     NoTime,
     /// Not tried: no thread could start.
     NoThread(io::Error),
+    /// The read of the stacks did not end, or an earlier one has not.
+    SlowStacks,
+    /// Not tried: reads of the stacks of other processes have not ended.
+    OtherSlowStacks,
 }
 
 impl fmt::Display for ReadFailure {
@@ -130,6 +138,8 @@ impl fmt::Display for ReadFailure {
             Self::TooMany => write!(f, "too many other reads have not been answered (a file system may hang)"),
             Self::NoTime => write!(f, "reads of others have used up the time of this inspection"),
             Self::NoThread(error) => write!(f, "starting a thread failed: {error}"),
+            Self::SlowStacks => write!(f, "reading them takes too long"),
+            Self::OtherSlowStacks => write!(f, "reading the stacks of other processes takes too long"),
         }
     }
 }
@@ -206,6 +216,11 @@ impl<T> ItemJob<T> {
         self.watch.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether nobody waits for the result any more.
+    pub fn is_left_behind(&self) -> bool {
+        self.watch.abandoned.load(Ordering::Acquire)
+    }
+
     /// Whether the thread may try a read that can block forever.
     ///
     /// # Errors
@@ -227,13 +242,23 @@ fn may_wait_for(subject: &Subject) -> Result<(), ReadFailure> {
 
 fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure> {
     if is_blocked_on(abandoned, subject) {
-        return Err(ReadFailure::StillWaits);
+        return Err(if matches!(subject, Subject::Stacks(_)) { ReadFailure::SlowStacks } else { ReadFailure::StillWaits });
     }
-    if abandoned.len() >= MAX_STUCK { Err(ReadFailure::TooMany) } else { Ok(()) }
+    let reads_stacks = |thread: &&Abandoned| matches!(thread.subject, Some(Subject::Stacks(_)));
+    let slow = abandoned.iter().filter(reads_stacks).count();
+    match subject {
+        Subject::Stacks(_) if slow >= MAX_SLOW_STACKS => Err(ReadFailure::OtherSlowStacks),
+        Subject::Stacks(_) | Subject::Process(..) | Subject::Path(_) if abandoned.len() - slow >= MAX_STUCK => {
+            Err(ReadFailure::TooMany)
+        }
+        Subject::Stacks(_) | Subject::Process(..) | Subject::Path(_) => Ok(()),
+    }
 }
 
+/// Whether a thread is blocked on a subject; the stacks of a process are a part of it.
 fn is_blocked_on(abandoned: &[Abandoned], subject: &Subject) -> bool {
-    abandoned.iter().any(|thread| thread.subject.as_ref() == Some(subject))
+    let is_part = |whole: &Subject| matches!((subject, whole), (Subject::Stacks(own), Subject::Process(pid, _)) if own == pid);
+    abandoned.iter().filter_map(|thread| thread.subject.as_ref()).any(|whole| whole == subject || is_part(whole))
 }
 
 /// Does `work` for each of `items` in turn, on its own thread. Hands its results to `take`, on this thread.
@@ -297,6 +322,8 @@ fn refuse<I, T>(items: &[I], why: &ReadFailure, take: &mut impl FnMut(&I, ReadRe
                 ReadFailure::TooMany => ReadFailure::TooMany,
                 ReadFailure::NoTime => ReadFailure::NoTime,
                 ReadFailure::NoThread(error) => ReadFailure::NoThread(io::Error::new(error.kind(), error.to_string())),
+                ReadFailure::SlowStacks => ReadFailure::SlowStacks,
+                ReadFailure::OtherSlowStacks => ReadFailure::OtherSlowStacks,
             }),
         );
     }
@@ -429,12 +456,14 @@ impl<T: Send + 'static> ReadThread<T> {
         let index = self.watch.index.load(Ordering::Acquire);
         let mut abandoned = lock(&ABANDONED);
         let doing = self.watch.doing().clone();
+        // It computes, and does not wait for anything.
+        let is_slow = matches!(doing.subject, Some(Subject::Stacks(_))) && self.watch.is_running();
         // A thread that ends right now removes itself after this, or has done so already.
         if !doing.ended {
             abandoned.push(Abandoned { subject: doing.subject, watch: Arc::clone(&self.watch) });
         }
         self.watch.abandoned.store(true, Ordering::Release);
-        ThreadEnd::LeftBehind(index, why(doing.step))
+        ThreadEnd::LeftBehind(index, if is_slow { ReadFailure::SlowStacks } else { why(doing.step) })
     }
 }
 

@@ -27,6 +27,8 @@ pub struct StacksPage<'a> {
     pub comm: &'a Comm,
     /// Number of threads.
     pub threads: usize,
+    /// Number of its threads that were left out, because they are too many; `unread` says so, too.
+    pub threads_left_out: usize,
     /// Groups of equal stacks, those that are not idle first.
     pub groups: &'a [StackGroup],
     /// Reasons why stacks are missing.
@@ -121,6 +123,8 @@ pub(super) struct ProcessStacksLine<'a> {
     comm: &'a str,
     /// Number of threads of the process.
     threads: usize,
+    /// Number of its threads that were left out, because they are too many.
+    threads_left_out: usize,
     /// Groups of threads with equal stacks: those that are not idle first, then the larger ones.
     groups: Vec<StackGroupObject<'a>>,
     /// Reasons why stacks are missing, a sentence each.
@@ -134,6 +138,7 @@ impl<'a> ProcessStacksLine<'a> {
             pid: page.pid,
             comm: page.comm.as_str(),
             threads: page.threads,
+            threads_left_out: page.threads_left_out,
             groups: page.groups.iter().map(|group| StackGroupObject::new(group, None)).collect(),
             unread: page.unread,
         }
@@ -157,7 +162,7 @@ mod tests {
         let groups = group_stacks(&stacks);
         let comm = Comm::from_name(b"python3");
         let unread = ["the stacks of machine code were not read: it ended".to_owned()];
-        let page = StacksPage { pid: 10, comm: &comm, threads: 4, groups: &groups, unread: &unread };
+        let page = StacksPage { pid: 10, comm: &comm, threads: 4, threads_left_out: 0, groups: &groups, unread: &unread };
         let expected = "\
 python3[10]: 4 threads, 3 stacks
 
@@ -195,7 +200,7 @@ not read: the stacks of machine code were not read: it ended
         };
         let groups = group_stacks(&[waits, holds]);
         let comm = Comm::from_name(b"java");
-        let page = StacksPage { pid: 10, comm: &comm, threads: 2, groups: &groups, unread: &[] };
+        let page = StacksPage { pid: 10, comm: &comm, threads: 2, threads_left_out: 0, groups: &groups, unread: &[] };
         let expected = "\
 java[10]: 2 threads, 2 stacks
 

@@ -22,7 +22,7 @@ mod threads;
 use std::time::Duration;
 
 use closewait_stacks::{
-    jvm::{self, JvmThread, MAX_DUMP_BYTES, json, text},
+    jvm::{self, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, json, text},
     live,
 };
 
@@ -85,7 +85,13 @@ fn read_now<T>(pid: u32, kinds: JvmThreads, job: &ItemJob<T>) -> Result<StacksRe
     let unread = |error| AttachError::Unreadable { what: "its threads", error };
     let tasks = live::threads(pid, MAX_THREADS).map_err(unread)?;
     let comm = Comm::from_name(&proc::comm(&target.folder).map_err(unread)?);
-    Ok(StacksRead { comm, threads: tasks.len(), stacks: threads::code_stacks(parsed, &tasks), unread: left_out })
+    if parsed.len() >= MAX_JVM_THREADS {
+        left_out.push(format!("more than {MAX_JVM_THREADS} threads: the others of the dump are not shown"));
+    }
+    let count = live::thread_count(pid).map_err(unread)?.max(tasks.len());
+    let stacks = threads::code_stacks(parsed, &tasks);
+    // The dump has all threads; only the numbers of some are unknown.
+    Ok(StacksRead { comm, threads: count, threads_left_out: 0, stacks, unread: left_out })
 }
 
 /// Returns the threads of a dump that has the virtual ones, which JDK 21 and later write into a file.

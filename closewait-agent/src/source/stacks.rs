@@ -25,7 +25,7 @@ use crate::{
 };
 use closewait_engine::{
     stacks::{CodeFrame, CodeLanguage, CodeStack, ProcessStacks},
-    text::{Comm, harmless},
+    text::{Comm, count, harmless},
 };
 
 /// Maximum number of threads of all processes of a pass.
@@ -33,11 +33,17 @@ pub(super) const MAX_THREADS: usize = 2048;
 /// CPU time after which a pass over several processes begins no further one.
 const MAX_CPU: Duration = Duration::from_millis(50);
 /// Limits of one pass over one process or several ones.
-const LIMITS: StackLimits = StackLimits { threads: MAX_THREADS, reads: 100_000 };
+const LIMITS: StackLimits = StackLimits { threads: MAX_THREADS, reads: 100_000, cpu: Duration::from_secs(2) };
+/// CPU time that a pass over several processes gives to each.
+const MAX_PROCESS_CPU: Duration = Duration::from_millis(200);
 /// Maximum number of bytes that one pass reads from a process.
 const MAX_BYTES: u64 = 64 << 20;
 /// Number of reads after which the thread shows that it makes progress.
 const READS_BETWEEN_SIGNS: u32 = 64;
+
+/// Maximum number of bytes of the names in all frames of a process, as they are shown: four times those of 2,048 requests in a web
+/// server.
+const MAX_NAMES: usize = 24 << 20;
 
 /// Number of threads and reads that remain for a pass.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +52,8 @@ struct StackLimits {
     threads: usize,
     /// Number of reads of the processes' memory, 1 to 2 us each.
     reads: u32,
+    /// CPU time of each process.
+    cpu: Duration,
 }
 
 /// Stacks of a process, as a pass reads them.
@@ -53,8 +61,10 @@ struct StackLimits {
 pub struct StacksRead {
     /// Name of the process.
     pub comm: Comm,
-    /// Number of threads.
+    /// Number of threads of the process.
     pub threads: usize,
+    /// Number of its threads that were left out, because they are too many.
+    pub threads_left_out: usize,
     /// Stacks: those of the runtime where there is a reader for it, those of the machine code otherwise.
     pub stacks: Vec<CodeStack>,
     /// Reasons why stacks are missing, a sentence each.
@@ -102,7 +112,7 @@ pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError
 /// Reads the stacks of processes, in this order, and hands those of each to `each`; those of a process that could not be read have a
 /// reason instead. Omits the processes for which the limits of the pass leave nothing.
 pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(ProcessStacks)) {
-    let (mut left, mut cpu) = (LIMITS, Duration::ZERO);
+    let (mut left, mut cpu) = (StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS }, Duration::ZERO);
     for pid in pids.iter().copied() {
         if left.threads == 0 || left.reads == 0 || cpu >= MAX_CPU {
             return;
@@ -111,7 +121,7 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
         match read_within(pid, left, patience) {
             Ok((read, cost)) => {
                 cpu += cost.cpu;
-                left.threads = left.threads.saturating_sub(read.threads);
+                left.threads = left.threads.saturating_sub(read.threads - read.threads_left_out);
                 left.reads = left.reads.saturating_sub(cost.reads);
                 each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
             }
@@ -122,17 +132,19 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
 }
 
 fn read_within(pid: u32, limits: StackLimits, patience: &mut Patience) -> Result<(StacksRead, StackCost), StacksError> {
-    let subject = Subject::Process(pid, None);
+    let subject = Subject::Stacks(pid);
     deadline::run_in_steps(subject, "its stacks", patience, move |job| read_now(pid, limits, job))
         .map_err(|why| StacksError::Unanswered { pid, why })?
         .map_err(|source| StacksError::Unreadable { pid, source })
 }
 
-/// Memory of a process, which shows that its thread makes progress.
+/// Memory of a process, which shows that its thread makes progress, and ends the reading with the time for it.
 struct WatchedMemory<'a, T> {
     memory: LiveMemory,
     job: &'a ItemJob<T>,
     reads: Cell<u32>,
+    /// CPU time of the thread at which the reading ends.
+    cpu_end: Duration,
 }
 
 impl<T> Memory for WatchedMemory<'_, T> {
@@ -144,17 +156,27 @@ impl<T> Memory for WatchedMemory<'_, T> {
         }
         self.memory.read(address, into)
     }
+
+    fn may_go_on(&self) -> bool {
+        self.job.progress();
+        !self.job.is_left_behind() && clock::thread_cpu() < self.cpu_end
+    }
 }
 
 fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(StacksRead, StackCost)> {
     let cpu_before = clock::thread_cpu();
     let folder = proc::folder(Path::new("/proc"), pid);
     let comm = Comm::from_name(&proc::comm(&folder)?);
-    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0) };
+    let cpu_end = cpu_before + limits.cpu;
+    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), cpu_end };
     let mappings = live::mappings(pid)?;
     let threads = live::threads(pid, limits.threads)?;
+    let left_out = live::thread_count(pid)?.saturating_sub(limits.threads);
     job.progress();
-    let open = |mapping: &Mapping| opened(&folder, mapping);
+    let open = |mapping: &Mapping| match memory.may_go_on() {
+        true => opened(&folder, mapping),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    };
     let symbols = FileSymbols::new(&open);
     let limit = ReadLimit::new(limits.reads, MAX_BYTES);
     let process = TargetProcess {
@@ -163,10 +185,21 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
         threads: &threads,
         symbols: &symbols as &dyn Symbols,
     };
-    let (stacks, unread) = stacks(&process);
+    let (stacks, mut unread) = stacks(&process);
+    unread.extend(limit.left_out());
+    if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
+        unread.push(format!("some stacks or names were not read: {bound}"));
+    }
+    unread.extend(unread_threads(left_out, threads.len()));
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
     let reads = limits.reads.saturating_sub(limit.reads_left());
-    Ok((StacksRead { comm, threads: threads.len(), stacks, unread }, StackCost { cpu, reads }))
+    let threads = threads.len() + left_out;
+    Ok((StacksRead { comm, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
+}
+
+/// Returns the sentence about threads that were left out; `None` if there are none.
+fn unread_threads(left_out: usize, read: usize) -> Option<String> {
+    (left_out > 0).then(|| format!("{} beyond the first {read}", count(left_out as u64, "thread")))
 }
 
 /// Opens the file of a mapping, if its file system is one that answers. The program itself needs no more privileges than its memory;
@@ -185,9 +218,9 @@ fn opened(process: &Path, mapping: &Mapping) -> io::Result<File> {
 
 /// Reads the stacks with the readers of all kinds of programs that this process can be.
 fn stacks(process: &TargetProcess<'_>) -> (Vec<CodeStack>, Vec<String>) {
-    let mut unread = Vec::new();
+    let (mut unread, mut names_left) = (Vec::new(), MAX_NAMES);
     let mut of = |language: CodeLanguage, read: Result<Vec<Stack>, StackError>| match read {
-        Ok(stacks) => Some(code_stacks(language, stacks)),
+        Ok(stacks) => Some(code_stacks(language, stacks, &mut names_left)),
         Err(StackError::OtherProgram(_)) => None,
         Err(error) => {
             unread.push(format!(
@@ -238,30 +271,65 @@ fn beside(mut python: Vec<CodeStack>, native: Vec<CodeStack>) -> Vec<CodeStack> 
     python
 }
 
-/// Makes the stacks of a reader harmless: names come from the process's memory.
-fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>) -> Vec<CodeStack> {
-    let text = |text: String| harmless(text.as_bytes());
-    let frame = |frame: Frame| CodeFrame {
-        function: frame.function.map(text),
-        file: frame.file.map(text),
-        line: frame.line,
-        object: frame.object.map(text),
+/// Makes the stacks of a reader harmless: names come from the process's memory. Takes their bytes from `names_left`, and ends a stack
+/// without them: the frames of a reader share their names, and these do not.
+fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>, names_left: &mut usize) -> Vec<CodeStack> {
+    let mut code_frames = |frames: Vec<Frame>| {
+        let mut kept = Vec::with_capacity(frames.len());
+        for frame in frames {
+            let [function, file, object] =
+                [frame.function, frame.file, frame.object].map(|name| name.map(|name| harmless(name.as_bytes())));
+            let len = [&function, &file, &object].into_iter().flatten().map(String::len).sum();
+            let left = names_left.checked_sub(len).ok_or("the names of this process are too long");
+            *names_left = left.unwrap_or(0);
+            if let Err(why) = left {
+                return (kept, Some(why.to_owned()));
+            }
+            kept.push(CodeFrame { function, file, line: frame.line, object });
+        }
+        (kept, None)
     };
+    let text = |text: String| harmless(text.as_bytes());
     let stack = |mut stack: Stack| {
         // A frame that only a frame pointer shows may not exist, and so may none that it returns to.
         if let Some(at) = stack.frames.iter().position(|frame| frame.is_guess) {
             stack.frames.truncate(at);
             stack.cut = Some("the callers are uncertain".to_owned());
         }
+        let (frames, too_long) = code_frames(stack.frames);
         CodeStack {
             language,
             tid: stack.tid,
             name: None,
             lock_owner: None,
             state: stack.state.map(text),
-            frames: stack.frames.into_iter().map(frame).collect(),
-            cut: stack.cut.map(text),
+            frames,
+            cut: too_long.or(stack.cut.map(text)),
         }
     };
     stacks.into_iter().map(stack).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_too_long_end_the_stacks_and_say_so() {
+        let name = std::sync::Arc::<str>::from("\u{1b}".repeat(500));
+        let frame = Frame { function: Some(name), line: Some(7), ..Frame::default() };
+        let stacks = vec![Stack { frames: vec![frame; 100], ..Stack::default() }; 3];
+        // 500 characters, each of which is shown as six.
+        let mut left = 150 * 3000;
+        let shown = code_stacks(CodeLanguage::Python, stacks, &mut left);
+        let lens: Vec<_> = shown.iter().map(|stack| (stack.frames.len(), stack.cut.as_deref())).collect();
+        let cut = Some("the names of this process are too long");
+        assert_eq!((&lens[..], left), (&[(100, None), (50, cut), (0, cut)][..], 0));
+    }
+
+    #[test]
+    fn threads_that_are_left_out_are_counted() {
+        assert_eq!(unread_threads(0, 2048), None);
+        assert_eq!(unread_threads(952, 2048).unwrap(), "952 threads beyond the first 2048");
+    }
 }

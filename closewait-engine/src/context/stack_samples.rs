@@ -14,7 +14,7 @@ use crate::{process::Process, stacks::ProcessStacks, time::BootTime};
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum age of stacks that say what a process does.
 const MAX_AGE: Duration = Duration::from_secs(120);
-/// Maximum number of kept frames of all processes, at about 200 bytes each.
+/// Maximum number of kept frames of all processes, at about 200 bytes each, and less than 500.
 const MAX_FRAMES: usize = 16_384;
 
 /// Stacks of owners, as of the last read of each.

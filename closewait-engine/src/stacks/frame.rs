@@ -68,6 +68,14 @@ impl CodeLanguage {
 }
 
 impl CodeFrame {
+    /// Returns the number of usual frames whose names take as much memory, at least 1.
+    pub(super) fn weight(&self) -> usize {
+        /// Number of bytes of the names of a large usual frame.
+        const USUAL: usize = 256;
+        let names = [&self.function, &self.file, &self.object].into_iter().flatten();
+        1 + names.map(String::len).sum::<usize>() / USUAL
+    }
+
     /// Returns the last part of the source file's path.
     pub fn file_name(&self) -> Option<&str> {
         self.file.as_deref()?.rsplit('/').next().filter(|name| !name.is_empty())

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    frame::CodeStack,
+    frame::{CodeFrame, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
     waits::CodeWait,
 };
@@ -57,9 +57,9 @@ impl ProcessStacks {
         self.groups.iter().filter(|group| !group.is_idle())
     }
 
-    /// Returns the number of frames, for limits.
+    /// Returns the number of frames, for limits. A frame with long names counts as several.
     pub(crate) fn frames(&self) -> usize {
-        self.groups.iter().map(|group| group.frames.len()).sum()
+        self.groups.iter().flat_map(|group| &group.frames).map(CodeFrame::weight).sum()
     }
 
     /// Returns the group that says most about why a program makes no progress: of those that wait in the application's code, the largest
@@ -135,5 +135,9 @@ mod tests {
         let sample = ProcessStacks::new(7, second(0), &[stack(1, &deep)], Vec::new());
         assert_eq!(sample.frames(), MAX_FRAMES);
         assert_eq!(sample.groups[0].cut.as_deref(), Some("only the innermost frames are kept"));
+        let path = "/srv".repeat(1000);
+        let long = vec![("walk", path.as_str(), 9); 500];
+        let sample = ProcessStacks::new(7, second(0), &[stack(1, &long)], Vec::new());
+        assert_eq!(sample.frames(), 16 * MAX_FRAMES, "4,004 bytes");
     }
 }

@@ -1,9 +1,13 @@
 //! Functions, files and lines of code: the tables of `src/runtime/symtab.go` (go1.15 to go1.27), which the runtime needs itself.
 
-use std::{collections::BTreeMap, ops::Range, rc::Rc};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, rc::Rc, sync::Arc};
 
 use super::module::GoModule;
-use crate::{memory::MemoryError, stack::Frame};
+use crate::{
+    limit::{MAX_FILE_BYTES, MAX_FUNCTION_BYTES, cut_name},
+    memory::MemoryError,
+    stack::{FRAME_BYTES, Frame},
+};
 
 /// Number of bytes of code that a bucket of the index of functions is for (`pcbucketsize`).
 const BUCKET_CODE: u64 = 4096;
@@ -17,7 +21,7 @@ const PART_FUNCTIONS: u64 = PART_CODE / 16 + 2;
 const MAX_TABLES: u64 = 64;
 /// Number of the table with the inlined calls of code (`PCDATA_InlTreeIndex`).
 const INLINE_INDEX: u64 = 2;
-/// Maximum length of the name of a function or file, bytes.
+/// Maximum length of the name of a function with its type arguments, bytes.
 const MAX_NAME: usize = 1024;
 /// Maximum size of a table of values of one function, bytes.
 const MAX_VALUES: u64 = 1 << 20;
@@ -25,8 +29,6 @@ const MAX_VALUES: u64 = 1 << 20;
 const VALUES_BLOCK: u64 = 256;
 /// Maximum depth of inlined calls.
 const MAX_INLINED: usize = 64;
-/// Maximum size of the texts of all frames, bytes: four times those of 2,048 requests in a web server.
-const MAX_TEXT: usize = 24 << 20;
 
 /// Result of an earlier read.
 type KnownPlace = Result<Option<Rc<GoPlace>>, MemoryError>;
@@ -35,7 +37,8 @@ type KnownPlace = Result<Option<Rc<GoPlace>>, MemoryError>;
 pub(super) struct GoFunctions<'m, 'a> {
     module: &'m GoModule<'a>,
     places: BTreeMap<(u64, bool), KnownPlace>,
-    text_left: usize,
+    /// Name of the object.
+    object: Option<Arc<str>>,
 }
 
 /// Function that contains an address of code.
@@ -43,8 +46,8 @@ pub(super) struct GoFunctions<'m, 'a> {
 pub(super) struct GoFunction {
     /// Address of its first instruction.
     pub(super) entry: u64,
-    /// Name; empty if it is unknown.
-    pub(super) name: String,
+    /// Name; `None` if it is unknown.
+    pub(super) name: Option<Arc<str>>,
     /// Whether nothing calls it: it is the outermost one of a stack (from 1.17).
     pub(super) is_outermost: bool,
     /// Whether it sets the stack pointer in a way that the tables do not have (from 1.17).
@@ -71,8 +74,9 @@ pub(super) struct GoPlace {
 }
 
 impl<'m, 'a> GoFunctions<'m, 'a> {
-    pub(super) const fn new(module: &'m GoModule<'a>) -> Self {
-        Self { module, places: BTreeMap::new(), text_left: MAX_TEXT }
+    pub(super) fn new(module: &'m GoModule<'a>) -> Result<Self, MemoryError> {
+        let object = module.memory.name(&module.object.mapping.path, MAX_FILE_BYTES)?;
+        Ok(Self { module, places: BTreeMap::new(), object: Some(object) })
     }
 
     /// Returns the description of the code at `pc`; `None` if it is no Go code.
@@ -85,13 +89,6 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let place = self.read(pc, is_return).map(|place| place.map(Rc::new));
         self.places.insert((pc, is_return), place.clone());
         place
-    }
-
-    /// Returns a copy of a frame; `None` if the texts of all frames are too long.
-    pub(super) fn copy(&mut self, frame: &Frame) -> Option<Frame> {
-        let texts = [&frame.function, &frame.file, &frame.object].into_iter().flatten();
-        self.text_left = self.text_left.checked_sub(texts.map(String::len).sum())?;
-        Some(frame.clone())
     }
 
     fn read(&self, pc: u64, is_return: bool) -> Result<Option<GoPlace>, MemoryError> {
@@ -161,7 +158,7 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         }
         let flags = if layout.minor < 17 { 0 } else { flags };
         let tables = start.wrapping_add(fixed);
-        let name = self.name(name)?.unwrap_or_default();
+        let name = self.name(name)?;
         let (is_outermost, sets_sp) = (flags & 1 != 0, flags & 2 != 0);
         let mut function =
             GoFunction { entry, name, is_outermost, sets_sp, kind, sizes, files, lines, unit, inlined: None };
@@ -205,14 +202,13 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
             pc = function.entry.wrapping_add(field(layout.inlined_parent).into());
         }
         if function.kind != layout.wrapper {
-            let name = Some(function.name.clone()).filter(|name| !name.is_empty());
-            frames.push(self.frame(function, name, pc)?);
+            frames.push(self.frame(function, function.name.clone(), pc)?);
         }
         Ok(frames)
     }
 
-    fn frame(&self, function: &GoFunction, name: Option<String>, pc: u64) -> Result<Frame, MemoryError> {
-        let module = self.module;
+    fn frame(&self, function: &GoFunction, name: Option<Arc<str>>, pc: u64) -> Result<Frame, MemoryError> {
+        self.module.memory.keep(FRAME_BYTES)?;
         let file = match self.value(function, function.files, pc)?.and_then(|file| u64::try_from(file).ok()) {
             Some(file) => self.file(u64::from(function.unit) + file)?,
             None => None,
@@ -221,16 +217,16 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         // The compiler gives line 1 to instructions that have none, such as the jump of an endless loop.
         let line = line.filter(|line| *line > 1 && file.is_some());
         Ok(Frame {
-            function: name.map(|name| short(&name)),
+            function: name,
             file,
             line,
-            object: Some(module.object.mapping.path.clone()),
+            object: self.object.clone(),
             address: None,
             is_guess: false,
         })
     }
 
-    fn file(&self, index: u64) -> Result<Option<String>, MemoryError> {
+    fn file(&self, index: u64) -> Result<Option<Arc<str>>, MemoryError> {
         let module = self.module;
         let at = module.file_offsets.start.wrapping_add(4 * index);
         if !module.file_offsets.contains(&at) {
@@ -238,19 +234,22 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         }
         let offset = module.memory.u32(at)?;
         let start = module.files.start.wrapping_add(offset.into());
-        self.text(start, &module.files)
+        let text = self.text(start, &module.files, MAX_FILE_BYTES)?;
+        text.map(|text| module.memory.name(&text, MAX_FILE_BYTES)).transpose()
     }
 
-    fn name(&self, offset: u32) -> Result<Option<String>, MemoryError> {
+    fn name(&self, offset: u32) -> Result<Option<Arc<str>>, MemoryError> {
         let names = &self.module.names;
-        self.text(names.start.wrapping_add(offset.into()), names)
+        let Some(text) = self.text(names.start.wrapping_add(offset.into()), names, MAX_NAME)? else { return Ok(None) };
+        self.module.memory.name(&short(&cut_name(&text, MAX_NAME)), MAX_FUNCTION_BYTES).map(Some)
     }
 
-    fn text(&self, start: u64, within: &Range<u64>) -> Result<Option<String>, MemoryError> {
+    /// Returns the text at `start`; one byte more than `most` shows that it is longer.
+    fn text(&self, start: u64, within: &Range<u64>, most: usize) -> Result<Option<String>, MemoryError> {
         if !within.contains(&start) {
             return Ok(None);
         }
-        let most = usize::try_from(within.end - start).unwrap_or(MAX_NAME).min(MAX_NAME);
+        let most = usize::try_from(within.end - start).unwrap_or(most).min(most + 1);
         Ok(Some(self.module.memory.text(start, most)?).filter(|text| !text.is_empty()))
     }
 
@@ -326,10 +325,10 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// Shortens the type arguments of a name, as the runtime's traceback does (`printFuncName`, `src/runtime/traceback.go` at go1.22.0).
-fn short(name: &str) -> String {
+fn short(name: &str) -> Cow<'_, str> {
     match (name.find('['), name.rfind(']')) {
-        (Some(start), Some(end)) if start < end => format!("{}[...]{}", &name[..start], &name[end + 1..]),
-        _ => name.to_owned(),
+        (Some(start), Some(end)) if start < end => format!("{}[...]{}", &name[..start], &name[end + 1..]).into(),
+        _ => name.into(),
     }
 }
 

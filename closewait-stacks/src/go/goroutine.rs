@@ -1,15 +1,12 @@
 //! State of a goroutine: `g` of `src/runtime/runtime2.go` (go1.15 to go1.27).
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     layout::{G_M, G_PC, G_SELF, G_SP},
     module::{self, GoModule},
 };
-use crate::{
-    memory::{MemoryError, readable},
-    process::TargetProcess,
-};
+use crate::memory::{MemoryError, readable};
 
 /// Number of bytes that are read of a `g`; those after them are not needed.
 const G_LEN: usize = 192;
@@ -111,12 +108,13 @@ impl Goroutine {
     }
 
     /// Returns the thread that runs it, or its system call; `None` if none does, or if it is none of the process.
-    pub(super) fn thread(&self, process: &TargetProcess<'_>, module: &GoModule<'_>) -> Option<u32> {
+    /// `threads` has the numbers of the threads by those that the program itself sees.
+    pub(super) fn thread(&self, threads: &BTreeMap<u64, u32>, module: &GoModule<'_>) -> Option<u32> {
         if self.thread == 0 {
             return None;
         }
         let number = module.memory.u64(self.thread.wrapping_add(module.layout.m_thread as u64)).ok()?;
-        process.threads.iter().find(|thread| u64::from(thread.inner_tid) == number).map(|thread| thread.tid)
+        threads.get(&number).copied()
     }
 }
 

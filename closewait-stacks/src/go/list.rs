@@ -26,8 +26,12 @@ pub(super) fn addresses(
         None => named(process, module)?
             .ok_or_else(|| StackError::Unexpected("the list of goroutines of a Go program was not found".to_owned()))?,
     };
-    let len = usize::try_from(len).unwrap_or(most).min(most);
-    let bytes = module.memory.bytes(list, len * 8)?;
+    let examined = usize::try_from(len).unwrap_or(most).min(most);
+    if len > examined as u64 {
+        let more = len - examined as u64;
+        module.memory.leave_out(format!("{more} goroutines of the {len} in the list are not read, the newest or ended ones"));
+    }
+    let bytes = module.memory.bytes(list, examined * 8)?;
     Ok(words_of(&bytes).filter(|address| *address != 0).collect())
 }
 

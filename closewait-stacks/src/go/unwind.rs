@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     memory::MemoryError,
-    stack::{Frame, MAX_FRAMES},
+    stack::{FRAME_BYTES, Frame, MAX_FRAMES},
 };
 
 /// Number of bytes of a stack that are read at a time.
@@ -22,7 +22,7 @@ const BLOCK: u64 = 4096;
 ///
 /// # Errors
 ///
-/// If the limit of reads is reached.
+/// If a limit is reached.
 pub(super) fn frames(
     module: &GoModule<'_>,
     functions: &mut GoFunctions<'_, '_>,
@@ -34,7 +34,7 @@ pub(super) fn frames(
             let cut = frames.is_empty().then(|| "only code that the compiler made".to_owned());
             Ok((frames, cut))
         }
-        Err(CutReason::Memory(MemoryError::Limit)) => Err(MemoryError::Limit),
+        Err(CutReason::Memory(error @ MemoryError::Limit(_))) => Err(error),
         Err(CutReason::Memory(error @ MemoryError::Unreadable { .. })) => Ok((frames, Some(error.to_string()))),
         Err(CutReason::Because(why)) => Ok((frames, Some(why))),
     }
@@ -80,7 +80,10 @@ fn walk(
         let Some(place) = functions.place(pc, is_return)? else {
             return Err(format!("{pc:#x} is no Go code").into());
         };
-        let name = place.function.name.strip_suffix(".abi0").unwrap_or(&place.function.name);
+        // Code that the compiler made has no frames to show, and each of its places is read once.
+        module.memory.work(16 + place.frames.len() as u64)?;
+        let name = place.function.name.as_deref().unwrap_or_default();
+        let name = name.strip_suffix(".abi0").unwrap_or(name);
         let is_end = name == "runtime.goexit";
         // The goroutine of a thread of C has nothing else.
         if is_end && !frames.is_empty() {
@@ -90,7 +93,8 @@ fn walk(
             if frames.len() == MAX_FRAMES {
                 return Err(format!("only {MAX_FRAMES} frames are read").into());
             }
-            frames.push(functions.copy(frame).ok_or_else(|| "the frames of this process are too many".to_owned())?);
+            module.memory.keep(FRAME_BYTES)?;
+            frames.push(frame.clone());
         }
         if is_end || place.function.is_outermost || is_outermost(name) {
             return Ok(());

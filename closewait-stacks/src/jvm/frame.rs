@@ -1,19 +1,28 @@
 //! Frames of a dump: `java.lang.Thread.run(java.base@17.0.21/Thread.java:840)`.
 
-use super::super::stack::Frame;
+use std::sync::Arc;
 
-/// Maximum number of bytes of a function or file.
-const MAX_TEXT_BYTES: usize = 1024;
+use super::super::{
+    limit::{MAX_FILE_BYTES, MAX_FUNCTION_BYTES, cut_name},
+    stack::Frame,
+};
+
+/// Maximum length of a frame that is parsed, bytes. Only the beginning of a longer one is shown.
+const MAX_TEXT: usize = 16 << 10;
 
 /// Parses a frame as HotSpot prints it (`java_lang_Throwable::print_stack_element_to_buffer`, classfile/javaClasses.cpp of JDK 8 to 25),
 /// or as `StackTraceElement.toString` does; `None` if it is malformed.
 pub(super) fn parse(text: &str) -> Option<Frame> {
     // Names can have any characters but these in them, so the parentheses of the place are the last ones.
+    if text.len() > MAX_TEXT {
+        return Some(Frame { function: Some(Arc::from(cut_name(text, MAX_FUNCTION_BYTES))), ..Frame::default() });
+    }
     let (function, place) = text.trim().strip_suffix(')')?.rsplit_once('(')?;
     let function = function_name(function);
     if function.is_empty() {
         return None;
     }
+    let function = Arc::from(cut_name(&function, MAX_FUNCTION_BYTES));
     // The module, with its version, stands before the file.
     let place = place.rsplit('/').next().unwrap_or(place);
     let (file, line) = match place {
@@ -23,7 +32,7 @@ pub(super) fn parse(text: &str) -> Option<Frame> {
             None => (Some(place), None),
         },
     };
-    let file = file.filter(|file| !file.is_empty()).map(|file| super::cut(file, MAX_TEXT_BYTES).to_owned());
+    let file = file.filter(|file| !file.is_empty()).map(|file| Arc::from(cut_name(file, MAX_FILE_BYTES)));
     Some(Frame { function: Some(function), file, line, object: None, address: None, is_guess: false })
 }
 
@@ -37,7 +46,8 @@ fn function_name(text: &str) -> String {
     {
         name = after;
     }
-    let name = super::cut(name, MAX_TEXT_BYTES);
+    // The end of a longer name is not shown.
+    let name = super::cut(name, 2 * MAX_FUNCTION_BYTES);
     let Some((class, function)) = name.rsplit_once('.') else { return name.to_owned() };
     let class = class.split('/').next().unwrap_or(class);
     let class = match class.split_once("$$Lambda$") {
@@ -49,12 +59,10 @@ fn function_name(text: &str) -> String {
 
 /// Whether the text behind a slash is the number of a hidden class and a function: `0x00007f75cd003100.run`, `1329552164.run`.
 fn is_number_of_class(text: &str) -> bool {
-    let number = text.split('.').next().unwrap_or_default();
-    let digits = number.strip_prefix("0x").unwrap_or(number);
-    !digits.is_empty()
-        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-        && text.contains('.')
-        && (number.starts_with("0x") || digits.bytes().all(|byte| byte.is_ascii_digit()))
+    let (is_marked, digits) = text.strip_prefix("0x").map_or((false, text), |digits| (true, digits));
+    // It ends at the first byte that is no digit, so that names with many slashes are passed once.
+    let len = digits.bytes().take_while(|byte| byte.is_ascii_digit() || is_marked && byte.is_ascii_hexdigit()).count();
+    len > 0 && digits.as_bytes().get(len) == Some(&b'.')
 }
 
 #[cfg(test)]
@@ -93,6 +101,8 @@ mod tests {
     #[test]
     fn a_long_name_is_cut_between_characters() {
         let frame = parse(&format!("{}.f({}:1)", "ж".repeat(5000), "ж".repeat(5000))).unwrap();
-        assert!(frame.function.unwrap().len() <= MAX_TEXT_BYTES && frame.file.unwrap().len() <= MAX_TEXT_BYTES);
+        let (function, file) = (frame.function.unwrap(), frame.file.unwrap());
+        assert!(function.len() <= MAX_FUNCTION_BYTES && function.ends_with("ж…"), "{function}");
+        assert!(file.len() <= MAX_FILE_BYTES && file.ends_with("ж…"), "{file}");
     }
 }

@@ -3,13 +3,18 @@
 //! Members are those of `jdk.internal.vm.ThreadDumper` (java.base): numbers, names and frames in JDK 21; states, locks and their owners
 //! too in JDK 25; numbers are strings up to there, and numbers of JSON in an early build of JDK 28.
 
-use serde::Deserialize;
+use std::fmt;
 
-use super::{HeldLock, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, MAX_NAME_BYTES, WaitedLock, cut, frame};
-use crate::StackError;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 
-/// Maximum number of locks of a thread.
-const MAX_LOCKS: usize = 64;
+use super::{HeldLock, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, MAX_LOCKS, MAX_NAME_BYTES, WaitedLock, cut, frame};
+use crate::{StackError, stack::MAX_FRAMES};
+
+/// Maximum number of containers of threads that are read; each executor and each scope is one.
+const MAX_CONTAINERS: usize = 1 << 16;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,14 +25,14 @@ struct DumpFile {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct DumpObject {
-    #[serde(default)]
-    thread_containers: Vec<ThreadContainer>,
+    #[serde(default, deserialize_with = "threads_of_containers")]
+    thread_containers: Vec<JvmThread>,
 }
 
 #[derive(Deserialize)]
 struct ThreadContainer {
-    #[serde(default)]
-    threads: Vec<ThreadObject>,
+    #[serde(default, deserialize_with = "threads")]
+    threads: Vec<JvmThread>,
 }
 
 #[derive(Deserialize)]
@@ -38,11 +43,11 @@ struct ThreadObject {
     state: Option<String>,
     #[serde(default, rename = "virtual")]
     is_virtual: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "stack")]
     stack: Vec<String>,
     park_blocker: Option<ParkBlocker>,
     blocked_on: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "monitors")]
     monitors_owned: Vec<OwnedMonitors>,
 }
 
@@ -55,25 +60,89 @@ struct ParkBlocker {
 #[derive(Deserialize)]
 struct OwnedMonitors {
     depth: Option<JvmNumber>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "locks")]
     locks: Vec<Option<String>>,
 }
 
-/// Number, or a string with one.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum JvmNumber {
-    Number(u64),
-    Text(String),
+/// Number, or a string with one; `None` for a string without.
+struct JvmNumber(Option<u64>);
+
+impl<'de> Deserialize<'de> for JvmNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NumberVisitor)
+    }
 }
 
-impl JvmNumber {
-    fn value(&self) -> Option<u64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Text(text) => text.parse().ok(),
-        }
+struct NumberVisitor;
+
+impl Visitor<'_> for NumberVisitor {
+    type Value = JvmNumber;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("a number")
     }
+
+    fn visit_u64<E>(self, number: u64) -> Result<JvmNumber, E> {
+        Ok(JvmNumber(Some(number)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<JvmNumber, E> {
+        Ok(JvmNumber(text.parse().ok()))
+    }
+}
+
+/// Reads up to `most` elements of a list, which `add` adds to those that are kept: a short text can have millions of elements.
+struct ListVisitor<T, U> {
+    most: usize,
+    add: fn(&mut Vec<U>, T),
+}
+
+impl<'de, T: Deserialize<'de>, U> Visitor<'de> for ListVisitor<T, U> {
+    type Value = Vec<U>;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<U>, A::Error> {
+        let mut kept = Vec::new();
+        for _ in 0..self.most {
+            let Some(element) = list.next_element()? else { return Ok(kept) };
+            (self.add)(&mut kept, element);
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(kept)
+    }
+}
+
+fn threads_of_containers<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<JvmThread>, D::Error> {
+    let add = |kept: &mut Vec<JvmThread>, container: ThreadContainer| {
+        let room = MAX_JVM_THREADS.saturating_sub(kept.len());
+        kept.extend(container.threads.into_iter().take(room));
+    };
+    list.deserialize_seq(ListVisitor { most: MAX_CONTAINERS, add })
+}
+
+fn threads<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<JvmThread>, D::Error> {
+    let add = |kept: &mut Vec<JvmThread>, object| kept.push(thread(object));
+    list.deserialize_seq(ListVisitor { most: MAX_JVM_THREADS, add })
+}
+
+/// Reads the frames that are kept, one more if there are more, and the outermost one.
+fn stack<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
+    let add = |kept: &mut Vec<String>, frame: String| {
+        kept.truncate(MAX_FRAMES + 1);
+        kept.push(frame);
+    };
+    list.deserialize_seq(ListVisitor { most: usize::MAX, add })
+}
+
+fn monitors<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<OwnedMonitors>, D::Error> {
+    list.deserialize_seq(ListVisitor { most: MAX_LOCKS, add: Vec::push })
+}
+
+fn locks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Option<String>>, D::Error> {
+    list.deserialize_seq(ListVisitor { most: MAX_LOCKS, add: Vec::push })
 }
 
 /// Parses a dump.
@@ -88,8 +157,7 @@ pub fn parse(dump: &[u8]) -> Result<Vec<JvmThread>, StackError> {
     // The message would quote the dump.
     let file: DumpFile = serde_json::from_slice(dump)
         .map_err(|error| StackError::Unexpected(format!("the dump is malformed in line {}", error.line())))?;
-    let threads = file.thread_dump.thread_containers.into_iter().flat_map(|container| container.threads);
-    Ok(threads.take(MAX_JVM_THREADS).map(thread).collect())
+    Ok(file.thread_dump.thread_containers)
 }
 
 fn thread(object: ThreadObject) -> JvmThread {
@@ -99,7 +167,7 @@ fn thread(object: ThreadObject) -> JvmThread {
         is_virtual: object.is_virtual,
         ..JvmThread::default()
     };
-    thread.stack.number = object.tid.and_then(|number| number.value());
+    thread.stack.number = object.tid.and_then(|number| number.0);
     thread.stack.state = object.state.as_deref().map(short);
     object.stack.iter().filter_map(|text| frame::parse(text)).for_each(|frame| thread.push(frame));
     // JDK 21 does not say which threads are virtual.
@@ -109,12 +177,12 @@ fn thread(object: ThreadObject) -> JvmThread {
     thread.waits = match (&object.blocked_on, &object.park_blocker) {
         (Some(monitor), _) => Some(lock(monitor, None)),
         (None, Some(ParkBlocker { object: Some(object), owner })) => {
-            Some(lock(object, owner.as_ref().and_then(JvmNumber::value)))
+            Some(lock(object, owner.as_ref().and_then(|number| number.0)))
         }
         (None, _) => None,
     };
     for owned in &object.monitors_owned {
-        let depth = owned.depth.as_ref().and_then(JvmNumber::value).and_then(|depth| usize::try_from(depth).ok());
+        let depth = owned.depth.as_ref().and_then(|number| number.0).and_then(|depth| usize::try_from(depth).ok());
         let frame = depth.filter(|depth| *depth < thread.stack.frames.len());
         let room = MAX_LOCKS.saturating_sub(thread.holds.len());
         let locks = owned.locks.iter().flatten().take(room);

@@ -3,7 +3,7 @@
 //! Lines are those of `Threads::print_on` (runtime/thread.cpp of JDK 8 to 17, runtime/threads.cpp later) and `JavaThread::print_stack_on`
 //! with `javaVFrame::print_lock_info_on` (runtime/vframe.cpp).
 
-use super::{HeldLock, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, MAX_NAME_BYTES, WaitedLock, cut, frame};
+use super::{HeldLock, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, MAX_LOCKS, MAX_NAME_BYTES, WaitedLock, cut, frame};
 use crate::StackError;
 
 /// First words of a dump, behind the line with the time.
@@ -16,8 +16,6 @@ const MAX_LINES: usize = 1 << 20;
 const MAX_LINE_BYTES: usize = 4096;
 /// Maximum number of lines of a thread's name.
 const MAX_NAME_LINES: usize = 8;
-/// Maximum number of locks of a thread.
-const MAX_LOCKS: usize = 64;
 
 /// Parses a dump. What no line of a dump is, is left out, and so is what is over a limit: [`MAX_JVM_THREADS`] threads, 128
 /// frames and 64 locks of each.

@@ -1,6 +1,9 @@
 //! Memory of a stack, read in blocks.
 
-use crate::{memory::MemoryError, process::TargetProcess};
+use crate::{
+    memory::{MemoryError, MemoryReader, ReadBound},
+    process::TargetProcess,
+};
 
 /// Number of bytes that are read from the top of a stack at first. Most stacks of blocked threads are shorter.
 const FIRST: u64 = 8 << 10;
@@ -23,6 +26,11 @@ impl<'a> StackBlocks<'a> {
         Ok(stack)
     }
 
+    /// Returns the memory of the process.
+    pub(super) const fn memory(&self) -> MemoryReader<'a> {
+        self.process.memory
+    }
+
     /// Returns the 8 bytes at `address`.
     pub(super) fn u64(&mut self, address: u64) -> Result<u64, MemoryError> {
         if let Some(value) = self.find(address) {
@@ -43,7 +51,7 @@ impl<'a> StackBlocks<'a> {
         let mapping = self.process.mapping(address).filter(|mapping| mapping.readable);
         let mapping = mapping.ok_or(MemoryError::Unreadable { address, len: 8 })?;
         if self.blocks.len() >= MAX_BLOCKS {
-            return Err(MemoryError::Limit);
+            return Err(MemoryError::Limit(ReadBound::Reads));
         }
         // A stack that grows while it is read only gets lower addresses.
         let len = usize::try_from(len.min(mapping.end - address)).unwrap_or(0);

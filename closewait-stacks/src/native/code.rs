@@ -1,6 +1,6 @@
 //! Code of a process: objects, their tables for unwinding, and the rules for addresses.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{borrow::Cow, collections::BTreeMap, rc::Rc};
 
 use object::elf::{EM_AARCH64, EM_X86_64};
 
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     elf::Object,
+    limit::cut_name,
     memory::{MemoryError, readable},
     process::{Mapping, TargetProcess},
 };
@@ -63,31 +64,31 @@ pub(super) struct CodePlace<'a> {
     /// Address after the last one of the function; 0 if it is unknown.
     function_end: u64,
     /// Rule that leads to the caller, or the reason why there is none.
-    pub(super) rule: Result<UnwindRule, NoRule>,
+    pub(super) rule: Result<UnwindRule, NoRule<'a>>,
 }
 
 /// Reason why there is no rule for an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NoRule {
+pub(super) enum NoRule<'a> {
     /// No memory with code is there.
     NoCode,
     /// The code has no file: a just-in-time compiler made it.
     Generated,
     /// The object at this path has no table, or none for this address.
-    NoTable(String),
+    NoTable(&'a str),
     /// The table of the object at this path is malformed.
-    Malformed(String),
+    Malformed(&'a str),
     /// The table could not be read.
     Unreadable(MemoryError),
 }
 
-impl std::fmt::Display for NoRule {
+impl std::fmt::Display for NoRule<'_> {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoCode => to.write_str("no code at the address"),
             Self::Generated => to.write_str("generated code"),
-            Self::NoTable(object) => write!(to, "no unwind table for {object}"),
-            Self::Malformed(object) => write!(to, "malformed unwind table of {object}"),
+            Self::NoTable(object) => write!(to, "no unwind table for {}", shown_path(object)),
+            Self::Malformed(object) => write!(to, "malformed unwind table of {}", shown_path(object)),
             Self::Unreadable(error) => write!(to, "unwind table: {error}"),
         }
     }
@@ -116,7 +117,12 @@ impl<'a> ProcessCode<'a> {
         if let Some(known) = self.places.get(&(pc, is_exact)) {
             return Rc::clone(known);
         }
-        let place = Rc::new(self.find(pc, lookup_address(pc, is_exact)));
+        let mut place = self.find(pc, lookup_address(pc, is_exact));
+        let kept = size_of::<CodePlace<'_>>() + place.rule.as_ref().map_or(0, UnwindRule::size);
+        if let Err(error) = self.process.memory.keep(kept) {
+            place.rule = Err(NoRule::Unreadable(error));
+        }
+        let place = Rc::new(place);
         self.places.insert((pc, is_exact), Rc::clone(&place));
         place
     }
@@ -133,14 +139,14 @@ impl<'a> ProcessCode<'a> {
         };
         let without_file = mapping.inode == 0 && mapping.path != VDSO;
         let Some((index, own)) = index.and_then(|index| Some((index, self.objects.get_mut(index)?))) else {
-            let reason = if without_file { NoRule::Generated } else { NoRule::NoTable(path.to_owned()) };
+            let reason = if without_file { NoRule::Generated } else { NoRule::NoTable(path) };
             return none(None, reason);
         };
         let found = own.table.as_mut().map(|table| table.find(&own.object, self.process.memory, address));
         let machine = own.object.machine;
         let (rule, error) = match found.transpose() {
             Ok(Some(Some(found))) => {
-                let rule = found.rule.ok_or_else(|| NoRule::Malformed(path.to_owned()));
+                let rule = found.rule.ok_or(NoRule::Malformed(path));
                 return CodePlace {
                     path,
                     object: Some(index),
@@ -152,7 +158,7 @@ impl<'a> ProcessCode<'a> {
             Ok(Some(None) | None) => {
                 let derived = || ending::rule(self.process, Convention::of(machine)?, pc);
                 match signal_return(self.process, machine, pc) {
-                    Ok(signal) => (signal.or_else(derived), NoRule::NoTable(path.to_owned())),
+                    Ok(signal) => (signal.or_else(derived), NoRule::NoTable(path)),
                     Err(error) => (None, NoRule::Unreadable(error)),
                 }
             }
@@ -189,6 +195,7 @@ impl<'a> ProcessCode<'a> {
             return None;
         }
         let code = self.process.memory.bytes(place.function?, len).ok()?;
+        self.process.memory.work(len as u64).ok()?;
         let CfaPlace::Register(register, offset) = rule.cfa else { return None };
         match convention.machine {
             _ if register != convention.fp => None,
@@ -253,6 +260,13 @@ impl<'a> ProcessCode<'a> {
         self.by_mapping.insert(mapping.start, index);
         Ok(index)
     }
+}
+
+/// Returns a path as a reason for a cut has it: each stack has one.
+pub(super) fn shown_path(path: &str) -> Cow<'_, str> {
+    /// Maximum length, bytes.
+    const MOST: usize = 256;
+    cut_name(path, MOST)
 }
 
 /// Name of the mapping with the functions that the kernel gives to every process. It has no file.

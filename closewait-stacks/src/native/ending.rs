@@ -5,7 +5,7 @@
 //! or load registers from the stack count, and an unknown instruction ends the search. A way over a call that never returns would lead
 //! into the next function; the caller of this code therefore checks that the result is behind a call.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry};
 
 use object::elf;
 
@@ -91,7 +91,7 @@ struct Way {
 
 /// Returns the rule for `pc` in code of this convention; `None` if no way to the end is found. The return address must be checked.
 pub(super) fn rule(process: &TargetProcess<'_>, convention: Convention, pc: u64) -> Option<UnwindRule> {
-    let mut code = CodeBytes { process, blocks: Vec::new() };
+    let mut code = CodeBytes { process, blocks: BTreeMap::new() };
     if is_outermost(&mut code, convention, pc) {
         return Some(root(convention));
     }
@@ -223,11 +223,12 @@ impl Way {
 /// Code, read in blocks.
 struct CodeBytes<'a> {
     process: &'a TargetProcess<'a>,
-    blocks: Vec<(u64, Vec<u8>)>,
+    blocks: BTreeMap<u64, Vec<u8>>,
 }
 
 impl CodeBytes<'_> {
     fn decode(&mut self, convention: Convention, pc: u64) -> Option<Instruction> {
+        self.process.memory.work(2 * LONGEST as u64).ok()?;
         let bytes = self.at(pc)?;
         match convention.machine {
             elf::EM_X86_64 => x86_64::decode(&bytes, pc),
@@ -252,15 +253,13 @@ impl CodeBytes<'_> {
 
     fn byte(&mut self, at: u64) -> Option<u8> {
         let start = at / BLOCK * BLOCK;
-        let index = match self.blocks.iter().position(|(own, _)| *own == start) {
-            Some(index) => index,
-            None => {
+        let block = match self.blocks.entry(start) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
                 self.process.mapping(at).filter(|mapping| mapping.executable)?;
-                let bytes = self.process.memory.bytes(start, BLOCK as usize).ok()?;
-                self.blocks.push((start, bytes));
-                self.blocks.len() - 1
+                place.insert(self.process.memory.bytes(start, BLOCK as usize).ok()?)
             }
         };
-        self.blocks.get(index)?.1.get(usize::try_from(at - start).ok()?).copied()
+        block.get(usize::try_from(at - start).ok()?).copied()
     }
 }

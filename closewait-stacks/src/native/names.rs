@@ -2,7 +2,10 @@
 //!
 //! All addresses of an object are looked up together, so that its dynamic symbols are read once and no index of them is kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use object::{
     Endianness,
@@ -13,6 +16,7 @@ use object::{
 use super::code::CodeObject;
 use crate::{
     elf::{Dynamic, ORDER, Object},
+    limit::{MAX_FUNCTION_BYTES, cut_name},
     memory::{MemoryError, MemoryReader},
     process::Symbols,
 };
@@ -27,7 +31,7 @@ const MAX_SYMBOLS: u32 = 1 << 18;
 const MAX_ALIASES: usize = 8;
 /// Maximum number of comparisons of a symbol with an address, for one object. Usual are three for each address.
 const MAX_COMPARISONS: usize = 1 << 20;
-/// Maximum length of a name, bytes.
+/// Maximum length of a name in a file, bytes.
 const MAX_NAME: usize = 1024;
 /// Type of a symbol whose address is that of a function that selects the implementation (`STT_GNU_IFUNC`).
 const SELECTOR: u8 = 10;
@@ -43,7 +47,7 @@ struct Candidate {
 }
 
 /// Names by address in memory.
-pub(super) type Names = BTreeMap<u64, String>;
+pub(super) type Names = BTreeMap<u64, Arc<str>>;
 
 /// Returns the names of the functions at `addresses` in an object. Each address has the first address of its function, if a table has
 /// that: a name whose symbol has no size is that of another function if it starts before it.
@@ -62,10 +66,24 @@ pub(super) fn names(
         if !names.contains_key(&address)
             && let Some((name, _)) = symbols.at(own.object.mapping, own.object.in_file(address))
         {
-            names.insert(address, demangled(&name));
+            match name_of(memory, &name) {
+                Ok(name) => names.insert(address, name),
+                Err(_) => break,
+            };
         }
     }
     names
+}
+
+/// Returns the name to show for one in a file, and takes the steps of the work on it.
+fn name_of(memory: MemoryReader<'_>, name: &str) -> Result<Arc<str>, MemoryError> {
+    if name.len() > MAX_NAME {
+        return memory.name(name, MAX_FUNCTION_BYTES);
+    }
+    // Each reference of a mangled name to a part of itself is a way through that part again.
+    let references = name.bytes().filter(|byte| *byte == b'B').count();
+    memory.work(8 * (1 + references as u64) * name.len() as u64)?;
+    memory.name(&demangled(name), MAX_FUNCTION_BYTES)
 }
 
 fn dynamic_names(
@@ -103,6 +121,7 @@ fn dynamic_names(
                 if left == 0 {
                     break;
                 }
+                memory.work(4)?;
                 if contains(*address, *function) {
                     let is_global = symbol.st_bind() == elf::STB_GLOBAL;
                     let candidates = found.entry(*address).or_default();
@@ -119,13 +138,13 @@ fn dynamic_names(
         let nearest = candidates.first().map_or(0, |candidate| candidate.start);
         let mut aliases = Vec::new();
         for candidate in candidates.iter().filter(|candidate| candidate.start == nearest) {
-            let name = memory.text(dynamic.names.wrapping_add(candidate.name.into()), MAX_NAME)?;
+            let name = memory.text(dynamic.names.wrapping_add(candidate.name.into()), MAX_NAME + 1)?;
             let underscores = name.len() - name.trim_start_matches('_').len();
             let is_mangled = name.starts_with("_Z") || name.starts_with("_R");
             aliases.push((if is_mangled { 0 } else { underscores }, !candidate.is_global, name));
         }
         if let Some((_, _, name)) = aliases.into_iter().filter(|(_, _, name)| !name.is_empty()).min() {
-            names.insert(address, demangled(&name));
+            names.insert(address, name_of(memory, &name)?);
         }
     }
     Ok(names)
@@ -138,15 +157,15 @@ fn demangled(name: &str) -> String {
     let mut bounded = Bounded(String::new());
     // An error is the end of the room.
     let _is_cut = write!(bounded, "{name:#}");
-    bounded.0
+    cut_name(&bounded.0, MAX_FUNCTION_BYTES).into_owned()
 }
 
-/// Text of at most [`MAX_NAME`] bytes: a short mangled name can stand for a very long one.
+/// Text that ends behind [`MAX_FUNCTION_BYTES`] bytes: a short mangled name can stand for a very long one.
 struct Bounded(String);
 
 impl std::fmt::Write for Bounded {
     fn write_str(&mut self, part: &str) -> std::fmt::Result {
-        let room = MAX_NAME.saturating_sub(self.0.len());
+        let room = (MAX_FUNCTION_BYTES + 4).saturating_sub(self.0.len());
         let end = part.floor_char_boundary(room);
         self.0.push_str(&part[..end]);
         if end < part.len() { Err(std::fmt::Error) } else { Ok(()) }
@@ -162,6 +181,6 @@ mod tests {
         assert_eq!(demangled("_ZN3std6thread5sleep17h0123456789abcdefE"), "std::thread::sleep");
         assert_eq!(demangled("_RNvC6_123foo3bar"), "123foo::bar");
         assert_eq!(demangled("pthread_cond_wait"), "pthread_cond_wait");
-        assert_eq!(demangled(&format!("_ZN{}17h0123456789abcdefE", "3abc".repeat(1000))).len(), MAX_NAME);
+        assert_eq!(demangled(&format!("_ZN{}17h0123456789abcdefE", "3abc".repeat(1000))).len(), MAX_FUNCTION_BYTES);
     }
 }

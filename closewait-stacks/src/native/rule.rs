@@ -68,6 +68,21 @@ pub(super) enum UnwindStep {
 }
 
 impl UnwindRule {
+    /// Returns the number of bytes that it takes beside its own size.
+    pub(super) fn size(&self) -> usize {
+        let expression = |place: &SavedPlace| match place {
+            SavedPlace::AtExpression(bytes) | SavedPlace::Expression(bytes) => bytes.len(),
+            SavedPlace::Undefined
+            | SavedPlace::Same
+            | SavedPlace::At(_)
+            | SavedPlace::Sum(_)
+            | SavedPlace::Register(_) => 0,
+        };
+        let cfa = if let CfaPlace::Expression(bytes) = &self.cfa { bytes.len() } else { 0 };
+        let saved = self.saved.iter().map(|(_, place)| size_of::<(u16, SavedPlace)>() + expression(place));
+        cfa + saved.sum::<usize>()
+    }
+
     /// Returns the number of registers that a function of x86_64 has pushed behind its frame pointer; `None` if they are elsewhere.
     pub(super) fn pushed(&self, fp: u16) -> Option<u64> {
         let others = self.saved.iter().filter(|(register, _)| *register != self.return_address && *register != fp);
@@ -94,6 +109,10 @@ impl UnwindRule {
                 Err(why) => return UnwindStep::Cut(why),
             },
         };
+        // Each register can take a search in the blocks of the stack.
+        if let Err(error) = stack.memory().work(8 + 8 * self.saved.len() as u64) {
+            return UnwindStep::Cut(error.to_string());
+        }
         let mut caller = frame.preserved();
         caller.set(convention.sp, Some(cfa));
         let (mut target, mut has_rule) = (None, false);
@@ -158,6 +177,7 @@ fn evaluate(
     initial: Option<u64>,
 ) -> Result<u64, String> {
     let failed = || "an expression for unwinding is wrong".to_owned();
+    stack.memory().work(8 * u64::from(MAX_OPERATIONS)).map_err(|error| error.to_string())?;
     let mut evaluation = Expression(EndianSlice::new(bytes, LittleEndian)).evaluation(ENCODING);
     evaluation.set_max_iterations(MAX_OPERATIONS);
     if let Some(value) = initial {

@@ -33,31 +33,46 @@ pub(super) fn functions(object: &Object<'_>, memory: MemoryReader<'_>) -> Result
         let constants = object.segments.iter().filter(|one| one.kind == elf::PT_LOAD && !one.writable);
         for segment in constants.filter(|one| one.file_len <= MAX_SEGMENT && one.executable == with_code) {
             let bytes = memory.bytes(segment.address, usize::try_from(segment.file_len).unwrap_or(0))?;
-            search(object, &bytes, segment.address, &mut found);
+            search(object, memory, &bytes, segment.address, &mut found)?;
         }
         if !found.is_empty() {
             break;
         }
     }
+    memory.keep(size_of_val(&found[..]))?;
     found.sort_unstable();
     found.dedup_by_key(|(start, _)| *start);
     Ok(found)
 }
 
 /// Searches `bytes`, which are at `address`.
-fn search(object: &Object<'_>, bytes: &[u8], address: u64, found: &mut Vec<(u64, u64)>) {
+fn search(
+    object: &Object<'_>,
+    memory: MemoryReader<'_>,
+    bytes: &[u8],
+    address: u64,
+    found: &mut Vec<(u64, u64)>,
+) -> Result<(), MemoryError> {
     let (mut at, mut tries) = (0, 0);
     while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() > BEGINNING) {
         let is_common = rest[4..8] == [0; 4] && rest[8] == 1 && rest[BEGINNING] == b'z';
         let start = address.wrapping_add(at as u64);
-        let len = if is_common { section(object, rest, start, found, &mut tries) } else { 0 };
-        tries += usize::from(is_common);
-        if tries >= MAX_TRIES || found.len() >= MAX_FUNCTIONS {
-            return;
+        if is_common {
+            let before = tries;
+            let len = section(object, rest, start, found, &mut tries);
+            tries += 1;
+            // Each FDE is compared with the segments.
+            memory.work((tries - before) as u64 * (16 + object.segments.len() as u64))?;
+            if tries >= MAX_TRIES || found.len() >= MAX_FUNCTIONS {
+                return Ok(());
+            }
+            at += len.max(4).next_multiple_of(4);
+            continue;
         }
         // Records are aligned to 4 bytes, at least.
-        at += len.max(4).next_multiple_of(4);
+        at += 4;
     }
+    Ok(())
 }
 
 /// Reads the section at the beginning of `bytes`, which are at `address`. Returns its length up to what is no record of it; 0 if it is none.

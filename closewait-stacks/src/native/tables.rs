@@ -32,6 +32,10 @@ const ENTRY_LEN: u64 = 8;
 const BLOCK: u32 = 128;
 /// Number of bytes of a CIE or FDE that are read at first: most are shorter.
 const FIRST: u64 = 128;
+/// Maximum number of bytes of an expression: those of glibc have some 20.
+const MAX_EXPRESSION: usize = 256;
+/// Maximum number of CIEs of an object that are kept; usual are some 5.
+const MAX_COMMON: usize = 64;
 /// Maximum number of bytes of a CIE or FDE. The longest FDE of Debian's libcrypto, libc and node has some 5,000.
 const MAX_RECORD: usize = 16 << 10;
 
@@ -114,6 +118,9 @@ impl FunctionTable {
         };
         // The distance from the field itself back to the CIE.
         let common_at = at.wrapping_add(4).wrapping_sub(pointer.into());
+        if self.common.len() >= MAX_COMMON {
+            self.common.clear();
+        }
         let common: &[u8] = match self.common.entry(common_at) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert(read_record(object, memory, common_at)?.unwrap_or_default()),
@@ -122,6 +129,7 @@ impl FunctionTable {
         let Ok(distance) = u32::try_from(common.len() + 4) else { return Ok(None) };
         function[4..8].copy_from_slice(&distance.to_le_bytes());
         let section = [common, &function].concat();
+        memory.work(section.len() as u64)?;
         Ok(rule(&section, common.len(), at, address, self.is_aarch64))
     }
 }
@@ -210,7 +218,7 @@ pub(super) fn rule(section: &[u8], offset: usize, at: u64, address: u64, is_aarc
     let rule = row.and_then(|row| {
         let bytes = |expression: gimli::UnwindExpression<usize>| {
             let expression: gimli::Expression<Bytes<'_>> = expression.get(&frames).ok()?;
-            Some(Box::from(expression.0.slice()))
+            Some(expression.0.slice()).filter(|bytes| bytes.len() <= MAX_EXPRESSION).map(Box::from)
         };
         let cfa = match row.cfa() {
             CfaRule::RegisterAndOffset { register, offset } => CfaPlace::Register(register.0, *offset),

@@ -103,6 +103,19 @@ pub(super) struct CodeLayout {
     pub(super) lines: usize,
     pub(super) format: LineFormat,
     pub(super) instructions: InstructionsPlace,
+    pub(super) shim: InitShim,
+}
+
+/// Mark of the code object of the frame that the interpreter adds to call `__init__` (`_Py_InitCleanup`, Python/specialize.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InitShim {
+    /// There is none before 3.12.
+    Absent,
+    /// It has no names: 3.12 (v3.12.0).
+    Unnamed,
+    /// Its function and file are one object, `__init__`, and it has no first line: from 3.13 (v3.13.0). Code of a program can have such
+    /// names too, but it has a first line.
+    OneName,
 }
 
 /// Place of the instructions of a code object.
@@ -173,6 +186,7 @@ impl PythonLayout {
                 lines: 120,
                 format: LineFormat::Deltas,
                 instructions: InstructionsPlace::Bytes(48),
+                shim: InitShim::Absent,
             },
             ascii: 48,
             compact: 72,
@@ -208,6 +222,7 @@ impl PythonLayout {
                 lines: 136,
                 format: LineFormat::Locations,
                 instructions: InstructionsPlace::Inside(184),
+                shim: InitShim::Absent,
             },
             ascii: 48,
             compact: 72,
@@ -243,6 +258,7 @@ impl PythonLayout {
                 lines: 136,
                 format: LineFormat::Locations,
                 instructions: InstructionsPlace::Inside(192),
+                shim: InitShim::Unnamed,
             },
             ascii: 40,
             compact: 56,
@@ -310,6 +326,7 @@ impl PythonLayout {
                 lines: near(code + 4)?,
                 format: LineFormat::Locations,
                 instructions: InstructionsPlace::Inside(near(code + 9)? as u64),
+                shim: InitShim::OneName,
             },
             ascii: 40,
             compact: 56,

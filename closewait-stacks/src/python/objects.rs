@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
 };
 
 use super::{
@@ -12,9 +13,9 @@ use super::{
 
 /// Number of bytes that are read at once; it divides the size of every page, so a block is mapped whole or not at all.
 const BLOCK: usize = 1024;
-/// Maximum number of characters of a name that are read; the rest of a longer one is missing.
-const MAX_TEXT: usize = 1024;
-/// Maximum size of an object of type `bytes`. The line table of a function has some 3 bytes a line.
+/// Maximum number of blocks that are kept.
+const MAX_BLOCKS: usize = 4096;
+/// Maximum size of an object of type `str` or `bytes`. The line table of a function has some 3 bytes a line.
 const MAX_BYTES: usize = 1 << 20;
 
 /// Memory that is read in blocks, each of them once.
@@ -35,6 +36,10 @@ impl<'a> BlockReader<'a> {
 
     pub(super) fn fill(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
         let mut blocks = self.blocks.borrow_mut();
+        self.memory.work(1 + into.len() as u64 / 8)?;
+        if blocks.len() >= MAX_BLOCKS {
+            blocks.clear();
+        }
         let (mut at, mut rest) = (address, into);
         while !rest.is_empty() {
             let from = (at % BLOCK as u64) as usize;
@@ -119,8 +124,9 @@ impl<'a> ObjectReader<'a> {
         Ok(true)
     }
 
-    /// Returns the text of an object of type `str`; `None` if it is none, or not in the compact form that names have.
-    pub(super) fn text(&self, object: u64) -> Result<Option<String>, MemoryError> {
+    /// Returns the text of an object of type `str` as a name of at most `most` bytes; `None` if it is none, or not in the compact form
+    /// that names have.
+    pub(super) fn name(&self, object: u64, most: usize) -> Result<Option<Arc<str>>, MemoryError> {
         // `length` and `state` of `PyASCIIObject` (Include/cpython/unicodeobject.h at v3.8.0 and v3.14.0).
         let mut header = [0; 40];
         if !self.fill(object, ObjectType::Text, &mut header)? {
@@ -132,13 +138,16 @@ impl<'a> ObjectReader<'a> {
         let length = usize::try_from(word(&header, 16)).ok().filter(|length| *length <= MAX_BYTES);
         let Some(length) = length.filter(|_| is_known) else { return Ok(None) };
         let start = object.wrapping_add(if is_ascii { self.ascii } else { self.compact });
-        let mut units = vec![0; length.min(MAX_TEXT) * kind];
+        // One character more shows that the name is longer.
+        let mut units = vec![0; length.min(most + 1) * kind];
         self.blocks.fill(start, &mut units)?;
+        self.memory.work(units.len() as u64)?;
         let character = |unit: &[u8]| {
             let code = unit.iter().rev().fold(0, |code, byte| code << 8 | u32::from(*byte));
             char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
         };
-        Ok(Some(units.chunks_exact(kind).map(character).collect()))
+        let text: String = units.chunks_exact(kind).map(character).collect();
+        self.memory.name(&text, most).map(Some)
     }
 
     /// Returns the number of bytes in an object of type `bytes`; `None` if it is none.
@@ -147,13 +156,14 @@ impl<'a> ObjectReader<'a> {
         Ok(self.fill(object, ObjectType::Bytes, &mut header)?.then(|| word(&header, 16)))
     }
 
-    /// Returns the contents of an object of type `bytes`; `None` if it is none, or too large.
+    /// Returns the contents of an object of type `bytes`, which the reading keeps; `None` if it is none, or too large.
     pub(super) fn bytes(&self, object: u64) -> Result<Option<Vec<u8>>, MemoryError> {
         // `ob_sval` of `PyBytesObject` (Include/cpython/bytesobject.h at v3.9.0).
         const CONTENTS: u64 = 32;
         let Some(len) = self.len_of_bytes(object)? else { return Ok(None) };
         let Some(len) = usize::try_from(len).ok().filter(|len| *len <= MAX_BYTES) else { return Ok(None) };
         let start = object.wrapping_add(CONTENTS);
+        self.memory.keep(len)?;
         if len > BLOCK {
             return self.memory.bytes(start, len).map(Some);
         }

@@ -10,7 +10,7 @@ use super::{
     },
     code::{CodeReader, NamedFrame, RawFrame, RawInstruction},
     layout::{FIRST_FOREIGN_OWNER, InstructionPlace, LockPlace, MAX_RECORD, PythonLayout},
-    objects::{BlockReader, ObjectReader, signed_half, word},
+    objects::{BlockReader, signed_half, word},
     runtime::RunningPython,
     threads::ThreadNumbers,
 };
@@ -24,7 +24,6 @@ const MAX_PASSED: usize = 3 * MAX_FRAMES;
 /// Number of times that the frames of a thread are read again while they change.
 const TRIES: usize = 3;
 
-const LIMIT_REACHED: &str = "the limit of reads is reached";
 const UNREADABLE: &str = "a frame cannot be read";
 const DAMAGED: &str = "a frame does not fit its code";
 const DEEP: &str = "more frames are not read";
@@ -61,7 +60,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
             python,
             layout,
             frames: BlockReader::new(memory),
-            codes: CodeReader::new(ObjectReader::new(memory, &layout), layout),
+            codes: CodeReader::new(memory, layout),
             numbers: ThreadNumbers::new(memory, python.machine, process.threads),
         }
     }
@@ -111,6 +110,9 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
                 stacks.push(stack);
             }
             address = word(&thread.record, self.layout.thread.next);
+        }
+        if address != 0 && *left == 0 {
+            self.process.memory.leave_out(format!("Python has more than {MAX_THREADS} thread states; others are not read"));
         }
         Ok(())
     }
@@ -199,6 +201,8 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
         let (mut frames, mut seen, mut address) = (Vec::new(), BTreeSet::new(), first);
         while address != 0 {
             let mut record = [0; MAX_RECORD];
+            // Frames can be in blocks that were read before.
+            self.process.memory.work(16)?;
             if !seen.insert(address) {
                 return Ok(RawStack { frames, cut: Some(CYCLE) });
             }
@@ -236,8 +240,8 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
                 Ok(NamedFrame::Call(_)) => format!("more than {MAX_FRAMES} frames"),
                 Ok(NamedFrame::Damaged) => DAMAGED.to_owned(),
                 Err(MemoryError::Unreadable { .. }) => UNREADABLE.to_owned(),
-                Err(MemoryError::Limit) if frames.is_empty() => return Err(MemoryError::Limit),
-                Err(MemoryError::Limit) => LIMIT_REACHED.to_owned(),
+                Err(error @ MemoryError::Limit(_)) if frames.is_empty() => return Err(error),
+                Err(error @ MemoryError::Limit(_)) => error.to_string(),
             };
             cut = Some(why);
             break;

@@ -127,3 +127,40 @@ fn no_read_starts_while_many_are_blocked() {
     abandoned.push(thread(7));
     assert!(matches!(allowed(&abandoned, &Subject::Process(99, Some(1))), Err(ReadFailure::TooMany)));
 }
+
+#[test]
+fn stacks_that_take_long_keep_no_other_reads_from_starting() {
+    let thread = |subject| Abandoned { subject: Some(subject), watch: Arc::default() };
+    let mut abandoned = vec![thread(Subject::Stacks(1))];
+    assert!(matches!(allowed(&abandoned, &Subject::Stacks(1)), Err(ReadFailure::SlowStacks)));
+    allowed(&abandoned, &Subject::Process(1, None)).unwrap();
+    allowed(&abandoned, &Subject::Stacks(2)).unwrap();
+    abandoned.push(thread(Subject::Stacks(2)));
+    assert!(matches!(allowed(&abandoned, &Subject::Stacks(3)), Err(ReadFailure::OtherSlowStacks)));
+    abandoned.extend((10..17).map(|pid| thread(Subject::Process(pid, None))));
+    allowed(&abandoned, &Subject::Process(3, None)).unwrap();
+    abandoned.push(thread(Subject::Process(3, None)));
+    assert!(matches!(allowed(&abandoned, &Subject::Process(4, None)), Err(ReadFailure::TooMany)));
+    // What keeps the process from being read keeps its stacks, too.
+    assert!(matches!(allowed(&abandoned[2..], &Subject::Stacks(3)), Err(ReadFailure::SlowStacks)));
+}
+
+#[test]
+fn a_read_of_stacks_that_computes_for_too_long_blames_no_file_system() {
+    let left = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&left);
+    let patience = &mut Patience { takes: Duration::from_millis(100), ..Patience::default() };
+    let answer = run_in_steps(Subject::Stacks(8), "its stacks", patience, move |job| {
+        while !job.is_left_behind() {
+            job.progress();
+        }
+        ended.store(true, Ordering::Release);
+    });
+    assert!(matches!(answer, Err(ReadFailure::SlowStacks)), "{answer:?}");
+    assert_eq!(ReadFailure::SlowStacks.to_string(), "reading them takes too long");
+    let ends = (0..100).any(|_| {
+        thread::sleep(TICK);
+        left.load(Ordering::Acquire)
+    });
+    assert!(ends, "the thread ends after it was left behind");
+}

@@ -237,7 +237,12 @@ impl ProcessRead {
     pub(super) fn is_late(&mut self, why: &ReadFailure) {
         let why = match why {
             ReadFailure::Late { .. } => format!("{why}; what is read after it was left out"),
-            ReadFailure::StillWaits | ReadFailure::TooMany | ReadFailure::NoTime | ReadFailure::NoThread(_) => {
+            ReadFailure::StillWaits
+            | ReadFailure::TooMany
+            | ReadFailure::NoTime
+            | ReadFailure::NoThread(_)
+            | ReadFailure::SlowStacks
+            | ReadFailure::OtherSlowStacks => {
                 format!("not everything was read: {why}")
             }
         };
