@@ -76,9 +76,7 @@ impl BtfError {
             Self::Read { error, .. } if error.kind() != io::ErrorKind::NotFound => {
                 "make /sys/kernel/btf/vmlinux readable for closewait"
             }
-            Self::Read { .. } | Self::Magic | Self::Truncated { .. } | Self::Kind { .. } => {
-                KERNEL_WITH_BTF
-            }
+            Self::Read { .. } | Self::Magic | Self::Truncated { .. } | Self::Kind { .. } => KERNEL_WITH_BTF,
         }
     }
 }
