@@ -88,14 +88,10 @@ impl Btf {
     ///
     /// If the file cannot be read or is malformed.
     pub fn of_kernel() -> Result<Self, BtfError> {
-        Self::read(Path::new(VMLINUX)).map_err(|error| match error {
+        Self::read(Path::new(VMLINUX)).map_err(|error| {
+            let missing = matches!(&error, BtfError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound);
             // sysfs always has this folder (`kernel_kobj`, kernel/ksysfs.c at v5.10).
-            BtfError::Read { error, .. }
-                if error.kind() == io::ErrorKind::NotFound && !Path::new("/sys/kernel").exists() =>
-            {
-                BtfError::NoSysfs
-            }
-            other => other,
+            if missing && !Path::new("/sys/kernel").exists() { BtfError::NoSysfs } else { error }
         })
     }
 
