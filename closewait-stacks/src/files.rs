@@ -82,7 +82,8 @@ impl Symbols for FileSymbols<'_> {
         let file = self.file(mapping)?;
         let after = file.symbols.partition_point(|symbol| symbol.address <= address);
         let functions = file.symbols[..after].iter().rev().take(MAX_PASSED).filter(|symbol| symbol.is_function());
-        let mut contains = functions.take(MAX_NESTED).filter(|symbol| address - symbol.address < symbol.len.max(1).into());
+        let mut contains =
+            functions.take(MAX_NESTED).filter(|symbol| address - symbol.address < symbol.len.max(1).into());
         let symbol = contains.next()?;
         Some((String::from_utf8_lossy(file.name(*symbol)?).into_owned(), symbol.address))
     }

@@ -6,7 +6,11 @@
 #   sh install.sh --dry-run            # shows what it would do
 #   sh install.sh --help
 #
-# It changes nothing before its question is answered, starts no service, and removes what it downloaded.
+# Before its question is answered it changes nothing and runs nothing that it has downloaded. It starts no service, and removes what
+# it downloaded. The server may send anything: names are compared with a list of allowed characters before they are used or printed,
+# and messages of other programs are printed without control characters.
+#
+# shellcheck disable=SC2015 # `A && B || fail`: fail ends the script.
 set -eu
 umask 022
 
@@ -19,19 +23,19 @@ assume_yes=
 dry_run=
 
 usage() {
-    cat <<'END'
+    cat <<END
 Usage: sh install.sh [OPTIONS]
 
 Options:
   --version VERSION  Install this version, such as 0.2.0 [default: the latest release]
   --prefix DIR       Install into DIR/bin and DIR/share [default: /usr/local]
-  --from URL         Download from this folder, with https:// or file:// [default: the release on GitHub]
+  --from URL         Download from this folder, with https:// or file:/// [default: the release on GitHub]
   --key FILE         Public key of minisign: refuse files that are not signed with it
   --dry-run          Download and compare, show what would be done, and end
   --yes              Do not ask
   --help             Print this help
 
-Exit codes: 0 installed, 1 failed or refused, 2 wrong usage. Docs: docs/install.md
+Exit codes: 0 installed, 1 failed or refused, 2 wrong usage. Docs: $repository/blob/main/docs/install.md
 END
 }
 
@@ -40,6 +44,31 @@ fail() {
     printf 'error: %s\n' "$2" >&2
     [ $# -lt 3 ] || printf 'hint: %s\n' "$3" >&2
     exit "$1"
+}
+
+# Copies text of other programs without what a terminal would obey: all bytes but those of ASCII that have a shape.
+printable() {
+    LC_ALL=C tr -c '\040-\176\n' '?'
+}
+
+# The same for one line.
+printable_line() {
+    printf '%s' "$1" | LC_ALL=C tr -c '\040-\176' '?'
+}
+
+# Whether $1 has no control characters: none of ASCII (00 to 1f, 7f), and none of C1 in UTF-8 (c2 80 to c2 9f).
+is_plain() {
+    case " $(printf '%s' "$1" | od -An -v -tx1 | tr '\n' ' ' | tr -s ' ')" in
+    *' 0'? | *' 0'?' '* | *' 1'?' '* | *' 7f '* | *' c2 8'* | *' c2 9'*) return 1 ;;
+    esac
+}
+
+# Prints $1 as a shell reads it.
+quoted() {
+    case "$1" in
+    *[!0-9A-Za-z._/+-]*) printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf '%s' "$1" ;;
+    esac
 }
 
 while [ $# -gt 0 ]; do
@@ -52,15 +81,16 @@ while [ $# -gt 0 ]; do
         ;;
     --version | --prefix | --from | --key)
         [ $# -ge 2 ] && [ -n "$2" ] || fail 2 "$1 has no value" "sh install.sh --help"
+        is_plain "$2" || fail 2 "the value of $1 has control characters: $(printable_line "$2")"
         case "$1" in
         --version) version=$2 ;;
         --prefix) prefix=$2 ;;
-        --from) from=$2 ;;
+        --from) from=${2%/} ;;
         --key) key=$2 ;;
         esac
         shift
         ;;
-    *) fail 2 "there is no option $1" "sh install.sh --help" ;;
+    *) fail 2 "there is no option $(printable_line "$1")" "sh install.sh --help" ;;
     esac
     shift
 done
@@ -74,49 +104,133 @@ case "$version" in
 esac
 case "$prefix" in
 /*) ;;
-*) prefix=$(pwd)/$prefix ;;
+*) prefix=$PWD/$prefix ;;
 esac
+prefix=${prefix%/}
+is_plain "$prefix" || fail 2 "the path of this folder has control characters" "name the prefix by a path that begins with /"
 if [ -z "$from" ]; then
     from=$repository/releases/latest/download
     [ -z "$version" ] || from=$repository/releases/download/v$version
 fi
+case "$from" in
+https://?* | file:///*) ;;
+http://*) fail 2 "http:// is not protected: anybody on the way could change the files" "use https://, or file:/// with a folder" ;;
+*) fail 2 "--from takes https:// or file:///, and not $from" "sh install.sh --help" ;;
+esac
 
 [ "$(uname -s)" = Linux ] || fail 1 "closewait runs on Linux, and this is $(uname -s)"
 machine=$(uname -m)
 case "$machine" in
 x86_64 | amd64) arch=x86_64 ;;
 aarch64 | arm64) arch=aarch64 ;;
-*) fail 1 "there are no binaries for $machine" "build it from source: docs/install.md" ;;
+*) fail 1 "there are no binaries for $machine" "build it from source: $repository/blob/main/docs/install.md" ;;
 esac
-for tool in tar sha256sum; do
+for tool in od sha256sum tar; do
     [ -n "$(command -v "$tool")" ] || fail 1 "$tool is not installed"
 done
+if [ -n "$key" ]; then
+    [ -f "$key" ] && [ -r "$key" ] \
+        || fail 2 "cannot read the key $key: it is no file, or not yours to read" \
+            "it is contrib/install/closewait.pub in the repository: $repository"
+    [ -n "$(command -v minisign)" ] || fail 1 "minisign is not installed, which --key needs" "apt-get install minisign"
+fi
 
-work=$(mktemp -d)
+# The nearest folder that exists tells whether another user has to write.
+place=$prefix
+while [ -n "$place" ] && [ ! -d "$place" ]; do
+    [ ! -e "$place" ] && [ ! -L "$place" ] || fail 1 "cannot install into $prefix: $place is no folder" "choose another one with --prefix"
+    place=$(dirname "$place")
+done
+place=${place:-/}
+as_root=
+if [ ! -w "$place" ]; then
+    [ "$(id -u)" -ne 0 ] \
+        || fail 1 "root cannot write to $place: the file system is read-only, or refuses root" "choose another folder with --prefix"
+    [ -n "$(command -v sudo)" ] || fail 1 "this user may not write to $place" "run it as root, or with --prefix \"\$HOME/.local\""
+    as_root=sudo
+fi
+
+work=$(mktemp -d) || fail 1 "cannot make a folder for the download" "name one with TMPDIR=FOLDER sh install.sh"
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
+is_plain "$work" || fail 1 "the path of the folder for the download has control characters" "name another one with TMPDIR=FOLDER sh install.sh"
+# The program runs there once, after the question: better to know before the download whether that works.
+printf '#!/bin/sh\n' >"$work/try" && chmod 755 "$work/try" \
+    || fail 1 "cannot write to $work" "name another folder with TMPDIR=FOLDER sh install.sh"
+"$work/try" 2>/dev/null || fail 1 "cannot run programs in $work: its file system is probably mounted with noexec" \
+    "name a folder elsewhere: TMPDIR=\"\$HOME\" sh install.sh"
 
-# Downloads the file $1 into the work folder.
-download() {
-    if [ -n "$(command -v curl)" ]; then
-        case "$from" in
-        # A redirection may not leave TLS.
-        https://*) curl --fail --silent --show-error --location --proto =https --max-time 300 --output "$work/$1" "$from/$1" ;;
-        *) curl --fail --silent --show-error --max-time 300 --output "$work/$1" "$from/$1" ;;
+# Runs a program, whose output goes to the file `out`. If it fails, prints its messages without control characters.
+quietly() {
+    LC_ALL=C "$@" >"$work/out" 2>"$work/log" || {
+        printable <"$work/log" >&2
+        return 1
+    }
+}
+
+# Whether grep selects no line with these arguments. If grep itself fails, this fails, too.
+selects_none() {
+    LC_ALL=C grep -aq "$@" && return 1
+    [ $? -eq 1 ]
+}
+
+# Downloads $from/$1 with GNU Wget 1 into the file $2. wget itself would follow a redirection from https to http.
+with_wget() {
+    url=$from/$1
+    for _ in 1 2 3 4 5 6; do
+        LC_ALL=C wget --quiet --server-response --timeout=60 --tries=2 --max-redirect=0 --output-document="$2" -- "$url" \
+            2>"$work/log" && return 0
+        url=$(sed -n 's/^ *[Ll]ocation: *\([^ ]*\).*/\1/p' "$work/log" | tail -n 1)
+        case "$url" in
+        https://?*) ;;
+        "")
+            printable <"$work/log" >&2
+            return 1
+            ;;
+        *)
+            printf 'it is redirected to an address without https://\n' >&2
+            return 1
+            ;;
         esac
-    elif [ -n "$(command -v wget)" ]; then
-        wget --quiet --timeout=60 --output-document="$work/$1" "$from/$1"
-    else
-        fail 1 "neither curl nor wget is installed"
-    fi || fail 1 "cannot download $from/$1" "is the version right, and does this host reach that address?"
+    done
+    printf 'it is redirected too often\n' >&2
+    return 1
+}
+
+# Downloads the file $1 into the work folder. If that fails, gives the hint $2.
+download() {
+    case "$from" in
+    file://*) quietly cp -- "${from#file://}/$1" "$work/$1" ;;
+    *)
+        if [ -n "$(command -v curl)" ]; then
+            # A redirection may not leave TLS.
+            quietly curl --fail --silent --show-error --location --globoff --proto =https --max-time 300 \
+                --output "$work/$1" "$from/$1"
+        elif [ -z "$(command -v wget)" ]; then
+            fail 1 "neither curl nor wget is installed" "download the files yourself, and use --from file:///FOLDER"
+        else
+            case "$(wget --version 2>&1)" in
+            'GNU Wget 1.'*) with_wget "$1" "$work/$1" ;;
+            *)
+                fail 1 "curl is not installed, and this wget cannot be kept to https://" \
+                    "install curl, or download the files yourself and use --from file:///FOLDER"
+                ;;
+            esac
+        fi
+        ;;
+    esac || fail 1 "cannot download $from/$1" "$2"
 }
 
 printf 'Downloading from %s\n' "$from"
-download SHA256SUMS
+download SHA256SUMS "is the version right, and does this host reach that address?"
+# A proxy may answer with a page of its own.
+[ -s "$work/SHA256SUMS" ] && selects_none -v '^[0-9a-f]\{64\} [ *][0-9A-Za-z._~+-]\{1,255\}$' "$work/SHA256SUMS" \
+    || fail 1 "$from/SHA256SUMS is not a list of checksums" \
+        "is it a folder of a release, or does a proxy or a login page answer in its place?"
 if [ -n "$key" ]; then
-    [ -n "$(command -v minisign)" ] || fail 1 "minisign is not installed, which --key needs" "apt-get install minisign"
-    download SHA256SUMS.minisig
-    minisign -Vqm "$work/SHA256SUMS" -p "$key" || fail 1 "SHA256SUMS is not signed with the key $key" "do not use these files"
+    download SHA256SUMS.minisig \
+        "without a signature, there is nothing to compare with the key. Only releases have one, and files of cargo xtask package none"
+    quietly minisign -Vqm "$work/SHA256SUMS" -p "$key" || fail 1 "SHA256SUMS is not signed with the key $key" "do not use these files"
 fi
 # Of two lines that fit, the first counts; the version is of the name.
 archive=$(sed -n "s/^[0-9a-f]\{64\}  \(closewait-[0-9A-Za-z.-]*-linux-$arch\.tar\.gz\)\$/\1/p" "$work/SHA256SUMS" | head -n 1)
@@ -125,34 +239,42 @@ folder=${archive%.tar.gz}
 offered=${folder#closewait-}
 offered=${offered%-linux-"$arch"}
 [ -z "$version" ] || [ "$version" = "$offered" ] || fail 1 "$from has version $offered, and not $version"
-download "$archive"
+download "$archive" "SHA256SUMS names it; is the release complete?"
 grep -F "  $archive" "$work/SHA256SUMS" | head -n 1 >"$work/wanted"
-(cd "$work" && sha256sum --check wanted >/dev/null 2>&1) \
+(cd "$work" && sha256sum -c wanted >/dev/null 2>&1) \
     || fail 1 "the checksum of $archive is wrong: it is not the file of the release" "do not use it; try again, and report it if it stays wrong"
-tar -xzf "$work/$archive" -C "$work" || fail 1 "cannot unpack $archive"
-[ -x "$work/$folder/bin/closewait" ] || fail 1 "$archive has no program in it"
-runs=$("$work/$folder/bin/closewait" --version) || fail 1 "the program of $archive does not run here"
 
-# The files of the archive that go below the prefix, by name.
-files=$(cd "$work/$folder" && find bin share -type f | LC_ALL=C sort)
+# Regular files and folders below one folder, with harmless names: before they are unpacked, and after it for what a list does not show.
+odd="do not use it, and report it"
+quietly tar -tzf "$work/$archive" || fail 1 "cannot read $archive"
+selects_none -v "^$folder\(/[0-9A-Za-z._/-]*\)\{0,1\}\$" "$work/out" && selects_none -E '(^|/)\.\.(/|$)' "$work/out" \
+    || fail 1 "$archive has names that no release has" "$odd"
+# BusyBox shows a hard link as a file with an arrow.
+quietly tar -tvzf "$work/$archive" || fail 1 "cannot read $archive"
+selects_none -v '^[d-]' "$work/out" && selects_none -e ' -> ' -e ' link to ' "$work/out" \
+    || fail 1 "$archive has links or devices, which no release has" "$odd"
+mkdir "$work/tree"
+quietly tar -xzf "$work/$archive" -C "$work/tree" || fail 1 "cannot unpack $archive" "is there room in $work? TMPDIR names another folder"
+tree=$work/tree/$folder
+quietly find "$work/tree" -name '*[!0-9A-Za-z._-]*' -o ! -type f ! -type d -o -type f -links +1 \
+    || fail 1 "cannot list the files of $archive"
+[ ! -s "$work/out" ] || fail 1 "$archive has names or links that no release has" "$odd"
+[ -f "$tree/bin/closewait" ] && [ -x "$tree/bin/closewait" ] && [ -d "$tree/share" ] || fail 1 "$archive has no program in it"
 
-printf '\n%s for %s; the checksum is right' "$runs" "$arch"
+# The files of the archive that go below the prefix, by name. Names have no spaces and no patterns.
+files=$(cd "$tree" && find bin share -type f | LC_ALL=C sort)
+
+printf '\nclosewait %s for %s; the checksum is right' "$offered" "$arch"
 if [ -n "$key" ]; then
     printf ', and signed with %s.\n' "$key"
 else
     printf '. The signature was not verified (--key).\n'
 fi
 printf 'These files will be written, and nothing else is changed:\n'
-printf '%s\n' "$files" | sed "s|^|  $prefix/|"
-# The nearest folder that exists tells whether another user has to write.
-place=$prefix
-while [ ! -d "$place" ]; do place=$(dirname "$place"); done
-as_root=
-if [ ! -w "$place" ]; then
-    [ -n "$(command -v sudo)" ] || fail 1 "this user may not write to $place" "run it as root, or with --prefix \"\$HOME/.local\""
-    as_root=sudo
-    printf 'This user may not write to %s: sudo installs them.\n' "$place"
-fi
+for file in $files; do
+    printf '  %s/%s\n' "$prefix" "$file"
+done
+[ -z "$as_root" ] || printf 'This user may not write to %s: sudo installs them.\n' "$place"
 [ -z "$dry_run" ] || exit 0
 
 if [ -z "$assume_yes" ]; then
@@ -166,21 +288,59 @@ if [ -z "$assume_yes" ]; then
     esac
 fi
 
-printf '%s\n' "$files" | while read -r file; do
+quietly "$tree/bin/closewait" --version || fail 1 "the program of $archive does not run here; nothing was installed"
+[ "$(cat "$work/out")" = "closewait $offered" ] || fail 1 "the program of $archive is not closewait $offered; nothing was installed" "$odd"
+
+# One process, so that sudo asks once. All new files are there before the first one replaces an old one: a full disk leaves the old
+# version, and a running program is replaced, not overwritten.
+# shellcheck disable=SC2016 # Expanded by the process.
+write='
+umask 022
+prefix=$1 tree=$2
+shift 2
+trap '\''for file; do rm -f "$prefix/$file.new"; done'\'' EXIT
+trap "exit 1" HUP INT TERM
+for file; do
     mode=644
-    [ ! -x "$work/$folder/$file" ] || mode=755
-    # A new file replaces a running program, and a full disk leaves the old one.
-    if ! $as_root install -D -m "$mode" "$work/$folder/$file" "$prefix/$file.new" ||
-        ! $as_root mv -f "$prefix/$file.new" "$prefix/$file"; then
-        $as_root rm -f "$prefix/$file.new"
+    [ ! -x "$tree/$file" ] || mode=755
+    if [ -d "$prefix/$file" ]; then
+        echo "$prefix/$file is a folder" >&2
         exit 1
     fi
-done || fail 1 "cannot write all files to $prefix"
+    # Not `install`, which BusyBox of Debian has not. A link in the place of the new file is not followed.
+    mkdir -p "$prefix/${file%/*}" && rm -f "$prefix/$file.new" && cp "$tree/$file" "$prefix/$file.new" \
+        && chmod "$mode" "$prefix/$file.new" || exit 1
+done
+for file; do
+    mv -f "$prefix/$file.new" "$prefix/$file" || exit 1
+done
+'
+# shellcheck disable=SC2086 # The names are words.
+set -- $files
+# sudo asks at the terminal, not at standard error.
+$as_root env LC_ALL=C sh -c "$write" sh "$prefix" "$tree" "$@" 2>"$work/log" || {
+    printable <"$work/log" >&2
+    fail 1 "cannot write all files to $prefix" "is there room, and may they be written?"
+}
 
-printf '\nInstalled. Next:\n'
-case ":$PATH:" in
-*":$prefix/bin:"*) program=closewait ;;
-*) program=$prefix/bin/closewait ;;
-esac
-printf '  sudo %s doctor    # what works on this host\n  sudo %s           # which sockets are in CLOSE_WAIT, and why\n' "$program" "$program"
-printf 'As a service: %s/share/closewait/closewait.service (docs/install.md)\n' "$prefix"
+bin=$prefix/bin
+program=$bin/closewait
+sudo='sudo '
+if [ "$(id -u)" -eq 0 ]; then
+    # Below sudo, PATH is what sudo will search again.
+    case ":$PATH:" in
+    *":$bin:"*) program=closewait ;;
+    esac
+    [ -n "${SUDO_USER:-}" ] || sudo=
+else
+    # sudo searches folders of its own (secure_path), which have these two everywhere, and /usr/local/bin on some distributions.
+    case "$bin" in
+    /usr/bin | /bin) program=closewait ;;
+    esac
+fi
+program=$(quoted "$program")
+printf '\nInstalled closewait %s. See what works on this host, and which sockets are in CLOSE_WAIT:\n' "$offered"
+printf '  %s%s doctor\n' "$sudo" "$program"
+printf '  %s%s\n' "$sudo" "$program"
+printf 'As a service: %s/share/closewait/closewait.service\n' "$prefix"
+printf '  %s/blob/v%s/docs/install.md#without-a-package\n' "$repository" "$offered"

@@ -100,7 +100,8 @@ impl DoctorReport {
 
 /// Evaluates the facts, and the answer to a netlink query. Pure.
 pub(super) fn report(facts: &HostFacts, sock_diag: Result<(), DiagError>) -> DoctorReport {
-    let mut checks = vec![kernel(facts), procfs(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
+    let mut checks =
+        vec![kernel(facts), procfs(facts), types(facts), hook_btf(facts), hook_classic(facts), ring_buffer(facts)];
     checks.extend(functions(facts));
     checks.push(sock_diag_check(sock_diag));
     checks.extend(Capability::ALL.map(|capability| capability_check(facts, capability)));

@@ -24,12 +24,16 @@ use crate::{
     hooks::HookProgramError,
     host::error_text::problem_and_hints,
 };
-use closewait_engine::text::harmless_path;
+use closewait_engine::text::{harmless, harmless_path};
 
 /// Folder of the configuration.
 const FOLDER: &str = "/etc/closewait";
 /// Commands that query an agent, and so take [`SHARED_KEYS`] from the configuration.
 const ASKING: [&str; 7] = ["status", "top", "list", "tail", "report", "kill", "check"];
+
+/// Minimum similarity of an environment variable's name to a setting that it is probably meant to be. One wrong letter of a
+/// short name has 0.9.
+const MISSPELLED: f64 = 0.9;
 
 /// Reason why there is no command to execute.
 #[derive(Debug)]
@@ -137,6 +141,9 @@ impl Configuration {
     /// If the arguments, a file or an environment variable are invalid.
     pub(super) fn resolve(&self) -> Result<Resolved, ParseError> {
         let keys = keys();
+        for (name, meant) in self.misspelled(&keys) {
+            log::warn!("the environment variable {name} is no setting\nhint: {meant} is one");
+        }
         let alone = Cli::try_parse_from(&self.arguments);
         let layers = self.layers(&keys).map_err(|error| match &alone {
             Err(usage) if usage.kind() != ErrorKind::MissingRequiredArgument => self.usage(),
@@ -163,6 +170,16 @@ impl Configuration {
             Ok(_) => Err(self.usage()),
             Err(error) => Err(ParseError::Usage(error)),
         }
+    }
+
+    /// Returns variables of the environment that are almost settings, each with the name of that setting. Others are not for
+    /// closewait: Kubernetes, for example, sets some for each service (`closewait` has `CLOSEWAIT_SERVICE_HOST`, and
+    /// `CLOSEWAIT_PORT_9753_TCP`).
+    fn misspelled(&self, keys: &Keys) -> Vec<(String, String)> {
+        let known = |name: &str| keys.names().chain(NOT_KEYS).any(|key| variable_name(key) == name);
+        let unknown = self.variables.keys().filter(|name| !known(name));
+        let nearest = |name: &str| keys.nearest(name.strip_prefix(VARIABLE_PREFIX)?, MISSPELLED).map(variable_name);
+        unknown.filter_map(|name| Some((harmless(name.as_bytes()), nearest(name)?))).collect()
     }
 
     /// Returns the file or folder, for messages.

@@ -72,16 +72,20 @@ impl Keys {
             let hint = format!("remove it, or give it on the command line: --{name}");
             return WrongValue::new(format!("{shown} cannot be set in a file"), hint);
         }
-        // Many people write keys of TOML with underscores.
-        let written = name.replace('_', "-").to_ascii_lowercase();
-        let similar = self.names().map(|key| (strsim::jaro_winkler(&written, key), key));
-        let nearest = similar.filter(|(similarity, _)| *similarity > SIMILAR);
-        let nearest = nearest.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, key)| key);
-        let hint = match nearest {
+        let hint = match self.nearest(name, SIMILAR) {
             Some(nearest) => format!("the nearest key is {nearest}"),
             None => "list all keys:\n    closewait config example".to_owned(),
         };
         WrongValue::new(format!("unknown key {shown}"), hint)
+    }
+
+    /// Returns the key that is most similar to a name, from 0 to 1, if one is more similar than this.
+    pub fn nearest(&self, name: &str, similar_by: f64) -> Option<&str> {
+        // Many people write keys of TOML with underscores, and variables have them.
+        let written = name.replace('_', "-").to_ascii_lowercase();
+        let similar = self.names().map(|key| (strsim::jaro_winkler(&written, key), key));
+        let nearest = similar.filter(|(similarity, _)| *similarity > similar_by);
+        nearest.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, key)| key)
     }
 
     /// Returns the value of a flag.

@@ -19,7 +19,7 @@ pub use offsets::{abilities, layout};
 /// File with all types that are built into the kernel (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// What to do on a kernel without types, or without one that closewait needs.
+/// Action for the user of a kernel without types, or without one that closewait needs.
 pub const KERNEL_WITH_BTF: &str = "use a kernel with CONFIG_DEBUG_INFO_BTF=y";
 
 /// Reason why the types cannot be read.
@@ -76,9 +76,7 @@ impl BtfError {
             Self::Read { error, .. } if error.kind() != io::ErrorKind::NotFound => {
                 "make /sys/kernel/btf/vmlinux readable for closewait"
             }
-            Self::Read { .. } | Self::Magic | Self::Truncated { .. } | Self::Kind { .. } => {
-                KERNEL_WITH_BTF
-            }
+            Self::Read { .. } | Self::Magic | Self::Truncated { .. } | Self::Kind { .. } => KERNEL_WITH_BTF,
         }
     }
 }

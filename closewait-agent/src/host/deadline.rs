@@ -242,7 +242,11 @@ fn may_wait_for(subject: &Subject) -> Result<(), ReadFailure> {
 
 fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure> {
     if is_blocked_on(abandoned, subject) {
-        return Err(if matches!(subject, Subject::Stacks(_)) { ReadFailure::SlowStacks } else { ReadFailure::StillWaits });
+        return Err(if matches!(subject, Subject::Stacks(_)) {
+            ReadFailure::SlowStacks
+        } else {
+            ReadFailure::StillWaits
+        });
     }
     let reads_stacks = |thread: &&Abandoned| matches!(thread.subject, Some(Subject::Stacks(_)));
     let slow = abandoned.iter().filter(reads_stacks).count();
@@ -257,7 +261,8 @@ fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure
 
 /// Whether a thread is blocked on a subject; the stacks of a process are a part of it.
 fn is_blocked_on(abandoned: &[Abandoned], subject: &Subject) -> bool {
-    let is_part = |whole: &Subject| matches!((subject, whole), (Subject::Stacks(own), Subject::Process(pid, _)) if own == pid);
+    let is_part =
+        |whole: &Subject| matches!((subject, whole), (Subject::Stacks(own), Subject::Process(pid, _)) if own == pid);
     abandoned.iter().filter_map(|thread| thread.subject.as_ref()).any(|whole| whole == subject || is_part(whole))
 }
 

@@ -145,9 +145,9 @@ pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal>
                 Tracepoint::Classic
             }
         },
-        HookChoice::Btf => btf_hook(facts).map(|()| Tracepoint::Btf).map_err(|why| {
-            kernel(facts, why, &format!("use the classic tracepoint, or {}", btf_fix(facts)))
-        })?,
+        HookChoice::Btf => btf_hook(facts)
+            .map(|()| Tracepoint::Btf)
+            .map_err(|why| kernel(facts, why, &format!("use the classic tracepoint, or {}", btf_fix(facts))))?,
         HookChoice::Classic => classic_hook(facts).map(|()| Tracepoint::Classic)?,
     };
     let types = facts.types.as_ref().ok();
@@ -303,9 +303,11 @@ fn both(facts: &HostFacts, no_btf: &str, no_classic: StartRefusal) -> StartRefus
         StartRefusal::Privilege { capability, why, fix } => {
             StartRefusal::Privilege { capability, why: format!("tp_btf does not work ({no_btf}), and {why}"), fix }
         }
-        StartRefusal::Kernel { why, fix, .. } => {
-            kernel(facts, format!("tp_btf does not work ({no_btf}), and {why}"), &format!("{}, or {fix}", btf_fix(facts)))
-        }
+        StartRefusal::Kernel { why, fix, .. } => kernel(
+            facts,
+            format!("tp_btf does not work ({no_btf}), and {why}"),
+            &format!("{}, or {fix}", btf_fix(facts)),
+        ),
         other @ StartRefusal::Unmounted { .. } => other,
     }
 }
@@ -325,11 +327,7 @@ fn degraded(facts: &HostFacts, choice: HookChoice, plan: &Plan) -> Vec<Degraded>
     }
     if plan.hook == Tracepoint::Classic && choice == HookChoice::Auto {
         let why = btf_hook(facts).err().unwrap_or_default();
-        add(
-            "hook",
-            &format!("the classic tracepoint is used: {why}"),
-            Some(btf_fix(facts)),
-        );
+        add("hook", &format!("the classic tracepoint is used: {why}"), Some(btf_fix(facts)));
     }
     let types = facts.types.is_ok();
     if !types {

@@ -57,7 +57,7 @@ mod tests {
     use super::{super::testing::Fixture, *};
 
     /// Programs that next steps run without a search: POSIX has all of them.
-    const ALWAYS: [&str; 4] = ["grep", "kill", "sleep", "echo"];
+    const ALWAYS: [&str; 5] = ["closewait", "grep", "kill", "sleep", "echo"];
 
     /// Returns the names of the programs that a shell command runs.
     fn programs(command: &str) -> Vec<&str> {
@@ -91,17 +91,18 @@ mod tests {
     fn every_command_of_a_next_step_is_valid_and_runs_only_programs_that_are_searched() {
         let mut seen = BTreeSet::new();
         let processes = ProgramRuntime::ALL.into_iter().flat_map(|runtime| {
-            let of = move |tools: &[Tool], other_netns, version: &str| Process {
+            let of = move |tools: &[Tool], other_netns, version: &str, signals_caught| Process {
                 runtime: Some(runtime),
                 runtime_version: Some(version.to_owned()),
                 tools: Some(tools.iter().copied().collect()),
-                signals_caught: Some(u64::MAX),
+                signals_caught,
                 other_netns: Some(other_netns),
                 ..testing::process("$(touch x) 'a", 42, Some((10, 1024)))
             };
             let sets = Tool::ALL.map(|tool| vec![tool]).into_iter().chain([Vec::new(), Tool::ALL.to_vec()]);
             sets.flat_map(move |tools| {
-                [(false, "17"), (true, "21")].map(|(other_netns, version)| of(&tools, other_netns, version))
+                [(false, "17", Some(u64::MAX)), (true, "21", Some(u64::MAX)), (false, "17", None)]
+                    .map(|(other_netns, version, caught)| of(&tools, other_netns, version, caught))
             })
         });
         for process in processes {
@@ -118,7 +119,7 @@ mod tests {
             }
         }
         let never_run: Vec<_> = Tool::ALL.into_iter().map(Tool::name).filter(|name| !seen.contains(*name)).collect();
-        assert_eq!(never_run, ["dlv"], "only the text names it");
+        assert_eq!(never_run, ["gdb"], "only of a busy thread");
     }
 
     #[test]

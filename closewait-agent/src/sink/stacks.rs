@@ -162,7 +162,8 @@ mod tests {
         let groups = group_stacks(&stacks);
         let comm = Comm::from_name(b"python3");
         let unread = ["the stacks of machine code were not read: it ended".to_owned()];
-        let page = StacksPage { pid: 10, comm: &comm, threads: 4, threads_left_out: 0, groups: &groups, unread: &unread };
+        let page =
+            StacksPage { pid: 10, comm: &comm, threads: 4, threads_left_out: 0, groups: &groups, unread: &unread };
         let expected = "\
 python3[10]: 4 threads, 3 stacks
 

@@ -83,7 +83,18 @@ struct StackCost {
 /// Reason why no stacks were read.
 #[derive(Debug, Error)]
 pub enum StacksError {
-    /// The process has ended, or may not be read.
+    /// The process has ended, or never existed.
+    #[error("there is no process {0}\nhint: `closewait list` shows the owners of sockets")]
+    NoProcess(u32),
+    /// The process may not be read.
+    #[error("the memory of process {pid} cannot be read\nhint: run as root, or with CAP_SYS_PTRACE")]
+    Denied {
+        /// The process.
+        pid: u32,
+        /// Error of the first read.
+        source: io::Error,
+    },
+    /// The process cannot be read for another reason.
     #[error("the memory of process {pid} cannot be read")]
     Unreadable {
         /// The process.
@@ -136,7 +147,11 @@ fn read_within(pid: u32, limits: StackLimits, patience: &mut Patience) -> Result
     let subject = Subject::Stacks(pid);
     deadline::run_in_steps(subject, "its stacks", patience, move |job| read_now(pid, limits, job))
         .map_err(|why| StacksError::Unanswered { pid, why })?
-        .map_err(|source| StacksError::Unreadable { pid, source })
+        .map_err(|source| match source {
+            gone if proc::is_gone(&gone) => StacksError::NoProcess(pid),
+            denied if proc::is_refused(&denied) => StacksError::Denied { pid, source: denied },
+            source => StacksError::Unreadable { pid, source },
+        })
 }
 
 /// Memory of a process, which shows that its thread makes progress, and ends the reading with the time for it.

@@ -321,7 +321,15 @@ fn after_a_kill_each_segment_and_the_readable_part_of_the_last_one_are_played() 
 
     let whole = folder.play("replay", &arguments);
     let (live, whole_events) = (events(&ended.stdout), events(&whole.stdout));
-    assert!(whole_events.starts_with(&live), "{} of {} events", whole_events.len(), live.len());
+    // The oldest segments are deleted if it took long to get here.
+    let oldest = folder.all().first().map_or(0, |path| number(path));
+    let kept = live.iter().position(|event| Some(event) == whole_events.first()).expect("the first replayed event");
+    assert!(
+        whole_events.starts_with(&live[kept..]) && (kept == 0 || oldest > 1),
+        "{} of {} events, from {kept}; segments {oldest} to {newest}",
+        whole_events.len(),
+        live.len()
+    );
     assert!(whole.stderr.contains("has no end") || whole.stderr.contains("is cut at byte"), "{}", whole.stderr);
     // Each segment alone has its part of the events.
     let (segments, mut parts, mut with_events) = (folder.all(), Vec::new(), 0);

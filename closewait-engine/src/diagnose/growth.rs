@@ -88,7 +88,7 @@ mod tests {
         );
         assert_eq!(
             verdict.next.text,
-            "see where the threads of shop[7] are (as root or its user); see what happened 12s ago"
+            "see where the threads of shop[7] are (as root; does not stop it); see what happened 12s ago"
         );
         assert!(verdict.next.command.is_some());
     }

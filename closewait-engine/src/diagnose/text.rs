@@ -107,7 +107,7 @@ pub(super) fn dump(case: &Case<'_>) -> NextStep {
 /// Returns the next step that shows where the threads of a task's process are; `process` has the known facts about it, `port` is
 /// the local port of its service.
 pub(super) fn dump_of(task: &Task, process: Option<&Process>, port: Option<u16>) -> NextStep {
-    let of_unknown = || NextStep::of_unknown(&format!("{}[{}]", task.comm, task.pid), task.pid);
+    let of_unknown = || NextStep::stacks(&format!("{}[{}]", task.comm, task.pid), task.pid);
     process.map_or_else(of_unknown, |process| process.next_step(port))
 }
 
@@ -222,8 +222,8 @@ mod tests {
         let mut scene = Scene::server().unaccepted().listened_by(&owners);
         // The first waits for its children, the second for connections, the third for a file lock.
         scene.processes = vec![waits(1, 61), waits(2, 288), waits(3, 73)];
-        assert_eq!(scene.case(dump).command.unwrap(), "grep . /proc/3/task/*/wchan");
-        assert_eq!(scene.case(dump).text, "see where the threads of unicorn[3] are (as root or its user)");
+        assert_eq!(scene.case(dump).command.unwrap(), "closewait stacks 3");
+        assert_eq!(scene.case(dump).text, "see where the threads of unicorn[3] are (as root; does not stop it)");
         assert_eq!(scene.case(doing), " unicorn[3]: its only thread waits in flock.");
         scene.processes = vec![waits(1, 61)];
         assert!(scene.case(dump).text.contains("unicorn[1]"));
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn without_an_owner_the_next_step_is_to_find_one() {
         let mut scene = Scene::server();
-        assert_eq!(scene.case(dump).command.unwrap(), "grep . /proc/42/task/*/wchan");
+        assert_eq!(scene.case(dump).command.unwrap(), "closewait stacks 42");
         scene.owners = None;
         assert_eq!(scene.case(dump).command.unwrap(), "closewait list --port 8080");
     }

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{Process, ProgramRuntime, ThreadState};
 use crate::text::{harmless_field, is_harmful};
 
-/// Number of descriptors that a JVM needs to answer jcmd: one to listen, and one to answer.
-const FDS_OF_ATTACH: u64 = 2;
-/// First version of the JDK with `Thread.dump_to_file`, which shows virtual threads (JEP 444).
-const JDK_WITH_DUMP_TO_FILE: u32 = 21;
+/// Number of free descriptors without which `closewait stacks --jvm` does not ask a JVM.
+const FDS_OF_ATTACH: u64 = 4;
+/// First version of the JDK whose dumps can have virtual threads (`Thread.dump_to_file`, JEP 444).
+const JDK_WITH_VIRTUAL_THREADS: u32 = 21;
 /// `SIGQUIT` and `SIGUSR1` of x86_64 and aarch64 (include/uapi/asm-generic/signal.h at v5.10).
 const SIGQUIT: u32 = 3;
 const SIGUSR1: u32 = 10;
@@ -21,16 +21,12 @@ const SIGUSR1: u32 = 10;
 pub enum Tool {
     /// `jcmd` of a JDK.
     Jcmd,
-    /// `py-spy`.
-    PySpy,
     /// `rbspy`.
     Rbspy,
     /// `gdb`.
     Gdb,
     /// `dotnet-stack`.
     DotnetStack,
-    /// `dlv`.
-    Delve,
     /// `node`.
     Node,
     /// `psql`.
@@ -49,17 +45,18 @@ pub enum Tool {
     Ss,
     /// `nsenter`.
     Nsenter,
+    /// Tool of a recording by another version, which this one does not run.
+    #[serde(other)]
+    Other,
 }
 
 impl Tool {
-    /// All tools.
-    pub const ALL: [Self; 15] = [
+    /// All tools that a step can run.
+    pub const ALL: [Self; 13] = [
         Self::Jcmd,
-        Self::PySpy,
         Self::Rbspy,
         Self::Gdb,
         Self::DotnetStack,
-        Self::Delve,
         Self::Node,
         Self::Psql,
         Self::MariaDb,
@@ -75,11 +72,9 @@ impl Tool {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Jcmd => "jcmd",
-            Self::PySpy => "py-spy",
             Self::Rbspy => "rbspy",
             Self::Gdb => "gdb",
             Self::DotnetStack => "dotnet-stack",
-            Self::Delve => "dlv",
             Self::Node => "node",
             Self::Psql => "psql",
             Self::MariaDb => "mariadb",
@@ -89,6 +84,7 @@ impl Tool {
             Self::Ps => "ps",
             Self::Ss => "ss",
             Self::Nsenter => "nsenter",
+            Self::Other => "another tool",
         }
     }
 }
@@ -105,11 +101,9 @@ pub struct NextStep {
 }
 
 impl NextStep {
-    /// Returns the step for a process with an unknown runtime: a command that prints the kernel function in which each thread
-    /// waits, and 0 for a thread that runs. The kernel also prints 0 to users who may not trace the process (`proc_pid_wchan`,
-    /// fs/proc/base.c at v5.10).
-    pub fn of_unknown(who: &str, pid: u32) -> Self {
-        Self::command(note(who, "as root or its user"), format!("grep . /proc/{pid}/task/*/wchan"))
+    /// Returns the step that prints the stacks of all threads of a process, whatever its runtime.
+    pub fn stacks(who: &str, pid: u32) -> Self {
+        Self::command(note(who, "as root; does not stop it"), format!("closewait stacks {pid}"))
     }
 
     /// Returns a step with a command.
@@ -154,13 +148,11 @@ impl Process {
             let text = format!("continue {who}, unless a debugger has stopped it");
             return NextStep::command(text, format!("kill -CONT {pid}"));
         }
-        let Some(runtime) = self.runtime else {
-            return self.busy_stacks(who).unwrap_or_else(|| self.without_busy(NextStep::of_unknown(who, pid)));
-        };
+        let Some(runtime) = self.runtime else { return self.stacks(who) };
         match runtime {
             ProgramRuntime::Jvm => self.of_jvm(who),
-            ProgramRuntime::CPython => self.of_python(who),
-            ProgramRuntime::Go => self.of_go(who),
+            // Its frames are in memory, also those of a thread that runs.
+            ProgramRuntime::CPython => NextStep::stacks(who, pid),
             ProgramRuntime::Node => self.of_node(who),
             // In a container, the socket to which dotnet-stack connects is in another /tmp.
             ProgramRuntime::DotNet if self.has(Tool::DotnetStack) && !self.is_in_container() => {
@@ -181,6 +173,7 @@ impl Process {
             ProgramRuntime::Redis => self.of_redis(who, port),
             ProgramRuntime::Inetd => self.of_inetd(who),
             ProgramRuntime::DotNet
+            | ProgramRuntime::Go
             | ProgramRuntime::Ruby
             | ProgramRuntime::Php
             | ProgramRuntime::Nginx
@@ -191,7 +184,7 @@ impl Process {
             | ProgramRuntime::Apache
             | ProgramRuntime::Varnish
             | ProgramRuntime::Squid
-            | ProgramRuntime::Lighttpd => self.kernel_stacks(who),
+            | ProgramRuntime::Lighttpd => self.stacks(who),
         }
     }
 
@@ -208,62 +201,36 @@ impl Process {
 
     fn of_jvm(&self, who: &str) -> NextStep {
         let pid = self.pid;
-        let no_fds = self.descriptors().is_some_and(|(open, limit)| open + FDS_OF_ATTACH >= limit);
-        if self.has(Tool::Jcmd) && !no_fds {
-            let version = self.runtime_version.as_deref().and_then(jdk);
-            return match version {
-                // The JVM creates the file itself: in a container, or under systemd's PrivateTmp=, in another /tmp.
-                Some(version) if version >= JDK_WITH_DUMP_TO_FILE => NextStep::command(
-                    note(who, &format!("as root or its user; the JVM writes to /proc/{pid}/root/tmp/{pid}.json")),
-                    format!("jcmd {pid} Thread.dump_to_file -format=json /tmp/{pid}.json"),
-                ),
-                Some(_) => NextStep::command(note(who, "as its user"), format!("jcmd {pid} Thread.print")),
-                None => NextStep::command(
-                    note(who, "as its user; without virtual threads, which JDK 21 introduced"),
-                    format!("jcmd {pid} Thread.print"),
-                ),
-            };
-        }
+        let no_fds = self.descriptors().is_some_and(|(open, limit)| open + FDS_OF_ATTACH > limit);
         // A JVM that was started with -Xrs does not catch SIGQUIT, which would end it.
         if self.catches(SIGQUIT) == Some(true) {
-            let text =
-                format!("make {who} print its threads to its standard output, /proc/{pid}/fd/1; it keeps running");
-            let text = if no_fds { format!("{text} (jcmd fails: all descriptors are in use)") } else { text };
-            return NextStep::command(text, format!("kill -QUIT {pid}"));
-        }
-        self.kernel_stacks(who)
-    }
-
-    fn of_python(&self, who: &str) -> NextStep {
-        let pid = self.pid;
-        if self.has(Tool::PySpy) {
+            if no_fds {
+                let text = format!(
+                    "make {who} print its threads to its standard output, /proc/{pid}/fd/1; it keeps running (other ways fail: all \
+                     descriptors are in use)"
+                );
+                return NextStep::command(text, format!("kill -QUIT {pid}"));
+            }
+            let virtual_threads = match self.runtime_version.as_deref().and_then(jdk) {
+                Some(version) if version >= JDK_WITH_VIRTUAL_THREADS => " --virtual-threads",
+                Some(_) | None => "",
+            };
             return NextStep::command(
-                note(who, "as root; stops it for a few milliseconds; --nonblocking does not"),
-                format!("py-spy dump --pid {pid}"),
+                note(who, "as root; the JVM dumps them, and stops them for a moment"),
+                format!("closewait stacks {pid} --jvm{virtual_threads}"),
             );
         }
-        if self.has(Tool::Gdb) { self.gdb_stacks(who) } else { self.kernel_stacks(who) }
-    }
-
-    fn of_go(&self, who: &str) -> NextStep {
-        let (pid, debugger) = (self.pid, self.has(Tool::Delve));
-        // At the end, dlv offers to end the process.
-        let debugger = if debugger {
-            "; otherwise attach dlv, which stops it while attached, and answer `n` when it asks to kill the process"
-        } else {
-            ""
-        };
-        NextStep::from(format!(
-            "see where the goroutines of {who} are: /debug/pprof/goroutine?debug=2, if it serves net/http/pprof{debugger}. \
-             Do not send SIGQUIT to {pid}: it would end the process"
-        ))
+        if self.has(Tool::Jcmd) && !no_fds {
+            return NextStep::command(note(who, "as its user"), format!("jcmd {pid} Thread.print"));
+        }
+        self.stacks(who)
     }
 
     fn of_node(&self, who: &str) -> NextStep {
         let pid = self.pid;
         // Without the handler of Node.js the signal would end the process. The handler needs the main thread.
         if self.catches(SIGUSR1) != Some(true) || self.is_blocked() {
-            return self.kernel_stacks(who);
+            return self.stacks(who);
         }
         let Some(inside) = self.in_netns().filter(|_| self.has(Tool::Node) && !self.lacks(Tool::Ss)) else {
             let text =
@@ -327,7 +294,7 @@ impl Process {
             ));
         }
         if self.is_blocked() {
-            return self.kernel_stacks(who);
+            return self.stacks(who);
         }
         let tool = [Tool::RedisCli, Tool::ValkeyCli].into_iter().find(|tool| self.has(*tool));
         match tool.zip(self.in_netns()) {
@@ -352,16 +319,17 @@ impl Process {
         }
     }
 
-    fn kernel_stacks(&self, who: &str) -> NextStep {
-        let command = || format!("grep . /proc/{}/task/*/stack", self.pid);
-        self.busy_stacks(who).unwrap_or_else(|| self.without_busy(NextStep::command(note(who, "as root"), command())))
+    /// Returns the step for a process without a better one: its stacks, of machine code or goroutines, which show nothing of a busy
+    /// thread.
+    fn stacks(&self, who: &str) -> NextStep {
+        self.busy_stacks(who).unwrap_or_else(|| self.without_busy(NextStep::stacks(who, self.pid)))
     }
 
     fn without_busy(&self, step: NextStep) -> NextStep {
         if self.busy_thread().is_some() { step.and("it shows nothing of a busy thread: gdb does") } else { step }
     }
 
-    /// Returns the step for a process with a busy thread, of which the kernel shows nothing; `None` for another one, or without gdb.
+    /// Returns the step for a process with a busy thread, whose registers nobody else reads; `None` for another one, or without gdb.
     fn busy_stacks(&self, who: &str) -> Option<NextStep> {
         (self.busy_thread().is_some() && self.has(Tool::Gdb)).then(|| self.gdb_stacks(who))
     }

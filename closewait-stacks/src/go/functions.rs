@@ -216,14 +216,7 @@ impl<'m, 'a> GoFunctions<'m, 'a> {
         let line = self.value(function, function.lines, pc)?.and_then(|line| u32::try_from(line).ok());
         // The compiler gives line 1 to instructions that have none, such as the jump of an endless loop.
         let line = line.filter(|line| *line > 1 && file.is_some());
-        Ok(Frame {
-            function: name,
-            file,
-            line,
-            object: self.object.clone(),
-            address: None,
-            is_guess: false,
-        })
+        Ok(Frame { function: name, file, line, object: self.object.clone(), address: None, is_guess: false })
     }
 
     fn file(&self, index: u64) -> Result<Option<Arc<str>>, MemoryError> {

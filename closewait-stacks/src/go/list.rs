@@ -29,7 +29,9 @@ pub(super) fn addresses(
     let examined = usize::try_from(len).unwrap_or(most).min(most);
     if len > examined as u64 {
         let more = len - examined as u64;
-        module.memory.leave_out(format!("{more} goroutines of the {len} in the list are not read, the newest or ended ones"));
+        module
+            .memory
+            .leave_out(format!("{more} goroutines of the {len} in the list are not read, the newest or ended ones"));
     }
     let bytes = module.memory.bytes(list, examined * 8)?;
     Ok(words_of(&bytes).filter(|address| *address != 0).collect())

@@ -182,7 +182,8 @@ mod tests {
         /// Returns the number at an address that is a multiple of 8.
         fn word(&self, address: u64) -> u64 {
             // Types, by their addresses, and their names.
-            const TYPES: [(u64, &[u8; 8]); 3] = [(0x1000, b"code\0\0\0\0"), (0x1100, b"str\0\0\0\0\0"), (0x1200, b"bytes\0\0\0")];
+            const TYPES: [(u64, &[u8; 8]); 3] =
+                [(0x1000, b"code\0\0\0\0"), (0x1100, b"str\0\0\0\0\0"), (0x1200, b"bytes\0\0\0")];
             for (at, name) in TYPES {
                 if address == at + 24 {
                     return at + 64;

@@ -112,7 +112,9 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
             address = word(&thread.record, self.layout.thread.next);
         }
         if address != 0 && *left == 0 {
-            self.process.memory.leave_out(format!("Python has more than {MAX_THREADS} thread states; others are not read"));
+            self.process
+                .memory
+                .leave_out(format!("Python has more than {MAX_THREADS} thread states; others are not read"));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod archive;
 pub(crate) mod contents;
 pub(crate) mod image;
+mod links;
 pub(crate) mod native;
 
 use std::env;
@@ -17,6 +18,8 @@ use native::{Format, Nfpm};
 
 /// Checksums of all other files, in the form that `sha256sum --check` reads.
 const SUMS: &str = "SHA256SUMS";
+/// The script that downloads a release and installs it; a file of the release, too.
+const INSTALL_SCRIPT: &str = "contrib/install/install.sh";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -51,13 +54,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut programs = Vec::new();
     for arch in dist::wanted(&options.arch)? {
         let built = binaries(workspace, arch, options.binaries.as_deref())?;
-        archives(workspace, &release, arch, &built, &dir)?;
+        archives(&workspace.root, nfpm.tree(), (&release, arch), &built, &dir)?;
         for format in Format::ALL {
             nfpm.package(&release, (format, arch), &built.binary, &dir)?;
         }
         programs.push((arch, built.binary));
     }
     image::build(workspace, &programs, &release, &dir.join(release.image_file_name()))?;
+    add_install_script(&workspace.root, &dir)?;
     let files = write_sums(&dir)?;
     print!("{}", table(&files));
     println!("\nin {}; all times are {} s after 1970, that of the commit", dir.display(), release.seconds);
@@ -107,14 +111,15 @@ impl Release {
     }
 }
 
-/// Writes the archive for people, the one with the debug information, and the list of dependencies.
-fn archives(workspace: &Workspace, release: &Release, arch: Arch, built: &Built, dir: &Path) -> Result<()> {
+/// Writes the archive for people, the one with the debug information, and the list of dependencies. `tree` has the files as packages
+/// get them.
+fn archives(root: &Path, tree: &Path, (release, arch): (&Release, Arch), built: &Built, dir: &Path) -> Result<()> {
     let name = format!("closewait-{}-linux-{}", release.version, arch.name());
-    let readme = (workspace.root.join("README.md"), 0o644);
+    let readme = (tree.join("README.md"), 0o644);
     let mut files = ArchivedFiles::from([(format!("{name}/README.md"), readme)]);
-    for file in contents::read(&workspace.root)? {
+    for file in contents::read(root)? {
         let Some(archived) = file.archived() else { continue };
-        let source = file.source.as_ref().map_or_else(|| built.binary.clone(), |source| workspace.root.join(source));
+        let source = file.source.as_ref().map_or_else(|| built.binary.clone(), |source| tree.join(source));
         files.insert(format!("{name}/{archived}"), (source, file.mode));
     }
     archive::write(&dir.join(format!("{name}.tar.gz")), &files, release.seconds)?;
@@ -122,6 +127,14 @@ fn archives(workspace: &Workspace, release: &Release, arch: Arch, built: &Built,
     // The name that the binary has for it; debuggers look for it beside the binary.
     let debug = ArchivedFiles::from([("closewait.debug".to_owned(), (built.debug.clone(), 0o644))]);
     archive::write(&dir.join(format!("{name}-debug.tar.gz")), &debug, release.seconds)
+}
+
+/// Copies the script into the folder of the release, so that its checksum is in the list, too.
+fn add_install_script(root: &Path, dir: &Path) -> Result<()> {
+    let script = root.join(INSTALL_SCRIPT);
+    let name = script.file_name().context("the script has no name")?;
+    fs::copy(&script, dir.join(name))?;
+    Ok(())
 }
 
 /// Writes the checksums of all files of a folder. Returns names and sizes in bytes, with those of the checksums themselves.
@@ -149,6 +162,7 @@ fn sha256(content: &[u8]) -> String {
 fn table(files: &[(String, u64)]) -> String {
     let row = |(name, bytes): &(String, u64)| match bytes {
         ..10_000 => format!("`{name}` | {bytes} bytes"),
+        ..50_000 => format!("`{name}` | {:.0} kB", *bytes as f64 / 1e3),
         _ => format!("`{name}` | {:.1} MB", *bytes as f64 / 1e6),
     };
     markdown::table("file | size", files.iter().map(row))
@@ -174,7 +188,20 @@ mod tests {
         })
         .unwrap();
         assert_eq!(files, [("a", 0), ("b", 2), (SUMS, 136)].map(|(name, size)| (name.to_owned(), size)));
-        assert_eq!(table(&[("a".to_owned(), 6_510_000)]), "| file | size |\n|---|---|\n| `a` | 6.5 MB |\n");
+        let shown = table(&[("a", 6_510_000), ("b", 14_086)].map(|(name, size)| (name.to_owned(), size)));
+        assert_eq!(shown, "| file | size |\n|---|---|\n| `a` | 6.5 MB |\n| `b` | 14 kB |\n");
+    }
+
+    #[test]
+    fn the_install_script_has_a_checksum() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let files = exec::with_scratch("script", |dir| {
+            add_install_script(root, dir)?;
+            write_sums(dir)
+        })
+        .unwrap();
+        let size = fs::metadata(root.join(INSTALL_SCRIPT)).unwrap().len();
+        assert_eq!(files.first(), Some(&("install.sh".to_owned(), size)));
     }
 
     #[test]

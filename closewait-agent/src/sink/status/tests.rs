@@ -73,7 +73,7 @@ pub(crate) fn scene() -> Vec<Pileup> {
     let why = "since the oldest of 3002 sockets entered 6m3s ago, python3[12782] has served no other connection of port \
                25010, while 3010 arrived; 8 of 9 threads wait without a timeout, and most of the sockets were never read";
     let orders = group(Class::Hung, Certainty::Medium, 3002, 25_010, ("python3", 12_782, "orders.py"));
-    let orders = because(growing(orders, 4.1, 4020), why, Some("py-spy dump --pid 12782"));
+    let orders = because(growing(orders, 4.1, 4020), why, Some("closewait stacks 12782"));
     let mut shop = group(Class::Hung, Certainty::High, 1009, 25_140, ("java", 23_415, "ShopApi"));
     shop.evidence.process = Some(Box::new(process("java", 23_415, Some((1024, 1024)))));
     let shop = because(growing(shop, 20.0, 0), "8 of 27 threads wait without a timeout", Some("kill -QUIT 23415"));
@@ -252,7 +252,7 @@ fn without_privileges_the_first_line_has_the_command() {
 #[test]
 fn a_command_stands_alone_on_its_line() {
     let text = shown(&report(scene()), (120, 40));
-    for command in ["kill -QUIT 23415", "py-spy dump --pid 12782"] {
+    for command in ["kill -QUIT 23415", "closewait stacks 12782"] {
         assert!(text.lines().any(|line| line.trim_start() == command), "{text}");
     }
 }
@@ -276,7 +276,7 @@ fn json_has_every_group() {
     assert_eq!(severities, ["critical", "error", "warning", "warning", "info", "info", "info"]);
     assert_eq!(groups[0]["limit_reached"], "descriptors");
     assert_eq!((&groups[1]["service"], &groups[1]["script"]), (&"python3 orders.py".into(), &"orders.py".into()));
-    assert_eq!(groups[1]["command"], "py-spy dump --pid 12782");
+    assert_eq!(groups[1]["command"], "closewait stacks 12782");
     assert_eq!(groups[1]["exhaustion_seconds"], 4020.0);
     assert!(groups[3]["exhaustion_seconds"].is_null());
     let pretty = serde_json::to_string_pretty(&object).unwrap();

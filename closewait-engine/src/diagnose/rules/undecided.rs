@@ -66,7 +66,7 @@ impl Rule for Fresh {
     }
 }
 
-/// Judges a socket whose entry nobody saw, and that may be much older than it is known to be. It gets no cause, because all
+/// Judges a socket whose entry the agent did not see, and that may be much older than it is known to be. It gets no cause, because all
 /// other rules suppose the minimum age.
 fn age_unknown<'c>(case: &'c Case<'_>) -> Judgement<'c> {
     let at_most = match case.dwell {
@@ -74,7 +74,7 @@ fn age_unknown<'c>(case: &'c Case<'_>) -> Judgement<'c> {
         Dwell::Between { at_most: None, .. } | Dwell::Exact(_) => String::new(),
     };
     Judgement::new(Class::Unknown, Certainty::Low, move || Explanation {
-        text: format!("nobody saw when the peer closed: {} ago{at_most}", text::age(case)),
+        text: format!("it is unknown when the peer closed: {} ago{at_most}", text::age(case)),
         next: text::list(case, "list again in a minute: the sockets that are still there are at least as old"),
     })
 }

@@ -32,7 +32,7 @@ fn without_a_tool_no_step_runs_one() {
         for tools in [None, Some(std::collections::BTreeSet::new())] {
             let process = Process { tools, signals_caught: Some(u64::MAX), ..process(runtime, &[]) };
             let first = command(&process).split(' ').next().unwrap_or_default().to_owned();
-            assert!(["", "grep", "kill"].contains(&&*first), "{}: {first}", runtime.name());
+            assert!(["", "closewait", "kill"].contains(&&*first), "{}: {first}", runtime.name());
         }
     }
 }
@@ -50,31 +50,31 @@ fn a_step_runs_only_tools_that_exist() {
 }
 
 #[test]
-fn jcmd_fits_the_version_and_the_descriptors_of_the_jvm() {
+fn a_jvm_is_asked_for_its_threads_if_it_can_answer() {
     let jvm = |version: Option<&str>, fds| Process {
         runtime_version: version.map(str::to_owned),
         signals_caught: Some(1 << 2),
         fds_open: Some(fds),
         ..process(ProgramRuntime::Jvm, &[Tool::Jcmd])
     };
-    assert_eq!(command(&jvm(Some("21.0.4"), 9)), "jcmd 42 Thread.dump_to_file -format=json /tmp/42.json");
+    assert_eq!(command(&jvm(Some("21.0.4"), 9)), "closewait stacks 42 --jvm --virtual-threads");
     for version in [Some("17.0.13"), Some("1.8.0_392"), Some("x"), None] {
-        assert_eq!(command(&jvm(version, 9)), "jcmd 42 Thread.print", "{version:?}");
+        assert_eq!(command(&jvm(version, 9)), "closewait stacks 42 --jvm", "{version:?}");
     }
     assert_eq!([jdk("1.8.0_392"), jdk("25-ea"), jdk("21")], [Some(8), Some(25), Some(21)]);
-    assert_eq!(command(&jvm(Some("21.0.4"), 1021)), "jcmd 42 Thread.dump_to_file -format=json /tmp/42.json");
-    assert_eq!(command(&jvm(Some("21.0.4"), 1022)), "kill -QUIT 42");
-    let without_jcmd = Process { tools: None, ..jvm(Some("21.0.4"), 9) };
-    assert_eq!(command(&without_jcmd), "kill -QUIT 42");
+    assert_eq!(command(&jvm(Some("17"), 1020)), "closewait stacks 42 --jvm");
+    assert_eq!(command(&jvm(Some("17"), 1021)), "kill -QUIT 42");
     for signals_caught in [None, Some(0), Some(!(1 << 2))] {
-        let would_end = Process { signals_caught, ..without_jcmd.clone() };
-        assert_eq!(command(&would_end), "grep . /proc/42/task/*/stack", "-Xrs: the signal ends it");
+        let would_end = Process { signals_caught, ..jvm(Some("17"), 9) };
+        assert_eq!(command(&would_end), "jcmd 42 Thread.print", "-Xrs: the signal ends it");
+        let without_jcmd = Process { tools: None, ..would_end };
+        assert_eq!(command(&without_jcmd), "closewait stacks 42");
     }
 }
 
 #[test]
 fn a_stopped_or_frozen_process_is_made_to_continue() {
-    let mut process = process(ProgramRuntime::CPython, &[Tool::PySpy]);
+    let mut process = process(ProgramRuntime::CPython, &[Tool::Gdb]);
     (process.threads, process.threads_seen) = (Some(1), 1);
     process.groups = group(&[thread(ThreadState::Stopped, 0)]);
     assert_eq!(command(&process), "kill -CONT 42");
@@ -100,15 +100,20 @@ fn a_stopped_or_frozen_process_is_made_to_continue() {
 
 #[test]
 fn side_effects_come_before_the_command() {
-    let python = process(ProgramRuntime::CPython, &[Tool::PySpy]);
-    assert_eq!(
-        python.next_step(None).text,
-        "see where the threads of app[42] are (as root; stops it for a few milliseconds; --nonblocking does not)"
-    );
-    assert_eq!(command(&process(ProgramRuntime::CPython, &[Tool::Gdb])), "gdb -p 42 -batch -ex 'thread apply all bt'");
-    let go = process(ProgramRuntime::Go, &[Tool::Delve]).next_step(None);
-    assert!(go.command.is_none() && go.text.contains("dlv") && go.text.contains("Do not send SIGQUIT"));
-    assert!(go.text.contains("answer `n`"), "dlv would end the process: {}", go.text);
+    for runtime in [ProgramRuntime::CPython, ProgramRuntime::Go, ProgramRuntime::Nginx] {
+        let step = process(runtime, &Tool::ALL).next_step(None);
+        assert_eq!(step.text, "see where the threads of app[42] are (as root; does not stop it)");
+        assert_eq!(step.command.as_deref(), Some("closewait stacks 42"));
+    }
+    let jvm = Process { signals_caught: Some(1 << 2), ..process(ProgramRuntime::Jvm, &[]) }.next_step(None);
+    assert!(jvm.text.ends_with("(as root; the JVM dumps them, and stops them for a moment)"), "{}", jvm.text);
+}
+
+#[test]
+fn a_tool_of_another_version_is_read_and_never_run() {
+    let tools: Vec<Tool> = serde_json::from_str(r#"["Gdb", "Delve"]"#).unwrap();
+    assert_eq!(tools, [Tool::Gdb, Tool::Other]);
+    assert!(!Tool::ALL.contains(&Tool::Other));
 }
 
 #[test]
@@ -116,7 +121,7 @@ fn node_is_not_sent_a_signal_that_would_end_it() {
     let node = node(&[Tool::Node]);
     assert!(command(&node).starts_with("kill -USR1 42 && "), "{node:?}");
     for signals_caught in [Some(0), None] {
-        assert_eq!(command(&Process { signals_caught, ..node.clone() }), "grep . /proc/42/task/*/stack");
+        assert_eq!(command(&Process { signals_caught, ..node.clone() }), "closewait stacks 42");
     }
 }
 
@@ -147,23 +152,23 @@ fn a_program_whose_only_worker_blocks_is_not_asked_for_an_answer() {
     let redis = process(ProgramRuntime::Redis, &[Tool::RedisCli]);
     for (process, asked) in [(node(&[Tool::Node]), "kill "), (redis, "redis-cli ")] {
         let blocked = Process { groups: blocked.clone(), ..process.clone() };
-        assert_eq!(command(&blocked), "grep . /proc/42/task/*/stack");
+        assert_eq!(command(&blocked), "closewait stacks 42");
         assert!(command(&Process { groups: polls.clone(), ..process.clone() }).starts_with(asked));
         assert!(command(&process).starts_with(asked), "its threads are unknown");
     }
 }
 
-/// `/proc/PID/task/TID/{stack,wchan}` show nothing of a thread that runs.
+/// `/proc/PID/task/TID/syscall` shows no registers of a thread that runs.
 #[test]
-fn a_busy_program_is_not_asked_for_its_kernel_stacks() {
+fn gdb_reads_the_stacks_of_a_busy_program() {
     let busy = group(&[thread(ThreadState::Running, 990)]);
     for runtime in [Some(ProgramRuntime::Nginx), Some(ProgramRuntime::Php), None] {
         let process = Process { runtime, ..process(ProgramRuntime::Php, &[Tool::Gdb]) };
-        assert!(command(&process).starts_with("grep . /proc/42/"), "{runtime:?}");
+        assert_eq!(command(&process), "closewait stacks 42", "{runtime:?}");
         let process = Process { groups: busy.clone(), ..process };
         assert_eq!(command(&process), "gdb -p 42 -batch -ex 'thread apply all bt'", "{runtime:?}");
         let without = Process { tools: None, ..process }.next_step(None);
-        assert!(without.command.is_some_and(|command| command.starts_with("grep . /proc/42/")), "{runtime:?}");
+        assert_eq!(without.command.as_deref(), Some("closewait stacks 42"), "{runtime:?}");
         assert!(without.text.ends_with("nothing of a busy thread: gdb does"), "{}", without.text);
     }
 }
@@ -198,19 +203,13 @@ fn no_client_of_the_host_asks_a_program_in_a_container() {
     let mysql = in_container(process(ProgramRuntime::MySql, &[Tool::MySql])).next_step(Some(3306));
     assert!(mysql.command.is_none() && mysql.text.contains("SHOW FULL PROCESSLIST"), "{mysql:?}");
     let dotnet = in_container(process(ProgramRuntime::DotNet, &[Tool::DotnetStack])).next_step(None);
-    assert_eq!(dotnet.command.unwrap(), "grep . /proc/42/task/*/stack");
+    assert_eq!(dotnet.command.unwrap(), "closewait stacks 42");
     let redis = in_container(process(ProgramRuntime::Redis, &[Tool::RedisCli]));
     assert_eq!(redis.next_step(Some(6379)).command.unwrap(), "nsenter -t 42 -n redis-cli -p 6379 CLIENT LIST");
     let without_nsenter = Process { missing_tools: [Tool::Nsenter].into(), ..redis.clone() };
     assert_eq!(without_nsenter.next_step(Some(6379)).command, None);
     let host_network = Process { other_netns: Some(false), ..redis };
     assert_eq!(host_network.next_step(Some(6379)).command.unwrap(), "redis-cli -p 6379 CLIENT LIST");
-}
-
-#[test]
-fn the_dump_of_a_jvm_is_found_in_a_container_too() {
-    let jvm = Process { runtime_version: Some("21".to_owned()), ..process(ProgramRuntime::Jvm, &[Tool::Jcmd]) };
-    assert!(jvm.next_step(None).text.contains("writes to /proc/42/root/tmp/42.json"), "{:?}", jvm.next_step(None));
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn an_entry_is_printed_when_an_incident_opens_doubles_reaches_its_limit_and_ends
 00:17:20 GROWS orders[7] :8080  201 sockets, +20/s, full in 40s
          for 10s, sockets on port 8080 have entered CLOSE_WAIT at 20/s, and 100
          % of them are still there.
-    grep . /proc/7/task/*/wchan
+    closewait stacks 7
 00:17:32 GROWS orders[7] :8080  441 sockets, +20/s, full in 28s
 00:17:56 GROWS orders[7] :8080  921 sockets, +20/s, full in 4.1s
 00:18:02 FULL  orders[7] :8080  1004 sockets, +20/s, 1024/1024 fds
