@@ -22,7 +22,7 @@ pub const MAX_STEPS: u64 = 1 << 27;
 /// programs take some 10 MiB.
 pub const MAX_KEPT: u64 = 32 << 20;
 /// Number of steps after which a reading asks whether it may go on.
-const STEPS_BETWEEN_CHECKS: u64 = 1 << 16;
+const STEPS_BETWEEN_CHECKS: u64 = 1 << 14;
 /// Number of bytes of a kept name beside its text, with those of the set.
 const NAME_OVERHEAD: u64 = 48;
 

@@ -26,6 +26,7 @@ use crate::{
 use closewait_engine::{
     stacks::{CodeFrame, CodeLanguage, CodeStack, ProcessStacks},
     text::{Comm, count, harmless},
+    time::BootTime,
 };
 
 /// Maximum number of threads of all processes of a pass.
@@ -158,8 +159,8 @@ struct WatchedMemory<'a, T> {
     memory: LiveMemory,
     job: &'a ItemJob<T>,
     reads: Cell<u32>,
-    /// CPU time of the thread at which the reading ends.
-    cpu_end: Duration,
+    /// CPU time of the thread, and time, at which the reading ends with what it has.
+    ends: (Duration, BootTime),
 }
 
 impl<T> Memory for WatchedMemory<'_, T> {
@@ -174,7 +175,7 @@ impl<T> Memory for WatchedMemory<'_, T> {
 
     fn may_go_on(&self) -> bool {
         self.job.progress();
-        !self.job.is_left_behind() && clock::thread_cpu() < self.cpu_end
+        !self.job.is_left_behind() && clock::thread_cpu() < self.ends.0 && clock::now() < self.ends.1
     }
 }
 
@@ -182,8 +183,9 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     let cpu_before = clock::thread_cpu();
     let folder = proc::folder(Path::new("/proc"), pid);
     let comm = Comm::from_name(&proc::comm(&folder)?);
-    let cpu_end = cpu_before + limits.cpu;
-    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), cpu_end };
+    // Before the caller has no more patience, even if the machine is busy.
+    let ends = (cpu_before + limits.cpu, clock::now() + limits.cpu * 3 / 2);
+    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), ends };
     let mappings = live::mappings(pid)?;
     let threads = live::threads(pid, limits.threads)?;
     let left_out = live::thread_count(pid)?.saturating_sub(limits.threads);
