@@ -5,7 +5,7 @@ use std::{borrow::Cow, path::Path};
 use closewait_engine::text::harmless_path;
 
 /// Commands of closewait that ask no agent, and have no flag `--socket`.
-const WITHOUT_AGENT: [&str; 3] = ["closewait doctor", "closewait explain", "closewait replay"];
+const WITHOUT_AGENT: [&str; 4] = ["closewait doctor", "closewait explain", "closewait replay", "closewait stacks"];
 
 /// Returns a command with the flag `--socket` if it is one of closewait that asks an agent and the user has given `socket`. The command
 /// then asks the same agent.
@@ -36,6 +36,8 @@ pub(crate) fn flag(socket: Option<&Path>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
@@ -48,5 +50,18 @@ mod tests {
         assert_eq!(with(&with("closewait list", "/a"), "/a"), "closewait list --socket /a");
         assert_eq!(with_socket("closewait list", None), "closewait list");
         assert!(!with("closewait list", "/a\x1b[2J").contains('\x1b'));
+    }
+
+    #[test]
+    fn a_command_gets_the_socket_if_it_has_the_flag() {
+        for command in crate::cli::Cli::command().get_subcommands() {
+            // These have no place in a next step.
+            if matches!(command.get_name(), "run" | "config" | "completions" | "man" | "hook-helper") {
+                continue;
+            }
+            let has_flag = command.get_arguments().any(|argument| argument.get_long() == Some("socket"));
+            let with = with_socket(&format!("closewait {}", command.get_name()), Some(Path::new("/a"))).into_owned();
+            assert_eq!(with.ends_with(" --socket /a"), has_flag, "{with}");
+        }
     }
 }
