@@ -5,6 +5,7 @@
 mod clients;
 mod gather;
 mod reading;
+mod stacks;
 mod waits;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub(crate) use self::gather::{OwnerConnections, STARTED, Sources};
 pub use self::{
     clients::{ClientFacts, OwnerClients},
     reading::{CounterEvidence, EvidenceReading},
+    stacks::StackEvidence,
     waits::{Waits, WaitsSample},
 };
 use crate::{model::PortCloses, time::BootTime};
@@ -51,6 +53,8 @@ pub struct GroupEvidence {
     pub backends: Option<Backends>,
     /// Wait reasons of the owners' threads; `None` if the agent did not read them.
     pub waits: Option<Waits>,
+    /// Stacks of the owners' threads; `None` if the agent did not read them.
+    pub stacks: Option<StackEvidence>,
     /// Number of sockets with data that the peer has not acknowledged.
     pub sending: u32,
     /// Number of sockets that received data before their only owner started.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::evidence::{Backends, ClientFacts, GroupEvidence, LateExits, OwnerClients, PeersRead, Siblings, Waits};
+use super::evidence::{
+    Backends, ClientFacts, GroupEvidence, LateExits, OwnerClients, PeersRead, Siblings, StackEvidence, Waits,
+};
 use super::{
     Flow, RULES, Trend, left,
     left::ABOUT,
@@ -107,6 +109,12 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
     }
 }
 
+fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
+    let mut threads = || dice.below(u64::from(count) + 3) as u32;
+    let (idle, pool, at_line, others) = (threads(), threads(), threads(), threads());
+    StackEvidence { threads: idle + pool + at_line + others, idle, pool, at_line, complete: dice.below(3) > 0 }
+}
+
 fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupEvidence {
     let port = WatchedPort { netns: None, port: 8080, remote: false, since: now - age };
     GroupEvidence {
@@ -131,6 +139,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
         peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
         backends: dice.maybe(|dice| Backends { waiting: dice.below(8) as u32 / 6 }),
         waits: dice.maybe(|dice| waits(dice, count)),
+        stacks: (dice.below(4) == 0).then(|| stacks(dice, count)),
         older_than_owner: if dice.below(6) == 0 { count } else { 0 },
         sending: if dice.below(8) == 0 { count } else { 0 },
         eof_unread: dice.one(&[0, count]),

@@ -38,7 +38,7 @@ const PYTHON_IDLE: &[(&str, &str)] = &[
     ("pool.py:_wait_for_updates", "work"),
     ("pool.py:_handle_%", "work"),
     ("queues.py:_feed", "work"),
-    ("base_events.py:_run_once", "events"),
+    ("base_events.py:_run_once", EVENTS),
     ("socketserver.py:serve_forever", "clients"),
     ("threading.py:_shutdown", "the end of its threads"),
     ("server.py:handle_one_request", "the next request"),
@@ -58,6 +58,9 @@ const BACKGROUND: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "runtime.ReadTrace%"),
     (CodeLanguage::Go, "runtime.unique_runtime_%"),
 ];
+
+/// Work that an idle event loop waits for.
+pub const EVENTS: &str = "events";
 
 /// Work that an idle thread of a runtime waits for.
 pub(super) const BACKGROUND_WORK: &str = "work of the runtime";

@@ -23,6 +23,7 @@ mod waits;
 pub use self::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
+    idle::EVENTS,
     lock_owner::LockOwner,
     sample::ProcessStacks,
     waits::CodeWait,

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{AFTER_ONSET, Backends, ClientFacts, GroupEvidence, OwnerClients, PeersRead, RECENT, Siblings, Waits};
+use super::{
+    AFTER_ONSET, Backends, ClientFacts, GroupEvidence, OwnerClients, PeersRead, RECENT, Siblings, StackEvidence, Waits,
+};
 use crate::{
     context::{host_context::HostContext, pairing},
     diagnose::Seen,
@@ -125,6 +127,7 @@ impl Sources<'_> {
             },
             backends: self.backends(&pids, members),
             waits: self.waits(&pids, members),
+            stacks: self.stacks(&pids),
             sending: number(sockets().filter(|socket| socket.send_queue_bytes.is_some_and(|bytes| bytes > 0)).count()),
             older_than_owner: self.older_than_owner(members),
             eof_unread: number(sockets().filter(|socket| socket.unread_bytes.is_some_and(|bytes| bytes > 0)).count()),
@@ -207,6 +210,18 @@ impl Sources<'_> {
             Some(alone && received + STARTED <= BootTime(started))
         };
         number(members.iter().filter(|(_, one)| older(one) == Some(true)).count())
+    }
+
+    fn stacks(&self, pids: &BTreeSet<u32>) -> Option<StackEvidence> {
+        let mut evidence = StackEvidence::default();
+        for owner in pids.iter().filter_map(|pid| self.host_context.processes().get(pid)) {
+            let mut workers = self.host_context.workers(owner).peekable();
+            if workers.peek().is_none() {
+                evidence.add(owner.stacks.as_deref());
+            }
+            workers.for_each(|worker| evidence.add(worker.stacks.as_deref()));
+        }
+        (evidence.threads > 0).then_some(evidence)
     }
 
     fn waits(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Waits> {

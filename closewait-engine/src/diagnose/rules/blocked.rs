@@ -27,7 +27,9 @@ impl Rule for Blocked {
                    timeout, at least half as many as the group has sockets or without any thread that waits for events, or all but those \
                    that accept (or would, if the program had a free descriptor) while most sockets were never read, or they \
                    only wait in accept() and have not read most of the sockets, or they show nothing about single connections \
-                   because there are fewer threads than sockets or the runtime runs many tasks on each thread",
+                   because there are fewer threads than sockets or the runtime runs many tasks on each thread; or stacks show that threads \
+                   have waited for a lock at one line for 30 s or longer, at least half as many as the group has sockets or most of those \
+                   that work, and do not show that all threads wait for work",
             class: &[Class::Hung],
             certainty: &[
                 (
@@ -75,16 +77,27 @@ impl Rule for Blocked {
         if !case.is_server() || evidence.demand < MIN_DEMAND || evidence.progresses(case.now) == Some(true) {
             return None;
         }
+        if evidence.stacks.is_some_and(|stacks| stacks.all_idle()) && !only_accepts(case) {
+            return None;
+        }
+        let at_line = evidence.stacks.filter(|stacks| stacks.blocks(case.group.count));
         let count = u64::from(case.group.count);
         let blocked = u64::from(waits.blocked);
         // Each socket may have a thread with a timeout, which will finish.
         let may_work = waits.follows.is_none() && u64::from(waits.limited) * 10 >= count * 7;
-        if may_work && waits.idle_loop != Some(false) {
+        if may_work && waits.idle_loop != Some(false) && at_line.is_none() {
             return None;
         }
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
+            _ if let Some(stacks) = at_line => (
+                Certainty::High,
+                format!(
+                    "{} of {} stacks have waited for a lock at one line for at least 30s",
+                    stacks.at_line, stacks.threads
+                ),
+            ),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
                 "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
@@ -128,7 +141,7 @@ impl Rule for Blocked {
         let works = waits.running > 0 || waits.cpu_permille >= SOME_CPU;
         let guess = works
             || evidence.progresses(case.now).is_none()
-            || !waits.for_itself()
+            || !(at_line.is_some() || waits.for_itself())
             || !case.group.is_most(case.group.awaiting)
             || case.is_passed_to_owner();
         let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
@@ -253,7 +266,7 @@ fn threads(waits: &Waits, count: u32) -> String {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Backends, LateExits, PeersRead, Siblings},
+        evidence::{Backends, LateExits, PeersRead, Siblings, StackEvidence},
         testing::{Scene, secs},
     };
 
@@ -436,6 +449,22 @@ mod tests {
         let waits = scene.group.evidence.waits.as_mut().unwrap();
         (waits.blocked, waits.events, waits.idle_loop) = (5, 0, Some(false));
         assert_eq!(result(&scene).0, Class::Hung);
+    }
+
+    #[test]
+    fn stacks_show_a_hang_that_threads_do_not_and_idle_ones_exclude_it() {
+        let mut scene = hung(190);
+        let waits = scene.group.evidence.waits.as_mut().unwrap();
+        (waits.multiplexes, waits.blocked, waits.locked) = (true, 3, 0);
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "threads of Go do not show what goroutines wait for");
+        let stacks = StackEvidence { threads: 40, idle: 4, at_line: 10, complete: true, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(stacks);
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High));
+        assert!(scene.verdict().text.contains("10 of 40 stacks have waited for a lock"), "{}", scene.verdict().text);
+        scene.group.evidence.stacks = Some(StackEvidence { at_line: 9, ..stacks });
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Low), "too few for 20 sockets");
+        scene.group.evidence.stacks = Some(StackEvidence { idle: 40, at_line: 0, ..stacks });
+        assert_ne!(result(&scene).0, Class::Hung);
     }
 
     #[test]

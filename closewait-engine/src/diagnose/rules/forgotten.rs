@@ -1,10 +1,6 @@
 //! Sockets that no thread works on.
 
-use crate::diagnose::{
-    About, Case, Explanation, Judgement, Rule,
-    evidence::{CounterEvidence, Waits},
-    text,
-};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 
 /// Detects a program whose threads wait for new work only, so that no thread will close these sockets.
@@ -19,13 +15,14 @@ impl Rule for Forgotten {
             name: "forgotten",
             when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout; at \
                    most half of the threads, and at most one for every four sockets, do anything else; no connection to another \
-                   program waits for an answer; the program has read from most of the sockets, or one event loop serves them",
+                   program waits for an answer; the program has read from most of the sockets, or one event loop serves them; stacks, if all were read, count instead of \
+                   system calls, except those of an event loop",
             class: &[Class::Leak],
             certainty: &[
                 (
                     Certainty::Medium,
                     "the group has 3 or more sockets, the oldest entered 60 s ago or longer, no thread waits for events or with a \
-                     timeout, and the program has sent something on most of the sockets, or serves other connections",
+                     timeout (with stacks: each waits for work), and the program has sent something on most of the sockets, or serves other connections",
                 ),
                 (
                     Certainty::Low,
@@ -56,15 +53,22 @@ impl Rule for Forgotten {
 
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
-        let waits = evidence.waits.filter(Waits::show_connections)?;
+        let waits = evidence.waits?;
+        // The tasks of an event loop have no stacks.
+        let stacks = evidence.stacks.filter(|stacks| stacks.complete && waits.idle_loop.is_none());
+        if !waits.show_connections() && stacks.is_none() {
+            return None;
+        }
         let waiting = evidence.backends?.waiting;
         let idle = match waits.idle_loop {
+            _ if let Some(stacks) = stacks => stacks.idle > 0,
             Some(idle) => idle && waits.limited == 0,
             // A thread for each connection may wait for an event of something else.
             None if waits.events >= 2 && waits.events * 10 >= case.group.count * 7 => false,
             None => waits.events + waits.accepting > 0,
         };
-        let working = waits.working();
+        let (working, threads) =
+            stacks.map_or((waits.working(), waits.threads), |stacks| (stacks.working(), stacks.threads));
         let works = if waits.idle_loop == Some(true) { 0 } else { working };
         if !case.is_server()
             || !idle
@@ -77,7 +81,7 @@ impl Rule for Forgotten {
             return None;
         }
         // If most threads work, all sockets may wait for them.
-        if works * 2 > waits.threads {
+        if works * 2 > threads {
             return None;
         }
         // A socket that was never read is not forgotten: it waits for a thread.
@@ -88,8 +92,7 @@ impl Rule for Forgotten {
         // A thread with a timeout may be the one that closes them all, as one that sends a heartbeat. If no request is served, the
         // threads that have read these may have ended, as in a hung program.
         let sure = (serves || case.group.unanswered * 2 < case.group.count)
-            && waits.events == 0
-            && waits.limited == 0
+            && stacks.map_or(waits.events == 0 && waits.limited == 0, |stacks| stacks.all_idle())
             && case.group.count >= MIN_SOCKETS
             && case.group.oldest >= super::SURE_AGE;
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
@@ -116,7 +119,7 @@ impl Rule for Forgotten {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Backends, Siblings},
+        evidence::{Backends, Siblings, StackEvidence, Waits},
         testing::Scene,
     };
 
@@ -144,5 +147,23 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "it waits for a timer");
         scene.group.evidence.waits = Some(Waits { blocked: 12, idle_loop: None, threads: 13, ..idle });
         assert_eq!(scene.check(&Forgotten), None, "threads work on them");
+    }
+
+    #[test]
+    fn stacks_show_an_idle_program_whose_threads_do_not() {
+        let mut scene = Scene::server().of(12).aged(90);
+        scene.group.evidence.waits = Some(Waits { threads: 6, complete: true, multiplexes: true, ..Waits::default() });
+        scene.group.evidence.backends = Some(Backends::default());
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        assert_eq!(scene.check(&Forgotten), None);
+        let idle = StackEvidence { threads: 9, idle: 9, complete: true, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(idle);
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Medium);
+        scene.group.evidence.stacks = Some(StackEvidence { idle: 6, ..idle });
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low, "some do something");
+        scene.group.evidence.stacks = Some(StackEvidence { idle: 5, ..idle });
+        assert_eq!(scene.check(&Forgotten), None, "four may work on the twelve sockets");
+        scene.group.evidence.stacks = Some(StackEvidence { complete: false, ..idle });
+        assert_eq!(scene.check(&Forgotten), None);
     }
 }

@@ -20,7 +20,8 @@ impl Rule for Pool {
                 (
                     Certainty::Low,
                     "idle connections only, or one event and unread responses: connections that the program forgot after use look \
-                     the same; unknown if most threads wait without a timeout: an idle pool and an exhausted one look the same",
+                     the same; unknown if most threads wait without a timeout, or stacks show threads that wait for a connection of a pool: an idle \
+                     pool and an exhausted one look the same",
                 ),
             ],
             says: "idle connections, which the pool will notice and replace at their next use",
@@ -67,13 +68,22 @@ impl Rule for Pool {
         } else {
             return None;
         };
-        // Threads that wait without a timeout may wait for one of these: then the pool is exhausted.
-        let waiting = waits.filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads);
+        // Threads that wait without a timeout may wait for one of these: then the pool is exhausted. Their stacks show it.
+        let waiting = match case.group.evidence.stacks {
+            Some(stacks) if stacks.pool > 0 => {
+                let wait = if stacks.pool == 1 { "waits" } else { "wait" };
+                Some(format!("{} of {} threads {wait} for a connection of a pool", stacks.pool, stacks.threads))
+            }
+            Some(stacks) if stacks.complete => None,
+            Some(_) | None => waits
+                .filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads)
+                .map(|waits| format!("{} of {} threads wait without a timeout", waits.blocked, waits.threads)),
+        };
         let (class, certainty, threads, next) = match waiting {
-            Some(waits) => (
+            Some(waiting) => (
                 Class::Unknown,
                 Certainty::Low,
-                format!("; {} of {} threads wait without a timeout, perhaps for one of these", waits.blocked, waits.threads),
+                format!("; {waiting}, perhaps for one of these"),
                 text::dump(case).and("a thread that waits for a connection shows an exhausted pool"),
             ),
             None => (
@@ -102,7 +112,7 @@ impl Rule for Pool {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{ClientFacts, Waits},
+        evidence::{ClientFacts, StackEvidence, Waits},
         testing::Scene,
     };
 
@@ -147,5 +157,12 @@ mod tests {
         let judgement = scene.check(&Pool).unwrap();
         assert_eq!((judgement.class, judgement.certainty), (Class::Unknown, Certainty::Low));
         assert!(judgement.text.contains("7 of 13 threads") && judgement.next.command.is_some(), "{judgement:?}");
+        let stacks = StackEvidence { threads: 13, pool: 0, complete: true, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(stacks);
+        assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "no thread waits for a connection");
+        scene.group.evidence.stacks = Some(StackEvidence { pool: 5, ..stacks });
+        let judgement = scene.check(&Pool).unwrap();
+        assert_eq!(judgement.class, Class::Unknown);
+        assert!(judgement.text.contains("5 of 13 threads wait for a connection of a pool"), "{judgement:?}");
     }
 }

@@ -1,0 +1,148 @@
+//! What the stacks of a group's owners show.
+
+use std::time::Duration;
+
+use crate::stacks::{CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork};
+
+/// Minimum time between the first and the last sample in which threads are at one line, for evidence that they are blocked there. One
+/// sample is an indication.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// Threads or goroutines of all owners of a group, by what their stacks show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackEvidence {
+    /// Number of stacks.
+    pub threads: u32,
+    /// Number of threads that wait for work: in an idle pool or in `accept`.
+    pub idle: u32,
+    /// Number of threads that have waited for a connection of a pool in two samples at least [`STEADY`] apart.
+    pub pool: u32,
+    /// Number of threads of the largest group that has waited for a lock at one line of the application in two such samples. Threads that
+    /// wait for a signal there can be the idle ones of a pool that the application has written itself.
+    pub at_line: u32,
+    /// Whether all stacks were read, and show what each thread does. An event loop's do not: its tasks wait without a stack.
+    pub complete: bool,
+}
+
+impl StackEvidence {
+    /// Adds the stacks of one owner; `None` if they were not read.
+    pub(crate) fn add(&mut self, stacks: Option<&ProcessStacks>) {
+        let first = self.threads == 0;
+        let groups = stacks.map_or(&[][..], |stacks| &stacks.groups);
+        let is_known = |group: &StackGroup| !matches!(group.work, ThreadWork::Unknown) && !runs_tasks(group.work);
+        let complete = stacks.is_some_and(|stacks| {
+            stacks.ungrouped == 0 && stacks.unread.is_empty() && stacks.groups.iter().all(is_known)
+        });
+        self.complete = complete && (first || self.complete);
+        for group in groups {
+            let is_steady = stacks.zip(group.since).is_some_and(|(stacks, since)| stacks.at.since(since) >= STEADY);
+            self.threads = self.threads.saturating_add(group.count);
+            match group.work {
+                work if runs_tasks(work) => {}
+                ThreadWork::Idle(_) | ThreadWork::Waits(CodeWait::Accept) => {
+                    self.idle = self.idle.saturating_add(group.count);
+                }
+                ThreadWork::Waits(CodeWait::Pool) if is_steady => self.pool = self.pool.saturating_add(group.count),
+                ThreadWork::Waits(CodeWait::Lock) if is_steady && group.place.is_some() => {
+                    self.at_line = self.at_line.max(group.count);
+                }
+                ThreadWork::Waits(
+                    CodeWait::Pool
+                    | CodeWait::Lock
+                    | CodeWait::Signal
+                    | CodeWait::Events
+                    | CodeWait::Interpreter
+                    | CodeWait::Receive
+                    | CodeWait::Send
+                    | CodeWait::Connect
+                    | CodeWait::Resolve
+                    | CodeWait::Sleep
+                    | CodeWait::Join
+                    | CodeWait::Process
+                    | CodeWait::File,
+                )
+                | ThreadWork::Unknown => {}
+            }
+        }
+    }
+
+    /// Returns the number of threads that do something, or wait for something other than work.
+    pub fn working(&self) -> u32 {
+        self.threads.saturating_sub(self.idle)
+    }
+
+    /// Whether every thread waits for work: none of them will close a socket that it has forgotten.
+    pub fn all_idle(&self) -> bool {
+        self.complete && self.threads > 0 && self.idle == self.threads
+    }
+
+    /// Whether the threads at one line explain why `sockets` are not closed: they are at least half as many as the sockets, or most of
+    /// the threads that work.
+    pub fn blocks(&self, sockets: u32) -> bool {
+        let at_line = u64::from(self.at_line);
+        at_line > 0 && (at_line * 2 >= u64::from(sockets) || at_line * 10 >= u64::from(self.working()) * 7)
+    }
+}
+
+/// Whether a thread runs an event loop, whose tasks have no stacks while they wait.
+fn runs_tasks(work: ThreadWork) -> bool {
+    matches!(work, ThreadWork::Idle(EVENTS) | ThreadWork::Waits(CodeWait::Events))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{testing::python_stack, time::BootTime};
+
+    const LOCKED: (&str, &str, u32) = ("__enter__", "/usr/lib/python3.11/threading.py", 270);
+    const RESERVE: (&str, &str, u32) = ("reserve", "/srv/orders.py", 5);
+    const IDLE: (&str, &str, u32) = ("_worker", "/usr/lib/python3.11/concurrent/futures/thread.py", 81);
+    const POOLED: (&str, &str, u32) = ("_get_conn", "/usr/lib/python3/dist-packages/urllib3/connectionpool.py", 266);
+    const FETCH: (&str, &str, u32) = ("fetch", "/srv/orders.py", 9);
+
+    const LOOP: (&str, &str, u32) = ("BaseEventLoop._run_once", "/usr/lib/python3.11/asyncio/base_events.py", 1884);
+
+    fn sample(second: u64, lines: &[&[(&str, &str, u32)]]) -> ProcessStacks {
+        let stacks: Vec<_> = lines.iter().zip(1..).map(|(lines, tid)| python_stack(tid, lines)).collect();
+        ProcessStacks::new(7, BootTime(0) + Duration::from_secs(second), &stacks, Vec::new())
+    }
+
+    fn evidence(samples: &[ProcessStacks]) -> StackEvidence {
+        let mut last: Option<ProcessStacks> = None;
+        for sample in samples {
+            let mut next = sample.clone();
+            if let Some(before) = &last {
+                next.continue_from(before);
+            }
+            last = Some(next);
+        }
+        let mut evidence = StackEvidence::default();
+        evidence.add(last.as_ref());
+        evidence
+    }
+
+    #[test]
+    fn threads_at_one_line_are_evidence_only_if_two_samples_agree() {
+        let lines: &[&[_]] = &[&[LOCKED, RESERVE], &[LOCKED, RESERVE], &[IDLE]];
+        let once = evidence(&[sample(0, lines)]);
+        assert_eq!((once.threads, once.idle, once.at_line, once.complete), (3, 1, 0, true));
+        let twice = evidence(&[sample(0, lines), sample(60, lines)]);
+        assert_eq!(twice.at_line, 2);
+        assert!(twice.blocks(4) && twice.blocks(1000), "all that work");
+        assert!(!evidence(&[sample(0, lines), sample(20, lines)]).blocks(1), "the samples are too close");
+    }
+
+    #[test]
+    fn threads_that_wait_for_work_are_idle_and_unread_ones_are_not() {
+        let idle = evidence(&[sample(0, &[&[IDLE], &[IDLE]])]);
+        assert!(idle.all_idle());
+        let mut partly = idle;
+        partly.add(None);
+        assert!(!partly.all_idle(), "another owner was not read");
+        assert!(!evidence(&[sample(0, &[&[IDLE], &[FETCH]])]).all_idle(), "one runs");
+        assert!(!evidence(&[sample(0, &[&[LOOP], &[IDLE]])]).all_idle(), "tasks of an event loop have no stack");
+        let pooled: &[&[_]] = &[&[POOLED, FETCH]];
+        let pool = evidence(&[sample(0, pooled), sample(60, pooled)]);
+        assert_eq!((pool.pool, pool.at_line), (1, 0));
+    }
+}
