@@ -208,9 +208,9 @@ fn is_colored(choice: Color) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
-    use clap::Parser as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::*;
     use crate::cli::Cli;
@@ -241,6 +241,20 @@ mod tests {
             ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung", "completions zsh"]
         {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn a_suggested_command_has_the_socket_if_it_has_that_flag() {
+        for command in Cli::command().get_subcommands() {
+            // No next step has these.
+            if matches!(command.get_name(), "run" | "config" | "completions" | "man" | "hooks") {
+                continue;
+            }
+            let has_flag = command.get_arguments().any(|argument| argument.get_long() == Some("socket"));
+            let text = format!("closewait {}", command.get_name());
+            let suggested = crate::sink::command::with_socket(&text, Some(Path::new("/a")));
+            assert_eq!(suggested.ends_with(" --socket /a"), has_flag, "{suggested}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the stacks of a group's owners show.
+//! Work of the threads of a group's owners, as their stacks show it.
 
 use std::time::Duration;
 
