@@ -15,7 +15,7 @@ pub struct StackEvidence {
     pub threads: u32,
     /// Number of threads that wait for work: in an idle pool or in `accept`.
     pub idle: u32,
-    /// Number of threads that have waited for a connection of a pool in two samples at least [`STEADY`] apart.
+    /// Number of threads that have waited for a connection of a pool in two samples at least 30 s apart.
     pub pool: u32,
     /// Number of threads of the largest group that has waited for a lock at one line of the application in two such samples. Threads that
     /// wait for a signal there can be the idle ones of a pool that the application has written itself.
