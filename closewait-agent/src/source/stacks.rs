@@ -87,7 +87,9 @@ pub enum StacksError {
     #[error("there is no process {0}\nhint: `closewait list` shows the owners of sockets")]
     NoProcess(u32),
     /// The process may not be read.
-    #[error("the memory of process {pid} cannot be read\nhint: run as root, or with CAP_SYS_PTRACE")]
+    #[error(
+        "the memory of process {pid} cannot be read\nhint: run as root, or with CAP_SYS_PTRACE; a security module can refuse it to root, too"
+    )]
     Denied {
         /// The process.
         pid: u32,

@@ -75,7 +75,8 @@ fn age_unknown<'c>(case: &'c Case<'_>) -> Judgement<'c> {
     };
     Judgement::new(Class::Unknown, Certainty::Low, move || Explanation {
         text: format!("it is unknown when the peer closed: {} ago{at_most}", text::age(case)),
-        next: text::list(case, "list again in a minute: the sockets that are still there are at least as old"),
+        // Without a running agent, it stays unknown.
+        next: text::dump(case),
     })
 }
 
