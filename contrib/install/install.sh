@@ -311,6 +311,8 @@ for file; do
     mkdir -p "$prefix/${file%/*}" && rm -f "$prefix/$file.new" && cp "$tree/$file" "$prefix/$file.new" \
         && chmod "$mode" "$prefix/$file.new" || exit 1
 done
+# Between two renames a signal would leave a mix of two versions.
+trap "" HUP INT TERM
 for file; do
     mv -f "$prefix/$file.new" "$prefix/$file" || exit 1
 done
