@@ -16,7 +16,7 @@ use crate::{
         caps::Capability,
         error_text::in_one_line,
         facts::HostFacts,
-        plan::{GRANT, HookChoice, Plan, StartRefusal, btf_fix, plan},
+        plan::{GRANT, HookChoice, MOUNT_PROCFS, Plan, StartRefusal, btf_fix, plan},
     },
     source::diag::{
         self, DiagError,
@@ -128,7 +128,7 @@ fn procfs(facts: &HostFacts) -> Check {
         Some(false) => (CheckState::Missing, "not mounted at /proc"),
         None => (CheckState::Unknown, "unknown"),
     };
-    Check::new("procfs", state.0, state.1, "processes and their threads", "mount it: mount -t proc proc /proc")
+    Check::new("procfs", state.0, state.1, "processes and their threads", MOUNT_PROCFS)
 }
 
 fn types(facts: &HostFacts) -> Check {

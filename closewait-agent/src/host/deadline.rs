@@ -216,7 +216,7 @@ impl<T> ItemJob<T> {
         self.watch.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether nobody waits for the result any more.
+    /// Whether the caller no longer waits for the result.
     pub fn is_left_behind(&self) -> bool {
         self.watch.abandoned.load(Ordering::Acquire)
     }

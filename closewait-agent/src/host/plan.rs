@@ -169,6 +169,9 @@ pub fn plan(facts: &HostFacts, choice: HookChoice) -> Result<Plan, StartRefusal>
     Ok(plan)
 }
 
+/// Action for the user of a host without `/proc`.
+pub const MOUNT_PROCFS: &str = "mount it: mount -t proc proc /proc";
+
 /// Checks that there is a `/proc`. Without it no process is seen, and no network namespace: nothing can be said, not even
 /// that there are no sockets.
 ///
@@ -179,7 +182,7 @@ pub fn check_procfs(facts: &HostFacts) -> Result<(), StartRefusal> {
     if facts.procfs == Some(false) {
         return Err(StartRefusal::Unmounted {
             why: "no proc file system is mounted at /proc, where closewait finds processes".to_owned(),
-            fix: "mount it: mount -t proc proc /proc",
+            fix: MOUNT_PROCFS,
         });
     }
     Ok(())

@@ -329,7 +329,7 @@ impl Process {
         if self.busy_thread().is_some() { step.and("it shows nothing of a busy thread: gdb does") } else { step }
     }
 
-    /// Returns the step for a process with a busy thread, whose registers nobody else reads; `None` for another one, or without gdb.
+    /// Returns the step for a process with a busy thread, whose registers only a debugger reads; `None` for another one, or without gdb.
     fn busy_stacks(&self, who: &str) -> Option<NextStep> {
         (self.busy_thread().is_some() && self.has(Tool::Gdb)).then(|| self.gdb_stacks(who))
     }

@@ -14,6 +14,7 @@ use crate::{
     diagnose::Seen,
     flow::{flows::Flows, group_key::FlowKey},
     model::{Connection, Endpoint, Listener, PeerEnd, ProxyPeer, Role, SocketKey},
+    process::Process,
     time::{BootTime, TICK},
     track::tracked_socket::TrackedSocket,
 };
@@ -213,15 +214,18 @@ impl Sources<'_> {
     }
 
     fn stacks(&self, pids: &BTreeSet<u32>) -> Option<StackEvidence> {
-        let mut evidence = StackEvidence::default();
-        for owner in pids.iter().filter_map(|pid| self.host_context.processes().get(pid)) {
-            let mut workers = self.host_context.workers(owner).peekable();
-            if workers.peek().is_none() {
-                evidence.add(owner.stacks.as_deref());
-            }
-            workers.for_each(|worker| evidence.add(worker.stacks.as_deref()));
-        }
-        (evidence.threads > 0).then_some(evidence)
+        let owners = pids.iter().map(|pid| self.host_context.processes().get(pid));
+        let stacks = owners.flat_map(|owner| match owner {
+            Some(owner) => self.working(owner).into_iter().map(|process| process.stacks.as_deref()).collect(),
+            None => vec![None],
+        });
+        StackEvidence::of(stacks)
+    }
+
+    /// Returns the processes that do the work of an owner: its workers, or itself if it has none.
+    fn working<'p>(&'p self, owner: &'p Process) -> Vec<&'p Process> {
+        let workers: Vec<_> = self.host_context.workers(owner).collect();
+        if workers.is_empty() { vec![owner] } else { workers }
     }
 
     fn waits(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Waits> {
@@ -229,11 +233,7 @@ impl Sources<'_> {
         for pid in pids {
             let fresh = self.host_context.inspected_at(*pid).is_some_and(|at| self.now.since(at) <= MAX_AGE);
             let owner = self.host_context.processes().get(pid).filter(|_| fresh)?;
-            let workers: Vec<_> = self.host_context.workers(owner).collect();
-            if workers.is_empty() {
-                waits.add(owner);
-            }
-            workers.into_iter().for_each(|worker| waits.add(worker));
+            self.working(owner).into_iter().for_each(|process| waits.add(process));
         }
         if pids.is_empty() || waits.threads == 0 {
             return None;

@@ -25,17 +25,23 @@ pub struct StackEvidence {
 }
 
 impl StackEvidence {
-    /// Adds the stacks of one owner; `None` if they were not read.
-    pub(crate) fn add(&mut self, stacks: Option<&ProcessStacks>) {
-        let first = self.threads == 0;
-        let groups = stacks.map_or(&[][..], |stacks| &stacks.groups);
+    /// Counts the stacks of all owners, `None` for one that was not read. Returns `None` if none was read.
+    pub(crate) fn of<'s>(owners: impl Iterator<Item = Option<&'s ProcessStacks>>) -> Option<Self> {
+        let mut evidence = Self { complete: true, ..Self::default() };
+        for owner in owners {
+            match owner {
+                Some(stacks) => evidence.add(stacks),
+                None => evidence.complete = false,
+            }
+        }
+        (evidence.threads > 0).then_some(evidence)
+    }
+
+    fn add(&mut self, stacks: &ProcessStacks) {
         let is_known = |group: &StackGroup| !matches!(group.work, ThreadWork::Unknown) && !runs_tasks(group.work);
-        let complete = stacks.is_some_and(|stacks| {
-            stacks.ungrouped == 0 && stacks.unread.is_empty() && stacks.groups.iter().all(is_known)
-        });
-        self.complete = complete && (first || self.complete);
-        for group in groups {
-            let is_steady = stacks.zip(group.since).is_some_and(|(stacks, since)| stacks.at.since(since) >= STEADY);
+        self.complete &= stacks.ungrouped == 0 && stacks.unread.is_empty() && stacks.groups.iter().all(is_known);
+        for group in &stacks.groups {
+            let is_steady = group.since.is_some_and(|since| stacks.at.since(since) >= STEADY);
             self.threads = self.threads.saturating_add(group.count);
             match group.work {
                 work if runs_tasks(work) => {}
@@ -116,9 +122,7 @@ mod tests {
             }
             last = Some(next);
         }
-        let mut evidence = StackEvidence::default();
-        evidence.add(last.as_ref());
-        evidence
+        StackEvidence::of([last.as_ref()].into_iter()).expect("stacks")
     }
 
     #[test]
@@ -136,9 +140,11 @@ mod tests {
     fn threads_that_wait_for_work_are_idle_and_unread_ones_are_not() {
         let idle = evidence(&[sample(0, &[&[IDLE], &[IDLE]])]);
         assert!(idle.all_idle());
-        let mut partly = idle;
-        partly.add(None);
-        assert!(!partly.all_idle(), "another owner was not read");
+        let read = sample(0, &[&[IDLE], &[IDLE]]);
+        for owners in [[Some(&read), None], [None, Some(&read)]] {
+            assert!(!StackEvidence::of(owners.into_iter()).expect("stacks").all_idle(), "another owner was not read");
+        }
+        assert_eq!(StackEvidence::of([None].into_iter()), None);
         assert!(!evidence(&[sample(0, &[&[IDLE], &[FETCH]])]).all_idle(), "one runs");
         assert!(!evidence(&[sample(0, &[&[LOOP], &[IDLE]])]).all_idle(), "tasks of an event loop have no stack");
         let pooled: &[&[_]] = &[&[POOLED, FETCH]];
