@@ -13,6 +13,10 @@
 # shellcheck disable=SC2015 # `A && B || fail`: fail ends the script.
 set -eu
 umask 022
+# Options for tar and gzip that the user has set for other work.
+unset TAR_OPTIONS GZIP
+# No file of a release is larger than 100 MB, whatever a server sends. The unit is 512 bytes, in some shells 1,024.
+(ulimit -f 200000) 2>/dev/null && ulimit -f 200000 || :
 
 repository=https://github.com/closewait/closewait
 prefix=/usr/local
@@ -150,9 +154,41 @@ if [ ! -w "$place" ]; then
     as_root=sudo
 fi
 
+# Whoever can change a folder on the way can change what is installed: its owner, and every user if all may write to it.
+owner=0
+[ -n "$as_root" ] || owner=$(id -u)
+
+# Prints the first folder on the way to the folder $1 that others can change. Members of its group are trusted, as Debian trusts `staff`.
+changeable() {
+    for way in "$1" "$(cd -P "$1" && pwd -P)"; do
+        while :; do
+            if [ -n "$(find "$way" -prune -type l ! -user 0 ! -user "$owner")" ] \
+                || [ -n "$(find "$way/." -prune \( ! -user 0 ! -user "$owner" -o -perm -0002 ! -perm -1000 \))" ]; then
+                printf '%s' "$way"
+                return
+            fi
+            case "$way" in
+            / | //) break ;;
+            esac
+            way=$(dirname "$way")
+        done
+    done
+}
+
+# Refuses a folder that others can change.
+trusts() {
+    changed=$(changeable "$1") || fail 1 "cannot find out who can change $1"
+    [ -z "$changed" ] || fail 1 "other users can change $changed, and with it what is installed" "choose another folder with --prefix"
+}
+trusts "$place"
+
 work=$(mktemp -d) || fail 1 "cannot make a folder for the download" "name one with TMPDIR=FOLDER sh install.sh"
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
+case "$work" in
+/*) ;;
+*) work=$PWD/$work ;;
+esac
+trap 'trap "" HUP INT QUIT PIPE TERM; rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT QUIT PIPE TERM
 is_plain "$work" || fail 1 "the path of the folder for the download has control characters" "name another one with TMPDIR=FOLDER sh install.sh"
 # The program runs there once, after the question: better to know before the download whether that works.
 printf '#!/bin/sh\n' >"$work/try" && chmod 755 "$work/try" \
@@ -180,9 +216,15 @@ with_wget() {
     for _ in 1 2 3 4 5 6; do
         LC_ALL=C wget --quiet --server-response --timeout=60 --tries=2 --max-redirect=0 --output-document="$2" -- "$url" \
             2>"$work/log" && return 0
-        url=$(sed -n 's/^ *[Ll]ocation: *\([^ ]*\).*/\1/p' "$work/log" | tail -n 1)
-        case "$url" in
-        https://?*) ;;
+        # Other answers than redirections can have an address, too.
+        case "$(sed -n 's/^ *HTTP\/[0-9.]* \([0-9]*\).*/\1/p' "$work/log" | tail -n 1)" in
+        3*) next=$(sed -n 's/^ *[Ll]ocation: *\([^ ]*\).*/\1/p' "$work/log" | tail -n 1) ;;
+        *) next= ;;
+        esac
+        case "$next" in
+        //*) url=https:$next ;;
+        /*) url=$(printf '%s' "$url" | sed 's|^\(https://[^/]*\).*|\1|')$next ;;
+        https://?*) url=$next ;;
         "")
             printable <"$work/log" >&2
             return 1
@@ -240,7 +282,7 @@ offered=${folder#closewait-}
 offered=${offered%-linux-"$arch"}
 [ -z "$version" ] || [ "$version" = "$offered" ] || fail 1 "$from has version $offered, and not $version"
 download "$archive" "SHA256SUMS names it; is the release complete?"
-grep -F "  $archive" "$work/SHA256SUMS" | head -n 1 >"$work/wanted"
+sed -n "/^[0-9a-f]\{64\}  $archive\$/p" "$work/SHA256SUMS" | head -n 1 >"$work/wanted"
 (cd "$work" && sha256sum -c wanted >/dev/null 2>&1) \
     || fail 1 "the checksum of $archive is wrong: it is not the file of the release" "do not use it; try again, and report it if it stays wrong"
 
@@ -263,6 +305,9 @@ quietly find "$work/tree" -name '*[!0-9A-Za-z._-]*' -o ! -type f ! -type d -o -t
 
 # The files of the archive that go below the prefix, by name. Names have no spaces and no patterns.
 files=$(cd "$tree" && find bin share -type f | LC_ALL=C sort)
+for below in $(cd "$tree" && find bin share -type d); do
+    [ ! -d "$prefix/$below" ] || trusts "$prefix/$below"
+done
 
 printf '\nclosewait %s for %s; the checksum is right' "$offered" "$arch"
 if [ -n "$key" ]; then
@@ -288,18 +333,21 @@ if [ -z "$assume_yes" ]; then
     esac
 fi
 
-quietly "$tree/bin/closewait" --version || fail 1 "the program of $archive does not run here; nothing was installed"
+patience=
+[ -z "$(command -v timeout)" ] || patience='timeout 30'
+# shellcheck disable=SC2086 # Words.
+quietly $patience "$tree/bin/closewait" --version || fail 1 "the program of $archive does not run here; nothing was installed"
 [ "$(cat "$work/out")" = "closewait $offered" ] || fail 1 "the program of $archive is not closewait $offered; nothing was installed" "$odd"
 
 # One process, so that sudo asks once. All new files are there before the first one replaces an old one: a full disk leaves the old
-# version, and a running program is replaced, not overwritten.
+# version, and a running program is replaced, not overwritten. Two runs at once have different names for them.
 # shellcheck disable=SC2016 # Expanded by the process.
 write='
 umask 022
-prefix=$1 tree=$2
-shift 2
-trap '\''for file; do rm -f "$prefix/$file.new"; done'\'' EXIT
-trap "exit 1" HUP INT TERM
+prefix=$1 tree=$2 new=$3
+shift 3
+trap '\''trap "" HUP INT QUIT PIPE TERM; for file; do rm -f "$prefix/$file.$new"; done'\'' EXIT
+trap "exit 1" HUP INT QUIT PIPE TERM
 for file; do
     mode=644
     [ ! -x "$tree/$file" ] || mode=755
@@ -307,20 +355,19 @@ for file; do
         echo "$prefix/$file is a folder" >&2
         exit 1
     fi
-    # Not `install`, which BusyBox of Debian has not. A link in the place of the new file is not followed.
-    mkdir -p "$prefix/${file%/*}" && rm -f "$prefix/$file.new" && cp "$tree/$file" "$prefix/$file.new" \
-        && chmod "$mode" "$prefix/$file.new" || exit 1
+    # Not `install`, which BusyBox of Debian has not.
+    mkdir -p "$prefix/${file%/*}" && cp "$tree/$file" "$prefix/$file.$new" && chmod "$mode" "$prefix/$file.$new" || exit 1
 done
 # Between two renames a signal would leave a mix of two versions.
-trap "" HUP INT TERM
+trap "" HUP INT QUIT PIPE TERM
 for file; do
-    mv -f "$prefix/$file.new" "$prefix/$file" || exit 1
+    mv -f "$prefix/$file.$new" "$prefix/$file" || exit 1
 done
 '
 # shellcheck disable=SC2086 # The names are words.
 set -- $files
 # sudo asks at the terminal, not at standard error.
-$as_root env LC_ALL=C sh -c "$write" sh "$prefix" "$tree" "$@" 2>"$work/log" || {
+$as_root env LC_ALL=C sh -c "$write" sh "$prefix" "$tree" "new-${work##*.}" "$@" 2>"$work/log" || {
     printable <"$work/log" >&2
     fail 1 "cannot write all files to $prefix" "is there room, and may they be written?"
 }

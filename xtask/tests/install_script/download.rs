@@ -69,12 +69,17 @@ fn wget_follows_redirections_to_https_only() {
     let output = with_wget(&release, "GNU Wget 1.21.3", "printf '  HTTP/1.1 404 \\033[2J\\n' >&2; exit 8");
     release.has_refused(&output, "cannot download https://e.org/x/SHA256SUMS");
     assert!(text(&output.stderr).contains("404 ?[2J"), "{}", text(&output.stderr));
+    // An address in another answer is not followed.
+    let answer = "printf '  HTTP/1.1 404 Not Found\\n  Location: https://e.org/y\\n' >&2; exit 8";
+    let output = with_wget(&release, "GNU Wget 1.21.3", answer);
+    assert!(text(&output.stderr).contains("404 Not Found"), "{}", text(&output.stderr));
     for other in ["GNU Wget2 2.1.0", "BusyBox v1.35.0"] {
         release.has_refused(&with_wget(&release, other, "exit 98"), "this wget cannot be kept to https://");
     }
     let good = "case $url in
         https://e.org/x/*) redirect \"https://files.e.org/${url##*/}\" ;;
-        https://files.e.org/*) cp \"$files/${url##*/}\" \"$out\" ;;
+        https://files.e.org/there/*) cp \"$files/${url##*/}\" \"$out\" ;;
+        https://files.e.org/*) redirect \"/there/${url##*/}\" ;;
         *) exit 97 ;;
         esac";
     let output = with_wget(&release, "GNU Wget 1.21.3", good);

@@ -4,7 +4,12 @@ mod download;
 mod hostile;
 mod release;
 
-use std::{env, fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    env, fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink},
+    path::Path,
+    process::Command,
+};
 
 use release::{Release, SCRIPT, VERSION, files, find, text};
 
@@ -51,6 +56,9 @@ fn a_program_that_does_not_run_or_is_another_one_is_not_installed() {
     release.refuses(&["--yes"], "does not run here; nothing was installed");
     release.pack("printf 'closewait 7.8.8\\n'", &[]);
     release.refuses(&["--yes"], "is not closewait 7.8.9; nothing was installed");
+    // As of a program that hangs.
+    release.program("timeout", "exit 124");
+    release.refuses(&["--yes"], "does not run here; nothing was installed");
 }
 
 #[test]
@@ -136,6 +144,41 @@ fn a_write_that_fails_leaves_the_old_version_and_says_why() {
     release.program("sudo", "\"$@\"");
     let output = release.install_into("/proc/closewait".as_ref(), &["--yes"]);
     assert!(text(&output.stderr).contains("error: cannot write all files to /proc/closewait"));
+}
+
+#[test]
+fn a_folder_that_other_users_can_change_is_refused() {
+    let release = Release::new("others");
+    let shared = release.0.join("shared");
+    let refused = |prefix: &Path, named: &Path| {
+        let output = release.install_into(prefix, &["--yes"]);
+        release.has_refused(&output, &format!("other users can change {}, and", named.display()));
+    };
+    let set_mode = |folder: &Path, mode| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+    let (prefix, bin) = (shared.join("prefix"), shared.join("prefix/bin"));
+    for (writable, prefix) in [(&shared, &shared), (&shared, &prefix), (&prefix, &prefix), (&bin, &prefix)] {
+        fs::create_dir_all(writable).unwrap();
+        set_mode(writable, 0o777);
+        refused(prefix, writable);
+        // With the sticky bit, only the owner of an entry may replace it.
+        set_mode(writable, 0o1777);
+    }
+    // A folder of another user, and a link of theirs to a good one.
+    let is_root = fs::metadata(&shared).unwrap().uid() == 0;
+    let give = |path: &Path| match is_root {
+        true => lchown(path, Some(65_534), None).unwrap(),
+        // To another user, everything here is of another user.
+        false => release.program("id", "echo 4242"),
+    };
+    let link = shared.join("link");
+    symlink(release.0.join("tmp"), &link).unwrap();
+    give(&link);
+    if is_root {
+        refused(&link, &link);
+    }
+    give(&prefix);
+    let output = release.install_into(&prefix, &["--yes"]);
+    release.has_refused(&output, "other users can change ");
 }
 
 #[test]
