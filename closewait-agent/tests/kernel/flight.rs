@@ -302,8 +302,14 @@ fn a_confined_agent_of_nobody_rolls_its_segments_by_time() {
 fn after_a_kill_each_segment_and_the_readable_part_of_the_last_one_are_played() {
     let (folder, ns) = (FlightFolder::new("killed"), Namespace::new());
     let mut agent = folder.agent(&SMALL);
-    let stuck: Vec<_> = (0..5).map(|_| ns.waiting(V4).0).collect();
-    stuck.iter().for_each(|pair| drop(agent.wait_for_socket("stuck", &pair.id)));
+    // While they are open, no other socket gets the port of one of them, and with it its group.
+    let listeners: Vec<_> = (0..5).map(|_| ns.listen(V4)).collect();
+    let address = |listener: &TcpListener| listener.local_addr().expect("the listener's address");
+    let stuck: Vec<_> = listeners.iter().map(|listener| ns.pair_at(listener, address(listener))).collect();
+    for pair in &stuck {
+        pair.fin();
+        agent.wait_for_socket("stuck", &pair.id);
+    }
     churn_until(&mut agent, &ns, "there are four segments", |_| folder.newest() >= 4);
     // In the middle of the segment, once some of its events are in the file, and before it is full.
     let arguments = ["--output", "json", "--events", "all"];

@@ -78,7 +78,8 @@ impl Engine {
         match event {
             QueryEvent::Asked { query, at, owner_ended } => self.asked(query, at, owner_ended),
             QueryEvent::ScannedAll { query } => {
-                let scan = self.tracker.has_unheld().then(|| self.scan_owners());
+                let has_unheld = self.scanned.is_some_and(|began| self.tracker.has_unheld(began));
+                let scan = has_unheld.then(|| self.scan_owners());
                 self.set_query_step(query, QueryStep::Refreshing { refreshed: true, scan });
             }
             QueryEvent::Refreshed { query } => {

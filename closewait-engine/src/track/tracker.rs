@@ -91,9 +91,14 @@ impl Tracker {
         }
     }
 
-    /// Whether a scan found no owner of an accepted socket. A program may have accepted it during the scan.
-    pub(crate) fn has_unheld(&self) -> bool {
-        self.iter().any(|(_, one)| one.socket.accepted == Some(true) && one.owners.as_deref() == Some(&[]))
+    /// Whether the scan for owners that began at `began` found none of an accepted socket: a program may have accepted it during the
+    /// scan, or it entered CLOSE_WAIT during it.
+    pub(crate) fn has_unheld(&self, began: BootTime) -> bool {
+        let unheld = |one: &TrackedSocket| match one.owners.as_deref() {
+            Some(owners) => owners.is_empty(),
+            None => one.since.latest() >= began,
+        };
+        self.iter().any(|(_, one)| one.socket.accepted == Some(true) && unheld(one))
     }
 
     /// Returns the number of sockets.

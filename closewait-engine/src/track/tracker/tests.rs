@@ -86,7 +86,7 @@ fn a_descriptor_of_a_socket_proves_that_it_was_accepted() {
     tracker.owner_scan_ended(at(100), true, |_socket| None);
     let tracked = tracker.get(KEY).unwrap();
     assert_eq!((tracked.socket.accepted, tracked.socket.inode), (Some(true), Some(99)));
-    assert!(!tracker.has_unheld());
+    assert!(!tracker.has_unheld(at(100)));
 }
 
 #[test]
@@ -94,10 +94,19 @@ fn only_an_accepted_socket_can_lack_an_owner() {
     for (accepted, lacks) in [(Some(true), true), (Some(false), false), (None, false)] {
         let mut tracker = tracker();
         tracker.present(KEY, at(90), older(50, 90), Socket { accepted, ..socket() });
-        assert!(!tracker.has_unheld(), "there was no scan for owners");
+        assert!(!tracker.has_unheld(at(100)), "there was no scan for owners");
         tracker.owner_scan_ended(at(100), true, |_socket| None);
-        assert_eq!(tracker.has_unheld(), lacks, "{accepted:?}");
+        assert_eq!(tracker.has_unheld(at(100)), lacks, "{accepted:?}");
     }
+}
+
+#[test]
+fn a_socket_that_entered_during_the_scan_can_lack_an_owner() {
+    let mut tracker = tracker();
+    tracker.present(KEY, at(90), older(50, 90), Socket { accepted: Some(true), ..socket() });
+    tracker.owner_scan_ended(at(80), true, |_socket| None);
+    assert_eq!(tracker.get(KEY).unwrap().owners, None);
+    assert!(tracker.has_unheld(at(80)));
 }
 
 #[test]
