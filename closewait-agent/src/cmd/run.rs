@@ -214,7 +214,11 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     let numbering = Numbering::of_host(&facts.host);
     let sink: Box<dyn Sink> = match &journal {
         Some(_) => Box::new(Journal { incidents_only: events == cli::EventsArg::Incidents }),
-        None => sink(args.shape, events, TextStyle::live(color(args.shape), list::width())),
+        None => {
+            // Commands without the flag ask the agent at the default path.
+            let socket = (args.socket != Path::new(cli::SOCKET)).then(|| args.socket.clone());
+            sink(args.shape, events, TextStyle::live(color(args.shape), list::width()).with_socket(socket))
+        }
     };
     let journal_refused = journal.as_ref().map(EntrySocket::refused);
     let writer = match journal {

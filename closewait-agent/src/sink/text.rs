@@ -88,7 +88,7 @@ impl Text {
             Finding::Pileup { at, pileup } => {
                 let word = self.paint(sgr::BOLD_RED, "PILEUP");
                 let mut lines = format!("{word} {}", pileup::line(pileup, *at));
-                for line in pileup::evidence(pileup, *at) {
+                for line in pileup::evidence(pileup, *at, self.style.socket()) {
                     lines.push('\n');
                     lines.push_str(EVIDENCE_INDENT);
                     lines.push_str(&line);

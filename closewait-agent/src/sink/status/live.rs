@@ -58,7 +58,7 @@ impl GroupDetails {
     /// Formats a group of `report` in lines of at most `width` columns. The command is one line of any length.
     pub fn new(pileup: &Pileup, report: &IncidentReport, anchor: TimeAnchor, width: usize) -> Self {
         let page = StatusPage { report, anchor, is_root: true, notes: &[], socket: None };
-        let evidence = text::pileup::evidence(pileup, report.at);
+        let evidence = text::pileup::evidence(pileup, report.at, None);
         // The command has its own place.
         let evidence = evidence.iter().filter(|line| !line.starts_with("    "));
         Self {

@@ -190,7 +190,7 @@ impl FoldedText {
         }
         if has_command {
             lines.push('\n');
-            lines.push_str(&command(&next));
+            lines.push_str(&command(&next, style.socket()));
         }
         style.push(to, severity.into(), &lines);
     }

@@ -1,8 +1,9 @@
 //! Human-readable text of groups that grow without closing.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use super::{dwell, owner_list};
+use crate::sink::command::with_socket;
 use closewait_engine::{
     model::{Forecast, Limit, Pileup, PileupEnd, Task},
     text::{bounds, duration, rate},
@@ -57,16 +58,16 @@ fn ending(forecast: &Forecast) -> String {
     format!("{what} in {left} ({range}{used} of {most} used)")
 }
 
-/// Formats a command for a line of its own, from which it can be copied.
-pub(in crate::sink) fn command(command: &str) -> String {
-    format!("    {command}")
+/// Formats a command for a line of its own, from which it can be copied. It asks the agent with this control socket.
+pub(in crate::sink) fn command(command: &str, socket: Option<&Path>) -> String {
+    format!("    {}", with_socket(command, socket))
 }
 
-/// Formats the evidence, one line each.
-pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime) -> Vec<String> {
+/// Formats the evidence, one line each. A suggested command asks the agent with this control socket.
+pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime, socket: Option<&Path>) -> Vec<String> {
     let Pileup { owners, verdict, evidence, onset, .. } = pileup;
     let mut lines = vec![format!("why: {}", verdict.text), format!("next: {}", verdict.next.text)];
-    lines.extend(verdict.next.command.as_deref().map(command));
+    lines.extend(verdict.next.command.as_deref().map(|next| command(next, socket)));
     if let Some(owners) = owners.as_deref().filter(|owners| owners.len() > 1) {
         let each: Vec<_> = owners.iter().map(|(task, count)| format!("{}[{}] {count}", task.comm, task.pid)).collect();
         lines.push(format!("owners: {}", each.join(", ")));

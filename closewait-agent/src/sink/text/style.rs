@@ -1,6 +1,10 @@
 //! Look of a line of text: its time, its priority, its color and its width.
 
-use std::{borrow::Cow, io};
+use std::{
+    borrow::Cow,
+    io,
+    path::{Path, PathBuf},
+};
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -61,19 +65,21 @@ pub struct TextStyle {
     color: bool,
     /// Width of the terminal, columns; `None` if no terminal shows the lines.
     pub(super) width: Option<usize>,
+    /// Control socket that suggested commands need; `None` if they find it without.
+    socket: Option<PathBuf>,
 }
 
 impl TextStyle {
     /// Returns the style of lines that others collect.
     pub fn dated(color: bool) -> Self {
-        Self { time: LineTime::Dated, priorities: false, color, width: None }
+        Self { time: LineTime::Dated, priorities: false, color, width: None, socket: None }
     }
 
     /// Returns the style for the standard output of this process, while it happens: on a terminal of `width` columns, in the
     /// journal, or elsewhere.
     pub fn live(color: bool, width: Option<u16>) -> Self {
         if journal::reads(io::stdout()) {
-            return Self { time: LineTime::Omitted, priorities: true, color, width: None };
+            return Self { time: LineTime::Omitted, priorities: true, color, width: None, socket: None };
         }
         match width {
             // The zone is read now: later, the agent may no longer read its file.
@@ -83,7 +89,7 @@ impl TextStyle {
     }
 
     fn of_day(color: bool, width: u16, zone: TimeZone) -> Self {
-        Self { time: LineTime::OfDay(zone), priorities: false, color, width: Some(width.into()) }
+        Self { time: LineTime::OfDay(zone), priorities: false, color, width: Some(width.into()), socket: None }
     }
 
     #[cfg(test)]
@@ -93,7 +99,16 @@ impl TextStyle {
 
     #[cfg(test)]
     pub(super) fn of_journal() -> Self {
-        Self { time: LineTime::Omitted, priorities: true, color: false, width: None }
+        Self { time: LineTime::Omitted, priorities: true, color: false, width: None, socket: None }
+    }
+
+    /// Adds the control socket of the agent to commands that ask it.
+    pub fn with_socket(self, socket: Option<PathBuf>) -> Self {
+        Self { socket, ..self }
+    }
+
+    pub(super) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// Returns a word, colored if lines have color, and filled up to `width` columns.

@@ -36,7 +36,7 @@ struct Scene {
     ends: u64,
     /// Limit on its descriptors. Later requests wait in the backlog, and then get no connection.
     descriptors: u64,
-    /// Name of its process.
+    /// Name of its process; empty if no process has the sockets.
     comm: &'static str,
     style: TextStyle,
 }
@@ -105,7 +105,7 @@ impl Scene {
                     Output::StillStuck { at, counts } => sink.still_stuck(at, counts, anchor, &mut to),
                     Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: now }),
                     Output::ScanOwners { .. } => {
-                        for (key, socket) in &there {
+                        for (key, socket) in there.iter().filter(|_| !comm.is_empty()) {
                             let (key, inode, owner) = (*key, socket.inode.unwrap(), owner(comm, 7, 9));
                             engine.handle(ScanFact::Descriptor { key, at: None, inode, owner });
                         }
@@ -198,6 +198,17 @@ fn lines_that_others_collect_have_a_full_time_and_are_not_wrapped() {
     let mut lines = text.lines();
     assert!(lines.next().unwrap().starts_with("1970-01-01T00:17:"), "{text}");
     assert!(lines.next().unwrap().len() > 80, "{text}");
+}
+
+#[test]
+fn suggested_commands_ask_the_same_agent() {
+    for style in [TextStyle::of_terminal(80), TextStyle::dated(false)] {
+        let style = style.with_socket(Some("/tmp/a.sock".into()));
+        let text = Scene { comm: "", ..Scene::new(style, 1024) }.play(20_000);
+        let commands: Vec<_> = text.lines().filter(|line| line.starts_with("    closewait list ")).collect();
+        assert!(!commands.is_empty(), "{text}");
+        assert!(commands.iter().all(|command| command.ends_with(" --socket /tmp/a.sock")), "{text}");
+    }
 }
 
 #[test]
