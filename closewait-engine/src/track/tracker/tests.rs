@@ -95,18 +95,12 @@ fn only_an_accepted_socket_can_lack_an_owner() {
         let mut tracker = tracker();
         tracker.present(KEY, at(90), older(50, 90), Socket { accepted, ..socket() });
         assert!(!tracker.has_unheld(at(100)), "there was no scan for owners");
+        // It entered during the scan.
+        tracker.owner_scan_ended(at(80), true, |_socket| None);
+        assert_eq!((tracker.has_unheld(at(80)), tracker.get(KEY).unwrap().owners.is_none()), (lacks, true));
         tracker.owner_scan_ended(at(100), true, |_socket| None);
         assert_eq!(tracker.has_unheld(at(100)), lacks, "{accepted:?}");
     }
-}
-
-#[test]
-fn a_socket_that_entered_during_the_scan_can_lack_an_owner() {
-    let mut tracker = tracker();
-    tracker.present(KEY, at(90), older(50, 90), Socket { accepted: Some(true), ..socket() });
-    tracker.owner_scan_ended(at(80), true, |_socket| None);
-    assert_eq!(tracker.get(KEY).unwrap().owners, None);
-    assert!(tracker.has_unheld(at(80)));
 }
 
 #[test]
