@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write as _},
+    net::TcpListener,
     os::unix::fs::{PermissionsExt as _, chown},
     panic,
     path::{Path, PathBuf},
