@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod hooks;
 mod list;
+mod peek;
 mod record;
 mod stacks;
 mod tail;
@@ -19,6 +20,7 @@ pub use self::{
     config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
+    peek::PeekArg,
     record::RetainLimit,
     stacks::{StacksArg, StacksArgs},
     tail::TailArgs,
@@ -148,6 +150,9 @@ pub struct RunArgs {
     /// much memory and CPU time for them, so this is off
     #[arg(long, value_enum, default_value_t = StacksArg::Never, value_name = "WHEN")]
     pub stacks: StacksArg,
+    /// Requests that stuck sockets have not read: method and path, or the server name of TLS; never query, headers or body
+    #[arg(long, value_enum, default_value_t = PeekArg::Never, value_name = "WHAT")]
+    pub peek: PeekArg,
     /// Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later
     #[arg(long)]
     pub enter_namespaces: bool,

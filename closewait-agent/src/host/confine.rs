@@ -28,8 +28,17 @@ pub struct Confined {
 pub struct Keep {
     /// Whether to keep `CAP_SYS_ADMIN`, to enter network namespaces.
     pub enter_namespaces: bool,
+    /// Whether to keep the system call that duplicates descriptors of other processes, to look at unread requests.
+    pub duplicate_descriptors: bool,
     /// Whether the kernel has filters for system calls.
     pub seccomp: bool,
+}
+
+impl Keep {
+    fn allowed(self) -> filter::Allowed {
+        let Self { enter_namespaces, duplicate_descriptors, seccomp: _ } = self;
+        filter::Allowed { enter_namespaces, duplicate_descriptors }
+    }
 }
 
 /// Drops all capabilities except those of [`Capability::LASTING`] that this thread has, in every set; the
@@ -50,7 +59,7 @@ pub fn confine(keep: Keep) -> Confined {
         degraded.push(refused("no_new_privs", &format!("prctl(PR_SET_NO_NEW_PRIVS) failed: {error}"), report));
     }
     if keep.seccomp
-        && let Err(error) = filter::install(keep.enter_namespaces)
+        && let Err(error) = filter::install(keep.allowed())
     {
         let fix = "allow seccomp(2) where a container's or a service's own filter forbids it";
         degraded.push(refused("system call filter", &error.to_string(), fix));
@@ -201,7 +210,7 @@ mod tests {
     #[test]
     fn a_thread_is_confined_and_what_it_starts_is_too() {
         // The filter would apply to all tests of this process.
-        let keep = Keep { enter_namespaces: false, seccomp: false };
+        let keep = Keep { enter_namespaces: false, duplicate_descriptors: false, seccomp: false };
         let (confined, status) = thread::spawn(move || {
             let confined = confine(keep);
             let status = thread::spawn(|| fs::read_to_string("/proc/thread-self/status").unwrap()).join().unwrap();

@@ -25,7 +25,7 @@ pub(super) enum FilterError {
 const KEXEC_FILE_LOAD: c_long = if IS_X86_64 { 320 } else { 294 };
 
 /// System calls that fail with `EPERM`.
-const REFUSED: [c_long; 49] = [
+const REFUSED: [c_long; 48] = [
     // Other programs.
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -34,7 +34,6 @@ const REFUSED: [c_long; 49] = [
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
-    libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
     // Mounts and roots.
     libc::SYS_mount,
@@ -107,18 +106,36 @@ const NEW_NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
 ];
 
+/// System calls that only an agent with an option makes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Allowed {
+    /// `setns`, to enter network namespaces.
+    pub(super) enter_namespaces: bool,
+    /// `pidfd_getfd`, to look at unread requests.
+    pub(super) duplicate_descriptors: bool,
+}
+
+impl Allowed {
+    /// Returns the calls that are refused in addition to [`REFUSED`].
+    fn others(self) -> impl Iterator<Item = c_long> {
+        let of = |allowed: bool, call| (!allowed).then_some(call);
+        [of(self.enter_namespaces, libc::SYS_setns), of(self.duplicate_descriptors, libc::SYS_pidfd_getfd)]
+            .into_iter()
+            .flatten()
+    }
+}
+
 /// Installs the filters for all threads of this process, permanently.
-pub(super) fn install(enter_namespaces: bool) -> Result<(), FilterError> {
+pub(super) fn install(allowed: Allowed) -> Result<(), FilterError> {
     // Builds all filters before it installs the first.
-    let filters = [refused(enter_namespaces).map_err(FilterError::Make)?, unknown().map_err(FilterError::Make)?];
+    let filters = [refused(allowed).map_err(FilterError::Make)?, unknown().map_err(FilterError::Make)?];
     filters.iter().try_for_each(|filter| seccompiler::apply_filter_all_threads(filter)).map_err(FilterError::Install)
 }
 
 /// Builds the filter of refused calls.
-fn refused(enter_namespaces: bool) -> Result<BpfProgram, BackendError> {
-    let setns = (!enter_namespaces).then_some(libc::SYS_setns);
+fn refused(allowed: Allowed) -> Result<BpfProgram, BackendError> {
     let mut rules: BTreeMap<_, _> =
-        REFUSED.into_iter().chain(setns).flat_map(numbers).map(|call| (call, vec![])).collect();
+        REFUSED.into_iter().chain(allowed.others()).flat_map(numbers).map(|call| (call, vec![])).collect();
     if IS_X86_64 {
         rules.extend(X86_64_ONLY.into_iter().flat_map(numbers).map(|call| (call, vec![])));
         rules.extend(X32_ONLY.map(|call| (call | X32, vec![])));
@@ -154,10 +171,12 @@ mod tests {
 
     use super::*;
 
+    const NONE: Allowed = Allowed { enter_namespaces: false, duplicate_descriptors: false };
+
     /// Returns the error of a call with zeros as arguments on a thread that has the filters.
-    fn filtered(enter_namespaces: bool, call: c_long) -> Option<i32> {
+    fn filtered(allowed: Allowed, call: c_long) -> Option<i32> {
         thread::spawn(move || {
-            for filter in [refused(enter_namespaces).unwrap(), unknown().unwrap()] {
+            for filter in [refused(allowed).unwrap(), unknown().unwrap()] {
                 // For this thread alone: other tests continue.
                 seccompiler::apply_filter(&filter).unwrap();
             }
@@ -172,7 +191,7 @@ mod tests {
     #[test]
     fn what_the_agent_never_does_is_refused() {
         for call in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_init_module, libc::SYS_setuid] {
-            assert_eq!(filtered(false, call), Some(libc::EPERM), "system call {call}");
+            assert_eq!(filtered(NONE, call), Some(libc::EPERM), "system call {call}");
         }
     }
 
@@ -180,21 +199,32 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn numbers_of_x32_are_no_way_round() {
         for call in [libc::SYS_mount | X32, X32_ONLY[0] | X32, X86_64_ONLY[0] | X32] {
-            assert_eq!(filtered(false, call), Some(libc::EPERM), "system call {call:#x}");
+            assert_eq!(filtered(NONE, call), Some(libc::EPERM), "system call {call:#x}");
         }
     }
 
     #[test]
     fn namespaces_are_entered_only_if_that_is_asked_for() {
-        assert_eq!(filtered(false, libc::SYS_setns), Some(libc::EPERM));
+        let allowed = Allowed { enter_namespaces: true, ..NONE };
+        assert_eq!(filtered(NONE, libc::SYS_setns), Some(libc::EPERM));
         // Standard input is no namespace.
-        assert_ne!(filtered(true, libc::SYS_setns), Some(libc::EPERM));
+        assert_ne!(filtered(allowed, libc::SYS_setns), Some(libc::EPERM));
+        assert_eq!(filtered(allowed, libc::SYS_pidfd_getfd), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn descriptors_are_duplicated_only_if_that_is_asked_for() {
+        let allowed = Allowed { duplicate_descriptors: true, ..NONE };
+        assert_eq!(filtered(NONE, libc::SYS_pidfd_getfd), Some(libc::EPERM));
+        // Standard input is no process.
+        assert_eq!(filtered(allowed, libc::SYS_pidfd_getfd), Some(libc::EBADF));
+        assert_eq!(filtered(allowed, libc::SYS_setns), Some(libc::EPERM));
     }
 
     #[test]
     fn threads_can_be_started_and_namespaces_not_made() {
         thread::spawn(|| {
-            for filter in [refused(false).unwrap(), unknown().unwrap()] {
+            for filter in [refused(NONE).unwrap(), unknown().unwrap()] {
                 seccompiler::apply_filter(&filter).unwrap();
             }
             assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
@@ -205,7 +235,7 @@ mod tests {
         })
         .join()
         .unwrap();
-        assert_eq!(filtered(false, libc::SYS_clone3), Some(libc::ENOSYS));
+        assert_eq!(filtered(NONE, libc::SYS_clone3), Some(libc::ENOSYS));
     }
 
     #[test]
@@ -214,7 +244,7 @@ mod tests {
         assert_eq!(KEXEC_FILE_LOAD, libc::SYS_kexec_file_load);
         assert_eq!(X86_64_ONLY, [libc::SYS_iopl, libc::SYS_ioperm]);
         for call in X86_64_ONLY {
-            assert_eq!(filtered(false, call), Some(libc::EPERM), "system call {call}");
+            assert_eq!(filtered(NONE, call), Some(libc::EPERM), "system call {call}");
         }
     }
 
