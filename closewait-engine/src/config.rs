@@ -50,10 +50,10 @@ pub struct Config {
     /// Whether the agent reads the stacks of owners of stuck sockets.
     #[serde(default)]
     pub reads_stacks: bool,
-    /// Whether the agent looks at the requests that owners of stuck sockets have not read.
+    /// Whether the agent peeks at the requests that owners of stuck sockets have not read.
     #[serde(default)]
     pub reads_requests: bool,
-    /// Process id of the agent; `None` if it duplicates no descriptors. It owns a socket while it looks at its request.
+    /// Process id of the agent; `None` if it duplicates no descriptors. It owns a socket while it peeks at its request.
     #[serde(default)]
     pub agent_pid: Option<u32>,
     /// Host and boot of the agent, which are part of the identity of an incident.

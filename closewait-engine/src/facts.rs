@@ -158,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Whether a descriptor of a socket is the agent's own: the duplicate that it has while it looks at the socket's unread request.
+    /// Whether a descriptor of a socket is the agent's own: the duplicate that it has while it peeks at the socket's unread request.
     fn is_own_duplicate(&self, pid: u32, key: SocketKey) -> bool {
         self.config.agent_pid == Some(pid) && self.host_context.is_duplicated(key)
     }

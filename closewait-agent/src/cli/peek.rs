@@ -7,6 +7,6 @@ use clap::ValueEnum;
 pub enum PeekArg {
     /// Method and path of an unread request, or the server name of TLS.
     FirstLine,
-    /// No unread byte is looked at.
+    /// No unread byte is peeked at.
     Never,
 }

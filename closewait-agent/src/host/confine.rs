@@ -28,7 +28,7 @@ pub struct Confined {
 pub struct Keep {
     /// Whether to keep `CAP_SYS_ADMIN`, to enter network namespaces.
     pub enter_namespaces: bool,
-    /// Whether to keep the system call that duplicates descriptors of other processes, to look at unread requests.
+    /// Whether to keep the system call that duplicates descriptors of other processes, to peek at unread requests.
     pub duplicate_descriptors: bool,
     /// Whether the kernel has filters for system calls.
     pub seccomp: bool,

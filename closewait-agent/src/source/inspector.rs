@@ -217,7 +217,7 @@ impl Inspector {
         for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
-        unread::look_at_each(&request.unread_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
+        unread::peek_each(&request.unread_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
         stacks::read_each(&request.stacks_of, &mut Patience::for_one_read(), |stacks| {
             each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks))));
         });

@@ -1,4 +1,4 @@
-//! Looks at the first bytes that a program has not read from a socket, on a thread that can be left behind.
+//! Peeks at the first bytes that a program has not read from a socket, on a thread that can be left behind.
 //!
 //! The agent duplicates the program's descriptor (`pidfd_getfd`), peeks (`MSG_PEEK | MSG_DONTWAIT`), and closes the duplicate at once. The
 //! program still reads every byte. What such a read could change is excluded before it:
@@ -50,25 +50,25 @@ const MAX_ULP_NAME: usize = 16;
 /// Request at the head of a socket's receive queue; `None` for bytes of no known protocol.
 type UnreadFound = (SocketKey, BootTime, Option<UnreadRequest>);
 
-/// Looks at the unread requests of these sockets, and hands those that it could see to `each`.
-pub fn look_at_each(questions: &[UnreadQuestion], patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
+/// Peeks at the unread requests of these sockets, and hands those that it could see to `each`.
+pub fn peek_each(questions: &[UnreadQuestion], patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
     let mut processes = BTreeMap::<u32, Vec<UnreadQuestion>>::new();
     for question in questions.iter().take(MAX_SOCKETS) {
         processes.entry(question.pid).or_default().push(*question);
     }
-    let look = |(pid, questions): &(u32, Vec<UnreadQuestion>), job: &ItemJob<UnreadFound>| {
-        if let Err(error) = look_at(*pid, questions, job) {
+    let work = |(pid, questions): &(u32, Vec<UnreadQuestion>), job: &ItemJob<UnreadFound>| {
+        if let Err(error) = peek_at(*pid, questions, job) {
             log::debug!("unread requests of process {pid} are unknown: {error}");
         }
     };
-    deadline::each(processes.into_iter().collect(), patience, look, |(pid, _), result| match result {
+    deadline::each(processes.into_iter().collect(), patience, work, |(pid, _), result| match result {
         ReadResult::Value((key, at, request)) => each(InspectionFact::Unread { key, at, request }),
         ReadResult::Unanswered(why) => log::debug!("unread requests of process {pid} are unknown: {why}"),
     });
 }
 
-/// Looks at the unread requests of a process.
-fn look_at(pid: u32, questions: &[UnreadQuestion], job: &ItemJob<UnreadFound>) -> io::Result<()> {
+/// Peeks at the unread requests of a process.
+fn peek_at(pid: u32, questions: &[UnreadQuestion], job: &ItemJob<UnreadFound>) -> io::Result<()> {
     let may_wait = job.about(Subject::Process(pid, None)).and_then(|()| job.may_wait());
     may_wait.map_err(|why| io::Error::other(why.to_string()))?;
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
@@ -205,7 +205,7 @@ mod tests {
     /// Returns what the agent finds: nothing, or the request of the socket.
     fn found(question: UnreadQuestion) -> Vec<Option<String>> {
         let mut found = Vec::new();
-        look_at_each(&[question], &mut Patience::for_one_read(), |fact| {
+        peek_each(&[question], &mut Patience::for_one_read(), |fact| {
             let InspectionFact::Unread { key: SocketKey(7), at: _, request } = fact else { panic!("{fact:?}") };
             found.push(request.map(|request| request.to_string()));
         });

@@ -246,7 +246,7 @@ impl HostContext {
         self.peer_ends.request(now, sockets)
     }
 
-    /// Returns the sockets whose unread requests an inspection looks at, and forgets those that are not `tracked` any more.
+    /// Returns the sockets whose unread requests an inspection peeks at, and forgets those that are not `tracked` any more.
     pub(crate) fn unread_request<'a>(
         &mut self,
         agent: Option<u32>,
@@ -257,12 +257,12 @@ impl HostContext {
     }
 
     /// Returns the request that no program has read from a socket, or `None` for bytes of no known protocol. `None` if the agent did not
-    /// look.
+    /// peek.
     pub(crate) fn unread(&self, key: SocketKey, one: &TrackedSocket) -> Option<Option<&UnreadRequest>> {
         self.unread.answer(key, one)
     }
 
-    /// Whether the agent looks at the request of a socket, or has, for which it duplicates a descriptor.
+    /// Whether the agent peeks at the request of a socket, or has, for which it duplicates a descriptor.
     pub(crate) fn is_duplicated(&self, key: SocketKey) -> bool {
         self.unread.has(key)
     }

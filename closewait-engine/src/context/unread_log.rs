@@ -1,4 +1,4 @@
-//! Requests that programs have not read, one for each socket that the agent was asked to look at.
+//! Requests that programs have not read, one for each socket that the agent was asked to peek at.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::{
 const MAX_QUESTIONS: usize = 64;
 /// Maximum number of sockets of one flow in one request.
 const MAX_QUESTIONS_OF_FLOW: usize = 16;
-/// Maximum number of sockets with an entry, at about 250 bytes each. No other is looked at until one of them has exited.
+/// Maximum number of sockets with an entry, at about 250 bytes each. No other is peeked at until one of them has exited.
 const MAX_ENTRIES: usize = 4096;
 /// Maximum number of requests for a socket that is never answered: its owner has ended, or may not be read.
 const MAX_TRIES: u8 = 3;
@@ -36,7 +36,7 @@ struct UnreadEntry {
     answer: Option<UnreadAnswer>,
 }
 
-/// Result of the agent's look at a socket.
+/// Result of the agent's peek at a socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct UnreadAnswer {
     /// Request; `None` for bytes of no protocol that closewait knows.
@@ -58,7 +58,7 @@ impl UnreadLog {
         }
     }
 
-    /// Whether the agent was asked to look at a socket, for which it has a duplicate of a descriptor.
+    /// Whether the agent was asked to peek at a socket, for which it has a duplicate of a descriptor.
     pub(super) fn has(&self, key: SocketKey) -> bool {
         self.entries.contains_key(&key)
     }
@@ -68,13 +68,13 @@ impl UnreadLog {
         self.entries.values().any(|entry| entry.inode == inode)
     }
 
-    /// Returns what the agent found in a socket: the request, or `None` for bytes of no known protocol. `None` if it did not look.
+    /// Returns what the agent found in a socket: the request, or `None` for bytes of no known protocol. `None` if it did not peek.
     pub(super) fn answer(&self, key: SocketKey, one: &TrackedSocket) -> Option<Option<&UnreadRequest>> {
         let entry = self.entries.get(&key).filter(|entry| Some(entry.inode) == one.socket.inode)?;
         entry.answer.as_ref().map(|answer| answer.request.as_ref())
     }
 
-    /// Returns the sockets that an inspection looks at, each of them once: the oldest ones of each flow. `sockets` are all sockets of
+    /// Returns the sockets that an inspection peeks at, each of them once: the oldest ones of each flow. `sockets` are all sockets of
     /// the inspection. Forgets those that are not `tracked` any more.
     pub(super) fn request<'a>(
         &mut self,
@@ -111,14 +111,14 @@ impl UnreadLog {
         questions
     }
 
-    /// Whether a socket was not looked at yet.
+    /// Whether a socket was not peeked at yet.
     fn is_open(&self, question: &UnreadQuestion) -> bool {
         let entry = self.entries.get(&question.key).filter(|entry| entry.inode == question.inode);
         entry.is_none_or(|entry| entry.answer.is_none() && entry.tries < MAX_TRIES)
     }
 }
 
-/// Returns what the agent needs to look at a socket; `None` if it has no unread bytes, or no descriptor to duplicate.
+/// Returns what the agent needs to peek at a socket; `None` if it has no unread bytes, or no descriptor to duplicate.
 fn question(key: SocketKey, one: &TrackedSocket, agent: Option<u32>) -> Option<UnreadQuestion> {
     let socket = &one.socket;
     // The FIN counts as one byte. Bytes for a client are no request.
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn each_socket_is_looked_at_once_and_three_times_without_an_answer() {
+    fn each_socket_is_peeked_at_once_and_three_times_without_an_answer() {
         let mut log = UnreadLog::default();
         let sockets = [(80, 1, entered(1)), (80, 2, entered(2))];
         assert_eq!(request(&mut log, &sockets), [1, 2]);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_without_unread_bytes_or_a_descriptor_are_not_looked_at() {
+    fn sockets_without_unread_bytes_or_a_descriptor_are_not_peeked_at() {
         let changed = |change: fn(&mut TrackedSocket)| {
             let mut one = entered(1);
             change(&mut one);

@@ -229,7 +229,7 @@ pub struct InspectionRequest {
     pub closes_of: Vec<WatchedPort>,
     /// Sockets whose peer sockets may be on this host, each reported as [`super::InspectionFact::PeerEnd`].
     pub peer_ends_of: Vec<PeerQuestion>,
-    /// Sockets whose first unread request the agent looks at, each reported as [`super::InspectionFact::Unread`] if it could.
+    /// Sockets whose first unread request the agent peeks at, each reported as [`super::InspectionFact::Unread`] if it could.
     pub unread_of: Vec<UnreadQuestion>,
     /// Whether the agent searches for the tools that next steps run, reported as [`super::InspectionFact::Tools`].
     pub tools: bool,

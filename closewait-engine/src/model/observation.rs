@@ -331,7 +331,7 @@ pub enum InspectionFact {
     Unread {
         /// The socket.
         key: SocketKey,
-        /// Time at which the agent looked at the queue.
+        /// Time at which the agent peeked.
         at: BootTime,
         /// Request; `None` for bytes of no protocol that closewait knows.
         request: Option<UnreadRequest>,

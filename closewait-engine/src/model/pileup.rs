@@ -203,7 +203,7 @@ pub struct Evidence {
     /// Stacks of the threads of `process`; `None` if they were not read in the last two minutes.
     #[serde(default)]
     pub stacks: Option<Arc<ProcessStacks>>,
-    /// Requests that no program has read; `None` if the agent looked at none.
+    /// Requests that no program has read; `None` if the agent peeked at none.
     #[serde(default)]
     pub unread: Option<UnreadRequests>,
     /// Unit, container or pod of the owner's cgroup.

@@ -9,7 +9,7 @@ use super::UnreadRequest;
 /// Maximum number of different requests of a group.
 const MAX_REQUESTS: usize = 5;
 
-/// Requests that a program has not read from the sockets of a group, as far as the agent has looked at them.
+/// Requests that a program has not read from the sockets of a group, as far as the agent has peeked at them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadRequests {
     /// Most frequent requests, five at most, with the number of sockets of each.

@@ -111,7 +111,7 @@ const NEW_NAMESPACES: [libc::c_int; 7] = [
 pub(super) struct Allowed {
     /// `setns`, to enter network namespaces.
     pub(super) enter_namespaces: bool,
-    /// `pidfd_getfd`, to look at unread requests.
+    /// `pidfd_getfd`, to peek at unread requests.
     pub(super) duplicate_descriptors: bool,
 }
 
