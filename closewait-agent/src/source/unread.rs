@@ -7,8 +7,8 @@
 //! |---|---|
 //! | the number belongs to another file by now, whose close can wait (`filp_close`, fs/open.c) | the link in `/proc/PID/fd` names the socket, and so do inode and cookie of the duplicate |
 //! | the process has ended, and another one has its number | the link is read after `pidfd_open`, so either both are of one process or the duplication fails |
-//! | the kernel gives the socket the net_cls and net_prio cgroup of the process that gets a descriptor (`__receive_sock`, net/core/scm.c at v6.18, fs/file.c at v5.10) | no duplicate, unless owner and agent are in the same ones, or there are none |
-//! | `SO_PEEK_OFF`, which each peek moves (`tcp_peek_sndq` and `sk_peek_offset_fwd`, net/ipv4/tcp.c at v6.18) | no peek |
+//! | the kernel gives the socket the net_cls and net_prio cgroup of the process that gets a descriptor (`__receive_sock`, net/core/sock.c at v5.10) | no duplicate, unless owner and agent are in the same ones, or there are none |
+//! | `SO_PEEK_OFF`, an offset that each peek moves (socket(7); for TCP since Linux 6.9) | no peek |
 //! | kernel TLS, which decrypts what is peeked (`tls_sw_recvmsg`, net/tls/tls_sw.c at v5.10) | no peek of a socket with an upper layer protocol (`TCP_ULP`) |
 //! | the program closes meanwhile: then the close of the duplicate is the last, and waits as `SO_LINGER` says (`inet_release`, net/ipv4/af_inet.c) | no peek of a socket that lingers |
 //!

@@ -23,6 +23,7 @@ use closewait_engine::{
     snapshot::urgency::UrgencyCounts,
     testing,
     time::BootTime,
+    unread::{HttpMethod, UnreadRequest, UnreadRequests},
 };
 
 /// Members are encoded by position. Any change of them needs a new version of the protocol.
@@ -124,6 +125,9 @@ fn sample() -> Vec<AnswerItem<'static>> {
         at_most: None,
     };
     group.pileup.forecast = Some(limit);
+    let hello = UnreadRequest::Tls { server_name: Some("a.example".to_owned()) };
+    let get = UnreadRequest::Http { method: HttpMethod::Get, path: "/orders".to_owned() };
+    group.pileup.evidence.unread = Some(UnreadRequests { requests: vec![(hello, 3), (get, 2)], others: 1 });
     let row = AnswerRow {
         socket: Cow::Owned(socket.clone()),
         dwell: Some(Dwell::Between { at_least: Duration::from_secs(1), at_most: None }),
