@@ -50,9 +50,9 @@ fn left(engine: &mut Engine, closer: u32) -> (Option<u32>, Option<Verdict>) {
     };
     let (how, ended) = (ExitCause::Aborted, Some(false));
     engine.handle(SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended });
-    let of = |output| match output {
-        Output::Finding(Finding::Leave { closer, verdict, how: ExitCause::Aborted, .. }) => Some((closer, verdict)),
-        _ => None,
+    let of = |output| {
+        let Output::Finding(Finding::Leave { closer, verdict, how, .. }) = output else { return None };
+        (how == ExitCause::Aborted).then_some((closer, verdict))
     };
     let (closer, verdict) = outputs(engine).into_iter().find_map(of).expect("an exit");
     (closer.map(|closer| closer.pid), verdict.map(|verdict| *verdict))
