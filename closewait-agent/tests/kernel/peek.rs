@@ -32,13 +32,13 @@ const HIDDEN: [&str; 2] = ["hush", "4711081547"];
 
 /// Returns a `ClientHello` with a server name (RFC 8446, section 4.1.2).
 fn client_hello(name: &str) -> Vec<u8> {
-    let prefixed = |bytes: &[u8]| [&u16::try_from(bytes.len()).expect("short").to_be_bytes(), bytes].concat();
+    let prefixed = |bytes: &[u8]| [&u16::try_from(bytes.len()).expect("short").to_be_bytes()[..], bytes].concat();
     let entry = [&[0_u8][..], &prefixed(name.as_bytes())].concat();
-    let extensions = [&[0, 43, 0, 3, 2, 3, 4, 0, 0][..], &prefixed(&prefixed(&entry))].concat();
+    let extensions = [&[0_u8, 43, 0, 3, 2, 3, 4, 0, 0][..], &prefixed(&prefixed(&entry))].concat();
     let ciphers = prefixed(&[0x13, 1]);
-    let body = [&[3, 3][..], &[7; 32], &[0], &ciphers, &[1, 0], &prefixed(&extensions)].concat();
-    let message = [&[1, 0][..], &prefixed(&body)].concat();
-    [&[22, 3, 1][..], &prefixed(&message)].concat()
+    let body = [&[3_u8, 3][..], &[7; 32], &[0], &ciphers, &[1, 0], &prefixed(&extensions)].concat();
+    let message = [&[1_u8, 0][..], &prefixed(&body)].concat();
+    [&[22_u8, 3, 1][..], &prefixed(&message)].concat()
 }
 
 /// Server that accepts and never reads, with what each client has sent.

@@ -161,8 +161,7 @@ mod tests {
     }
 
     fn request(log: &mut UnreadLog, sockets: &[(u16, u64, TrackedSocket)]) -> Vec<u64> {
-        let of = |(port, key, one)| (FlowKey::Port(Some(1), *port), SocketKey(*key), one);
-        let sockets = sockets.iter().map(|(port, key, one)| of((port, key, one)));
+        let sockets = sockets.iter().map(|(port, key, one)| (FlowKey::Port(Some(1), *port), SocketKey(*key), one));
         let questions = log.request(Some(99), |_| true, sockets);
         questions.into_iter().map(|question| question.key.0).collect()
     }
@@ -195,16 +194,17 @@ mod tests {
         };
         assert_eq!(changed(|_| {}), [1]);
         assert_eq!(changed(|one| one.owners = Some(vec![owner("closewait", 99, 3), owner("app", 7, 5)])), [1]);
-        for change in [
-            |one: &mut TrackedSocket| one.socket.unread_bytes = Some(1),
-            |one: &mut TrackedSocket| one.socket.unread_bytes = None,
-            |one: &mut TrackedSocket| one.socket.role = Some(Role::Client),
-            |one: &mut TrackedSocket| one.socket.protocol = Protocol::Mptcp,
-            |one: &mut TrackedSocket| one.socket.inode = None,
-            |one: &mut TrackedSocket| one.owners = None,
-            |one: &mut TrackedSocket| one.owners = Some(Vec::new()),
-            |one: &mut TrackedSocket| one.owners = Some(vec![owner("closewait", 99, 3)]),
-        ] {
+        let changes: [fn(&mut TrackedSocket); 8] = [
+            |one| one.socket.unread_bytes = Some(1),
+            |one| one.socket.unread_bytes = None,
+            |one| one.socket.role = Some(Role::Client),
+            |one| one.socket.protocol = Protocol::Mptcp,
+            |one| one.socket.inode = None,
+            |one| one.owners = None,
+            |one| one.owners = Some(Vec::new()),
+            |one| one.owners = Some(vec![owner("closewait", 99, 3)]),
+        ];
+        for change in changes {
             assert!(changed(change).is_empty());
         }
     }

@@ -48,7 +48,7 @@ fn name_of_hello(mut rest: Rest<'_>) -> Option<String> {
     let compressions = rest.byte()?;
     let _compressions = rest.take(compressions.into())?;
     let extensions = rest.number()?;
-    rest.0 = rest.0.get(..extensions.into()).unwrap_or(rest.0);
+    rest.0 = rest.0.get(..usize::from(extensions)).unwrap_or(rest.0);
     loop {
         let (kind, length) = (rest.number()?, rest.number()?);
         let content = rest.take(length.into())?;
@@ -75,13 +75,13 @@ mod tests {
     use super::*;
 
     fn prefixed(bytes: &[u8]) -> Vec<u8> {
-        [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
+        [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
     }
 
     /// Returns a record with a `ClientHello` that has these extensions.
     fn hello(extensions: &[u8]) -> Vec<u8> {
         let body =
-            [&[3, 3][..], &[7; 32], &[4, 1, 2, 3, 4], &prefixed(&[0x13, 1]), &[1, 0], &prefixed(extensions)].concat();
+            [&[3_u8, 3][..], &[7; 32], &[4, 1, 2, 3, 4], &prefixed(&[0x13, 1]), &[1, 0], &prefixed(extensions)].concat();
         let message = [&[CLIENT_HELLO, 0][..], &prefixed(&body)].concat();
         [&[HANDSHAKE, 3, 1][..], &prefixed(&message)].concat()
     }
@@ -103,7 +103,7 @@ mod tests {
             match server_name(&whole[..length]) {
                 None => assert!(length < 11, "{length}"),
                 Some(None) => assert!(length >= 11 && named_from.is_none(), "{length}"),
-                Some(Some(_)) => drop(named_from.get_or_insert(length)),
+                Some(Some(_)) => named_from = named_from.or(Some(length)),
             }
         }
         assert_eq!(named_from, Some(whole.len() - 5), "the name ends before the last extension");
