@@ -261,6 +261,9 @@ mod tests {
         assert_eq!(named(b"1:name=systemd:/\n0::/\n").unwrap(), b"/");
         let paths = CgroupPaths::parse(b"9:devices,freezer:/f\n4:xfreezer:/x\n0::/u\n0:\n");
         assert_eq!((paths.freezer.as_deref(), paths.unified.as_deref()), (Some(&b"/f"[..]), Some(&b"/u"[..])));
+        assert!(paths.network.is_empty());
+        let paths = CgroupPaths::parse(b"4:net_cls,net_prio:/a\n3:net_prio:/b\n2:xnet_cls:/c\n0::/net_cls\n");
+        assert_eq!(paths.network, [&b"4:net_cls,net_prio:/a"[..], b"3:net_prio:/b"]);
     }
 
     #[test]
