@@ -13,8 +13,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{http::HttpMethod, summary::UnreadRequests};
 use self::path::short_field;
+pub use self::{http::HttpMethod, summary::UnreadRequests};
 use crate::text::harmless_field;
 
 /// Maximum number of bytes of a receive queue that the agent reads for [`parse`].

@@ -196,11 +196,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     // No program can start after the confinement.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
     // All files are open, and no thread of the start is left: later threads are confined with this one.
-    let keep = Keep {
-        enter_namespaces: args.enter_namespaces,
-        duplicate_descriptors: reads_requests,
-        seccomp: plan.seccomp,
-    };
+    let keep =
+        Keep { enter_namespaces: args.enter_namespaces, duplicate_descriptors: reads_requests, seccomp: plan.seccomp };
     degraded.extend(drop_privileges(keep, &facts));
     let workers = Workers::start(scanner, inspector);
     let workers = workers.context(NO_THREAD)?;

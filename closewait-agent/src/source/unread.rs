@@ -262,7 +262,13 @@ mod tests {
         // SAFETY: the kernel reads one number, which outlives the call.
         let result = unsafe {
             let length = size_of::<libc::c_int>() as libc::socklen_t;
-            libc::setsockopt(server.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, (&raw const offset).cast(), length)
+            libc::setsockopt(
+                server.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEEK_OFF,
+                (&raw const offset).cast(),
+                length,
+            )
         };
         // Linux 6.9 has it for TCP.
         assert_eq!(found(asked).len(), usize::from(result != 0));

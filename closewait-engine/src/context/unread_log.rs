@@ -154,7 +154,8 @@ mod tests {
     /// Returns a socket that entered at this second, with unread bytes and an owner.
     fn entered(second: u64) -> TrackedSocket {
         let at = BootTime(second * 1_000_000_000);
-        let socket = Socket { unread_bytes: Some(20), received_bytes: Some(20), inode: Some(1000 + second), ..socket() };
+        let socket =
+            Socket { unread_bytes: Some(20), received_bytes: Some(20), inode: Some(1000 + second), ..socket() };
         let mut one = TrackedSocket::new(socket, Since::Exact(at), at, Duration::from_secs(60));
         one.owners = Some(vec![owner("app", 7, 5)]);
         one

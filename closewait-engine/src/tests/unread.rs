@@ -45,7 +45,8 @@ fn scanned(engine: &mut Engine, millis: u64, owners: &[Owner]) -> Vec<UnreadQues
 /// Returns the closer and the verdict of an exit, which `closer` has caused.
 fn left(engine: &mut Engine, closer: u32) -> (Option<u32>, Option<Verdict>) {
     let closer = Some(Task { pid: closer, ..owner("app", closer, 3).task });
-    let SocketEvent::Leave { key, at, entered, socket, fd_open, wrote, .. } = leave_of(server(), 12_000, Some(0)) else {
+    let SocketEvent::Leave { key, at, entered, socket, fd_open, wrote, .. } = leave_of(server(), 12_000, Some(0))
+    else {
         panic!("an exit");
     };
     let (how, ended) = (ExitCause::Aborted, Some(false));

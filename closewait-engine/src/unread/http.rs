@@ -167,7 +167,9 @@ mod tests {
     fn each_method_is_known_by_its_name() {
         for method in HttpMethod::ALL {
             let line = format!("{} / HTTP/1.1\r\n", method.name());
-            assert!(matches!(request(line.as_bytes(), false), Some(UnreadRequest::Http { method: of, .. }) if of == method));
+            assert!(
+                matches!(request(line.as_bytes(), false), Some(UnreadRequest::Http { method: of, .. }) if of == method)
+            );
         }
     }
 }

@@ -30,7 +30,9 @@ pub(super) fn of_target(target: &[u8]) -> Option<String> {
     // An encoded question mark is part of the path, and yet a query follows it more often than not.
     let is_end = |at: &usize| {
         let rest = path.get(*at..).unwrap_or_default();
-        rest.starts_with(b"?") || rest.starts_with(b"#") || rest.get(..3).is_some_and(|of| of.eq_ignore_ascii_case(b"%3f"))
+        rest.starts_with(b"?")
+            || rest.starts_with(b"#")
+            || rest.get(..3).is_some_and(|of| of.eq_ignore_ascii_case(b"%3f"))
     };
     let end = (0..path.len()).find(is_end).unwrap_or(path.len());
     let path = path.get(..end).unwrap_or_default();
@@ -63,13 +65,13 @@ fn behind_authority(target: &[u8]) -> Option<&[u8]> {
 
 /// Returns a part of a path if it looks like a name that the program's authors chose, and not like a value.
 fn plain_name(part: &[u8]) -> Option<&str> {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~' | b'+' | b',' | b'!');
+    let is_plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~' | b'+' | b',' | b'!');
     let name = str::from_utf8(part).ok().filter(|_| part.iter().all(is_plain))?;
     let digits = part.iter().filter(|byte| byte.is_ascii_digit()).count();
     let is_number = digits > 0 && part.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b','));
-    let is_hex = digits > 0
-        && part.len() >= MIN_HEX
-        && part.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+    let is_hex =
+        digits > 0 && part.len() >= MIN_HEX && part.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
     let is_token = part.len() >= MIN_TOKEN && digits * CHARACTERS_PER_DIGIT >= part.len();
     (!is_number && !is_hex && !is_token && part.len() <= MAX_NAME).then_some(name)
 }

@@ -80,8 +80,8 @@ mod tests {
 
     /// Returns a record with a `ClientHello` that has these extensions.
     fn hello(extensions: &[u8]) -> Vec<u8> {
-        let body =
-            [&[3_u8, 3][..], &[7; 32], &[4, 1, 2, 3, 4], &prefixed(&[0x13, 1]), &[1, 0], &prefixed(extensions)].concat();
+        let body = [&[3_u8, 3][..], &[7; 32], &[4, 1, 2, 3, 4], &prefixed(&[0x13, 1]), &[1, 0], &prefixed(extensions)]
+            .concat();
         let message = [&[CLIENT_HELLO, 0][..], &prefixed(&body)].concat();
         [&[HANDSHAKE, 3, 1][..], &prefixed(&message)].concat()
     }

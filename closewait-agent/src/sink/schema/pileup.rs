@@ -16,8 +16,8 @@ use crate::sink::document::*;
 use crate::sink::schema::socket::{PodObject, read_state, workload_members};
 use closewait_engine::{
     model::{
-        Evidence, Forecast, IncidentState, LastDiagnosis, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role, Shape,
-        Task,
+        Evidence, Forecast, IncidentState, LastDiagnosis, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role,
+        Shape, Task,
     },
     process::ThreadGroup,
     snapshot::urgency::Severity,

@@ -64,9 +64,7 @@ mod tests {
             (UnreadRequest::Tls { server_name: Some("api.example.com".to_owned()) }, 1),
         ];
         let unread = UnreadRequests { requests, others: 4 };
-        let object = |protocol, method, path, server_name, count| {
-            json!({ "protocol": protocol, "method": method, "path": path, "server_name": server_name, "count": count })
-        };
+        let object = |protocol, method, path, server_name, count| json!({ "protocol": protocol, "method": method, "path": path, "server_name": server_name, "count": count });
         let (http, tls) = (Some("http"), Some("tls"));
         let expected = json!([
             object(http, Some("POST"), Some("/orders"), None, 37),
