@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
-    process,
+    process::{self, Command},
     time::Duration,
 };
 
@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::{Agent, closewait, finish},
+    confinement::LASTING,
     net::{Id, Namespace, V4},
     progress::Recording,
     schema,
+    setup::{self, PublicBinary},
 };
 
 /// Time between two requests.
@@ -92,8 +94,13 @@ fn assert_nothing_hidden(text: &str) {
 #[test]
 fn unread_requests_are_shown_without_their_values_and_can_still_be_read() {
     let recording = Recording::new("peek");
-    let mut agent =
-        Agent::start(&["--stuck-after", "1s", "--peek", "first-line", "--events", "all", "--record", recording.path()]);
+    // The four capabilities of a running agent are enough, for a program of another user.
+    let binary = PublicBinary::new();
+    let mut command = Command::new(&binary.path);
+    command.args(["run", "--output", "json", "--stuck-after", "1s", "--peek", "first-line", "--events", "all"]);
+    command.args(["--record", recording.path()]);
+    setup::become_nobody(&mut command, &LASTING);
+    let mut agent = Agent::spawn(&mut command);
     let (mut deaf, event) = Deaf::until_incident(&mut agent);
     let unread = event["unread_requests"].as_array().expect("requests");
     let names = ["protocol", "method", "path", "server_name"];
