@@ -137,7 +137,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             last: dice.one(&[None, None, Some(now - secs(dice.clone().below(30)))]),
         }),
         peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
-        backends: dice.maybe(|dice| Backends { waiting: dice.below(8) as u32 / 6 }),
+        backends: dice.maybe(|dice| Backends { waiting: dice.below(8) as u32 / 6, answered: dice.below(2) == 0 }),
         waits: dice.maybe(|dice| waits(dice, count)),
         stacks: (dice.below(4) == 0).then(|| stacks(dice, count)),
         older_than_owner: if dice.below(6) == 0 { count } else { 0 },
@@ -309,7 +309,7 @@ proptest! {
                 (closes.count, closes.last) = (closes.count + 1, Some(now));
             }
             3 => evidence.peer_ends = PeersRead { read: count, half_closed: count },
-            4 => evidence.backends = Some(Backends { waiting: count }),
+            4 => evidence.backends = Some(Backends { waiting: count, answered: false }),
             5 => evidence.sending = count,
             6 => evidence.last_exit = Some(now),
             _ => {

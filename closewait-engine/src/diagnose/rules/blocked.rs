@@ -325,7 +325,7 @@ mod tests {
         scene.group.evidence.peer_ends.half_closed = 20;
         assert_eq!(result(&scene).0, Class::HalfClose);
         let mut scene = hung(190);
-        scene.group.evidence.backends = Some(Backends { waiting: 20 });
+        scene.group.evidence.backends = Some(Backends { waiting: 20, answered: false });
         assert_ne!(result(&scene).0, Class::Hung);
         let mut scene = hung(190);
         scene.group.evidence.closes = None;
