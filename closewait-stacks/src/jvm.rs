@@ -67,7 +67,11 @@ impl JvmThread {
     }
 }
 
-/// Whether a machine has virtual threads, as far as the dump of its other threads shows it: threads that carry or wake them, or are named like those.
+/// First release of the JDK that has virtual threads, and writes a dump of them.
+pub const FIRST_WITH_VIRTUAL_THREADS: u32 = 21;
+
+/// Whether a machine can have virtual threads, as far as the dump of its other threads shows it: threads that carry or wake them, or are
+/// named like those. Before [`FIRST_WITH_VIRTUAL_THREADS`], only other pools have threads with such names.
 pub fn has_virtual_threads(threads: &[JvmThread]) -> bool {
     threads.iter().any(|thread| {
         let name = thread.name.as_str();

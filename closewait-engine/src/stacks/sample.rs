@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    carriers::{self, PinnedCarriers},
     frame::{CodeFrame, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
     waits::CodeWait,
@@ -34,7 +35,11 @@ impl ProcessStacks {
     /// Groups the stacks that an inspection read.
     pub fn new(pid: u32, at: BootTime, stacks: &[CodeStack], unread: Vec<String>) -> Self {
         let mut groups = group_stacks(stacks);
-        let further = groups.split_off(groups.len().min(MAX_GROUPS));
+        let mut further = groups.split_off(groups.len().min(MAX_GROUPS));
+        // Without it, all carriers of virtual threads would seem to be pinned.
+        if let (Some(last), Some(can_run)) = (groups.last_mut(), further.iter_mut().find(|one| carriers::can_run(one))) {
+            std::mem::swap(last, can_run);
+        }
         let ungrouped = further.iter().fold(0, |sum: u32, group| sum.saturating_add(group.count));
         for group in &mut groups {
             group.since = Some(at);
@@ -55,6 +60,11 @@ impl ProcessStacks {
     /// Returns the groups of threads that are not idle: those that may explain why sockets are not closed.
     pub fn working_groups(&self) -> impl Iterator<Item = &StackGroup> {
         self.groups.iter().filter(|group| !group.is_idle())
+    }
+
+    /// Returns the carriers of virtual threads, if all of them are pinned; `None` otherwise.
+    pub fn pinned_carriers(&self) -> Option<PinnedCarriers> {
+        PinnedCarriers::of(self)
     }
 
     /// Returns the number of frames, for limits. A frame with long names counts as several.
