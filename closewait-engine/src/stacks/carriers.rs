@@ -5,14 +5,16 @@
 
 use super::{
     frame::CodeFrame,
-    group::StackGroup,
+    group::{StackGroup, ThreadWork},
     lock_owner::LockOwner,
     sample::ProcessStacks,
 };
-use crate::text::count;
+use crate::{text::count, time::BootTime};
 
-/// State of a virtual thread.
+/// State of a virtual thread that has no carrier.
 pub const VIRTUAL: &str = "virtual";
+/// State of a virtual thread that a carrier runs.
+pub const MOUNTED: &str = "virtual, on its carrier";
 /// State of a virtual thread that waits and keeps its carrier.
 pub const PINNED: &str = "virtual, pinned to its carrier";
 /// State of a thread that carries a virtual one whose stack is unknown.
@@ -29,27 +31,38 @@ pub struct PinnedCarriers {
     pub unmounted: u32,
     /// Whether there can be more virtual threads without a carrier.
     pub has_more: bool,
+    /// Work of most of the pinned threads.
+    pub work: ThreadWork,
+    /// Time of the first of the consecutive samples in which some of them were at this line.
+    pub since: Option<BootTime>,
     /// The application's innermost frame of most of the pinned threads; `None` if they have none of the application.
     pub place: Option<CodeFrame>,
     /// Thread that owns the lock that most of the pinned threads wait for; `None` if the machine does not say it.
     pub lock_owner: Option<LockOwner>,
 }
 
-/// Whether a group has a state of this kind, with or without the thread's own state behind it.
-fn has_state(group: &StackGroup, kind: &str) -> bool {
-    let rest = group.state.as_deref().and_then(|state| state.strip_prefix(kind));
+/// Whether a state is of this kind, with or without the thread's own state behind it.
+fn is_kind(state: Option<&str>, kind: &str) -> bool {
+    let rest = state.and_then(|state| state.strip_prefix(kind));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(", "))
+}
+
+fn has_state(group: &StackGroup, kind: &str) -> bool {
+    is_kind(group.state.as_deref(), kind)
+}
+
+/// Whether a state is that of a virtual thread.
+pub(super) fn is_virtual(state: Option<&str>) -> bool {
+    is_kind(state, VIRTUAL)
 }
 
 fn is_pinned(group: &StackGroup) -> bool {
     has_state(group, PINNED)
 }
 
-/// Whether a group shows that a virtual thread can run: a carrier is free, or runs one that is not pinned. Only virtual threads that have
-/// a carrier have a number.
+/// Whether a group shows that virtual threads can run: a carrier is free, or runs one that is not pinned.
 pub(super) fn can_run(group: &StackGroup) -> bool {
-    let is_mounted = has_state(group, VIRTUAL) && !is_pinned(group) && !group.tids.is_empty();
-    is_mounted || has_state(group, CARRIES) || has_state(group, FREE_CARRIER)
+    [MOUNTED, CARRIES, FREE_CARRIER].iter().any(|kind| has_state(group, kind))
 }
 
 impl PinnedCarriers {
@@ -63,13 +76,14 @@ impl PinnedCarriers {
             if is_pinned(group) {
                 carriers = carriers.saturating_add(group.count);
                 most = most.filter(|most| most.count >= group.count).or(Some(group));
-            } else if has_state(group, VIRTUAL) {
+            } else if is_virtual(group.state.as_deref()) {
                 unmounted = unmounted.saturating_add(group.count);
             }
         }
         let most = most?;
         let (place, lock_owner) = (most.place().cloned(), most.lock_owner.clone());
-        Some(Self { carriers, unmounted, has_more: stacks.ungrouped > 0, place, lock_owner })
+        let (work, since, has_more) = (most.work, most.since, stacks.ungrouped > 0);
+        Some(Self { carriers, unmounted, has_more, work, since, place, lock_owner })
     }
 
     /// Returns what the carriers do, in a sentence: `all 4 carriers of virtual threads are pinned in Orders.finish (Orders.java:146); 96
@@ -97,7 +111,6 @@ mod tests {
     use super::*;
     use crate::{
         stacks::{CodeLanguage, CodeStack},
-        time::BootTime,
     };
 
     fn stack(state: &str, tid: Option<u32>, function: &str) -> CodeStack {
@@ -126,7 +139,7 @@ mod tests {
         let only = "the only carrier of virtual threads is pinned in shop.Orders.finish";
         assert_eq!(pinned(&carriers[..1]).as_deref(), Some(only));
         assert_eq!(pinned(&waits), None);
-        for (state, tid) in [(FREE_CARRIER, 13), (CARRIES, 13), ("virtual, RUNNABLE", 13), (VIRTUAL, 13)] {
+        for (state, tid) in [(FREE_CARRIER, 13), (CARRIES, 13), ("virtual, on its carrier, RUNNABLE", 13), (MOUNTED, 13)] {
             let other = stack(state, Some(tid), "java.util.concurrent.ForkJoinPool.awaitWork");
             assert_eq!(pinned(&[&whole[..], &[other]].concat()), None, "{state}");
         }

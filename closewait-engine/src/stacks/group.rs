@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    carriers::is_virtual,
     frame::{CodeFrame, CodeLanguage, CodeStack},
     idle::idle,
     lock_owner::LockOwner,
@@ -108,6 +109,11 @@ impl StackGroup {
         matches!(self.work, ThreadWork::Idle(_))
     }
 
+    /// Whether these are virtual threads for which no carrier was free yet.
+    fn has_not_begun(&self) -> bool {
+        self.frames.is_empty() && self.cut.is_none() && is_virtual(self.state.as_deref())
+    }
+
     /// Returns what the threads do, in a line: `8 threads wait for a lock in reserve (orders.py:7)`.
     pub fn headline(&self) -> String {
         let one = if self.language == CodeLanguage::Go { "goroutine" } else { "thread" };
@@ -117,6 +123,9 @@ impl StackGroup {
         match self.work {
             ThreadWork::Idle(work) => format!("{who} {is} idle: wait{s} for {work}"),
             ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}", wait.words()),
+            ThreadWork::Unknown if self.has_not_begun() => {
+                format!("{who} {} not begun", if self.count == 1 { "has" } else { "have" })
+            }
             ThreadWork::Unknown => format!("{who}{place}"),
         }
     }

@@ -62,6 +62,12 @@ impl ProcessStacks {
         self.groups.iter().filter(|group| !group.is_idle())
     }
 
+    /// Returns the most important fact about why a program makes no progress, in a sentence; `None` if the stacks show none.
+    pub fn headline(&self) -> Option<String> {
+        let pinned = self.pinned_carriers().map(|pinned| pinned.headline());
+        pinned.or_else(|| self.main_group().map(StackGroup::headline))
+    }
+
     /// Returns the carriers of virtual threads, if all of them are pinned; `None` otherwise.
     pub fn pinned_carriers(&self) -> Option<PinnedCarriers> {
         PinnedCarriers::of(self)
