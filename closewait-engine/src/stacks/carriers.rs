@@ -7,7 +7,6 @@ use super::{
     frame::CodeFrame,
     group::{StackGroup, ThreadWork},
     lock_owner::LockOwner,
-    sample::ProcessStacks,
 };
 use crate::{text::count, time::BootTime};
 
@@ -66,13 +65,14 @@ pub(super) fn can_run(group: &StackGroup) -> bool {
 }
 
 impl PinnedCarriers {
-    /// Returns the carriers of a sample; `None` if there are none, or not all of them are pinned.
-    pub(super) fn of(stacks: &ProcessStacks) -> Option<Self> {
-        if stacks.groups.iter().any(can_run) {
+    /// Returns the carriers of a process; `None` if there are none, or not all of them are pinned. `has_more` says that groups can be
+    /// missing, none of which shows that virtual threads can run.
+    pub fn of(groups: &[StackGroup], has_more: bool) -> Option<Self> {
+        if groups.iter().any(can_run) {
             return None;
         }
         let (mut carriers, mut unmounted, mut most): (u32, u32, Option<&StackGroup>) = (0, 0, None);
-        for group in &stacks.groups {
+        for group in groups {
             if is_pinned(group) {
                 carriers = carriers.saturating_add(group.count);
                 most = most.filter(|most| most.count >= group.count).or(Some(group));
@@ -82,7 +82,7 @@ impl PinnedCarriers {
         }
         let most = most?;
         let (place, lock_owner) = (most.place().cloned(), most.lock_owner.clone());
-        let (work, since, has_more) = (most.work, most.since, stacks.ungrouped > 0);
+        let (work, since) = (most.work, most.since);
         Some(Self { carriers, unmounted, has_more, work, since, place, lock_owner })
     }
 
@@ -110,7 +110,7 @@ impl PinnedCarriers {
 mod tests {
     use super::*;
     use crate::{
-        stacks::{CodeLanguage, CodeStack},
+        stacks::{CodeLanguage, CodeStack, ProcessStacks},
     };
 
     fn stack(state: &str, tid: Option<u32>, function: &str) -> CodeStack {

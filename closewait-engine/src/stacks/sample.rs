@@ -70,7 +70,7 @@ impl ProcessStacks {
 
     /// Returns the carriers of virtual threads, if all of them are pinned; `None` otherwise.
     pub fn pinned_carriers(&self) -> Option<PinnedCarriers> {
-        PinnedCarriers::of(self)
+        PinnedCarriers::of(&self.groups, self.ungrouped > 0)
     }
 
     /// Returns the number of frames, for limits. A frame with long names counts as several.

@@ -36,7 +36,7 @@ const MAX_REPLY_BYTES: usize = 4096;
 const READ_BYTES: usize = 64 << 10;
 
 /// Answer of a process.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct AttachAnswer {
     /// Text behind the line with the result.
     pub(super) text: Vec<u8>,
@@ -50,19 +50,26 @@ pub(super) struct AttachSession<'a> {
     folder: AttachFolder,
     time: Duration,
     began: BootTime,
-    progress: &'a dyn Fn(),
+    may_go_on: &'a dyn Fn() -> bool,
     // Dropped after everything that its rights are needed for.
     _identity: Option<OtherIdentity>,
 }
 
 impl<'a> AttachSession<'a> {
-    /// Opens the process's `/tmp`, and makes this thread one of its user.
-    pub(super) fn new(target: &'a Hotspot, time: Duration, progress: &'a dyn Fn()) -> Result<Self, AttachError> {
+    /// Opens the process's `/tmp`, and makes this thread one of its user. The exchange ends when `may_go_on`, which is called at each step,
+    /// returns `false`.
+    pub(super) fn new(
+        target: &'a Hotspot,
+        time: Duration,
+        may_go_on: &'a dyn Fn() -> bool,
+    ) -> Result<Self, AttachError> {
         let folder = AttachFolder::of(target)?;
-        progress();
+        if !may_go_on() {
+            return Err(AttachError::Abandoned);
+        }
         let identity = OtherIdentity::of(target.user, target.group);
         let identity = identity.map_err(AttachError::unreadable("becoming its user"))?;
-        Ok(Self { target, folder, time, began: clock::now(), progress, _identity: identity })
+        Ok(Self { target, folder, time, began: clock::now(), may_go_on, _identity: identity })
     }
 
     /// Sends a command with its arguments, and returns the answer, up to `most` bytes of it.
@@ -177,7 +184,6 @@ impl<'a> AttachSession<'a> {
     /// Reads what there is now, up to `most` bytes in all.
     fn read_some(&self, from: impl AsFd, answer: &mut AttachAnswer, most: usize) -> Result<ReadSome, AttachError> {
         self.check_time()?;
-        (self.progress)();
         let mut part = vec![0; READ_BYTES];
         match rustix::io::read(from, &mut part[..]) {
             Ok(0) => Ok(ReadSome::End),
@@ -195,11 +201,13 @@ impl<'a> AttachSession<'a> {
     /// Waits a moment.
     fn wait(&self) -> Result<(), AttachError> {
         self.check_time()?;
-        (self.progress)();
         self.target.wait(TICK)
     }
 
     fn check_time(&self) -> Result<(), AttachError> {
+        if !(self.may_go_on)() {
+            return Err(AttachError::Abandoned);
+        }
         if clock::now().since(self.began) >= self.time { Err(AttachError::Late(self.time)) } else { Ok(()) }
     }
 }
