@@ -89,6 +89,9 @@ pub enum Command {
     /// Run hook programs for an agent; the agent starts this itself
     #[command(hide = true)]
     Hooks(HooksArgs),
+    /// Ask Java virtual machines for an agent; the agent starts this itself
+    #[command(hide = true)]
+    JvmDumps,
 }
 
 /// Options of every command.
@@ -148,6 +151,10 @@ pub struct RunArgs {
     /// much memory and CPU time for them, so this is off
     #[arg(long, value_enum, default_value_t = StacksArg::Never, value_name = "WHEN")]
     pub stacks: StacksArg,
+    /// With --stacks auto: have Java virtual machines (HotSpot) dump their threads, each once a minute at most. This makes them act, as
+    /// `closewait stacks --jvm` describes. A second process of closewait does it, which keeps the rights for that
+    #[arg(long)]
+    pub stacks_jvm: bool,
     /// Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later
     #[arg(long)]
     pub enter_namespaces: bool,

@@ -36,6 +36,7 @@ use crate::{
     source::{
         self,
         inspector::Inspector,
+        jvm::JvmHelper,
         pins::{self, Adoption, Pinned, Pins, Unpinned},
         program::{Choices, KernelPrograms, Loader},
         records::KernelSource,
@@ -188,9 +189,13 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     }
     // No program can start after the confinement.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
+    let jvm_helper = args.stacks_jvm.then(|| open_files.as_before(JvmHelper::start)).transpose()?;
     // All files are open, and no thread of the start is left: later threads are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(drop_privileges(keep, &facts));
+    if let Some(helper) = jvm_helper {
+        inspector.ask_jvms(helper.connect().context(NO_THREAD)?);
+    }
     let workers = Workers::start(scanner, inspector);
     let workers = workers.context(NO_THREAD)?;
     let start = Start {

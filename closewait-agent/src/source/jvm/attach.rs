@@ -63,24 +63,34 @@ impl<'a> AttachSession<'a> {
         time: Duration,
         may_go_on: &'a dyn Fn() -> bool,
     ) -> Result<Self, AttachError> {
+        let check = || if may_go_on() { Ok(()) } else { Err(AttachError::Abandoned) };
+        check()?;
         let folder = AttachFolder::of(target)?;
-        if !may_go_on() {
-            return Err(AttachError::Abandoned);
-        }
+        check()?;
         let identity = OtherIdentity::of(target.user, target.group);
         let identity = identity.map_err(AttachError::unreadable("becoming its user"))?;
         Ok(Self { target, folder, time, began: clock::now(), may_go_on, _identity: identity })
     }
 
+    /// Returns the dump of the threads of the system, up to `most` bytes of it.
+    pub(super) fn threads(&self, most: usize) -> Result<AttachAnswer, AttachError> {
+        self.ask(&["threaddump", "-l"], most)
+    }
+
+    /// Returns the dump of all threads, which JDK 21 and later write into a file, up to `most` bytes of it.
+    pub(super) fn virtual_threads(&self, most: usize) -> Result<AttachAnswer, AttachError> {
+        self.ask_for_file("Thread.dump_to_file -overwrite -format=json", most)
+    }
+
     /// Sends a command with its arguments, and returns the answer, up to `most` bytes of it.
-    pub(super) fn ask(&self, command: &[&str], most: usize) -> Result<AttachAnswer, AttachError> {
+    fn ask(&self, command: &[&str], most: usize) -> Result<AttachAnswer, AttachError> {
         let stream = self.send(command)?;
         accepted(self.receive(&stream, most)?)
     }
 
     /// Sends a diagnostic command that writes a file, and returns up to `most` bytes of what the process writes there: a pipe, whose path
     /// is put behind the command.
-    pub(super) fn ask_for_file(&self, command: &str, most: usize) -> Result<AttachAnswer, AttachError> {
+    fn ask_for_file(&self, command: &str, most: usize) -> Result<AttachAnswer, AttachError> {
         let placed = self.folder.pipe()?;
         let Some(pipe) = placed.file() else { return Err(AttachError::Ended) };
         let stream = self.send(&["jcmd", &format!("{command} {}", placed.path())])?;
