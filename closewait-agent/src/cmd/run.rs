@@ -146,7 +146,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         connection_limits: args.connection_limit.clone(),
         unseen_sockets: unseen_sockets(&facts),
         reads_progress: true,
-        reads_stacks: args.stacks == cli::StacksArg::Auto,
+        reads_stacks: args.stacks.is_on(),
         host: facts.host.clone(),
         key_secret: source::key_secret(),
     };
@@ -174,6 +174,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         return Ok(());
     };
     degraded.extend(unseen);
+    degraded.extend(args.stacks.jvm.then(|| unasked_jvms(&facts)).flatten());
     for what in &degraded {
         log::warn!("{what}");
     }
@@ -189,7 +190,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     }
     // No program can start after the confinement.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
-    let jvm_helper = args.stacks_jvm.then(|| open_files.as_before(JvmHelper::start)).transpose()?;
+    let jvm_helper = args.stacks.jvm.then(|| open_files.as_before(JvmHelper::start)).transpose()?;
     // All files are open, and no thread of the start is left: later threads are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(drop_privileges(keep, &facts));
@@ -349,6 +350,19 @@ fn drop_privileges(keep: Keep, facts: &HostFacts) -> Vec<String> {
         log::warn!("{what}");
     }
     degraded
+}
+
+/// Returns a sentence about Java virtual machines that the agent cannot ask; `None` if it can ask all of them.
+fn unasked_jvms(facts: &HostFacts) -> Option<String> {
+    let granted = facts.capabilities?;
+    let can_ask = [Capability::SetUid, Capability::SetGid].into_iter().all(|capability| granted.has(capability));
+    (!can_ask).then(|| {
+        sentence(&Degraded {
+            what: "Java virtual machines",
+            why: "only those of the agent's own user dump their threads".to_owned(),
+            fix: Some("run it as root, or grant CAP_SETUID and CAP_SETGID".to_owned()),
+        })
+    })
 }
 
 fn sentence(degraded: &Degraded) -> String {

@@ -16,7 +16,7 @@ use clap::{
 };
 
 use crate::{
-    cli::{Cli, Command, NOT_KEYS, RunArgs, SHARED_KEYS, StacksArg},
+    cli::{Cli, Command, NOT_KEYS, RunArgs, SHARED_KEYS},
     config::{
         ConfigEntry, ConfigError, ConfigFiles, ConfigProblem, Keys, Layers, SettingOrigin, VARIABLE_PREFIX,
         variable_name,
@@ -283,7 +283,7 @@ fn contradiction(run: &RunArgs) -> Option<Contradiction> {
         let hint = "give one time, one size, or one of each: 1h,1GiB";
         return Some(Contradiction { key: "retain", what: format!("has two {kind}"), hint });
     }
-    (run.stacks_jvm && run.stacks != StacksArg::Auto).then(|| Contradiction {
+    (run.stacks.jvm && !run.stacks.is_on()).then(|| Contradiction {
         key: "stacks-jvm",
         what: "needs stacks auto".to_owned(),
         hint: "turn the reading of stacks on as well: stacks auto",

@@ -230,7 +230,7 @@ fn java_virtual_machines_are_asked_only_if_stacks_are_read() {
         ("closewait run", "stacks = \"auto\"\nstacks-jvm = true", &[]),
         ("closewait run --stacks auto", "", &[("CLOSEWAIT_STACKS_JVM", "true")]),
     ] {
-        assert!(resolve(line, text, variables).unwrap().run.stacks_jvm, "{line}");
+        assert!(resolve(line, text, variables).unwrap().run.stacks.jvm, "{line}");
     }
     assert!(resolve("closewait run", "stacks-jvm = false", &[]).is_ok());
     let hint = "turn the reading of stacks on as well: stacks auto";

@@ -39,6 +39,8 @@ use closewait_engine::{stacks::ProcessStacks, time::BootTime};
 const WAIT: Duration = Duration::from_secs(1);
 /// Time for an answer of the helper, which gives a process 5 s.
 const HELPER_ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+/// Maximum number of reasons that are remembered.
+const MAX_REASONS: usize = 256;
 /// Reason for processes that nobody can ask any more.
 const LOST: &str = "the process that asks Java virtual machines for the agent has ended";
 
@@ -99,6 +101,8 @@ pub struct JvmAsker {
     open: Option<JvmProcess>,
     /// Times of the answers of the last minute.
     answered: BTreeMap<JvmProcess, BootTime>,
+    /// Last reasons of processes that had no dump, for the log.
+    reasons: BTreeMap<JvmProcess, String>,
     child: Option<Child>,
 }
 
@@ -132,7 +136,7 @@ impl JvmAsker {
             }
         };
         thread::Builder::new().name("closewait-jvm".to_owned()).spawn(work)?;
-        Ok(Self { questions, answers, open: None, answered: BTreeMap::new(), child: None })
+        Ok(Self { questions, answers, open: None, answered: BTreeMap::new(), reasons: BTreeMap::new(), child: None })
     }
 
     /// Returns those of `pids` that have the code of HotSpot.
@@ -179,12 +183,25 @@ impl JvmAsker {
             }
             match self.receive(end) {
                 Received::Answer(Ok(stacks)) => each(*stacks),
-                Received::Answer(Err(why)) => refused.push((process.0, why)),
+                Received::Answer(Err(why)) => {
+                    self.log(process, &why);
+                    refused.push((process.0, why));
+                }
                 Received::Lost => refused.push((process.0, self.lost())),
                 Received::Later => break,
             }
         }
         refused
+    }
+
+    /// Logs the reason of a process, unless it had the same before.
+    fn log(&mut self, process: JvmProcess, why: &str) {
+        if self.reasons.len() >= MAX_REASONS {
+            self.reasons.clear();
+        }
+        if self.reasons.insert(process, why.to_owned()).is_none_or(|before| before != why) {
+            log::info!("the Java virtual machine {} has not dumped its threads: {why}", process.0);
+        }
     }
 
     fn was_asked(&mut self, process: JvmProcess) -> bool {
