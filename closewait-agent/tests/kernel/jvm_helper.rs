@@ -4,16 +4,21 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
+    net::TcpStream,
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    },
     path::PathBuf,
     process::{self, Command},
+    time::Duration,
 };
 
 use crate::{
     agent::{Agent, Running, closewait, finish},
     clock::{patience, poll_until},
     confinement::{LASTING, assert_confined},
-    net::{Namespace, Pair, V4},
+    net::{Id, Namespace, V4},
     setup::capability,
 };
 
@@ -86,7 +91,7 @@ fn the_helper_ends_with_the_agent_and_only_with_it() {
     for ignored in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal(helper, ignored);
     }
-    assert!(!poll_until(std::time::Duration::from_millis(300), || has_ended(helper)));
+    assert!(!poll_until(Duration::from_millis(300), || has_ended(helper)));
     signal(agent.pid(), libc::SIGKILL);
     assert!(poll_until(patience(), || has_ended(helper)), "it outlives the agent");
 }
@@ -97,7 +102,7 @@ fn an_agent_whose_helper_was_killed_goes_on() {
     let mut agent = Agent::start(&ARGUMENTS);
     signal(helper_of(agent.pid()), libc::SIGKILL);
     let pretender = Pretender::new("killed", &ns);
-    agent.wait_for_socket("stuck", &pretender.pair.id);
+    agent.wait_for_socket("stuck", &pretender.id);
     agent.wait_for("its process", |event| event["process"]["pid"] == pretender.process.pid());
     let ended = agent.stop();
     ended.totals();
@@ -108,7 +113,9 @@ fn an_agent_whose_helper_was_killed_goes_on() {
 struct Pretender {
     folder: PathBuf,
     process: Running,
-    pair: Pair,
+    id: Id,
+    /// Open client, so that the socket exits only by its owner.
+    _client: TcpStream,
 }
 
 impl Pretender {
@@ -126,13 +133,12 @@ impl Pretender {
             if unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
         };
         let mut command = Command::new(&program);
-        std::os::unix::process::CommandExt::arg0(&mut command, "sleep");
-        command.arg("1000");
+        command.arg0("sleep").arg("1000");
         // SAFETY: between fork and exec, it makes only one system call.
-        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, keep_open) };
+        unsafe { command.pre_exec(keep_open) };
         let process = Running::spawn(&mut command);
         pair.fin();
-        Self { folder, process, pair }
+        Self { folder, process, id: pair.id, _client: pair.client }
     }
 }
 

@@ -107,7 +107,7 @@ pub struct JvmAsker {
 }
 
 /// Answer to an open question.
-enum Received {
+enum OpenAnswer {
     Answer(JvmStacks),
     /// There is none yet.
     Later,
@@ -171,7 +171,7 @@ impl JvmAsker {
                 }
                 // The answer of a process that nobody asks about any more.
                 if self.open.is_some()
-                    && let Received::Later = self.receive(end)
+                    && let OpenAnswer::Later = self.receive(end)
                 {
                     break;
                 }
@@ -182,13 +182,13 @@ impl JvmAsker {
                 self.open = Some(process);
             }
             match self.receive(end) {
-                Received::Answer(Ok(stacks)) => each(*stacks),
-                Received::Answer(Err(why)) => {
+                OpenAnswer::Answer(Ok(stacks)) => each(*stacks),
+                OpenAnswer::Answer(Err(why)) => {
                     self.log(process, &why);
                     refused.push((process.0, why));
                 }
-                Received::Lost => refused.push((process.0, self.lost())),
-                Received::Later => break,
+                OpenAnswer::Lost => refused.push((process.0, self.lost())),
+                OpenAnswer::Later => break,
             }
         }
         refused
@@ -211,18 +211,18 @@ impl JvmAsker {
     }
 
     /// Receives the answer to the open question, if it arrives until `end`.
-    fn receive(&mut self, end: BootTime) -> Received {
+    fn receive(&mut self, end: BootTime) -> OpenAnswer {
         match self.answers.recv_timeout(end.since(clock::now())) {
             Ok((process, stacks)) => {
                 self.open = None;
                 // The helper has counted the time from its side, which began before this.
                 self.answered.insert(process, clock::now());
-                Received::Answer(stacks)
+                OpenAnswer::Answer(stacks)
             }
-            Err(RecvTimeoutError::Timeout) => Received::Later,
+            Err(RecvTimeoutError::Timeout) => OpenAnswer::Later,
             Err(RecvTimeoutError::Disconnected) => {
                 self.open = None;
-                Received::Lost
+                OpenAnswer::Lost
             }
         }
     }

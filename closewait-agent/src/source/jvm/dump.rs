@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn dump(name: &str) -> JvmDump {
-        JvmDump::parse(&answer(name), 4 << 20).ok().expect("a dump")
+        JvmDump::parse(&answer(name), 4 << 20).unwrap()
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
             (Ok(AttachAnswer::default()), "its answer: the dump is malformed in line 1"),
         ] {
             let mut one = 
-                JvmDump::parse(&AttachAnswer { is_cut: true, ..answer("jvm-21-pinned.txt") }, 3 << 20).ok().unwrap();
+                JvmDump::parse(&AttachAnswer { is_cut: true, ..answer("jvm-21-pinned.txt") }, 3 << 20).unwrap();
             one.add_virtual(second);
             let (stacks, reasons) = one.into_stacks(&[]);
             assert!(!stacks.is_empty());

@@ -225,7 +225,7 @@ fn stack_groups(stacks: &ProcessStacks) -> Markup {
                 figcaption { "Stacks of its threads, innermost function first" }
                 @if let Some(pinned) = stacks.pinned_carriers() { p { (foreign(&pinned_line(&pinned))) } }
                 @for group in groups() {
-                    p { (foreign(&group.headline())) (foreign(&owner_clause(group.lock_owner.as_ref(), ", "))) }
+                    p { (foreign(&(group.headline() + &owner_clause(group.lock_owner.as_ref(), ", ")))) }
                     @if !group.frames.is_empty() { div.scroll { pre {
                         @for (at, frame) in group.frames.iter().take(MAX_FRAMES).enumerate() {
                             @if group.place == Some(at) { b { (foreign(&frame.to_string())) } } @else { (foreign(&frame.to_string())) }
