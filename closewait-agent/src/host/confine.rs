@@ -45,7 +45,7 @@ pub fn confine(keep: Keep) -> Confined {
 
 /// Drops everything that a helper does not need which asks Java virtual machines: all capabilities except those of
 /// [`Capability::JVM_HELPER`] that this thread has, and the system calls that [`confine`] refuses, except those with which one thread acts
-/// as another user. This is no way to become a user that has more rights: root has only these capabilities, too.
+/// as another user. To be another user gives it no capability.
 pub fn confine_jvm_helper() -> Confined {
     let kept = Capability::JVM_HELPER.into_iter().fold(0, |all, one| all | one.bit());
     let allowed: &[libc::c_long] = &[libc::SYS_setresuid, libc::SYS_setresgid];

@@ -83,8 +83,8 @@ pub enum AttachError {
     /// The signal that makes it listen would do something else.
     #[error("{0}")]
     NotSignaled(Arc<AttachError>),
-    /// Nobody waits for the answer any more.
-    #[error("nobody waits for its answer")]
+    /// This process no longer waits for the answer.
+    #[error("closewait no longer waits for its answer")]
     Abandoned,
     /// There was no answer in time.
     #[error("it did not answer within {}", duration(*.0))]

@@ -78,7 +78,7 @@ impl DumpRequest {
             1 => DumpKind::Virtual,
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
-        let started_ns = started.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let started_ns = started.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte));
         Ok(Some(Self { kind, pid: number(pid), started_ns }))
     }
 }
@@ -122,7 +122,7 @@ impl DumpReply {
 
 /// Returns a number of four bytes.
 fn number(bytes: &[u8]) -> u32 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
+    bytes.iter().rev().fold(0, |number, byte| (number << 8) | u32::from(*byte))
 }
 
 #[cfg(test)]

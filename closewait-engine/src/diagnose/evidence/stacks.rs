@@ -184,7 +184,7 @@ mod tests {
         let sample = |second, stacks: &[CodeStack]| {
             ProcessStacks::new(7, BootTime(0) + Duration::from_secs(second), stacks, Vec::new())
         };
-        let stacks = [&vec![pinned; 4][..], &vec![blank; 90]].concat();
+        let stacks = [vec![pinned; 4], vec![blank; 90]].concat();
         let stopped = evidence(&[sample(0, &stacks), sample(60, &stacks)]);
         assert_eq!((stopped.threads, stopped.idle, stopped.at_line, stopped.stopped), (94, 0, 4, 90));
         assert!(stopped.blocks(100) && !stopped.complete);
