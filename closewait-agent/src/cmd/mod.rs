@@ -240,9 +240,16 @@ mod tests {
         ] {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
-        for arguments in
-            ["replay FILE", "report FILE", "top --replay FILE", "hooks", "jvm-dumps", "explain", "explain hung", "completions zsh"]
-        {
+        for arguments in [
+            "replay FILE",
+            "report FILE",
+            "top --replay FILE",
+            "hooks",
+            "jvm-dumps",
+            "explain",
+            "explain hung",
+            "completions zsh",
+        ] {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
         }
     }

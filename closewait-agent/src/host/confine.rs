@@ -38,9 +38,11 @@ pub struct Keep {
 pub fn confine(keep: Keep) -> Confined {
     let Keep { enter_namespaces, seccomp } = keep;
     let allowed: &[libc::c_long] = if enter_namespaces { &[libc::SYS_setns] } else { &[] };
-    confine_to(|permitted| lasting(permitted, enter_namespaces), seccomp.then_some(allowed), |kept| {
-        substitutes(kept, enter_namespaces)
-    })
+    confine_to(
+        |permitted| lasting(permitted, enter_namespaces),
+        seccomp.then_some(allowed),
+        |kept| substitutes(kept, enter_namespaces),
+    )
 }
 
 /// Drops everything that a helper does not need which asks Java virtual machines: all capabilities except those of

@@ -240,7 +240,8 @@ impl Inspector {
         let refused = asker.read_each(jvms, &mut each);
         let pids: Vec<u32> = refused.iter().map(|(pid, _)| *pid).collect();
         stacks::read_each(&pids, &mut Patience::for_one_read(), |mut stacks| {
-            let why = refused.iter().find(|(pid, _)| *pid == stacks.pid).map(|(_, why)| why.as_str()).unwrap_or_default();
+            let why =
+                refused.iter().find(|(pid, _)| *pid == stacks.pid).map(|(_, why)| why.as_str()).unwrap_or_default();
             stacks.unread.insert(0, format!("the threads of the JVM were not dumped: {why}"));
             each(stacks);
         });

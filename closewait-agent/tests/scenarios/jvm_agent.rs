@@ -116,7 +116,8 @@ fn without_free_descriptors_a_machine_is_not_asked() {
     stuck(&mut agent, &stage, "");
     let ended = agent.stop();
     ended.totals();
-    let refused = format!("the Java virtual machine {pid} has not dumped its threads: it has {open} of {} descriptors", open + 3);
+    let refused =
+        format!("the Java virtual machine {pid} has not dumped its threads: it has {open} of {} descriptors", open + 3);
     assert!(ended.stderr.contains(&refused), "{}", ended.stderr);
     assert!(!socket.0.exists(), "it was made to listen");
 }

@@ -109,9 +109,7 @@ impl PinnedCarriers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        stacks::{CodeLanguage, CodeStack, ProcessStacks},
-    };
+    use crate::stacks::{CodeLanguage, CodeStack, ProcessStacks};
 
     fn stack(state: &str, tid: Option<u32>, function: &str) -> CodeStack {
         CodeStack {
@@ -139,7 +137,9 @@ mod tests {
         let only = "the only carrier of virtual threads is pinned in shop.Orders.finish";
         assert_eq!(pinned(&carriers[..1]).as_deref(), Some(only));
         assert_eq!(pinned(&waits), None);
-        for (state, tid) in [(FREE_CARRIER, 13), (CARRIES, 13), ("virtual, on its carrier, RUNNABLE", 13), (MOUNTED, 13)] {
+        for (state, tid) in
+            [(FREE_CARRIER, 13), (CARRIES, 13), ("virtual, on its carrier, RUNNABLE", 13), (MOUNTED, 13)]
+        {
             let other = stack(state, Some(tid), "java.util.concurrent.ForkJoinPool.awaitWork");
             assert_eq!(pinned(&[&whole[..], &[other]].concat()), None, "{state}");
         }

@@ -77,7 +77,11 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
         return Some(BACKGROUND_WORK);
     }
     // Threads of the machine itself: they compile, collect garbage, wait for signals. Virtual threads without frames have not begun.
-    if language == CodeLanguage::Jvm && stack.frames.is_empty() && stack.cut.is_none() && !is_virtual(stack.state.as_deref()) {
+    if language == CodeLanguage::Jvm
+        && stack.frames.is_empty()
+        && stack.cut.is_none()
+        && !is_virtual(stack.state.as_deref())
+    {
         return Some(BACKGROUND_WORK);
     }
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {

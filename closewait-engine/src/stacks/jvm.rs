@@ -261,7 +261,8 @@ mod tests {
     #[test]
     fn threads_that_wait_for_the_next_request_are_idle_and_those_in_one_are_not() {
         let read = ["sun.nio.ch.SocketDispatcher.read0", "sun.nio.ch.NioSocketImpl.read", "java.io.InputStream.read"];
-        for parse in ["sun.net.httpserver.Request.readLine", "org.apache.coyote.http11.Http11InputBuffer.parseRequestLine"]
+        for parse in
+            ["sun.net.httpserver.Request.readLine", "org.apache.coyote.http11.Http11InputBuffer.parseRequestLine"]
         {
             let outer = [parse, "java.util.concurrent.ThreadPoolExecutor.runWorker"];
             assert_eq!(work(&[&read[..], &outer].concat()), (ThreadWork::Idle("the next request"), None));

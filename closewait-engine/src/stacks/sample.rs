@@ -37,7 +37,8 @@ impl ProcessStacks {
         let mut groups = group_stacks(stacks);
         let mut further = groups.split_off(groups.len().min(MAX_GROUPS));
         // Without it, all carriers of virtual threads would seem to be pinned.
-        if let (Some(last), Some(can_run)) = (groups.last_mut(), further.iter_mut().find(|one| carriers::can_run(one))) {
+        if let (Some(last), Some(can_run)) = (groups.last_mut(), further.iter_mut().find(|one| carriers::can_run(one)))
+        {
             std::mem::swap(last, can_run);
         }
         let ungrouped = further.iter().fold(0, |sum: u32, group| sum.saturating_add(group.count));

@@ -164,7 +164,8 @@ fn stack_texts(evidence: &Evidence) -> Vec<StackTexts> {
         let headline = format!("{}{}{owner}", group.headline(), lasting.unwrap_or_default());
         StackTexts { headline, frames: frame_lines(group).collect() }
     };
-    let pinned = stacks.pinned_carriers().map(|pinned| StackTexts { headline: pinned_line(&pinned), frames: Vec::new() });
+    let pinned =
+        stacks.pinned_carriers().map(|pinned| StackTexts { headline: pinned_line(&pinned), frames: Vec::new() });
     pinned.into_iter().chain(stacks.working_groups().take(MAX_STACKS).map(texts)).collect()
 }
 

@@ -121,7 +121,8 @@ fn pinned_carriers_and_the_owner_of_their_lock_come_first() {
     let lines = [carriers.clone(), format!("2 threads wait for a lock in {place}, {owner}")];
     for format in [ReportFormat::Text(Screen { width: 300, height: None, color: false }), ReportFormat::Html] {
         let shown = shown(&page(&report, &[]), format);
-        let places = lines.each_ref().map(|line| shown.find(line.as_str()).unwrap_or_else(|| panic!("{line}: {shown}")));
+        let places =
+            lines.each_ref().map(|line| shown.find(line.as_str()).unwrap_or_else(|| panic!("{line}: {shown}")));
         assert!(places[0] < places[1], "{shown}");
     }
     let markdown = shown(&page(&report, &[]), ReportFormat::Markdown).replace('\\', "");

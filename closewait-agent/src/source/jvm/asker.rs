@@ -63,7 +63,8 @@ impl JvmHelper {
     ///
     /// If the helper cannot be started.
     pub fn start() -> anyhow::Result<Self> {
-        let (helper, agent) = UnixStream::pair().context("socketpair failed\nhint: check the limit on open files (ulimit -n)")?;
+        let (helper, agent) =
+            UnixStream::pair().context("socketpair failed\nhint: check the limit on open files (ulimit -n)")?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("closewait").arg("jvm-dumps");
         // Only the agent notifies the service manager.
@@ -151,7 +152,9 @@ impl JvmAsker {
         };
         deadline::each(pids.to_vec(), patience, read, |pid, result| match result {
             ReadResult::Value(started_ns) => found.push((*pid, started_ns)),
-            ReadResult::Unanswered(why) => log::debug!("whether process {pid} is a Java virtual machine is unknown: {why}"),
+            ReadResult::Unanswered(why) => {
+                log::debug!("whether process {pid} is a Java virtual machine is unknown: {why}")
+            }
         });
         found
     }
@@ -159,7 +162,11 @@ impl JvmAsker {
     /// Asks each of these processes that was not asked in the last minute, as long as there is time, and hands the stacks of those that
     /// answer to `each`. Returns the others that have answered, with the reasons why they have no dump. The rest is to be asked again with
     /// the next inspection.
-    pub fn read_each(&mut self, mut processes: Vec<(u32, u64)>, mut each: impl FnMut(ProcessStacks)) -> Vec<(u32, String)> {
+    pub fn read_each(
+        &mut self,
+        mut processes: Vec<(u32, u64)>,
+        mut each: impl FnMut(ProcessStacks),
+    ) -> Vec<(u32, String)> {
         let end = clock::now() + WAIT;
         let mut refused = Vec::new();
         // An answer that is ready takes no time.

@@ -111,7 +111,7 @@ mod tests {
             (Ok(AttachAnswer { is_cut: true, ..AttachAnswer::default() }), "they are more than 3 MiB"),
             (Ok(AttachAnswer::default()), "its answer: the dump is malformed in line 1"),
         ] {
-            let mut one = 
+            let mut one =
                 JvmDump::parse(&AttachAnswer { is_cut: true, ..answer("jvm-21-pinned.txt") }, 3 << 20).unwrap();
             one.add_virtual(second);
             let (stacks, reasons) = one.into_stacks(&[]);

@@ -76,7 +76,10 @@ mod tests {
                 (meanwhile, (users(), ::caps::read(None, CapSet::Effective).unwrap()))
             });
             let ((meanwhile, without), (after, with)) = worker.join().unwrap();
-            assert!(without.is_empty() && with == ::caps::read(None, CapSet::Effective).unwrap(), "{without:?} {with:?}");
+            assert!(
+                without.is_empty() && with == ::caps::read(None, CapSet::Effective).unwrap(),
+                "{without:?} {with:?}"
+            );
             assert!(meanwhile.contains("Uid:\t0\t4711\t0\t4711"), "{meanwhile}");
             assert!(meanwhile.contains("Gid:\t0\t4712\t0\t4712"), "{meanwhile}");
             assert_eq!(after, before);

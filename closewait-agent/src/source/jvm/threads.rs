@@ -164,7 +164,9 @@ mod tests {
         let carriers = |group: &&StackGroup| group.state.as_deref().is_some_and(|state| state.contains("carries"));
         assert_eq!(groups.iter().filter(carriers).count(), 0);
         let place = "Orders.finish (Orders.java:146)";
-        let expected = format!("all 2 carriers of virtual threads are pinned in {place}; 2 virtual threads without a carrier cannot run");
+        let expected = format!(
+            "all 2 carriers of virtual threads are pinned in {place}; 2 virtual threads without a carrier cannot run"
+        );
         assert_eq!(carriers_of("jvm-21-pinned", false), Some(expected));
         // Without the second dump, it is unknown what the carriers run.
         assert_eq!(carriers_of("jvm-21-pinned", true), None);

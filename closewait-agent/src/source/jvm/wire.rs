@@ -88,7 +88,9 @@ impl DumpReply {
     pub(super) fn write_to(&self, to: &mut impl Write) -> io::Result<()> {
         let (kind, body): (u32, &[u8]) = match self {
             Self::Dump(AttachAnswer { text, is_cut }) => (u32::from(*is_cut), text),
-            Self::Refused(why) => (2, why.get(..why.floor_char_boundary(MAX_REASON_BYTES)).unwrap_or_default().as_bytes()),
+            Self::Refused(why) => {
+                (2, why.get(..why.floor_char_boundary(MAX_REASON_BYTES)).unwrap_or_default().as_bytes())
+            }
         };
         let length = u32::try_from(body.len()).map_err(io::Error::other)?;
         to.write_all(&[kind.to_le_bytes(), length.to_le_bytes()].concat())?;
