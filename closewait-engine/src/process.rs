@@ -20,7 +20,7 @@ pub use self::{
     thread::{Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
-    stacks::{ProcessStacks, StackGroup},
+    stacks::ProcessStacks,
     text::{Comm, harmless_field},
     workload::Workload,
 };
