@@ -256,7 +256,7 @@ mod tests {
         shell.args(["-c", "trap 'exit 7' QUIT; echo; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = Ended(shell.spawn().unwrap());
         let mut ready = [0];
-        std::io::Read::read_exact(shell.0.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        io::Read::read_exact(shell.0.stdout.as_mut().unwrap(), &mut ready).unwrap();
         assert_eq!(refused(shell.0.id()), "it is no HotSpot JVM: it has no libjvm.so");
         assert!(shell.0.try_wait().unwrap().is_none(), "and nothing has happened to it");
     }
