@@ -274,7 +274,7 @@ struct Contradiction {
     key: &'static str,
     /// Predicate of the sentence about it.
     what: String,
-    /// What to do.
+    /// Advice.
     hint: &'static str,
 }
 

@@ -32,7 +32,7 @@ impl QuestionLimits {
     ///
     /// # Errors
     ///
-    /// Why it is not to be asked.
+    /// If the process was asked too recently, or too many were.
     pub(super) fn ask(&mut self, request: DumpRequest, now: BootTime) -> Result<(), &'static str> {
         self.asked.retain(|_, asked| now.since(asked.at) < QUESTION_INTERVAL);
         let is_full = self.asked.len() >= MAX_PROCESSES;

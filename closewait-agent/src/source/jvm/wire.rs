@@ -33,7 +33,7 @@ pub(super) struct DumpRequest {
     pub(super) kind: DumpKind,
     /// Process.
     pub(super) pid: u32,
-    /// Its start, in nanoseconds since boot: a process with another start is another process.
+    /// Start of the process, in nanoseconds since boot: a process with another start is another process.
     pub(super) started_ns: u64,
 }
 
