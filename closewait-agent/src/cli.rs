@@ -20,7 +20,7 @@ pub use self::{
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
     record::RetainLimit,
-    stacks::{StacksArg, StacksArgs},
+    stacks::{ReadStacksArgs, StacksArg, StacksArgs},
     tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, otlp::OtlpUrl, recording::MIN_MAX_BYTES};
@@ -89,6 +89,9 @@ pub enum Command {
     /// Run hook programs for an agent; the agent starts this itself
     #[command(hide = true)]
     Hooks(HooksArgs),
+    /// Ask Java virtual machines for an agent; the agent starts this itself
+    #[command(hide = true)]
+    JvmDumps,
 }
 
 /// Options of every command.
@@ -144,10 +147,9 @@ pub struct RunArgs {
     /// Record which task opened each socket (costs a few percent at peak connection rate)
     #[arg(long)]
     pub openers: bool,
-    /// Stacks of the threads that own stuck sockets, read from their memory once a minute. A hostile program can make the agent use
-    /// much memory and CPU time for them, so this is off
-    #[arg(long, value_enum, default_value_t = StacksArg::Never, value_name = "WHEN")]
-    pub stacks: StacksArg,
+    /// Stacks.
+    #[command(flatten)]
+    pub stacks: ReadStacksArgs,
     /// Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later
     #[arg(long)]
     pub enter_namespaces: bool,

@@ -36,12 +36,37 @@ pub struct Keep {
 /// capabilities that `execve` could gain; and the system calls that the agent never makes after its start. A failure
 /// is reported, and does not end the agent.
 pub fn confine(keep: Keep) -> Confined {
+    let Keep { enter_namespaces, seccomp } = keep;
+    let allowed: &[libc::c_long] = if enter_namespaces { &[libc::SYS_setns] } else { &[] };
+    confine_to(
+        |permitted| lasting(permitted, enter_namespaces),
+        seccomp.then_some(allowed),
+        |kept| substitutes(kept, enter_namespaces),
+    )
+}
+
+/// Drops everything that a helper does not need which asks Java virtual machines: all capabilities except those of
+/// [`Capability::JVM_HELPER`] that this thread has, and the system calls that [`confine`] refuses, except those with which one thread acts
+/// as another user. To be another user gives it no capability.
+pub fn confine_jvm_helper() -> Confined {
+    let kept = Capability::JVM_HELPER.into_iter().fold(0, |all, one| all | one.bit());
+    let allowed: &[libc::c_long] = &[libc::SYS_setresuid, libc::SYS_setresgid];
+    confine_to(|permitted| permitted & kept, Some(allowed), |_kept| None)
+}
+
+/// Drops all capabilities but those that `choose` returns of the permitted ones, and the system calls of the filter except `allowed`, if
+/// there is to be a filter.
+fn confine_to(
+    choose: impl FnOnce(u64) -> u64,
+    allowed: Option<&[libc::c_long]>,
+    substitutes: impl FnOnce(u64) -> Option<Degraded>,
+) -> Confined {
     let report = "report this with the output of `closewait doctor`";
     let mut degraded = Vec::new();
     let permitted = ::caps::read(None, CapSet::Permitted).map_err(|error| format!("capget failed: {error}"));
     match permitted.and_then(|permitted| {
-        let kept = lasting(bits(&permitted), keep.enter_namespaces);
-        drop_capabilities(kept).map(|()| substitutes(kept, keep.enter_namespaces))
+        let kept = choose(bits(&permitted));
+        drop_capabilities(kept).map(|()| substitutes(kept))
     }) {
         Ok(substitutes) => degraded.extend(substitutes),
         Err(why) => degraded.push(refused("capabilities", &why, report)),
@@ -49,8 +74,8 @@ pub fn confine(keep: Keep) -> Confined {
     if let Err(error) = no_new_privileges() {
         degraded.push(refused("no_new_privs", &format!("prctl(PR_SET_NO_NEW_PRIVS) failed: {error}"), report));
     }
-    if keep.seccomp
-        && let Err(error) = filter::install(keep.enter_namespaces)
+    if let Some(allowed) = allowed
+        && let Err(error) = filter::install(allowed)
     {
         let fix = "allow seccomp(2) where a container's or a service's own filter forbids it";
         degraded.push(refused("system call filter", &error.to_string(), fix));

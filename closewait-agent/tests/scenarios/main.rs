@@ -20,6 +20,7 @@ mod cpu;
 mod half_closed;
 mod hung;
 mod inetd;
+mod jvm_agent;
 mod jvm_dump;
 mod leaking;
 mod lines;

@@ -112,7 +112,8 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
 fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
     let mut threads = || dice.below(u64::from(count) + 3) as u32;
     let (idle, pool, at_line, others) = (threads(), threads(), threads(), threads());
-    StackEvidence { threads: idle + pool + at_line + others, idle, pool, at_line, complete: dice.below(3) > 0 }
+    let stopped = dice.below(8) as u32 / 7 * others;
+    StackEvidence { threads: idle + pool + at_line + others, idle, pool, at_line, stopped, complete: dice.below(3) > 0 }
 }
 
 fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupEvidence {

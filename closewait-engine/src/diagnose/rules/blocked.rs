@@ -91,13 +91,7 @@ impl Rule for Blocked {
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
-            _ if let Some(stacks) = at_line => (
-                Certainty::High,
-                format!(
-                    "{} of {} stacks have waited for a lock at one line for at least 30s",
-                    stacks.at_line, stacks.threads
-                ),
-            ),
+            _ if let Some(stacks) = at_line => (Certainty::High, stacks.blocked()),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
                 "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
