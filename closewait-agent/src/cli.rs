@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod hooks;
 mod list;
+mod peek;
 mod record;
 mod stacks;
 mod tail;
@@ -19,6 +20,7 @@ pub use self::{
     config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
+    peek::PeekArg,
     record::RetainLimit,
     stacks::{ReadStacksArgs, StacksArg, StacksArgs},
     tail::TailArgs,
@@ -150,6 +152,9 @@ pub struct RunArgs {
     /// Stacks.
     #[command(flatten)]
     pub stacks: ReadStacksArgs,
+    /// Requests that stuck sockets have not read: method and path, or the server name of TLS; never query, headers or body
+    #[arg(long, value_enum, default_value_t = PeekArg::Never, value_name = "WHAT")]
+    pub peek: PeekArg,
     /// Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later
     #[arg(long)]
     pub enter_namespaces: bool,

@@ -50,6 +50,12 @@ pub struct Config {
     /// Whether the agent reads the stacks of owners of stuck sockets.
     #[serde(default)]
     pub reads_stacks: bool,
+    /// Whether the agent peeks at the requests that owners of stuck sockets have not read.
+    #[serde(default)]
+    pub reads_requests: bool,
+    /// Process id of the agent; `None` if it duplicates no descriptors. It owns a socket while it peeks at its request.
+    #[serde(default)]
+    pub agent_pid: Option<u32>,
     /// Host and boot of the agent, which are part of the identity of an incident.
     #[serde(default)]
     pub host: Host,
@@ -78,6 +84,8 @@ impl Default for Config {
             unseen_sockets: None,
             reads_progress: false,
             reads_stacks: false,
+            reads_requests: false,
+            agent_pid: None,
             host: Host::default(),
             key_secret: KeySecret::default(),
         }

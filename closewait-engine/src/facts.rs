@@ -52,6 +52,9 @@ impl Engine {
             SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended } => {
                 self.something_happened(at);
                 self.audit.left(key, at);
+                // The program has closed the socket, or has ended, while the agent had a duplicate: the agent's close was the last.
+                let is_own_close = closer.as_ref().is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
+                let (closer, ended) = if is_own_close { (None, None) } else { (closer, ended) };
                 let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
                 if let Some(missed) = missed {
                     self.missed_exit(at, missed);
@@ -87,7 +90,7 @@ impl Engine {
                 let stuck = tracked.is_some_and(|tracked| tracked.reported)
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
-                    let verdict = if stuck {
+                    let verdict = if stuck && !is_own_close {
                         diagnose::left(&socket, dwell, (how, ended), fd_open, (answered, sent)).map(Box::new)
                     } else {
                         None
@@ -104,7 +107,7 @@ impl Engine {
             self.find(Finding::Enter { at, socket: socket.clone() });
         }
         self.lingering.remove(key);
-        self.host_context.forget_peer_end(key);
+        self.host_context.forget_socket(key);
         if let Some(flows) = &mut self.flows {
             flows.entered(self.group_keys.flow(&socket), at);
         }
@@ -123,9 +126,14 @@ impl Engine {
             ScanFact::Owned { key, at, since, socket, owner } => {
                 if !self.tracker.is_outdated(key, at, &socket) {
                     self.present(key, at, since, socket.clone());
-                    self.tracker.held(key, &socket, owner);
+                    if !self.is_own_duplicate(owner.task.pid, key) {
+                        self.tracker.held(key, &socket, owner);
+                    }
                 }
             }
+            ScanFact::Descriptor { key, ref owner, .. } if self.is_own_duplicate(owner.task.pid, key) => {}
+            ScanFact::Lingering { key, ref owner, .. } if self.is_own_duplicate(owner.task.pid, key) => {}
+            ScanFact::InodeDescriptor { inode, ref owner } if self.is_own_duplicate_inode(owner.task.pid, inode) => {}
             ScanFact::Descriptor { key, at, inode, owner } => self.tracker.holds(key, at, inode, owner),
             ScanFact::InodeDescriptor { inode, owner } => {
                 self.host_context.held_inode(inode, &owner);
@@ -150,6 +158,16 @@ impl Engine {
             }
             RefreshFact::Gone { key, at } => self.gone(key, at),
         }
+    }
+
+    /// Whether a descriptor of a socket is the agent's own: the duplicate that it has while it peeks at the socket's unread request.
+    fn is_own_duplicate(&self, pid: u32, key: SocketKey) -> bool {
+        self.config.agent_pid == Some(pid) && self.host_context.is_duplicated(key)
+    }
+
+    /// Does what [`Self::is_own_duplicate`] does for a socket of which only the inode is known.
+    fn is_own_duplicate_inode(&self, pid: u32, inode: u64) -> bool {
+        self.config.agent_pid == Some(pid) && self.host_context.is_duplicated_inode(inode)
     }
 
     /// Reports an exit that the agent missed: the socket exited at an unknown time before `at`.

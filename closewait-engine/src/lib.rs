@@ -21,6 +21,7 @@
 //! | [`diagnose`] | all groups at one time, and the rules that give the cause of each socket and group |
 //! | [`snapshot`], [`kill`] | the sockets that an answer shows, and the sockets that may be destroyed |
 //! | [`stacks`] | groups of equal stacks, and what their threads wait for |
+//! | [`unread`] | requests that programs have not read |
 //! | `checkpoint` | state of the engine at one time, from which another engine continues |
 //! | `config`, `limits`, [`text`], [`time`] | settings and utilities |
 
@@ -44,6 +45,7 @@ pub mod testing;
 pub mod text;
 pub mod time;
 mod track;
+pub mod unread;
 pub mod workload;
 
 use std::{

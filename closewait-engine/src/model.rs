@@ -16,7 +16,10 @@ pub use self::{
     course::{CoursePoint, FirstForecast, IncidentCourse, Milestone, MilestoneKind, ResolvedIncident},
     dwell::{Dwell, Since},
     exit::{Exit, ExitCause},
-    finding::{Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope, Totals},
+    finding::{
+        Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope, Totals,
+        UnreadQuestion,
+    },
     incident::{Host, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, StuckCounts},
     observation::{
         InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, QueryEvent, RefreshEnd, RefreshFact, ScanEnd,

@@ -97,6 +97,7 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
             process: None,
             process_at: None,
             stacks: None,
+            unread: None,
             workload: None,
             backlog: None,
             backlog_at: None,

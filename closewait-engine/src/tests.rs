@@ -3,6 +3,7 @@ mod ended;
 mod late;
 mod lossy;
 mod progress;
+mod unread;
 
 use super::{
     model::{

@@ -76,6 +76,8 @@ btf\t'The BTF-typed tracepoint'
 classic\t'The classic tracepoint'"
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l stacks -d 'Stacks of the threads that own stuck sockets, read from their memory once a minute. A hostile program can make the agent use much memory and CPU time for them, so this is off' -r -f -a "auto\t'The stacks of owners of stuck sockets are read'
 never\t'No process\'s memory is read'"
+complete -c closewait -n "__fish_closewait_using_subcommand run" -l peek -d 'Requests that stuck sockets have not read: method and path, or the server name of TLS; never query, headers or body' -r -f -a "first-line\t'Method and path of an unread request, or the server name of TLS'
+never\t'No unread byte is peeked at'"
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l socket -d 'Path of the agent\'s control socket' -r -F
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l host-name -d 'Name of this host in events, reports and OTLP, such as the node of a Kubernetes pod [default: that of the kernel]' -r -f
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l listen -d 'Serve metrics for Prometheus at a loopback address and port, or at a Unix socket: 127.0.0.1:9753 or unix:/PATH; remote:0.0.0.0:9753 serves everybody who reaches this host, without authentication' -r -f

@@ -1,6 +1,6 @@
 //! `closewait run`.
 
-use std::{env, io, ops::RangeInclusive, path::Path, time::Duration};
+use std::{env, io, ops::RangeInclusive, path::Path, process, time::Duration};
 
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
@@ -132,6 +132,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         .then(|| programs.take_logger())
         .transpose()
         .context("opening the log of the kernel program failed\nhint: run without --kernel-log")?;
+    // Elsewhere, the numbers of processes are others than those of the kernel program.
+    let reads_requests = args.peek == cli::PeekArg::FirstLine && facts.initial_pid_namespace != Some(false);
     let config = Config {
         stuck_after: args.stuck_after,
         events: match events {
@@ -147,6 +149,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         unseen_sockets: unseen_sockets(&facts),
         reads_progress: true,
         reads_stacks: args.stacks.is_on(),
+        reads_requests,
+        agent_pid: reads_requests.then(process::id),
         host: facts.host.clone(),
         key_secret: source::key_secret(),
     };
@@ -175,6 +179,9 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     };
     degraded.extend(unseen);
     degraded.extend(args.stacks.jvm.then(|| unasked_jvms(&facts)).flatten());
+    if args.peek == cli::PeekArg::FirstLine && !reads_requests {
+        degraded.push("unread requests: --peek needs the pid namespace of the host".to_owned());
+    }
     for what in &degraded {
         log::warn!("{what}");
     }
@@ -192,7 +199,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     let helper = open_files.as_before(|| Helper::start(hooks))?;
     let jvm_helper = args.stacks.jvm.then(|| open_files.as_before(JvmHelper::start)).transpose()?;
     // All files are open, and no thread of the start is left: later threads are confined with this one.
-    let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
+    let keep =
+        Keep { enter_namespaces: args.enter_namespaces, duplicate_descriptors: reads_requests, seccomp: plan.seccomp };
     degraded.extend(drop_privileges(keep, &facts));
     if let Some(helper) = jvm_helper {
         inspector.ask_jvms(helper.connect().context(NO_THREAD)?);

@@ -28,19 +28,30 @@ pub struct Confined {
 pub struct Keep {
     /// Whether to keep `CAP_SYS_ADMIN`, to enter network namespaces.
     pub enter_namespaces: bool,
+    /// Whether to keep the system call that duplicates descriptors of other processes, to peek at unread requests.
+    pub duplicate_descriptors: bool,
     /// Whether the kernel has filters for system calls.
     pub seccomp: bool,
+}
+
+impl Keep {
+    /// Returns the system calls of the filter that this agent makes.
+    fn allowed(self) -> Vec<libc::c_long> {
+        let of = |kept: bool, call| kept.then_some(call);
+        let calls = [of(self.enter_namespaces, libc::SYS_setns), of(self.duplicate_descriptors, libc::SYS_pidfd_getfd)];
+        calls.into_iter().flatten().collect()
+    }
 }
 
 /// Drops all capabilities except those of [`Capability::LASTING`] that this thread has, in every set; the
 /// capabilities that `execve` could gain; and the system calls that the agent never makes after its start. A failure
 /// is reported, and does not end the agent.
 pub fn confine(keep: Keep) -> Confined {
-    let Keep { enter_namespaces, seccomp } = keep;
-    let allowed: &[libc::c_long] = if enter_namespaces { &[libc::SYS_setns] } else { &[] };
+    let Keep { enter_namespaces, seccomp, .. } = keep;
+    let allowed = keep.allowed();
     confine_to(
         |permitted| lasting(permitted, enter_namespaces),
-        seccomp.then_some(allowed),
+        seccomp.then_some(&allowed),
         |kept| substitutes(kept, enter_namespaces),
     )
 }
@@ -226,7 +237,7 @@ mod tests {
     #[test]
     fn a_thread_is_confined_and_what_it_starts_is_too() {
         // The filter would apply to all tests of this process.
-        let keep = Keep { enter_namespaces: false, seccomp: false };
+        let keep = Keep { enter_namespaces: false, duplicate_descriptors: false, seccomp: false };
         let (confined, status) = thread::spawn(move || {
             let confined = confine(keep);
             let status = thread::spawn(|| fs::read_to_string("/proc/thread-self/status").unwrap()).join().unwrap();

@@ -137,7 +137,7 @@ mod tests {
 
     fn paths(unified: &str, freezer: &str) -> CgroupPaths {
         let path = |path: &str| Some(path.as_bytes().to_vec());
-        CgroupPaths { named: None, unified: path(unified), freezer: path(freezer) }
+        CgroupPaths { unified: path(unified), freezer: path(freezer), ..CgroupPaths::default() }
     }
 
     #[test]
@@ -180,6 +180,6 @@ mod tests {
         let file = Some(fixture.path().join("v1/a/freezer.state"));
         assert_eq!(hierarchies.state(&paths("/", "/a")), Some(FreezerState { frozen: true, file }));
         assert_eq!(hierarchies.state(&paths("/", "/b")), Some(FreezerState { frozen: false, file: None }));
-        assert_eq!(hierarchies.state(&CgroupPaths { named: None, unified: None, freezer: None }), None);
+        assert_eq!(hierarchies.state(&CgroupPaths::default()), None);
     }
 }

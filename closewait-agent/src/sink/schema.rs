@@ -5,6 +5,7 @@ mod listed;
 mod pileup;
 pub(super) mod socket;
 mod stacks;
+mod unread;
 
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 
@@ -16,6 +17,7 @@ pub(super) use self::{
     pileup::{ForecastObject, GroupMembers, PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
     stacks::StackGroupObject,
+    unread::UnreadRequestObject,
 };
 #[cfg(test)]
 use crate::sink::document::*;

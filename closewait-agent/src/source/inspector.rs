@@ -22,7 +22,7 @@ use super::{
     pod_names::PodNames,
     processes::{self, Sampling},
     scanner::ScanItem,
-    stacks,
+    stacks, unread,
 };
 use crate::{
     beside::beside,
@@ -226,6 +226,7 @@ impl Inspector {
         for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
+        unread::peek_each(&request.unread_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
         self.stacks(&request.stacks_of, |stacks| each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks)))));
     }
 

@@ -7,6 +7,7 @@
 //! - [`scanner`]: scans of present sockets and their owners, with the facilities of this host.
 //! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
 //! - [`inspector`]: owners, cgroups, namespaces.
+//! - [`unread`]: requests that owners have not read.
 //! - [`jvm`]: threads of a Java virtual machine, which it dumps itself.
 //! - [`owners`]: owners of sockets, where the kernel has no iterator over open files.
 //! - [`processes`]: identity and activity of owners, and locations of sockets without one.
@@ -35,6 +36,7 @@ pub mod ring;
 pub mod scanner;
 pub mod stacks;
 mod types;
+pub mod unread;
 pub mod worker;
 
 use std::{

@@ -46,6 +46,7 @@ mod notify;
 mod older;
 mod otlp;
 mod owners;
+mod peek;
 mod pileup;
 mod pinned;
 mod privileges;

@@ -73,6 +73,7 @@ fn end_of(opened: &Value) -> Value {
         "summary": "resolved after 24s: port 8080, 0 of 561 are left", "group": opened["group"], "began": opened["began"],
         "lasted_seconds": 24.0, "how": "drained", "count": 0, "most": opened["count"], "slope_per_second": null,
         "onset": {"first_stuck": opened["onset"]["first_stuck"]}, "exhaustion": null, "verdict": null, "evidence": null, "stacks": null,
+        "unread_requests": null,
         "command": null, "runbook": opened["runbook"],
         "last_verdict": {"time": opened["time"], "class": verdict["class"], "rule": verdict["rule"],
             "certainty": verdict["certainty"]},

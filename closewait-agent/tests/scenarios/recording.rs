@@ -132,7 +132,9 @@ fn subject(fact: &Observation) -> Subject<'_> {
         Observation::Scan(ScanFact::Descriptor { key, owner, .. }) => Subject::Key(*key, Some(owner)),
         Observation::Scan(ScanFact::StoredEntry { key, .. })
         | Observation::Refresh(RefreshFact::Gone { key, .. })
-        | Observation::Inspection(InspectionFact::PeerEnd { key, .. }) => Subject::Key(*key, None),
+        | Observation::Inspection(InspectionFact::PeerEnd { key, .. } | InspectionFact::Unread { key, .. }) => {
+            Subject::Key(*key, None)
+        }
         Observation::Scan(ScanFact::InodeDescriptor { inode, owner }) => Subject::Inode(*inode, Some(owner)),
         Observation::Inspection(InspectionFact::Location { inode, .. }) => Subject::Inode(*inode, None),
         Observation::Inspection(InspectionFact::Process { process, .. }) => Subject::Process(process.pid),

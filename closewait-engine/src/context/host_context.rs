@@ -7,19 +7,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{connections::Connections, peer_ends::PeerEnds, stack_samples::StackSamples};
+use super::{connections::Connections, peer_ends::PeerEnds, stack_samples::StackSamples, unread_log::UnreadLog};
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
     flow::group_key::FlowKey,
     limits::{Quota, keep_owner, some_are_of},
     model::{
         InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PeerQuestion, PortCloses, ProxyPeer, Role, Socket,
-        SocketKey, SocketLocation, WatchedPort,
+        SocketKey, SocketLocation, UnreadQuestion, WatchedPort,
     },
     process::{Process, Tool},
     text::harmless_field,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
+    unread::UnreadRequest,
     workload::Workload,
 };
 
@@ -69,6 +70,8 @@ pub(crate) struct HostContext {
     peer_ends: PeerEnds,
     #[serde(default)]
     stacks: StackSamples,
+    #[serde(default)]
+    unread: UnreadLog,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
@@ -98,6 +101,7 @@ impl Default for HostContext {
             wait_samples: BTreeMap::new(),
             peer_ends: PeerEnds::default(),
             stacks: StackSamples::default(),
+            unread: UnreadLog::default(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -209,6 +213,7 @@ impl HostContext {
             InspectionFact::Namespace { netns, conntrack_close_wait } => {
                 remember(&mut self.namespaces, netns, conntrack_close_wait, MAX_NAMESPACES);
             }
+            InspectionFact::Unread { key, at: _, request } => self.unread.learn(key, request),
             InspectionFact::Location { inode, place } => {
                 self.places.insert(inode, place);
             }
@@ -241,9 +246,36 @@ impl HostContext {
         self.peer_ends.request(now, sockets)
     }
 
-    /// Forgets the state of a peer, because another socket has this key.
-    pub(crate) fn forget_peer_end(&mut self, key: SocketKey) {
+    /// Returns the sockets whose unread requests an inspection peeks at, and forgets those that are not `tracked` any more.
+    pub(crate) fn unread_request<'a>(
+        &mut self,
+        agent: Option<u32>,
+        tracked: impl Fn(SocketKey) -> bool,
+        sockets: impl Iterator<Item = (FlowKey, SocketKey, &'a TrackedSocket)>,
+    ) -> Vec<UnreadQuestion> {
+        self.unread.request(agent, tracked, sockets)
+    }
+
+    /// Returns the request that no program has read from a socket, or `None` for bytes of no known protocol. `None` if the agent did not
+    /// peek.
+    pub(crate) fn unread(&self, key: SocketKey, one: &TrackedSocket) -> Option<Option<&UnreadRequest>> {
+        self.unread.answer(key, one)
+    }
+
+    /// Whether the agent peeks at the request of a socket, or has, for which it duplicates a descriptor.
+    pub(crate) fn is_duplicated(&self, key: SocketKey) -> bool {
+        self.unread.has(key)
+    }
+
+    /// Does what [`Self::is_duplicated`] does for a socket of which only the inode is known.
+    pub(crate) fn is_duplicated_inode(&self, inode: u64) -> bool {
+        self.unread.has_inode(inode)
+    }
+
+    /// Forgets the peer and the request of a socket, because another socket has this key.
+    pub(crate) fn forget_socket(&mut self, key: SocketKey) {
         self.peer_ends.forget(key);
+        self.unread.forget(key);
     }
 
     /// Ends an inspection, after all of its facts.
@@ -342,6 +374,7 @@ impl HostContext {
             namespaces: namespaces.into_iter().take(MAX_NAMESPACES).collect(),
             closes_of,
             peer_ends_of: Vec::new(),
+            unread_of: Vec::new(),
             tools,
         }
     }

@@ -5,3 +5,4 @@ pub(crate) mod host_context;
 pub(crate) mod pairing;
 mod peer_ends;
 mod stack_samples;
+mod unread_log;

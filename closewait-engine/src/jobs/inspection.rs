@@ -220,6 +220,12 @@ impl Engine {
             let sockets = tracked.map(|(key, one)| (group_keys.flow(&one.socket), key, one));
             request.peer_ends_of = host_context.peer_request(now, sockets);
         }
+        if config.reads_requests {
+            let waiting = tracker.stuck_or_due(now, is_suspect);
+            let sockets = waiting.map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            let is_tracked = |key| tracker.get(key).is_some();
+            request.unread_of = host_context.unread_request(config.agent_pid, is_tracked, sockets);
+        }
         request
     }
 

@@ -229,6 +229,8 @@ pub struct InspectionRequest {
     pub closes_of: Vec<WatchedPort>,
     /// Sockets whose peer sockets may be on this host, each reported as [`super::InspectionFact::PeerEnd`].
     pub peer_ends_of: Vec<PeerQuestion>,
+    /// Sockets whose first unread request the agent peeks at, each reported as [`super::InspectionFact::Unread`] if it could.
+    pub unread_of: Vec<UnreadQuestion>,
     /// Whether the agent searches for the tools that next steps run, reported as [`super::InspectionFact::Tools`].
     pub tools: bool,
 }
@@ -244,6 +246,21 @@ pub struct PeerQuestion {
     pub local: Endpoint,
     /// Remote endpoint.
     pub remote: Endpoint,
+}
+
+/// Socket with unread bytes, and a descriptor of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnreadQuestion {
+    /// The socket.
+    pub key: SocketKey,
+    /// Process that owns the socket.
+    pub pid: u32,
+    /// Number of its descriptor.
+    pub fd: u32,
+    /// Inode of the socket.
+    pub inode: u64,
+    /// Number that `SO_COOKIE` shows.
+    pub cookie: Option<u64>,
 }
 
 /// Finding for the user, or command for the agent.

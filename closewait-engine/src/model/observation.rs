@@ -10,6 +10,7 @@ use crate::{
     stacks::ProcessStacks,
     text::harmless_field,
     time::BootTime,
+    unread::UnreadRequest,
     workload::Workload,
 };
 
@@ -326,6 +327,15 @@ pub enum InspectionFact {
     },
     /// Stacks of an owner's threads.
     Stacks(Box<ProcessStacks>),
+    /// First request in a socket's receive queue, which no program has read.
+    Unread {
+        /// The socket.
+        key: SocketKey,
+        /// Time at which the agent peeked.
+        at: BootTime,
+        /// Request; `None` for bytes of no protocol that closewait knows.
+        request: Option<UnreadRequest>,
+    },
     /// Location of a socket without an owner.
     Location {
         /// Inode of the socket.

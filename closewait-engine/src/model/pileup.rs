@@ -13,6 +13,7 @@ use crate::{
     stacks::ProcessStacks,
     text::{harmless_field, harmless_lines},
     time::BootTime,
+    unread::UnreadRequests,
     workload::Workload,
 };
 
@@ -202,6 +203,9 @@ pub struct Evidence {
     /// Stacks of the threads of `process`; `None` if they were not read in the last two minutes.
     #[serde(default)]
     pub stacks: Option<Arc<ProcessStacks>>,
+    /// Requests that no program has read; `None` if the agent peeked at none.
+    #[serde(default)]
+    pub unread: Option<UnreadRequests>,
     /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
     /// Length and limit of the listener's backlog.

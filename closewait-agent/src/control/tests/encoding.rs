@@ -23,6 +23,7 @@ use closewait_engine::{
     snapshot::urgency::UrgencyCounts,
     testing,
     time::BootTime,
+    unread::{HttpMethod, UnreadRequest, UnreadRequests},
 };
 
 /// Members are encoded by position. Any change of them needs a new version of the protocol.
@@ -32,7 +33,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
     sample().iter().for_each(|item| frame.add(item).unwrap());
     let text: String =
         frame.bytes().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
-    assert_eq!((PROTOCOL, text.as_str()), (13, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
+    assert_eq!((PROTOCOL, text.as_str()), (14, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
 }
 
 /// A client refuses a row whose rule it does not know.
@@ -40,7 +41,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
 fn the_rules_are_those_of_this_version_of_the_protocol() {
     let mut names: Vec<&str> = RULES.iter().map(|rule| rule.about().name).collect();
     names.sort_unstable();
-    assert_eq!((PROTOCOL, names.as_slice()), (13, &NAMES[..]), "raise PROTOCOL, and change the names");
+    assert_eq!((PROTOCOL, names.as_slice()), (14, &NAMES[..]), "raise PROTOCOL, and change the names");
 }
 
 /// Names of all rules for present sockets.
@@ -124,6 +125,9 @@ fn sample() -> Vec<AnswerItem<'static>> {
         at_most: None,
     };
     group.pileup.forecast = Some(limit);
+    let hello = UnreadRequest::Tls { server_name: Some("a.example".to_owned()) };
+    let get = UnreadRequest::Http { method: HttpMethod::Get, path: "/orders".to_owned() };
+    group.pileup.evidence.unread = Some(UnreadRequests { requests: vec![(hello, 3), (get, 2)], others: 1 });
     let row = AnswerRow {
         socket: Cow::Owned(socket.clone()),
         dwell: Some(Dwell::Between { at_least: Duration::from_secs(1), at_most: None }),

@@ -192,6 +192,13 @@ mod tests {
     }
 
     #[test]
+    fn descriptors_are_duplicated_only_if_that_is_asked_for() {
+        assert_eq!(filtered(&[], libc::SYS_pidfd_getfd), Some(libc::EPERM));
+        // Standard input is no process.
+        assert_eq!(filtered(&[libc::SYS_pidfd_getfd], libc::SYS_pidfd_getfd), Some(libc::EBADF));
+    }
+
+    #[test]
     fn a_thread_becomes_another_user_only_if_that_is_asked_for() {
         const ALLOWED: &[c_long] = &[libc::SYS_setresuid];
         assert_eq!(filtered(&[], libc::SYS_setresuid), Some(libc::EPERM));

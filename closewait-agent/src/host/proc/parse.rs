@@ -135,6 +135,8 @@ pub struct CgroupPaths {
     pub unified: Option<Vec<u8>>,
     /// Cgroup in the hierarchy of cgroup v1 that has the freezer.
     pub freezer: Option<Vec<u8>>,
+    /// Cgroups in the hierarchies of cgroup v1 that have `net_cls` or `net_prio`, which sockets belong to.
+    pub network: Vec<Vec<u8>>,
 }
 
 impl CgroupPaths {
@@ -146,10 +148,14 @@ impl CgroupPaths {
             let (Some(number), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
                 continue;
             };
+            let mut names = controllers.split(|byte| *byte == b',');
+            if names.clone().any(|name| name == b"net_cls" || name == b"net_prio") {
+                paths.network.push(line.to_owned());
+            }
             let of = match (number, controllers) {
                 (b"0", b"") => &mut paths.unified,
                 (_, b"name=systemd") => &mut systemd,
-                _ if controllers.split(|byte| *byte == b',').any(|name| name == b"freezer") => &mut paths.freezer,
+                _ if names.any(|name| name == b"freezer") => &mut paths.freezer,
                 _ => continue,
             };
             of.get_or_insert_with(|| path.to_owned());
@@ -255,6 +261,9 @@ mod tests {
         assert_eq!(named(b"1:name=systemd:/\n0::/\n").unwrap(), b"/");
         let paths = CgroupPaths::parse(b"9:devices,freezer:/f\n4:xfreezer:/x\n0::/u\n0:\n");
         assert_eq!((paths.freezer.as_deref(), paths.unified.as_deref()), (Some(&b"/f"[..]), Some(&b"/u"[..])));
+        assert!(paths.network.is_empty());
+        let paths = CgroupPaths::parse(b"4:net_cls,net_prio:/a\n3:net_prio:/b\n2:xnet_cls:/c\n0::/net_cls\n");
+        assert_eq!(paths.network, [&b"4:net_cls,net_prio:/a"[..], b"3:net_prio:/b"]);
     }
 
     #[test]

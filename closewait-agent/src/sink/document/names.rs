@@ -9,6 +9,7 @@ use closewait_engine::{
     model::{Certainty, Class, ExitCause, IncidentState, Limit, Protocol, ReadState, Recovery, Role, Shape, TimerKind},
     process::ProgramRuntime,
     snapshot::{query::GroupBy, urgency::Severity},
+    unread::RequestProtocol,
 };
 
 /// Returns the schema of a text with one of these values. Editors show the meanings.
@@ -118,6 +119,15 @@ names! {
     ProtocolName (Protocol, schema::socket::protocol) {
         Tcp: "TCP, including subflows of Multipath TCP",
         Mptcp: "Multipath TCP: the socket of which the program has a descriptor",
+    }
+    /// Protocol of an unread request.
+    RequestProtocolName (RequestProtocol, RequestProtocol::name) {
+        Http: "HTTP/1.0 or HTTP/1.1",
+        Http2: "HTTP/2 without TLS",
+        Tls: "`ClientHello` of TLS",
+        Redis: "command of Redis",
+        Postgres: "beginning of a connection of PostgreSQL",
+        Ssh: "beginning of a connection of SSH",
     }
     /// Part of the received data that the program has read.
     ReadStateName (ReadState, schema::socket::read_state) {

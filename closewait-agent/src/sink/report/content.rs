@@ -14,6 +14,7 @@ use closewait_engine::{
     snapshot::urgency::Severity,
     stacks::StackGroup,
     text::duration,
+    unread::UnreadRequests,
 };
 
 /// Maximum number of activities of threads.
@@ -240,6 +241,7 @@ pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'stat
     let mut add = |name: &'static str, value: Option<String>| facts.extend(value.map(|value| (name, value)));
     add("first sockets", list(evidence.oldest.iter().map(socket).collect()));
     add("read", list(evidence.reads.iter().map(|(state, count)| format!("{count} {}", read_text(*state))).collect()));
+    add("unread", evidence.unread.as_ref().map(UnreadRequests::text));
     add("ages", Some(format!("p50 {}, p90 {}", duration(evidence.median), duration(evidence.p90))));
     let remotes = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}"));
     let more = u64::from(evidence.remotes).saturating_sub(evidence.top_remotes.len() as u64);

@@ -1,17 +1,23 @@
 //! JSON objects of groups that grow without closing.
 
+mod moment;
+
 use std::{borrow::Cow, net::IpAddr};
 
 use serde::Serialize;
 
-use super::{DwellMembers, EndpointObject, OwnerObject, ProcessObject, StackGroupObject, VerdictObject, seconds};
+use self::moment::MomentObject;
+use super::{
+    DwellMembers, EndpointObject, OwnerObject, ProcessObject, StackGroupObject, UnreadRequestObject, VerdictObject,
+    seconds,
+};
 #[cfg(test)]
 use crate::sink::document::*;
 use crate::sink::schema::socket::{PodObject, read_state, workload_members};
 use closewait_engine::{
     model::{
-        Evidence, Forecast, IncidentState, LastDiagnosis, Moment, Oldest, Pileup, PileupEnd, PileupGroup, ReadState,
-        Role, Shape, Task,
+        Evidence, Forecast, IncidentState, LastDiagnosis, Oldest, Pileup, PileupEnd, PileupGroup, ReadState, Role,
+        Shape, Task,
     },
     process::ThreadGroup,
     snapshot::urgency::Severity,
@@ -77,6 +83,9 @@ pub(in crate::sink) struct PileupObject<'a> {
     /// Groups of equal stacks of the threads of the evidence's process: those that are not idle first, then the larger ones, 8 at most;
     /// `null` if they were not read in the last two minutes.
     stacks: Option<Vec<StackGroupObject<'a>>>,
+    /// Requests that no program has read, the most frequent first, 5 at most and one object for all others; `null` if the agent peeked
+    /// at none (`run --peek first-line`).
+    unread_requests: Option<Vec<UnreadRequestObject<'a>>>,
     /// Command alone: that of the verdict, or one that lists the sockets of the group.
     command: Cow<'a, str>,
     /// Address of the page about the verdict.
@@ -125,6 +134,8 @@ pub(in crate::sink) struct PileupEndObject<'a> {
     evidence: Option<EvidenceObject<'a>>,
     /// Stacks; `null`, because they are unknown at the end.
     stacks: Option<Vec<StackGroupObject<'a>>>,
+    /// Unread requests; `null`, because they are unknown at the end.
+    unread_requests: Option<Vec<UnreadRequestObject<'a>>>,
     /// Command of the verdict; `null`, because there is none at the end.
     command: Option<&'a str>,
     /// Address of the page about the last verdict; `null` if there was none.
@@ -318,20 +329,6 @@ struct ThreadsObject {
     place: Option<String>,
 }
 
-/// Counts of a group at one time.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-struct MomentObject {
-    /// Time since the count, in seconds.
-    seconds_ago: f64,
-    /// Number of sockets in CLOSE_WAIT.
-    count: u64,
-    /// Number of enters since the previous count.
-    entered: u64,
-    /// Number of exits since the previous count.
-    left: u64,
-}
-
 impl<'a> PileupObject<'a> {
     /// Creates the object at `at`; `time` writes other moments.
     pub(in crate::sink) fn new(pileup: &'a Pileup, at: BootTime, time: &impl Fn(BootTime) -> String) -> Self {
@@ -368,6 +365,7 @@ impl<'a> PileupObject<'a> {
             verdict: verdict.into(),
             evidence: EvidenceObject::new(evidence, at, time),
             stacks: evidence.stacks.as_deref().map(StackGroupObject::first),
+            unread_requests: evidence.unread.as_ref().map(UnreadRequestObject::all),
             command: pileup.command(),
             runbook: runbook(verdict.rule),
         }
@@ -408,6 +406,7 @@ impl<'a> PileupEndObject<'a> {
             verdict: None,
             evidence: None,
             stacks: None,
+            unread_requests: None,
             command: None,
             runbook: last.as_ref().map(|last| runbook(last.rule)),
             last_verdict: last.as_ref().map(last_verdict),
@@ -486,12 +485,5 @@ impl<'a> From<&'a Oldest> for OldestObject<'a> {
 impl From<(ReadState, u32)> for ReadObject {
     fn from((state, count): (ReadState, u32)) -> Self {
         Self { read_state: read_state(state), count }
-    }
-}
-
-impl MomentObject {
-    fn new(moment: &Moment, now: BootTime) -> Self {
-        let Moment { at, count, entered, left } = *moment;
-        Self { seconds_ago: seconds(now.since(at)), count, entered, left }
     }
 }

@@ -10,6 +10,7 @@ use closewait_engine::{
     model::{Limit, Pileup},
     snapshot::urgency::NEAR_LIMIT,
     text::{duration, time_left},
+    unread::UnreadRequests,
 };
 
 /// Indent of evidence, and of a command.
@@ -34,6 +35,7 @@ impl Block {
         let verdict = &pileup.verdict;
         let text = |text: &str| wrap(&format!("{INDENT}{text}"), width, INDENT);
         let mut evidence = text(&verdict.text);
+        evidence.extend(pileup.evidence.unread.as_ref().map(|unread| unread_line(unread, width)));
         evidence.extend(text(&format!("next: {}", verdict.next.text)));
         let command = format!("{COMMAND_INDENT}{}", with_socket(&pileup.command(), page.socket));
         Self {
@@ -75,6 +77,24 @@ impl Block {
         }
         lines.push(&self.command, Some("1"));
     }
+}
+
+/// Returns the unread requests in one line.
+fn unread_line(unread: &UnreadRequests, width: usize) -> String {
+    let line = format!("{INDENT}unread: {}", unread.text());
+    if rows_of(&line, width) <= 1 {
+        return line;
+    }
+    let mut kept = String::new();
+    for character in line.chars() {
+        kept.push(character);
+        if crate::sink::table::width(&kept) >= width {
+            kept.pop();
+            break;
+        }
+    }
+    kept.push('…');
+    kept
 }
 
 /// Returns the height of each block in `room` rows; `None` for a block that does not fit. The first block comes first, then title

@@ -80,6 +80,7 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime, socket: Option<&P
             owner_list(oldest.owners.as_deref())
         ));
     }
+    lines.extend(evidence.unread.as_ref().map(|unread| format!("unread: {}", unread.text())));
     let remotes: Vec<_> = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}")).collect();
     lines.push(format!(
         "ages: p50 {}, p90 {}; {} remote address{}: {}",

@@ -24,6 +24,7 @@ use crate::{
     snapshot::metrics::service_of,
     time::BootTime,
     track::tracked_socket::TrackedSocket,
+    unread::UnreadRequests,
 };
 
 /// Maximum number of groups that one inspection reports; the others wait for the next inspection.
@@ -329,6 +330,7 @@ impl Engine {
             process: process.cloned().or_else(unread).map(Box::new),
             process_at,
             stacks: process.and_then(|process| process.stacks.clone()),
+            unread: UnreadRequests::of(members.iter().filter_map(|(key, one)| self.host_context.unread(*key, one))),
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
             backlog_at,
