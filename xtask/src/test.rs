@@ -113,7 +113,8 @@ pub(crate) fn run_as_root(
     // Tests share the kernel's sockets and what is attached to it, and scenarios measure waiting times.
     let one = [OsString::from("--test-threads=1")];
     let is_chosen = args.iter().any(|arg| arg.to_string_lossy().starts_with("--test-threads"));
-    let args = [more, if is_chosen { &[] } else { &one }, args].concat();
+    let threads: &[OsString] = if is_chosen { &[] } else { &one };
+    let args = [more, threads, args].concat();
     let mut command = root::command(first.as_ref(), &args, why)?;
     // cargo runs tests in this folder, too.
     command.current_dir(workspace.root.join("closewait-agent"));

@@ -30,7 +30,7 @@ impl StacksTable {
         let header = "runtime | situation | verdict | line in verdicts | line of `closewait stacks` | idle threads | time";
         let mut rows: Vec<&Value> = self.rows.iter().collect();
         // The order within a runtime is that of its situations.
-        rows.sort_by_key(|row| row["runtime"].as_str());
+        rows.sort_by(|one, other| one["runtime"].as_str().cmp(&other["runtime"].as_str()));
         markdown::table(header, rows.into_iter().map(row))
     }
 

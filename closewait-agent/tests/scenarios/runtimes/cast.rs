@@ -194,7 +194,7 @@ fn source(program: &str) -> String {
 impl Runtime {
     /// Starts the programs and the clients of a situation.
     pub(super) fn stage(&self, situation: &Situation) -> Stage {
-        let number = super::SITUATIONS.iter().position(|one| one.name == situation.name).unwrap_or(0) + 1;
+        let number = SITUATIONS.iter().position(|one| one.name == situation.name).unwrap_or(0) + 1;
         let mut stage = Stage::lasting(&format!("stacks-{}-{number}", self.name), WATCHED + 60);
         let program = (self.command)();
         let program: Vec<&str> = program.iter().map(String::as_str).collect();

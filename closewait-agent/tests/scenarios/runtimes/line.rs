@@ -19,7 +19,7 @@ impl ShownLine {
             let (waits_for, rest) = rest.split_once(" in ")?;
             let (function, rest) = rest.split_once(" (")?;
             let (file, _) = rest.split_once(')')?;
-            let is_line = !function.contains(' ') && !waits_for.contains(['(', ';', ',']);
+            let is_line = !function.contains(' ') && !waits_for.contains(['(', ';', ',', '.']);
             is_line.then(|| Self { waits_for: waits_for.to_owned(), place: format!("{function} ({file})") })
         })
     }
@@ -49,8 +49,8 @@ impl ShownLine {
 pub(super) fn idle_of_page(page: &Value) -> (u64, u64) {
     let groups = page["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_idle = |group: &&Value| group["idle"] == true || group["waits_for"] == "a client" || group["waits_for"] == "events";
-    let sum = |groups: &mut dyn Iterator<Item = &Value>| groups.filter_map(|group| group["count"].as_u64()).sum();
-    (sum(&mut groups.iter().filter(is_idle)), sum(&mut groups.iter()))
+    let count = |group: &Value| group["count"].as_u64().unwrap_or_default();
+    (groups.iter().filter(is_idle).map(count).sum(), groups.iter().map(count).sum())
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl<'a> Outcome<'a> {
             }
         }
         let mut counts: BTreeMap<String, (usize, &Value)> = BTreeMap::new();
-        for verdict in last.values() {
+        for verdict in last.values().copied() {
             let member = |name: &str| verdict[name].as_str().unwrap_or_default();
             let text = format!("{} ({}), {}", member("class"), member("rule"), member("certainty"));
             counts.entry(text).or_insert((0, verdict)).0 += 1;
@@ -111,15 +111,16 @@ impl<'a> Outcome<'a> {
     #[expect(clippy::print_stdout, reason = "xtask reads it")]
     pub(super) fn write_row(&self) {
         let place = |line: &Option<ShownLine>| line.as_ref().map_or_else(String::new, |line| line.place.clone());
+        let class = match self.class.as_str() {
+            "unknown" | "" => "unknown",
+            class if is_right(self.situation, class) => "right",
+            _ => "wrong",
+        };
         let row = json!({
             "runtime": self.runtime.name,
             "situation": self.situation.name,
             "verdict": self.verdict,
-            "class": match () {
-                () if is_right(self.situation, &self.class) && self.class != "unknown" => "right",
-                () if is_right(self.situation, &self.class) => "unknown",
-                () => "wrong",
-            },
+            "class": class,
             "expected": self.situation.place.map(|place| self.runtime.line(place)),
             "known": self.runtime.is_known(self.situation),
             "verdict_line": place(&self.last_line),
