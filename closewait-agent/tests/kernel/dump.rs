@@ -141,7 +141,8 @@ fn closewait_reads_the_stacks_before_any_tool_of_the_runtime() {
     let dump = Dump::new("reads");
     dump.program("py-spy", "echo it was run");
     dump.program("jcmd", "echo it was run");
-    let mut python = Running::spawn(Command::new("python3").args(["-c", "import time\nprint(1, flush=True)\ntime.sleep(1000)"]));
+    let mut python =
+        Running::spawn(Command::new("python3").args(["-c", "import time\nprint(1, flush=True)\ntime.sleep(1000)"]));
     let mut ready = [0; 2];
     python.0.stdout.as_mut().expect("stdout is a pipe").read_exact(&mut ready).expect("it runs");
     let closewait = binary();
@@ -173,7 +174,10 @@ fn a_tool_of_the_runtime_follows_if_closewait_does_not_know_the_version() {
 #[test]
 fn a_jvm_that_closewait_refuses_is_not_signaled_by_jcmd() {
     let dump = Dump::new("refused");
-    dump.program(FAKE, "echo \"$*\" >> $STATE_DIRECTORY/../asked; case $* in *--jvm*) exit 1 ;; esac; echo machine code");
+    dump.program(
+        FAKE,
+        "echo \"$*\" >> $STATE_DIRECTORY/../asked; case $* in *--jvm*) exit 1 ;; esac; echo machine code",
+    );
     dump.program("jcmd", "echo it was run; exec touch $STATE_DIRECTORY/../jcmd");
     let ended = dump.run_with(FAKE, "JVM", process::id());
     assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -59,8 +59,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         program.splice(0..0, [env.into(), setting]);
     }
     let long = with_long.then(|| "--include-ignored".into());
-    let args: Vec<_> = 
-        ["--nocapture", "--skip", RUNTIMES].map(OsString::from).into_iter().chain(long).chain(options.filter.clone()).collect();
+    let args: Vec<_> = ["--nocapture", "--skip", RUNTIMES]
+        .map(OsString::from)
+        .into_iter()
+        .chain(long)
+        .chain(options.filter.clone())
+        .collect();
     let mut table = Table::default();
     let mut unreadable = Ok(());
     let show = |line: &str| match table.add(line) {

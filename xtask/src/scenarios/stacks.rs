@@ -27,7 +27,8 @@ impl StacksTable {
     }
 
     pub(super) fn markdown(&self) -> String {
-        let header = "runtime | situation | verdict | line in verdicts | line of `closewait stacks` | idle threads | time";
+        let header =
+            "runtime | situation | verdict | line in verdicts | line of `closewait stacks` | idle threads | time";
         let mut rows: Vec<&Value> = self.rows.iter().collect();
         // The order within a runtime is that of its situations.
         rows.sort_by(|one, other| one["runtime"].as_str().cmp(&other["runtime"].as_str()));
@@ -44,7 +45,8 @@ impl StacksTable {
     /// Returns a line with the numbers of right lines.
     pub(super) fn summary(&self) -> String {
         let (known, stacks, verdicts) = self.known();
-        let wrong = self.rows.iter().filter(|row| row["verdict_match"] == "wrong" || row["stacks_match"] == "wrong").count();
+        let wrong =
+            self.rows.iter().filter(|row| row["verdict_match"] == "wrong" || row["stacks_match"] == "wrong").count();
         format!(
             "stacks: {known} situations have a line; `closewait stacks` shows the right one in {stacks}, a verdict in {verdicts}; \
              in {wrong} of {} situations a wrong one is shown",

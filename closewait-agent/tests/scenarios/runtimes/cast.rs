@@ -174,7 +174,9 @@ pub(super) const JAVA: Runtime = Runtime {
     },
     command: || {
         let classes = ready().join("java-stacks").into_os_string().into_string().expect("a path in UTF-8");
-        ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx64m", "-cp", &classes, "Orders"].map(str::to_owned).into()
+        ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx64m", "-cp", &classes, "Orders"]
+            .map(str::to_owned)
+            .into()
     },
     descriptors: 64,
     agent_options: &["--stacks-jvm"],

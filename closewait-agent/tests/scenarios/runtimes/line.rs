@@ -35,7 +35,8 @@ impl ShownLine {
         };
         let is_candidate = |group: &&Value| group["idle"] == false && group["place"].is_u64();
         let candidates = groups.iter().rev().filter(is_candidate);
-        let (_, group) = candidates.filter_map(|group| Some((weight(group)?, group))).max_by_key(|(weight, _)| *weight)?;
+        let (_, group) =
+            candidates.filter_map(|group| Some((weight(group)?, group))).max_by_key(|(weight, _)| *weight)?;
         let frame = &group["frames"][usize::try_from(group["place"].as_u64()?).ok()?];
         let function = frame["function"].as_str()?;
         let name = |path: &Value| path.as_str().map(|path| path.rsplit('/').next().unwrap_or(path).to_owned());
@@ -48,7 +49,8 @@ impl ShownLine {
 /// Returns the number of threads that wait for work, clients or events, and that of all threads.
 pub(super) fn idle_of_page(page: &Value) -> (u64, u64) {
     let groups = page["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_idle = |group: &&Value| group["idle"] == true || group["waits_for"] == "a client" || group["waits_for"] == "events";
+    let is_idle =
+        |group: &&Value| group["idle"] == true || group["waits_for"] == "a client" || group["waits_for"] == "events";
     let count = |group: &Value| group["count"].as_u64().unwrap_or_default();
     (groups.iter().filter(is_idle).map(count).sum(), groups.iter().map(count).sum())
 }

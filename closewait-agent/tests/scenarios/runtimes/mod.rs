@@ -93,7 +93,8 @@ fn is_option_of_run(option: &str) -> bool {
 /// Reads the stacks of a program as a user does.
 fn sample(runtime: &Runtime, stage: &Stage) -> Sampled {
     let pid = stage.first().to_string();
-    let command = || -> Command { closewait(&[&["stacks", &pid, "--output", "json"], runtime.stacks_options].concat()) };
+    let command =
+        || -> Command { closewait(&[&["stacks", &pid, "--output", "json"], runtime.stacks_options].concat()) };
     let mut seconds = Vec::new();
     let mut last = finish(&mut command());
     for _ in 0..READS {

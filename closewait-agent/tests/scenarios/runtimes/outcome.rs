@@ -88,7 +88,8 @@ impl<'a> Outcome<'a> {
             counts.entry(text).or_insert((0, verdict)).0 += 1;
         }
         let most = counts.into_iter().max_by_key(|(_, (count, _))| *count);
-        let class = most.as_ref().and_then(|(_, (_, verdict))| verdict["class"].as_str()).unwrap_or_default().to_owned();
+        let class =
+            most.as_ref().and_then(|(_, (_, verdict))| verdict["class"].as_str()).unwrap_or_default().to_owned();
         let verdict = most.map_or_else(|| "no verdict".to_owned(), |(text, _)| text);
         Self { runtime, situation, verdict, class, wrong_verdicts, lines, last_line, sampled }
     }
@@ -98,7 +99,8 @@ impl<'a> Outcome<'a> {
         let right = self.runtime.line(self.situation.place.unwrap_or(Place::Work));
         let mut result = Match::None;
         for line in lines {
-            let is_right = line.place == right && (self.situation.place.is_some() || line.waits_for == "another thread");
+            let is_right =
+                line.place == right && (self.situation.place.is_some() || line.waits_for == "another thread");
             if !is_right {
                 return Match::Wrong;
             }
