@@ -11,7 +11,6 @@ mod outcome;
 use std::{
     env,
     process::{self, Command},
-    thread,
     time::Duration,
 };
 
@@ -66,11 +65,9 @@ fn play(runtime: &Runtime) {
     let mut arguments = vec!["--stuck-after", "2s", "--stacks", "auto", "--socket", socket];
     arguments.extend(runtime.agent_options.iter().copied().filter(|option| is_option_of_run(option)));
     let mut agent = Agent::start(&arguments);
-    let stages: Vec<(&Situation, Stage)> = thread::scope(|scope| {
-        let start = |situation| scope.spawn(move || (situation, runtime.stage(situation)));
-        let started: Vec<_> = SITUATIONS.iter().map(start).collect();
-        started.into_iter().map(|stage| stage.join().expect("a stage")).collect()
-    });
+    // One after the other: many interpreters that start at once keep a small machine busy for long.
+    let stages: Vec<(&Situation, Stage)> =
+        SITUATIONS.iter().map(|situation| (situation, runtime.stage(situation))).collect();
     agent.watch(Duration::from_secs(WATCHED.into()));
     let sampled: Vec<Sampled> = stages.iter().map(|(_, stage)| sample(runtime, stage)).collect();
     let ended = agent.stop();

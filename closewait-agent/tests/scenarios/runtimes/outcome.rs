@@ -72,6 +72,10 @@ impl<'a> Outcome<'a> {
             if event["event"] == "stuck" && event["socket"]["accepted"] == true {
                 last.extend(Id::of_event(event).map(|id| (id, verdict)));
             }
+            // `fresh` only says that it is too early to judge, and judges the socket again.
+            if verdict["rule"] == "fresh" {
+                continue;
+            }
             let is_sure = verdict["certainty"] == "high" || verdict["certainty"] == "fact";
             if is_sure && !is_right(situation, class) {
                 wrong_verdicts.insert(verdict.to_string());
