@@ -141,15 +141,16 @@ fn closewait_reads_the_stacks_before_any_tool_of_the_runtime() {
     let dump = Dump::new("reads");
     dump.program("py-spy", "echo it was run");
     dump.program("jcmd", "echo it was run");
-    let mut python =
-        Running::spawn(Command::new("python3").args(["-c", "import time\nprint(1, flush=True)\ntime.sleep(1000)"]));
+    let program = dump.0.join("orders.py");
+    fs::write(&program, "import time\nprint(1, flush=True)\ntime.sleep(1000)\n").expect("a program");
+    let mut python = Running::spawn(Command::new("python3").arg(program));
     let mut ready = [0; 2];
     python.0.stdout.as_mut().expect("stdout is a pipe").read_exact(&mut ready).expect("it runs");
     let closewait = binary();
     let ended = dump.run_with(closewait.to_str().expect("UTF-8"), "CPython", python.pid());
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(dump.size(".threads.txt"), None, "py-spy was not needed");
-    assert!(dump.text(".stacks.txt").expect("the stacks").contains("> <module> (<string>:3)"), "{:?}", dump.kept());
+    assert!(dump.text(".stacks.txt").expect("the stacks").contains("> <module> (orders.py:3)"), "{:?}", dump.kept());
     let all: Value = serde_json::from_str(&dump.text(".stacks.json").expect("the stacks")).expect("JSON");
     assert_eq!((&all["pid"], &all["groups"][0]["language"]), (&python.pid().into(), &"python".into()), "{all}");
     // Machine code, and what the kernel does for it.
@@ -178,14 +179,14 @@ fn a_jvm_that_closewait_refuses_is_not_signaled_by_jcmd() {
         FAKE,
         "echo \"$*\" >> $STATE_DIRECTORY/../asked; case $* in *--jvm*) exit 1 ;; esac; echo machine code",
     );
-    dump.program("jcmd", "echo it was run; exec touch $STATE_DIRECTORY/../jcmd");
+    dump.program("jcmd", "echo it was run; exec touch $STATE_DIRECTORY/../signaled");
     let ended = dump.run_with(FAKE, "JVM", process::id());
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let asked = fs::read_to_string(dump.0.join("asked")).expect("its arguments");
     let first = format!("stacks {} --jvm --virtual-threads", process::id());
     assert_eq!(asked.lines().next(), Some(&first[..]), "{asked}");
     assert_eq!(dump.text(".stacks.txt").as_deref(), Some("machine code\n"), "{ended:?}");
-    assert!(!dump.0.join("jcmd").exists(), "{ended:?}");
+    assert!(!dump.0.join("signaled").exists(), "{ended:?}");
 }
 
 #[test]
