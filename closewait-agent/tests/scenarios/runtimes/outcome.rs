@@ -46,6 +46,8 @@ pub(super) struct Outcome<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Match {
     Right,
+    /// The wait for work of a pool that is idle: what its threads do, but not why sockets are not closed.
+    Idle,
     Wrong,
     /// No line is shown.
     None,
@@ -55,6 +57,7 @@ impl Match {
     const fn name(self) -> &'static str {
         match self {
             Self::Right => "right",
+            Self::Idle => "idle threads",
             Self::Wrong => "wrong",
             Self::None => "none",
         }
@@ -108,7 +111,7 @@ impl<'a> Outcome<'a> {
             if !is_right {
                 return Match::Wrong;
             }
-            result = Match::Right;
+            result = if self.situation.place.is_some() { Match::Right } else { Match::Idle };
         }
         result
     }
