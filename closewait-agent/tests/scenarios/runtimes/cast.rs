@@ -228,6 +228,11 @@ impl Runtime {
         format!("{}{function} ({}{line})", self.function_prefix, self.shown_file)
     }
 
+    /// Whether a process has used up its descriptors in the last situation. One may be free for a moment, after an attempt to accept.
+    pub(super) fn is_full(&self, open: usize) -> bool {
+        open + 1 >= usize::try_from(self.descriptors).expect("a small number")
+    }
+
     /// Whether the line of a situation has to be shown.
     pub(super) fn is_known(&self, situation: &Situation) -> bool {
         situation.place.is_some() && (self.needs_no_descriptor || !situation.is_exhausted)

@@ -9,7 +9,7 @@ mod line;
 mod outcome;
 
 use std::{
-    env,
+    env, fs,
     process::{self, Command},
     time::Duration,
 };
@@ -90,6 +90,7 @@ fn is_option_of_run(option: &str) -> bool {
 /// Reads the stacks of a program as a user does.
 fn sample(runtime: &Runtime, stage: &Stage) -> Sampled {
     let pid = stage.first().to_string();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count();
     let command =
         || -> Command { closewait(&[&["stacks", &pid, "--output", "json"], runtime.stacks_options].concat()) };
     let mut seconds = Vec::new();
@@ -105,6 +106,7 @@ fn sample(runtime: &Runtime, stage: &Stage) -> Sampled {
         schema::conforms("stacks", page);
     }
     Sampled {
+        open,
         line: page.as_ref().and_then(ShownLine::of_page),
         idle: page.as_ref().map(line::idle_of_page),
         seconds: seconds[READS / 2],

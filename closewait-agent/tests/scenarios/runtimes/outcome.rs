@@ -15,6 +15,8 @@ const MARK: &str = "stacks-row ";
 
 /// Stacks as `closewait stacks` shows them at the end.
 pub(super) struct Sampled {
+    /// Number of open descriptors of the process before.
+    pub(super) open: usize,
     /// Line of most threads.
     pub(super) line: Option<ShownLine>,
     /// Number of idle threads and of all; `None` if nothing was read.
@@ -153,6 +155,12 @@ impl<'a> Outcome<'a> {
         }
         if self.compare(&self.sampled.line) == Match::Wrong {
             problems.push(format!("{of}: a wrong line in the stacks: {:?}, not {right:?}", self.sampled.line));
+        }
+        if self.class.is_empty() {
+            problems.push(format!("{of}: no accepted socket got stuck"));
+        }
+        if self.situation.is_exhausted && !self.runtime.is_full(self.sampled.open) {
+            problems.push(format!("{of}: only {} descriptors are open", self.sampled.open));
         }
         if self.runtime.is_known(self.situation) && self.sampled.idle.is_none() {
             problems.push(format!("{of}: the stacks were not read: {}", self.sampled.error));
