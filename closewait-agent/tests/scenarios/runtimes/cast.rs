@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::WATCHED;
+use super::TRAFFIC;
 use crate::stage::{Clients, Stage, programs, ready};
 
 /// Program of a runtime: the same server in its language.
@@ -58,9 +58,9 @@ pub(super) struct Situation {
 }
 
 /// Clients that give up after a second.
-const IMPATIENT: Clients = Clients { port: 8080, path: "/order", count: WATCHED / 3, every: 3.0, patience: 1.0 };
+const IMPATIENT: Clients = Clients { port: 8080, path: "/order", count: TRAFFIC / 3, every: 3.0, patience: 1.0 };
 /// Clients whose connections the program keeps.
-const FORGOTTEN: Clients = Clients { path: "/forget", count: WATCHED / 4, every: 4.0, ..IMPATIENT };
+const FORGOTTEN: Clients = Clients { path: "/forget", count: TRAFFIC / 4, every: 4.0, ..IMPATIENT };
 
 /// The situations of each runtime.
 pub(super) const SITUATIONS: &[Situation] = &[
@@ -97,7 +97,7 @@ pub(super) const SITUATIONS: &[Situation] = &[
         place: Some(Place::Backend),
         backend: "3",
         first: &["/", "/"],
-        clients: &[FORGOTTEN, Clients { path: "/report", count: WATCHED, every: 1.0, patience: 30.0, ..IMPATIENT }],
+        clients: &[FORGOTTEN, Clients { path: "/report", count: TRAFFIC, every: 1.0, patience: 30.0, ..IMPATIENT }],
         is_exhausted: false,
     },
     Situation {
@@ -106,7 +106,7 @@ pub(super) const SITUATIONS: &[Situation] = &[
         place: Some(Place::Ledger),
         backend: "1",
         first: &["/", "/", "/audit"],
-        clients: &[Clients { count: WATCHED * 2, every: 0.5, ..IMPATIENT }],
+        clients: &[Clients { count: TRAFFIC * 2, every: 0.5, ..IMPATIENT }],
         is_exhausted: true,
     },
 ];
@@ -198,7 +198,7 @@ impl Runtime {
     /// Starts the programs and the clients of a situation.
     pub(super) fn stage(&self, situation: &Situation) -> Stage {
         let number = SITUATIONS.iter().position(|one| one.name == situation.name).unwrap_or(0) + 1;
-        let mut stage = Stage::lasting(&format!("stacks-{}-{number}", self.name), WATCHED + 60);
+        let mut stage = Stage::lasting(&format!("stacks-{}-{number}", self.name), TRAFFIC + 60);
         let program = (self.command)();
         let program: Vec<&str> = program.iter().map(String::as_str).collect();
         let limit = format!("--nofile={0}:{0}", if situation.is_exhausted { self.descriptors } else { 1024 });

@@ -31,6 +31,8 @@ use crate::{
 
 /// Time for which the agent watches, seconds: the oldest sockets are then old enough for any verdict.
 const WATCHED: u32 = 215;
+/// Time for which clients come, seconds: on a busy machine, the stacks of the last program are read long after the agent's time.
+const TRAFFIC: u32 = WATCHED + 150;
 /// Number of reads of a process for the time of one.
 const READS: usize = 5;
 
