@@ -31,6 +31,7 @@ mod postgres;
 mod proxies;
 mod recovering;
 mod redis;
+mod runtimes;
 mod served_and_stuck;
 mod tomcat;
 mod worker_pools;
