@@ -7,6 +7,7 @@ mod hooks;
 mod list;
 mod peek;
 mod record;
+mod replay;
 mod stacks;
 mod tail;
 
@@ -22,6 +23,7 @@ pub use self::{
     list::{GroupByArg, ListArgs, SortArg},
     peek::PeekArg,
     record::RetainLimit,
+    replay::{ReplayArgs, Speed},
     stacks::{ReadStacksArgs, StacksArg, StacksArgs},
     tail::TailArgs,
 };
@@ -322,35 +324,6 @@ pub struct ReportArgs {
     pub asked: AgentArgs,
 }
 
-/// `closewait replay`.
-#[derive(Clone, Debug, Args)]
-pub struct ReplayArgs {
-    /// Format and color.
-    #[command(flatten)]
-    pub shape: OutputArgs,
-    /// Recording of `closewait run --record`: a file, or a directory with segments
-    #[arg(value_name = "FILE|DIR")]
-    pub file: PathBuf,
-    /// Show only the events of the last part of this length, such as 15m
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub last: Option<Duration>,
-    /// Events to show [default: incidents; stuck with --output json]
-    #[arg(long, value_enum, value_name = "WHICH")]
-    pub events: Option<EventsArg>,
-    /// Playback speed multiplier; max: as fast as possible
-    #[arg(long, value_name = "N", default_value = "max", value_parser = speed)]
-    pub speed: Speed,
-}
-
-/// `--speed`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Speed {
-    /// As fast as possible.
-    Max,
-    /// Playback speed multiplier, above zero.
-    Times(f64),
-}
-
 /// `closewait explain`.
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
@@ -451,14 +424,6 @@ fn host_name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("write 1 to 253 letters, digits, dots, dashes and underscores, such as web-17.example.com".to_owned())
-}
-
-fn speed(text: &str) -> Result<Speed, String> {
-    match text.parse() {
-        _ if text == "max" => Ok(Speed::Max),
-        Ok(times) if times > 0.0 && f64::is_finite(times) => Ok(Speed::Times(times)),
-        Ok(_) | Err(_) => Err("write a number above zero (1 is real time), or max".to_owned()),
-    }
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {

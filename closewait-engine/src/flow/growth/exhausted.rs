@@ -88,7 +88,15 @@ mod tests {
                         engine.handle(InspectionEnd::Owners { at: at(now), worked: Duration::ZERO });
                     }
                     Output::Finding(Finding::Pileup { pileup, .. }) => incidents.push(*pileup),
-                    _ => {}
+                    Output::Finding(_)
+                    | Output::StillStuck { .. }
+                    | Output::RefreshLingering(_)
+                    | Output::Audit { .. }
+                    | Output::RefreshSuspects(_)
+                    | Output::Query(_)
+                    | Output::WatchPorts(_)
+                    | Output::Forget(_)
+                    | Output::ReadCounters => {}
                 }
             }
         }
