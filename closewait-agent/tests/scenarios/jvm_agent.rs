@@ -1,6 +1,11 @@
 //! `closewait run --stacks auto --stacks-jvm`: what a running agent says about Java virtual machines that own stuck sockets.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
@@ -10,7 +15,7 @@ use crate::{
     clock::{patience, poll_until},
     lines::line,
     proc,
-    stage::{Stage, ready},
+    stage::{Stage, pause, ready},
     tomcat,
 };
 
@@ -43,12 +48,20 @@ impl Drop for AttachSocket {
 
 /// Starts a server three of whose four workers wait for a lock.
 fn locked(stage: &mut Stage) -> u32 {
-    let classes = ready().join("java");
+    locked_by(stage, "java", &[], &ready().join("java"))
+}
+
+/// Starts that server by a program with these arguments, and its classes in a folder.
+fn locked_by(stage: &mut Stage, program: &str, arguments: &[&str], classes: &Path) -> u32 {
     let classes = classes.to_str().expect("UTF-8");
-    stage.start("java", &["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", classes, "Blocked"]);
+    let options = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", classes, "Blocked"];
+    stage.start(program, &[arguments, &options].concat());
     stage.listens(8080);
     drop([(); 3].map(|()| stage.ask(8080, "/lock")));
     stage.has_waiting(3);
+    // The agent asks a machine again only after a minute.
+    stage.says("waits: 3");
+    pause(500);
     machine(stage)
 }
 
@@ -108,6 +121,23 @@ fn the_agent_names_the_line_and_the_owner_of_the_lock() {
     let replayed = finish(&mut closewait(&["replay", file, "--output", "json"]));
     assert_eq!((replayed.code, replayed.stdout.as_str()), (Some(0), ended.stdout.as_str()));
     fs::remove_file(&recording).expect("the recording");
+}
+
+#[test]
+fn a_machine_of_another_user_is_asked_as_that_user() {
+    let classes = Path::new("/var/tmp").join(format!("closewait-jvm-agent-{}", std::process::id()));
+    fs::create_dir_all(&classes).expect("a folder");
+    fs::set_permissions(&classes, fs::Permissions::from_mode(0o755)).expect("its mode");
+    fs::copy(ready().join("java/Blocked.class"), classes.join("Blocked.class")).expect("the program");
+    let mut stage = Stage::new("jvm-agent-user");
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "java"];
+    let pid = locked_by(&mut stage, "setpriv", &user, &classes);
+    fs::remove_dir_all(&classes).expect("it was loaded");
+    let _socket = AttachSocket::of(pid);
+    let mut agent = Agent::start(&ARGUMENTS);
+    stuck(&mut agent, &stage, &format!("java[{pid}]: 3 threads wait for a lock in Blocked.book"));
+    agent.stop().totals();
+    drop(stage.answered(8080, "/"));
 }
 
 #[test]

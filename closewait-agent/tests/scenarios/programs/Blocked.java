@@ -5,6 +5,7 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Executors;
+import java.util.concurrent.atomic.AtomicInteger;
 
 /**
  * The JDK's HTTP server with a pool of four workers; whoever asks for /block keeps one for ever, and so does /lock, by a lock that the
@@ -13,6 +14,7 @@ import java.util.concurrent.Executors;
 final class Blocked {
     private static final CountDownLatch NEVER = new CountDownLatch(1);
 
+    private static final AtomicInteger WAITING = new AtomicInteger();
     private static final Object LEDGER = new Object();
     private static final CountDownLatch AUDITED = new CountDownLatch(1);
 
@@ -50,6 +52,7 @@ final class Blocked {
         } catch (InterruptedException interrupted) {
             Thread.currentThread().interrupt();
         }
+        System.out.println("waits: " + WAITING.incrementAndGet());
         synchronized (LEDGER) {
             System.out.println("booked");
         }
