@@ -13,6 +13,9 @@ use crate::net::Id;
 /// Text before a row, which xtask searches for.
 const MARK: &str = "stacks-row ";
 
+/// Port of the program.
+const PORT: u16 = 8080;
+
 /// Stacks as `closewait stacks` shows them at the end.
 pub(super) struct Sampled {
     /// Number of open descriptors of the process before.
@@ -74,6 +77,10 @@ impl<'a> Outcome<'a> {
         for event in events {
             let verdict = &event["verdict"];
             let Some(class) = verdict["class"].as_str() else { continue };
+            // The other sockets are those of the clients and of the backend.
+            if event["socket"].is_object() && event["socket"]["local"]["port"] != PORT {
+                continue;
+            }
             if event["event"] == "stuck" && event["socket"]["accepted"] == true {
                 last.extend(Id::of_event(event).map(|id| (id, verdict)));
             }
