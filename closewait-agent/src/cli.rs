@@ -7,6 +7,7 @@ mod hooks;
 mod list;
 mod peek;
 mod record;
+mod replay;
 mod stacks;
 mod tail;
 
@@ -22,7 +23,8 @@ pub use self::{
     list::{GroupByArg, ListArgs, SortArg},
     peek::PeekArg,
     record::RetainLimit,
-    stacks::{StacksArg, StacksArgs},
+    replay::{ReplayArgs, Speed},
+    stacks::{ReadStacksArgs, StacksArg, StacksArgs},
     tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, otlp::OtlpUrl, recording::MIN_MAX_BYTES};
@@ -91,6 +93,9 @@ pub enum Command {
     /// Run hook programs for an agent; the agent starts this itself
     #[command(hide = true)]
     Hooks(HooksArgs),
+    /// Ask Java virtual machines for an agent; the agent starts this itself
+    #[command(hide = true)]
+    JvmDumps,
 }
 
 /// Options of every command.
@@ -146,10 +151,9 @@ pub struct RunArgs {
     /// Record which task opened each socket (costs a few percent at peak connection rate)
     #[arg(long)]
     pub openers: bool,
-    /// Stacks of the threads that own stuck sockets, read from their memory once a minute. A hostile program can make the agent use
-    /// much memory and CPU time for them, so this is off
-    #[arg(long, value_enum, default_value_t = StacksArg::Never, value_name = "WHEN")]
-    pub stacks: StacksArg,
+    /// Stacks.
+    #[command(flatten)]
+    pub stacks: ReadStacksArgs,
     /// Requests that stuck sockets have not read: method and path, or the server name of TLS; never query, headers or body
     #[arg(long, value_enum, default_value_t = PeekArg::Never, value_name = "WHAT")]
     pub peek: PeekArg,
@@ -320,35 +324,6 @@ pub struct ReportArgs {
     pub asked: AgentArgs,
 }
 
-/// `closewait replay`.
-#[derive(Clone, Debug, Args)]
-pub struct ReplayArgs {
-    /// Format and color.
-    #[command(flatten)]
-    pub shape: OutputArgs,
-    /// Recording of `closewait run --record`: a file, or a directory with segments
-    #[arg(value_name = "FILE|DIR")]
-    pub file: PathBuf,
-    /// Show only the events of the last part of this length, such as 15m
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub last: Option<Duration>,
-    /// Events to show [default: incidents; stuck with --output json]
-    #[arg(long, value_enum, value_name = "WHICH")]
-    pub events: Option<EventsArg>,
-    /// Playback speed multiplier; max: as fast as possible
-    #[arg(long, value_name = "N", default_value = "max", value_parser = speed)]
-    pub speed: Speed,
-}
-
-/// `--speed`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Speed {
-    /// As fast as possible.
-    Max,
-    /// Playback speed multiplier, above zero.
-    Times(f64),
-}
-
 /// `closewait explain`.
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
@@ -449,14 +424,6 @@ fn host_name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("write 1 to 253 letters, digits, dots, dashes and underscores, such as web-17.example.com".to_owned())
-}
-
-fn speed(text: &str) -> Result<Speed, String> {
-    match text.parse() {
-        _ if text == "max" => Ok(Speed::Max),
-        Ok(times) if times > 0.0 && f64::is_finite(times) => Ok(Speed::Times(times)),
-        Ok(_) | Err(_) => Err("write a number above zero (1 is real time), or max".to_owned()),
-    }
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {

@@ -13,12 +13,13 @@ fn main() -> ExitCode {
     let misread = logging::init();
     let code = match cmd::settings::parse(env::args_os().collect()) {
         Ok((command, configuration)) => {
-            // An agent never waits for a reader of its log. Its hook helper has the same environment: one warning is
+            // An agent never waits for a reader of its log. Its helpers have the same environment: one warning is
             // enough.
-            if matches!(command, Command::Run(_) | Command::Hooks(_)) {
+            let is_helper = matches!(command, Command::Hooks(_) | Command::JvmDumps);
+            if is_helper || matches!(command, Command::Run(_)) {
                 logging::never_wait();
             }
-            if let Some(misread) = misread.filter(|_| !matches!(command, Command::Hooks(_))) {
+            if let Some(misread) = misread.filter(|_| !is_helper) {
                 log::warn!("{misread}");
             }
             cmd::run(&command, configuration)

@@ -144,6 +144,19 @@ fn zsh_completes_commands_options_and_values() {
 }
 
 #[test]
+fn every_shell_reads_the_hook_that_dumps_stacks_and_shellcheck_has_no_complaint() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/hooks/dump");
+    let is_there =
+        |program| Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    for (program, arguments) in [("sh", &["-n"][..]), ("busybox", &["sh", "-n"]), ("shellcheck", &["--shell=sh"])] {
+        if has_shell(program, is_there(program)) {
+            let output = Command::new(program).args(arguments).arg(script).output().expect("it runs");
+            assert!(output.status.success(), "{program}: {output:?}");
+        }
+    }
+}
+
+#[test]
 fn fish_completes_commands_options_and_values() {
     if !has_shell("fish", is_installed("fish")) {
         return;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
+    flow::flows::EndedBy,
     model::{
         Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
         Socket, SocketEvent, SocketKey,
@@ -77,7 +78,8 @@ impl Engine {
                             false
                         }
                     };
-                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, (finished, ended == Some(true)));
+                    let ended = (ended == Some(true)).then(|| EndedBy(closer.as_ref().map(|closer| closer.pid)));
+                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, (finished, ended));
                 }
                 let socket = with_earlier_facts(socket, tracked.as_deref());
                 if fd_open == Some(true) {

@@ -20,7 +20,7 @@ pub use self::{
     thread::{Thread, ThreadGroup, ThreadState, group},
 };
 use super::{
-    stacks::{ProcessStacks, StackGroup},
+    stacks::ProcessStacks,
     text::{Comm, harmless_field},
     workload::Workload,
 };
@@ -143,7 +143,7 @@ impl Process {
         if self.is_stopped() {
             return Some("it is stopped, by a signal or a debugger".to_owned());
         }
-        let at_line = stacks.and_then(ProcessStacks::main_group).map(StackGroup::headline);
+        let at_line = stacks.and_then(ProcessStacks::headline);
         let waits = || [self.event_loop(), self.most_threads()].into_iter().flatten();
         // A line of the program says more than the system call that its threads wait in.
         let waits: Vec<String> = if at_line.is_some() { at_line.into_iter().collect() } else { waits().collect() };

@@ -52,6 +52,11 @@ impl JvmThread {
         self.is_virtual && self.calls(|name| name.starts_with("java.lang.VirtualThread.parkOnCarrierThread"))
     }
 
+    /// Whether it has no frames at all.
+    fn is_blank(&self) -> bool {
+        self.stack.frames.is_empty() && self.stack.cut.is_none()
+    }
+
     /// Whether any of its functions fulfills a condition.
     fn calls(&self, condition: impl Fn(&str) -> bool) -> bool {
         self.stack.frames.iter().any(|frame| frame.function.as_deref().is_some_and(&condition))
@@ -67,7 +72,11 @@ impl JvmThread {
     }
 }
 
-/// Whether a machine has virtual threads, as far as the dump of its other threads shows it: threads that carry or wake them, or are named like those.
+/// First release of the JDK that has virtual threads, and writes a dump of them.
+pub const FIRST_WITH_VIRTUAL_THREADS: u32 = 21;
+
+/// Whether a machine can have virtual threads, as far as the dump of its other threads shows it: threads that carry or wake them, or are
+/// named like those. Before [`FIRST_WITH_VIRTUAL_THREADS`], only other pools have threads with such names.
 pub fn has_virtual_threads(threads: &[JvmThread]) -> bool {
     threads.iter().any(|thread| {
         let name = thread.name.as_str();
@@ -78,7 +87,8 @@ pub fn has_virtual_threads(threads: &[JvmThread]) -> bool {
     })
 }
 
-/// Returns the threads of a dump in text, and the virtual threads of a later one in JSON, which also adds locks.
+/// Returns the threads of a dump in text, and the virtual threads of a later one in JSON, which also adds locks. A thread of the later one
+/// that has no frames is a virtual one that has not begun: in JDK 21, thousands of them are the requests that no carrier is free for.
 pub fn merged(mut threads: Vec<JvmThread>, later: Vec<JvmThread>) -> Vec<JvmThread> {
     let places: HashMap<_, _> =
         threads.iter().enumerate().filter_map(|(at, thread)| Some((thread.stack.number?, at))).collect();
@@ -95,7 +105,9 @@ pub fn merged(mut threads: Vec<JvmThread>, later: Vec<JvmThread>) -> Vec<JvmThre
                 let room = (2 * MAX_LOCKS).saturating_sub(known.holds.len());
                 known.holds.extend(thread.holds.drain(..).take(room).map(|lock| HeldLock { frame: None, ..lock }));
             }
-            None if thread.is_virtual && !is_full => {
+            // JDK 21 does not say that a thread which has not begun is virtual. Others have a stack as soon as they are listed.
+            None if (thread.is_virtual || thread.is_blank()) && !is_full => {
+                thread.is_virtual = true;
                 thread.inner_tid = number.and_then(|number| carriers.get(&number).copied());
                 threads.push(thread);
             }

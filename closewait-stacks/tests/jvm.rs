@@ -110,6 +110,26 @@ fn every_version_names_the_lines_and_who_has_the_locks() {
 }
 
 #[test]
+fn the_release_is_in_the_title() {
+    for (name, expected) in [
+        ("jvm-8-waits", None),
+        ("jvm-11-waits", Some(11)),
+        ("jvm-17-waits", Some(17)),
+        ("jvm-21-waits", Some(21)),
+        ("jvm-25-waits", Some(25)),
+        ("jvm-28-waits", Some(28)),
+    ] {
+        assert_eq!(text::release(&dump(&format!("{name}.txt"))), expected, "{name}");
+    }
+    let title = |version: &str| text::release(format!("\nFull thread dump {version}:\n").as_bytes());
+    assert_eq!(title("Java HotSpot(TM) 64-Bit Server VM (21.0.5+9-LTS-239 mixed mode, sharing)"), Some(21));
+    for odd in ["", "VM", "VM (", "VM (+)", "VM (x+1)", "VM (99999999999+1)", "VM (21.0.5 mixed+mode)"] {
+        assert_eq!(title(odd), None, "{odd}");
+    }
+    assert_eq!(text::release(b"VM (21+1)"), None, "no dump");
+}
+
+#[test]
 fn pinned_virtual_threads_have_the_threads_that_carry_them() {
     let virtual_ones = |name: &str| {
         let threads = threads(name);
@@ -119,9 +139,10 @@ fn pinned_virtual_threads_have_the_threads_that_carry_them() {
     // Both carriers are taken by threads in `synchronized`; the lock's next owner has none, and a fourth thread has not begun.
     let old = virtual_ones("jvm-21-pinned");
     let pinned: Vec<_> = old.iter().filter(|thread| thread.is_pinned()).collect();
-    assert_eq!((old.len(), pinned.len()), (3, 2));
+    assert_eq!((old.len(), pinned.len()), (4, 2));
     assert!(pinned.iter().all(|thread| thread.inner_tid.is_some()));
-    assert_eq!(old.iter().filter(|thread| thread.inner_tid.is_none()).count(), 1);
+    assert_eq!(old.iter().filter(|thread| thread.inner_tid.is_none()).count(), 2);
+    assert_eq!(old.iter().filter(|thread| thread.stack.frames.is_empty()).count(), 1);
     // Since JDK 24, no virtual thread is pinned by a monitor, and the dump names the owner of the lock.
     for name in ["jvm-25-pinned", "jvm-28-pinned"] {
         assert_eq!(virtual_ones(name).iter().filter(|thread| thread.is_pinned()).count(), 0, "{name}");

@@ -1010,7 +1010,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__run)
-            opts="-h --config --output --color --stuck-after --events --journal --histogram-every --for --max-sockets --max-tracked --ring-buffer --hook --openers --stacks --peek --enter-namespaces --kernel-log --socket --host-name --listen --otlp-endpoint --pin --unpin --connection-limit --on-stuck --on-pileup --on-stuck-class --min-certainty --hook-timeout --hook-every --record --retain --record-max --help"
+            opts="-h --config --output --color --stuck-after --events --journal --histogram-every --for --max-sockets --max-tracked --ring-buffer --hook --openers --stacks --stacks-jvm --peek --enter-namespaces --kernel-log --socket --host-name --listen --otlp-endpoint --pin --unpin --connection-limit --on-stuck --on-pileup --on-stuck-class --min-certainty --hook-timeout --hook-every --record --retain --record-max --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

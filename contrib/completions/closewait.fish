@@ -106,6 +106,7 @@ complete -c closewait -n "__fish_closewait_using_subcommand run" -l retain -d 'T
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l record-max -d 'Maximum size of the recording in bytes, or with K, M or G: the recording ends there, the agent continues' -r -f
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l journal -d 'Send events to the systemd journal, with fields, instead of standard output'
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l openers -d 'Record which task opened each socket (costs a few percent at peak connection rate)'
+complete -c closewait -n "__fish_closewait_using_subcommand run" -l stacks-jvm -d 'With --stacks auto: have Java virtual machines (HotSpot) dump their threads, each once a minute at most. This makes them act, as `closewait stacks --jvm` describes. A second process of closewait asks them, which keeps the rights for that'
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l enter-namespaces -d 'Keep CAP_SYS_ADMIN after the start, to scan network namespaces that are created later'
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l kernel-log -d 'Write debug messages of the kernel program to the log'
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l unpin -d 'Remove what an agent pinned with --pin (default: /sys/fs/bpf/closewait), and exit'

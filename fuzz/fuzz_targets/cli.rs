@@ -46,6 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
             Command::Status(_)
             | Command::Explain(_)
             | Command::Stacks(_)
+            | Command::JvmDumps
             | Command::Completions(_)
             | Command::Doctor(_)
             | Command::Tail(_)

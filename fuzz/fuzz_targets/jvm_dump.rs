@@ -16,6 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     // The title is not what is tested.
     let whole = [b"\nFull thread dump \n", first].concat();
     let threads = text::parse(&whole).expect("a dump");
+    let _any = text::release(&whole);
     check(&threads);
     if let Ok(threads) = json::parse(bytes) {
         check(&threads);

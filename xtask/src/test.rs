@@ -99,7 +99,8 @@ pub(crate) fn executable(messages: &str, name: &str, kind: &str) -> Result<PathB
     found.with_context(|| format!("cargo built no {kind} named `{name}`; does closewait-agent/Cargo.toml have it?"))
 }
 
-/// Runs a test executable (the last word of `program`) as root, one test at a time, with the watch on the kernel's log.
+/// Runs a test executable (the last word of `program`) as root, one test at a time unless `args` has another number, with the watch on
+/// the kernel's log.
 /// `show` gets each line of its output.
 pub(crate) fn run_as_root(
     workspace: &Workspace,
@@ -110,7 +111,10 @@ pub(crate) fn run_as_root(
 ) -> Result<(Summary, bool)> {
     let (first, more) = program.split_first().context("there is no program to run; this is a bug")?;
     // Tests share the kernel's sockets and what is attached to it, and scenarios measure waiting times.
-    let args = [more, &["--test-threads=1".into()], args].concat();
+    let one = [OsString::from("--test-threads=1")];
+    let is_chosen = args.iter().any(|arg| arg.to_string_lossy().starts_with("--test-threads"));
+    let threads: &[OsString] = if is_chosen { &[] } else { &one };
+    let args = [more, threads, args].concat();
     let mut command = root::command(first.as_ref(), &args, why)?;
     // cargo runs tests in this folder, too.
     command.current_dir(workspace.root.join("closewait-agent"));

@@ -22,6 +22,26 @@ pub struct StacksArgs {
     pub virtual_threads: bool,
 }
 
+/// Options of `run` for stacks.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ReadStacksArgs {
+    /// Stacks of the threads that own stuck sockets, read from their memory once a minute. A hostile program can make the agent use
+    /// much memory and CPU time for them, so this is off
+    #[arg(long = "stacks", value_enum, default_value_t = StacksArg::Never, value_name = "WHEN")]
+    pub when: StacksArg,
+    /// With --stacks auto: have Java virtual machines (HotSpot) dump their threads, each once a minute at most. This makes them act, as
+    /// `closewait stacks --jvm` describes. A second process of closewait asks them, which keeps the rights for that
+    #[arg(long = "stacks-jvm")]
+    pub jvm: bool,
+}
+
+impl ReadStacksArgs {
+    /// Whether the agent reads stacks.
+    pub const fn is_on(self) -> bool {
+        matches!(self.when, StacksArg::Auto)
+    }
+}
+
 /// `run --stacks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StacksArg {

@@ -1,6 +1,6 @@
 use clap::CommandFactory as _;
 
-use super::*;
+use super::{replay::speed, *};
 
 #[test]
 fn the_definition_is_sound() {

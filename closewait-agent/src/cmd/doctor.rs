@@ -237,6 +237,9 @@ fn capability_check(facts: &HostFacts, capability: Capability) -> Check {
             "not needed from Linux 5.11 on; else grant cap_sys_resource too",
         ),
         Capability::NetAdmin => ("closewait kill", CheckState::Degraded, "grant cap_net_admin to closewait kill"),
+        Capability::SetUid | Capability::SetGid => {
+            ("Java virtual machines of other users, for --stacks-jvm", CheckState::Degraded, "run as root, or grant it")
+        }
     };
     let (state, found) = match facts.capabilities.map(|capabilities| capabilities.has(capability)) {
         Some(true) => (CheckState::Ok, "granted"),

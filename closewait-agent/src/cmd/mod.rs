@@ -8,6 +8,7 @@ mod doctor;
 mod documents;
 mod explain;
 mod hooks;
+mod jvm_dumps;
 mod kill;
 mod list;
 #[cfg(test)]
@@ -78,6 +79,7 @@ pub fn run(command: &Command, configuration: Option<Configuration>) -> ExitCode 
         Command::Tail(tail) => tail::tail(tail).map(|()| 0),
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
+        Command::JvmDumps => jvm_dumps::run().map(|()| 0),
         Command::Report(report) => with_open_files(|_| report::report(report).map(|()| 0)),
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
         Command::Check(check) => Ok(check::check(check)),
@@ -124,6 +126,7 @@ const fn needs_kernel_program(command: &Command) -> bool {
         // A check has exit codes of its own for what is missing.
         Command::Replay(_)
         | Command::Hooks(_)
+        | Command::JvmDumps
         | Command::Explain(_)
         | Command::Stacks(_)
         | Command::Check(_)
@@ -237,9 +240,16 @@ mod tests {
         ] {
             assert!(needs(&format!("closewait {arguments}")), "{arguments}");
         }
-        for arguments in
-            ["replay FILE", "report FILE", "top --replay FILE", "hooks", "explain", "explain hung", "completions zsh"]
-        {
+        for arguments in [
+            "replay FILE",
+            "report FILE",
+            "top --replay FILE",
+            "hooks",
+            "jvm-dumps",
+            "explain",
+            "explain hung",
+            "completions zsh",
+        ] {
             assert!(!needs(&format!("closewait {arguments}")), "{arguments}");
         }
     }
@@ -248,7 +258,7 @@ mod tests {
     fn a_suggested_command_has_the_socket_if_it_has_that_flag() {
         for command in Cli::command().get_subcommands() {
             // No next step has these.
-            if matches!(command.get_name(), "run" | "config" | "completions" | "man" | "hooks") {
+            if matches!(command.get_name(), "run" | "config" | "completions" | "man" | "hooks" | "jvm-dumps") {
                 continue;
             }
             let has_flag = command.get_arguments().any(|argument| argument.get_long() == Some("socket"));

@@ -36,6 +36,7 @@ use crate::{
     source::{
         self,
         inspector::Inspector,
+        jvm::JvmHelper,
         pins::{self, Adoption, Pinned, Pins, Unpinned},
         program::{Choices, KernelPrograms, Loader},
         records::KernelSource,
@@ -147,7 +148,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         connection_limits: args.connection_limit.clone(),
         unseen_sockets: unseen_sockets(&facts),
         reads_progress: true,
-        reads_stacks: args.stacks == cli::StacksArg::Auto,
+        reads_stacks: args.stacks.is_on(),
         reads_requests,
         agent_pid: reads_requests.then(process::id),
         host: facts.host.clone(),
@@ -177,6 +178,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         return Ok(());
     };
     degraded.extend(unseen);
+    degraded.extend(args.stacks.jvm.then(|| unasked_jvms(&facts)).flatten());
     if args.peek == cli::PeekArg::FirstLine && !reads_requests {
         degraded.push("unread requests: --peek needs the pid namespace of the host".to_owned());
     }
@@ -195,10 +197,14 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     }
     // No program can start after the confinement.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
+    let jvm_helper = args.stacks.jvm.then(|| open_files.as_before(JvmHelper::start)).transpose()?;
     // All files are open, and no thread of the start is left: later threads are confined with this one.
     let keep =
         Keep { enter_namespaces: args.enter_namespaces, duplicate_descriptors: reads_requests, seccomp: plan.seccomp };
     degraded.extend(drop_privileges(keep, &facts));
+    if let Some(helper) = jvm_helper {
+        inspector.ask_jvms(helper.connect().context(NO_THREAD)?);
+    }
     let workers = Workers::start(scanner, inspector);
     let workers = workers.context(NO_THREAD)?;
     let start = Start {
@@ -352,6 +358,19 @@ fn drop_privileges(keep: Keep, facts: &HostFacts) -> Vec<String> {
         log::warn!("{what}");
     }
     degraded
+}
+
+/// Returns a sentence about Java virtual machines that the agent cannot ask; `None` if it can ask all of them.
+fn unasked_jvms(facts: &HostFacts) -> Option<String> {
+    let granted = facts.capabilities?;
+    let can_ask = [Capability::SetUid, Capability::SetGid].into_iter().all(|capability| granted.has(capability));
+    (!can_ask).then(|| {
+        sentence(&Degraded {
+            what: "Java virtual machines",
+            why: "only those of the agent's own user dump their threads".to_owned(),
+            fix: Some("run it as root, or grant CAP_SETUID and CAP_SETGID".to_owned()),
+        })
+    })
 }
 
 fn sentence(degraded: &Degraded) -> String {

@@ -163,8 +163,8 @@ impl Configuration {
         let run = matches.subcommand().map(|(_, run)| run);
         let settings = run.map(|run| settings(run, &keys, &layers, given)).unwrap_or_default();
         match Cli::from_arg_matches(&matches).map(Cli::into_command) {
-            Ok(Command::Run(run)) => match run.retained_twice() {
-                Some(kind) => Err(retained_twice(kind, &settings)),
+            Ok(Command::Run(run)) => match contradiction(&run) {
+                Some(found) => Err(found.into_error(&settings)),
                 None => Ok(Resolved { run, settings }),
             },
             Ok(_) => Err(self.usage()),
@@ -268,21 +268,45 @@ pub(super) fn unusable(errors: Vec<(&str, HookProgramError)>, settings: &[Config
     ConfigError(problems.collect())
 }
 
-/// Returns the error of a `--retain` with two limits of one kind, at the place of the setting.
-fn retained_twice(kind: &str, settings: &[ConfigEntry]) -> ParseError {
-    let hint = "give one time, one size, or one of each: 1h,1GiB";
-    let setting = settings.iter().find(|setting| setting.key == "retain");
-    match setting.filter(|setting| setting.origin != SettingOrigin::CommandLine) {
-        Some(setting) => {
-            let what = format!("retain has two {kind}");
-            ParseError::Config(ConfigError(vec![ConfigProblem::of_setting(setting, what, Some(hint.to_owned()))]))
-        }
-        None => {
-            let mut cli = Cli::command();
-            cli.build();
-            let what = format!("--retain has two {kind}; {hint}");
-            let run = cli.find_subcommand_mut("run").map(|run| run.error(ErrorKind::ValueValidation, &what));
-            ParseError::Usage(run.unwrap_or_else(|| clap::Error::raw(ErrorKind::ValueValidation, what)))
+/// Settings that do not go together in a way that clap does not know.
+struct Contradiction {
+    /// Key of the setting that has to change.
+    key: &'static str,
+    /// Predicate of the sentence about it.
+    what: String,
+    /// Advice.
+    hint: &'static str,
+}
+
+fn contradiction(run: &RunArgs) -> Option<Contradiction> {
+    if let Some(kind) = run.retained_twice() {
+        let hint = "give one time, one size, or one of each: 1h,1GiB";
+        return Some(Contradiction { key: "retain", what: format!("has two {kind}"), hint });
+    }
+    (run.stacks.jvm && !run.stacks.is_on()).then(|| Contradiction {
+        key: "stacks-jvm",
+        what: "needs stacks auto".to_owned(),
+        hint: "turn the reading of stacks on as well: stacks auto",
+    })
+}
+
+impl Contradiction {
+    /// Returns the error, at the place of the setting.
+    fn into_error(self, settings: &[ConfigEntry]) -> ParseError {
+        let Self { key, what, hint } = self;
+        let setting = settings.iter().find(|setting| setting.key == key);
+        match setting.filter(|setting| setting.origin != SettingOrigin::CommandLine) {
+            Some(setting) => {
+                let problem = ConfigProblem::of_setting(setting, format!("{key} {what}"), Some(hint.to_owned()));
+                ParseError::Config(ConfigError(vec![problem]))
+            }
+            None => {
+                let mut cli = Cli::command();
+                cli.build();
+                let what = format!("--{key} {what}; {hint}");
+                let run = cli.find_subcommand_mut("run").map(|run| run.error(ErrorKind::ValueValidation, &what));
+                ParseError::Usage(run.unwrap_or_else(|| clap::Error::raw(ErrorKind::ValueValidation, what)))
+            }
         }
     }
 }

@@ -27,8 +27,8 @@ pub(super) enum StdoutError {
 /// place of a closed descriptor (`sanitize_standard_fds` in library/std/src/sys/pal/unix/mod.rs), and treats `EBADF`
 /// as success.
 pub(super) fn check(command: &Command) -> anyhow::Result<()> {
-    // The helper of an agent prints nothing, and a check calls `check_result` itself.
-    if matches!(command, Command::Hooks(_) | Command::Check(_)) {
+    // The helpers of an agent print nothing, and a check calls `check_result` itself.
+    if matches!(command, Command::Hooks(_) | Command::JvmDumps | Command::Check(_)) {
         return Ok(());
     }
     let destroys = matches!(command, Command::Kill(kill) if kill.yes);

@@ -19,6 +19,10 @@ pub enum Capability {
     SysResource,
     /// Destroy sockets.
     NetAdmin,
+    /// Act as another user, towards a Java virtual machine.
+    SetUid,
+    /// Act as another group, towards a Java virtual machine.
+    SetGid,
 }
 
 impl Capability {
@@ -28,6 +32,9 @@ impl Capability {
 
     /// Capabilities retained after the start.
     pub const LASTING: [Self; 4] = [Self::Bpf, Self::Perfmon, Self::SysPtrace, Self::DacReadSearch];
+
+    /// Capabilities of the helper that asks Java virtual machines: it finds their files, and acts as their users.
+    pub const JVM_HELPER: [Self; 4] = [Self::SetUid, Self::SetGid, Self::SysPtrace, Self::DacReadSearch];
 
     /// Returns the name as in manual pages and systemd units.
     pub const fn name(self) -> &'static str {
@@ -39,12 +46,16 @@ impl Capability {
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysResource => "CAP_SYS_RESOURCE",
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SetUid => "CAP_SETUID",
+            Self::SetGid => "CAP_SETGID",
         }
     }
 
     pub(super) const fn bit(self) -> u64 {
         1 << match self {
             Self::DacReadSearch => 2,
+            Self::SetGid => 6,
+            Self::SetUid => 7,
             Self::NetAdmin => 12,
             Self::SysPtrace => 19,
             Self::SysAdmin => 21,
@@ -121,7 +132,12 @@ pub(super) const fn implied_by(capability: Capability) -> u64 {
     match capability {
         Capability::Bpf | Capability::Perfmon => Capability::SysAdmin.bit(),
         Capability::DacReadSearch => DAC_OVERRIDE,
-        Capability::SysPtrace | Capability::SysAdmin | Capability::SysResource | Capability::NetAdmin => 0,
+        Capability::SysPtrace
+        | Capability::SysAdmin
+        | Capability::SysResource
+        | Capability::NetAdmin
+        | Capability::SetUid
+        | Capability::SetGid => 0,
     }
 }
 

@@ -35,9 +35,11 @@ pub struct Keep {
 }
 
 impl Keep {
-    fn allowed(self) -> filter::Allowed {
-        let Self { enter_namespaces, duplicate_descriptors, seccomp: _ } = self;
-        filter::Allowed { enter_namespaces, duplicate_descriptors }
+    /// Returns the system calls of the filter that this agent makes.
+    fn allowed(self) -> Vec<libc::c_long> {
+        let of = |kept: bool, call| kept.then_some(call);
+        let calls = [of(self.enter_namespaces, libc::SYS_setns), of(self.duplicate_descriptors, libc::SYS_pidfd_getfd)];
+        calls.into_iter().flatten().collect()
     }
 }
 
@@ -45,12 +47,37 @@ impl Keep {
 /// capabilities that `execve` could gain; and the system calls that the agent never makes after its start. A failure
 /// is reported, and does not end the agent.
 pub fn confine(keep: Keep) -> Confined {
+    let Keep { enter_namespaces, seccomp, .. } = keep;
+    let allowed = keep.allowed();
+    confine_to(
+        |permitted| lasting(permitted, enter_namespaces),
+        seccomp.then_some(&allowed),
+        |kept| substitutes(kept, enter_namespaces),
+    )
+}
+
+/// Drops everything that a helper does not need which asks Java virtual machines: all capabilities except those of
+/// [`Capability::JVM_HELPER`] that this thread has, and the system calls that [`confine`] refuses, except those with which one thread acts
+/// as another user. To be another user gives it no capability.
+pub fn confine_jvm_helper() -> Confined {
+    let kept = Capability::JVM_HELPER.into_iter().fold(0, |all, one| all | one.bit());
+    let allowed: &[libc::c_long] = &[libc::SYS_setresuid, libc::SYS_setresgid];
+    confine_to(|permitted| permitted & kept, Some(allowed), |_kept| None)
+}
+
+/// Drops all capabilities but those that `choose` returns of the permitted ones, and the system calls of the filter except `allowed`, if
+/// there is to be a filter.
+fn confine_to(
+    choose: impl FnOnce(u64) -> u64,
+    allowed: Option<&[libc::c_long]>,
+    substitutes: impl FnOnce(u64) -> Option<Degraded>,
+) -> Confined {
     let report = "report this with the output of `closewait doctor`";
     let mut degraded = Vec::new();
     let permitted = ::caps::read(None, CapSet::Permitted).map_err(|error| format!("capget failed: {error}"));
     match permitted.and_then(|permitted| {
-        let kept = lasting(bits(&permitted), keep.enter_namespaces);
-        drop_capabilities(kept).map(|()| substitutes(kept, keep.enter_namespaces))
+        let kept = choose(bits(&permitted));
+        drop_capabilities(kept).map(|()| substitutes(kept))
     }) {
         Ok(substitutes) => degraded.extend(substitutes),
         Err(why) => degraded.push(refused("capabilities", &why, report)),
@@ -58,8 +85,8 @@ pub fn confine(keep: Keep) -> Confined {
     if let Err(error) = no_new_privileges() {
         degraded.push(refused("no_new_privs", &format!("prctl(PR_SET_NO_NEW_PRIVS) failed: {error}"), report));
     }
-    if keep.seccomp
-        && let Err(error) = filter::install(keep.allowed())
+    if let Some(allowed) = allowed
+        && let Err(error) = filter::install(allowed)
     {
         let fix = "allow seccomp(2) where a container's or a service's own filter forbids it";
         degraded.push(refused("system call filter", &error.to_string(), fix));

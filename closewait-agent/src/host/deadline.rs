@@ -11,7 +11,7 @@
 //! |---|---|---|---|
 //! | `open`, `stat`, `statfs` through `/proc/PID/{exe,root,cwd,map_files,fd/N}` | the file system of the target (`proc_pid_get_link`, fs/proc/base.c) | NFS: yes; FUSE: only until the daemon has read the request (`request_wait_answer`, fs/fuse/dev.c) | may wait forever; not done at all on file systems of the list in `host/proc/mounts.rs` |
 //! | `open` with `O_PATH` through `/proc/PID/exe` | `d_weak_revalidate`, which NFS and 9p have and FUSE has not (`complete_walk`, fs/namei.c) | yes | may wait forever |
-//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `environ` faults pages in | yes | may wait forever (`environ` is read for `stacks --jvm` only) |
+//! | `/proc/PID/{maps,environ,auxv}` | `exec_update_lock` (`mm_access`, kernel/fork.c), then `mmap_lock` (`m_start`, fs/proc/task_mmu.c); `environ` faults pages in | yes | may wait forever (`environ` is read of Java virtual machines that are asked only) |
 //! | `/proc/PID/cmdline` | `mmap_lock` (`access_remote_vm` of `get_mm_cmdline`, fs/proc/base.c), no page of a file (`FOLL_ANON`) | yes | may wait forever; read last, and not while a thread waits uninterruptibly |
 //! | `/proc/PID/task/TID/{syscall,stack}` | `exec_update_lock` (`lock_trace`, fs/proc/base.c) | yes | may wait forever |
 //! | `/proc/PID/{stat,wchan}`, the links `exe`, `fd/N`, `ns/net`, `/proc/PID/{fd,fdinfo}` | nothing at v5.10; `exec_update_lock` in kernels that have "proc: protect ptrace_may_access() with exec_update_lock" (observed on 6.18.44 in `do_task_stat` and `proc_ns_readlink`) | yes | deadline, once for each process |

@@ -11,7 +11,7 @@ use super::{
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{LockOwner, StackGroup, ThreadWork},
+    stacks::{LockOwner, StackGroup, ThreadWork, carriers::PinnedCarriers},
     text::{Comm, count},
 };
 
@@ -57,6 +57,9 @@ fn text(page: &StacksPage<'_>) -> String {
     let stacks = count(total, "stack");
     // Writing to a string cannot fail.
     let _infallible = writeln!(text, "{}[{}]: {threads}, {stacks}", page.comm, page.pid);
+    if let Some(pinned) = PinnedCarriers::of(page.groups, false) {
+        let _infallible = writeln!(text, "\n{}", pinned_line(&pinned));
+    }
     for group in page.groups {
         let _infallible = writeln!(text, "\n{}", headline(group));
         if let Some(lock_owner) = &group.lock_owner {
@@ -76,6 +79,16 @@ fn text(page: &StacksPage<'_>) -> String {
 fn headline(group: &StackGroup) -> String {
     let state = group.state.as_ref().map(|state| format!(", {state}")).unwrap_or_default();
     format!("{}{state}", group.headline())
+}
+
+/// Returns what the carriers of virtual threads do, all of which are pinned, and the owner of the lock that they wait for.
+pub(super) fn pinned_line(pinned: &PinnedCarriers) -> String {
+    format!("{}{}", pinned.headline(), owner_clause(pinned.lock_owner.as_ref(), "; "))
+}
+
+/// Returns the owner of a lock behind a separator; nothing for a lock whose owner is unknown.
+pub(super) fn owner_clause(lock_owner: Option<&LockOwner>, separator: &str) -> String {
+    lock_owner.map_or_else(String::new, |lock_owner| format!("{separator}held by {}", held_by(lock_owner)))
 }
 
 /// Returns the thread that owns a lock, and what it does: `audit[24026], which waits for a period of time in Orders.write

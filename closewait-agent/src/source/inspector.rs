@@ -18,6 +18,7 @@ use super::{
     calls,
     diag::peers::PeerLookup,
     ended, files,
+    jvm::JvmAsker,
     pod_names::PodNames,
     processes::{self, Sampling},
     scanner::ScanItem,
@@ -36,6 +37,7 @@ use crate::{
 use closewait_engine::{
     model::{InspectionFact, InspectionRequest},
     process::Tool,
+    stacks::ProcessStacks,
     text::harmless_path,
     time::BootTime,
     workload::Workload,
@@ -173,12 +175,19 @@ pub struct Inspector {
     /// Settings that were opened while namespaces could be entered, by the namespaces' inodes.
     tracking: BTreeMap<u32, Arc<Tracking>>,
     pod_names: PodNames,
+    /// Questions to Java virtual machines; `None` if they are not asked.
+    jvms: Option<JvmAsker>,
 }
 
 impl Inspector {
     /// Creates an inspector with the iterator over one process, if there is one.
     pub fn new(proxy_peers: ProxyPeerReader) -> Self {
         Self { proxy_peers, ..Self::default() }
+    }
+
+    /// Makes it ask Java virtual machines for their stacks.
+    pub fn ask_jvms(&mut self, jvms: JvmAsker) {
+        self.jvms = Some(jvms);
     }
 
     /// Opens what can be read, but not opened, once the agent can no longer enter namespaces.
@@ -218,8 +227,24 @@ impl Inspector {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
         unread::peek_each(&request.unread_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
-        stacks::read_each(&request.stacks_of, &mut Patience::for_one_read(), |stacks| {
-            each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks))));
+        self.stacks(&request.stacks_of, |stacks| each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks)))));
+    }
+
+    /// Hands the stacks of processes to `each`: those of a Java virtual machine from itself, or with a reason from its memory.
+    fn stacks(&mut self, pids: &[u32], mut each: impl FnMut(ProcessStacks)) {
+        let Some(asker) = &mut self.jvms else {
+            return stacks::read_each(pids, &mut Patience::for_one_read(), each);
+        };
+        let jvms = JvmAsker::find(pids, &mut Patience::for_one_read());
+        let others: Vec<u32> = pids.iter().copied().filter(|pid| !jvms.iter().any(|(jvm, _)| jvm == pid)).collect();
+        stacks::read_each(&others, &mut Patience::for_one_read(), &mut each);
+        let refused = asker.read_each(jvms, &mut each);
+        let pids: Vec<u32> = refused.iter().map(|(pid, _)| *pid).collect();
+        stacks::read_each(&pids, &mut Patience::for_one_read(), |mut stacks| {
+            let why =
+                refused.iter().find(|(pid, _)| *pid == stacks.pid).map(|(_, why)| why.as_str()).unwrap_or_default();
+            stacks.unread.insert(0, format!("the threads of the JVM were not dumped: {why}"));
+            each(stacks);
         });
     }
 

@@ -10,24 +10,40 @@
 //! | `place` | its `/tmp`, which belongs to others: socket and trigger |
 //! | `identity` | its user, as which a thread of this process asks |
 //! | `attach` | signal, connection, request and answer |
-//! | `threads` | stacks of the answer |
+//! | `dump` | the answers, parsed |
+//! | `threads` | stacks of the answers |
+//! | `asker` | questions of a running agent, which has dropped the rights for all of this |
+//! | `helper` | the process that asks for the agent: it has the rights, and parses nothing |
+//! | `wire` | what the agent and its helper send each other |
+//! | `limits` | what the helper asks nobody |
+//!
+//! ```text
+//! inspection -> asker's thread -> socket -> helper -> attach protocol -> JVM
+//!            <- stacks (parsed) <-------- bytes <-----------------------
+//! ```
 
+mod asker;
 mod attach;
+mod dump;
 mod error;
+mod helper;
 mod identity;
+mod limits;
 mod place;
 mod target;
 mod threads;
+mod wire;
 
 use std::time::Duration;
 
-use closewait_stacks::{
-    jvm::{self, JvmThread, MAX_DUMP_BYTES, MAX_JVM_THREADS, json, text},
-    live,
-};
+use closewait_stacks::{jvm::MAX_DUMP_BYTES, live};
 
-pub use self::error::{AttachError, JvmError};
-use self::{attach::AttachSession, target::Hotspot};
+pub use self::{
+    asker::{JvmAsker, JvmHelper},
+    error::{AttachError, JvmError},
+    helper::serve_jvm_dumps,
+};
+use self::{attach::AttachSession, dump::JvmDump, target::Hotspot};
 use super::stacks::{MAX_THREADS, StacksRead};
 use crate::host::{
     deadline::{self, ItemJob, Patience, Subject},
@@ -63,42 +79,24 @@ pub fn read(pid: u32, kinds: JvmThreads, patience: &mut Patience) -> Result<Stac
 }
 
 fn read_now<T>(pid: u32, kinds: JvmThreads, job: &ItemJob<T>) -> Result<StacksRead, AttachError> {
-    let progress = || job.progress();
+    let may_go_on = || {
+        job.progress();
+        !job.is_left_behind()
+    };
     let target = Hotspot::recognize(pid)?;
-    progress();
-    let session = AttachSession::new(&target, DUMP_WITHIN, &progress)?;
-    let answer = session.ask(&["threaddump", "-l"], MAX_DUMP_BYTES)?;
-    let mut parsed = text::parse(&answer.text).map_err(AttachError::Malformed)?;
-    let mut left_out = Vec::new();
-    if answer.is_cut {
-        left_out.push(format!("the dump has more than {} MiB", MAX_DUMP_BYTES >> 20));
-    }
-    if kinds == JvmThreads::AllKinds && jvm::has_virtual_threads(&parsed) {
-        match virtual_threads(&session) {
-            Ok(more) => parsed = jvm::merged(parsed, more),
-            Err(why) => left_out.push(format!("the virtual threads were not dumped: {why}")),
-        }
+    let session = AttachSession::new(&target, DUMP_WITHIN, &may_go_on)?;
+    let mut dump = JvmDump::parse(&session.threads(MAX_DUMP_BYTES)?, MAX_DUMP_BYTES)?;
+    if kinds == JvmThreads::AllKinds && dump.has_virtual_threads() {
+        dump.add_virtual(session.virtual_threads(MAX_DUMP_BYTES));
     }
     // This thread has its own rights again.
     drop(session);
-    progress();
+    job.progress();
     let unread = |error| AttachError::Unreadable { what: "its threads", error };
     let tasks = live::threads(pid, MAX_THREADS).map_err(unread)?;
     let comm = Comm::from_name(&proc::comm(&target.folder).map_err(unread)?);
-    if parsed.len() >= MAX_JVM_THREADS {
-        left_out.push(format!("more than {MAX_JVM_THREADS} threads: the others of the dump are not shown"));
-    }
     let count = live::thread_count(pid).map_err(unread)?.max(tasks.len());
-    let stacks = threads::code_stacks(parsed, &tasks);
+    let (stacks, left_out) = dump.into_stacks(&tasks);
     // The dump has all threads; only the numbers of some are unknown.
     Ok(StacksRead { comm, threads: count, threads_left_out: 0, stacks, unread: left_out })
-}
-
-/// Returns the threads of a dump that has the virtual ones, which JDK 21 and later write into a file.
-fn virtual_threads(session: &AttachSession<'_>) -> Result<Vec<JvmThread>, AttachError> {
-    let file = session.ask_for_file("Thread.dump_to_file -overwrite -format=json", MAX_DUMP_BYTES)?;
-    if file.is_cut {
-        return Err(AttachError::TooLarge(MAX_DUMP_BYTES));
-    }
-    json::parse(&file.text).map_err(AttachError::Malformed)
 }

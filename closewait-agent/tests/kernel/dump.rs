@@ -1,4 +1,4 @@
-//! `contrib/hooks/dump`, run alone: the size of the dumps has a limit for any output of the owner.
+//! `contrib/hooks/dump`, run alone: where it gets the stacks from, and limits of their size for any output of the owner.
 
 use std::{
     fs::{self, Permissions},
@@ -10,8 +10,10 @@ use std::{
     thread,
 };
 
+use serde_json::Value;
+
 use crate::{
-    agent::{Finished, Running, finish},
+    agent::{Finished, Running, binary, finish},
     clock::{boot_seconds, patience, poll_until},
     setup::{mount_tmpfs, unmount},
 };
@@ -21,6 +23,11 @@ const MAX_DUMP: u64 = 16 << 20;
 
 /// Size of the file system that a test has, bytes: enough for a whole dump, and little memory if it is filled.
 const FILE_SYSTEM: u64 = 128 << 20;
+
+/// Name of a closewait that no folder of PATH has.
+const NONE: &str = "closewait-that-is-not-installed";
+/// Name of the fake closewait of a test.
+const FAKE: &str = "closewait-that-is-fake";
 
 /// Folder with fake tools of the runtimes, and one for dumps. It is a file system of its own: that of the host may be nearly
 /// full, and then nothing would be kept.
@@ -42,13 +49,19 @@ impl Dump {
         fs::set_permissions(path, Permissions::from_mode(0o755)).expect("chmod");
     }
 
-    /// Runs the script for a process of this runtime. Returns its output.
+    /// Runs the script for a process of this runtime, without closewait. Returns its output.
     fn run(&self, runtime: &str, pid: u32) -> Finished {
+        self.run_with(NONE, runtime, pid)
+    }
+
+    /// Runs the script with this closewait.
+    fn run_with(&self, closewait: &str, runtime: &str, pid: u32) -> Finished {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/hooks/dump");
         let path = format!("{}:{}", self.0.display(), std::env::var("PATH").expect("PATH"));
         let mut command = Command::new("sh");
         command.arg(script).env("PATH", path).env("STATE_DIRECTORY", self.0.join("kept"));
         command.env("CLOSEWAIT_EVENT", "stuck").env("CLOSEWAIT_RUNTIME", runtime);
+        command.env("CLOSEWAIT_PROGRAM", closewait);
         command.env("CLOSEWAIT_PID", pid.to_string());
         finish(&mut command)
     }
@@ -61,6 +74,12 @@ impl Dump {
             .collect();
         files.sort();
         files
+    }
+
+    /// Returns the text of the file whose name has this ending.
+    fn text(&self, end: &str) -> Option<String> {
+        let (name, _size) = self.kept().into_iter().find(|(name, _)| name.ends_with(end))?;
+        Some(fs::read_to_string(self.0.join("kept").join(name)).expect("a text"))
     }
 
     /// Returns the size of the file whose name has this ending.
@@ -93,7 +112,7 @@ fn an_empty_dump_is_reported() {
     let dump = Dump::new("empty");
     dump.program("py-spy", "exit 1");
     let ended = dump.run("CPython", process::id());
-    assert!(ended.stdout.contains("is empty"), "{ended:?}");
+    assert!(ended.stdout.contains("would be empty") && ended.code == Some(1), "{ended:?}");
 }
 
 #[test]
@@ -115,6 +134,70 @@ fn go_is_asked_for_no_more_than_a_dump() {
     server.join().expect("the server");
     let size = dump.size(".threads.txt").expect("a dump");
     assert!((1 << 20..MAX_DUMP).contains(&size), "{size}");
+}
+
+#[test]
+fn closewait_reads_the_stacks_before_any_tool_of_the_runtime() {
+    let dump = Dump::new("reads");
+    dump.program("py-spy", "echo it was run");
+    dump.program("jcmd", "echo it was run");
+    let program = dump.0.join("orders.py");
+    fs::write(&program, "import time\nprint(1, flush=True)\ntime.sleep(1000)\n").expect("a program");
+    let mut python = Running::spawn(Command::new("python3").arg(program));
+    let mut ready = [0; 2];
+    python.0.stdout.as_mut().expect("stdout is a pipe").read_exact(&mut ready).expect("it runs");
+    let closewait = binary();
+    let ended = dump.run_with(closewait.to_str().expect("UTF-8"), "CPython", python.pid());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(dump.size(".threads.txt"), None, "py-spy was not needed");
+    assert!(dump.text(".stacks.txt").expect("the stacks").contains("> <module> (orders.py:3)"), "{:?}", dump.kept());
+    let all: Value = serde_json::from_str(&dump.text(".stacks.json").expect("the stacks")).expect("JSON");
+    assert_eq!((&all["pid"], &all["groups"][0]["language"]), (&python.pid().into(), &"python".into()), "{all}");
+    // Machine code, and what the kernel does for it.
+    let sleeper = Running::spawn(Command::new("sleep").arg("1000"));
+    fs::remove_dir_all(dump.0.join("kept")).expect("its files");
+    assert_eq!(dump.run_with(closewait.to_str().expect("UTF-8"), "", sleeper.pid()).code, Some(0));
+    assert!(dump.text(".stacks.txt").expect("the stacks").contains("waits for a period of time"), "{:?}", dump.kept());
+    assert!(dump.text(".kernel-stacks.txt").expect("its stack").contains("nanosleep"), "{:?}", dump.kept());
+}
+
+#[test]
+fn a_tool_of_the_runtime_follows_if_closewait_does_not_know_the_version() {
+    let dump = Dump::new("unknown");
+    dump.program(FAKE, r#"case $* in *json) echo '{"groups":[{"language":"native"}]}' ;; *) echo native ;; esac"#);
+    dump.program("py-spy", "echo threads");
+    let ended = dump.run_with(FAKE, "CPython", process::id());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(dump.text(".stacks.txt").as_deref(), Some("native\n"));
+    assert_eq!(dump.text(".threads.txt").as_deref(), Some("threads\n"));
+}
+
+#[test]
+fn a_jvm_that_closewait_refuses_is_not_signaled_by_jcmd() {
+    let dump = Dump::new("refused");
+    dump.program(
+        FAKE,
+        "echo \"$*\" >> $STATE_DIRECTORY/../asked; case $* in *--jvm*) exit 1 ;; esac; echo machine code",
+    );
+    dump.program("jcmd", "echo it was run; exec touch $STATE_DIRECTORY/../signaled");
+    let ended = dump.run_with(FAKE, "JVM", process::id());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let asked = fs::read_to_string(dump.0.join("asked")).expect("its arguments");
+    let first = format!("stacks {} --jvm --virtual-threads", process::id());
+    assert_eq!(asked.lines().next(), Some(&first[..]), "{asked}");
+    assert_eq!(dump.text(".stacks.txt").as_deref(), Some("machine code\n"), "{ended:?}");
+    assert!(!dump.0.join("signaled").exists(), "{ended:?}");
+}
+
+#[test]
+fn stacks_without_end_leave_room_for_other_files() {
+    let dump = Dump::new("both");
+    dump.program(FAKE, "exec cat /dev/zero");
+    dump.program("py-spy", "exec cat /dev/zero");
+    let ended = dump.run_with(FAKE, "CPython", process::id());
+    assert_eq!(ended.stdout.matches("is cut after").count(), 3, "{ended:?}");
+    let all: u64 = dump.kept().iter().map(|(_name, size)| size).sum();
+    assert!(all < MAX_DUMP && dump.size(".threads.txt") >= Some(1 << 20), "{:?}", dump.kept());
 }
 
 /// Starts a process with its own root, in which the script creates `/tmp`. It ends when this is dropped.
@@ -170,11 +253,15 @@ fn a_program_that_does_not_answer_is_left_in_time() {
     let dump = Dump::new("hangs");
     // A shorter time limit of the script's commands.
     dump.program("timeout", "shift 4; exec /usr/bin/timeout --foreground -k 1 1 \"$@\"");
-    dump.program("py-spy", "trap '' TERM; echo first; while :; do sleep 1; done");
+    let hangs = "trap '' TERM; echo first; while :; do sleep 1; done";
+    dump.program("py-spy", hangs);
+    dump.program(FAKE, hangs);
     let began = boot_seconds();
-    let ended = dump.run("CPython", process::id());
-    assert!(boot_seconds() - began < 10.0, "{ended:?}");
-    assert_eq!(dump.size(".threads.txt"), Some(6), "{ended:?}");
+    let ended = dump.run_with(FAKE, "CPython", process::id());
+    assert!(boot_seconds() - began < 15.0, "{ended:?}");
+    for end in [".stacks.txt", ".stacks.json", ".threads.txt"] {
+        assert_eq!(dump.size(end), Some(6), "{ended:?}");
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod flight;
 mod hooks;
 mod hostile;
 mod journal;
+mod jvm_helper;
 mod kernel_log;
 mod kill;
 mod leaving;

@@ -22,6 +22,8 @@ pub(crate) const NOBODY: libc::uid_t = 65534;
 /// Numbers of `include/uapi/linux/capability.h`.
 pub(crate) mod capability {
     pub(crate) const DAC_READ_SEARCH: u32 = 2;
+    pub(crate) const SETGID: u32 = 6;
+    pub(crate) const SETUID: u32 = 7;
     pub(crate) const NET_ADMIN: u32 = 12;
     pub(crate) const SYS_PTRACE: u32 = 19;
     pub(crate) const SYS_ADMIN: u32 = 21;

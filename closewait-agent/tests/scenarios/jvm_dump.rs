@@ -12,7 +12,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 use serde_json::Value;
 
 use crate::{
-    agent::{Finished, Running, closewait, finish},
+    agent::{Finished, Running, binary, closewait, finish},
     clock::{patience, poll_until},
     schema,
     stage::ready,
@@ -164,6 +164,16 @@ fn a_jvm_of_another_user_is_asked_as_that_user() {
     has_the_threads(&jvm.stacks(&["--output", "json"]));
     let others = finish(closewait(&["stacks", &jvm.pid.to_string(), "--jvm"]).uid(NOBODY - 1).gid(NOBODY - 1));
     assert_eq!(others.code, Some(1), "{others:?}");
+    // Neither root nor its user, but with the right to act as that one, as a service has it.
+    let capabilities = "-all,+setuid,+setgid,+sys_ptrace,+dac_read_search";
+    let service = (NOBODY - 1).to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &service, "--regid", &service, "--clear-groups"]);
+    for set in ["--bounding-set", "--inh-caps", "--ambient-caps"] {
+        command.args([set, capabilities]);
+    }
+    command.arg(binary()).args(["stacks", &jvm.pid.to_string(), "--jvm", "--output", "json"]);
+    has_the_threads(&finish(&mut command));
     jvm.assert_untouched();
 }
 

@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// Returns the number of the first line of a program that contains this.
-fn line(program: &str, text: &str) -> usize {
+pub(crate) fn line(program: &str, text: &str) -> usize {
     let source = fs::read_to_string(programs().join(program)).expect("the program");
     1 + source.lines().position(|line| line.contains(text)).expect("the line")
 }
 
 /// Runs an agent until it judges a stuck socket, ends it, and returns the text of the verdict.
-fn verdict(stage: &Stage, more: &[&str]) -> String {
+pub(crate) fn verdict(stage: &Stage, more: &[&str]) -> String {
     let mut agent = Agent::start(&[&["--stuck-after", "2s"], more].concat());
     let netns = Value::from(stage.ns.inode);
     let is_judged = |event: &Value| event["event"] == "stuck" && event["verdict"]["rule"] != "fresh";

@@ -162,7 +162,7 @@ fn list(stage: &Stage) -> (BTreeMap<Id, Listed>, [Vec<Ends>; 2]) {
 }
 
 /// Whether the event has the namespace anywhere.
-fn concerns(event: &Value, netns: u64) -> bool {
+pub(crate) fn concerns(event: &Value, netns: u64) -> bool {
     match event {
         Value::Object(members) => {
             members.iter().any(|(name, value)| (name == "netns" && *value == netns) || concerns(value, netns))

@@ -18,8 +18,8 @@ use crate::{
     proc,
 };
 
-/// Time limit of programs, longer than any scenario: programs that outlive the test end by themselves.
-const LIMIT_SECONDS: &str = "150";
+/// Time limit of programs, longer than any scenario, seconds: programs that outlive the test end by themselves.
+const LIMIT_SECONDS: u32 = 150;
 
 const BEFORE_PATH: &str = "GET ";
 const AFTER_PATH: &str = " HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -46,23 +46,30 @@ pub(crate) struct Stage {
     programs: Vec<Running>,
     log: PathBuf,
     cgroup: Option<Cgroup>,
+    /// Time limit of programs, seconds.
+    limit: u32,
 }
 
 impl Stage {
     /// Creates a stage; `name` is that of a scenario.
     pub(crate) fn new(name: &str) -> Self {
+        Self::lasting(name, LIMIT_SECONDS)
+    }
+
+    /// Creates a stage whose programs end after this time, seconds.
+    pub(crate) fn lasting(name: &str, limit: u32) -> Self {
         let logs = ready().join("logs");
         fs::create_dir_all(&logs).expect("a folder for logs");
         let log = logs.join(format!("{name}.log"));
         File::create(&log).expect("a log");
-        Self { ns: Namespace::new(), programs: Vec::new(), log, cgroup: None }
+        Self { ns: Namespace::new(), programs: Vec::new(), log, cgroup: None, limit }
     }
 
     /// Starts a program.
     pub(crate) fn start(&mut self, program: impl AsRef<Path>, arguments: &[&str]) {
         let log = File::options().append(true).open(&self.log).expect("the log");
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=1", LIMIT_SECONDS]).arg(program.as_ref()).args(arguments);
+        command.args(["--kill-after=1", &self.limit.to_string()]).arg(program.as_ref()).args(arguments);
         command.current_dir(programs()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
         command.stdout(log.try_clone().expect("the log")).stderr(log);
         let child = self.ns.run(|| command.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -119,7 +126,7 @@ impl Stage {
     }
 
     /// Process id of the first program that was started, which is a child of `timeout`.
-    fn first(&self) -> u32 {
+    pub(crate) fn first(&self) -> u32 {
         let timeout = self.programs.first().expect("a program").pid();
         let mut pids = proc::inhabitants(&self.ns).into_iter();
         pids.find(|pid| proc::parent(*pid) == Some(timeout)).unwrap_or_else(|| panic!("it has ended{}", self.said()))

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Number of threads that carry virtual ones.
-const CARRIERS: usize = 4;
+pub(crate) const CARRIERS: usize = 4;
 /// Time from one request to the next, in milliseconds.
 const INTERVAL: u64 = 200;
 /// Number of clients that wait for an answer: each gives up after 2 s.
@@ -34,16 +34,19 @@ const PINNED: Scenario = Scenario {
 
 #[test]
 fn tomcat_s_carriers_are_all_pinned() {
-    play(&PINNED, |stage| {
-        start(stage, "virtual");
-        for _ in 0..5 {
-            drop(stage.answered(8080, "/"));
-        }
-        drop(stage.answered(8080, "/report"));
-        let paths = iter::once("/plain").chain(iter::repeat_n("/span", CARRIERS));
-        ask_and_give_up(stage, paths.chain(iter::repeat_n("/", 24)));
-        stage.has_waiting(29);
-    });
+    play(&PINNED, pin);
+}
+
+/// Starts Tomcat with virtual threads, and pins all carriers.
+pub(crate) fn pin(stage: &mut Stage) {
+    start(stage, "virtual");
+    for _ in 0..5 {
+        drop(stage.answered(8080, "/"));
+    }
+    drop(stage.answered(8080, "/report"));
+    let paths = iter::once("/plain").chain(iter::repeat_n("/span", CARRIERS));
+    ask_and_give_up(stage, paths.chain(iter::repeat_n("/", 24)));
+    stage.has_waiting(29);
 }
 
 const SLOW: Scenario = Scenario {

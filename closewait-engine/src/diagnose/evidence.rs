@@ -110,6 +110,8 @@ pub struct PeersRead {
 pub struct Backends {
     /// Number of connections that wait for an answer.
     pub waiting: u32,
+    /// Whether data has arrived on one of them in the [`RECENT`] before the agent read them.
+    pub answered: bool,
 }
 
 impl GroupEvidence {

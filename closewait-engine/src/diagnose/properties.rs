@@ -112,7 +112,8 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
 fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
     let mut threads = || dice.below(u64::from(count) + 3) as u32;
     let (idle, pool, at_line, others) = (threads(), threads(), threads(), threads());
-    StackEvidence { threads: idle + pool + at_line + others, idle, pool, at_line, complete: dice.below(3) > 0 }
+    let stopped = dice.below(8) as u32 / 7 * others;
+    StackEvidence { threads: idle + pool + at_line + others, idle, pool, at_line, stopped, complete: dice.below(3) > 0 }
 }
 
 fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupEvidence {
@@ -137,7 +138,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             last: dice.one(&[None, None, Some(now - secs(dice.clone().below(30)))]),
         }),
         peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
-        backends: dice.maybe(|dice| Backends { waiting: dice.below(8) as u32 / 6 }),
+        backends: dice.maybe(|dice| Backends { waiting: dice.below(8) as u32 / 6, answered: dice.below(2) == 0 }),
         waits: dice.maybe(|dice| waits(dice, count)),
         stacks: (dice.below(4) == 0).then(|| stacks(dice, count)),
         older_than_owner: if dice.below(6) == 0 { count } else { 0 },
@@ -309,7 +310,7 @@ proptest! {
                 (closes.count, closes.last) = (closes.count + 1, Some(now));
             }
             3 => evidence.peer_ends = PeersRead { read: count, half_closed: count },
-            4 => evidence.backends = Some(Backends { waiting: count }),
+            4 => evidence.backends = Some(Backends { waiting: count, answered: false }),
             5 => evidence.sending = count,
             6 => evidence.last_exit = Some(now),
             _ => {

@@ -2,6 +2,7 @@
 //! program from one that misses some closes.
 
 mod courses;
+mod late_exits;
 mod shown;
 
 use std::{
@@ -16,13 +17,11 @@ use indexmap::{
 
 use serde::{Deserialize, Serialize};
 
-use self::shown::ShownFacts;
+pub(crate) use self::late_exits::EndedBy;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
+use self::{late_exits::LateExitLog, shown::ShownFacts};
 use crate::{
-    diagnose::{
-        Flow, Trend,
-        evidence::{LATE, LateExits},
-    },
+    diagnose::{Flow, Trend, evidence::LateExits},
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
     model::{Dwell, IncidentState, IncidentStatus, Since, SocketKey, StuckCounts},
@@ -42,8 +41,6 @@ const MAX_COHORTS: usize = 128;
 /// Number of windows, each as long as the age at which a socket counts as stuck, in a span for which the longest dwell time is
 /// stored.
 const WINDOWS_PER_SPAN: usize = 64;
-/// Maximum number of stored late exits of each flow.
-const MAX_LATE_EXITS: usize = 8;
 /// Maximum number of windows of a trend.
 const MAX_TREND_WINDOWS: usize = 6;
 /// Minimum number of windows for a trend, which gives three differences.
@@ -73,8 +70,8 @@ struct FlowStats {
     /// Longest dwell time among the exits that the program caused, in this span of windows and in the previous one. Older values
     /// expire, so that one slow request does not count forever.
     longest_closed: [Option<Duration>; 2],
-    /// Latest exits of sockets that the program had kept for [`LATE`] or longer: time and dwell time.
-    late_exits: VecDeque<(BootTime, Duration)>,
+    #[serde(flatten)]
+    late: LateExitLog,
     cohorts: VecDeque<Cohort>,
     /// Last count of the present sockets.
     latest: Point,
@@ -161,14 +158,14 @@ impl Flows {
     }
 
     /// Counts an exit at `at` after `dwell`. `entered` is the time of the entry, if the agent saw it; `finished` is whether the
-    /// program caused the exit, and `ended` whether it did so by its end.
+    /// program caused the exit, and `ended` the process that did so by its end.
     pub(crate) fn left(
         &mut self,
         key: FlowKey,
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        (finished, ended): (bool, bool),
+        (finished, ended): (bool, Option<EndedBy>),
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
@@ -177,7 +174,7 @@ impl Flows {
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         stats.mature_left += stayed_for(stats.mature_age(stuck_after));
         stats.stuck_left += stayed_for(stuck_after);
-        stats.ended += u64::from(ended);
+        stats.ended += u64::from(ended.is_some());
         // Most sockets entered recently, so search from the end.
         let mut cohorts = stats.cohorts.iter_mut().rev();
         if let Some(cohort) = number.and_then(|number| cohorts.find(|one| one.number == number)) {
@@ -193,11 +190,8 @@ impl Flows {
         if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
             stats.habit.closed(stayed);
         }
-        if let Some(stayed) = stayed.filter(|stayed| *stayed >= LATE) {
-            if stats.late_exits.len() >= MAX_LATE_EXITS {
-                stats.late_exits.pop_front();
-            }
-            stats.late_exits.push_back((at, stayed));
+        if let Some(stayed) = stayed {
+            stats.late.add(at, stayed, ended);
         }
     }
 
@@ -283,6 +277,18 @@ impl Flows {
         let suspects = self.growths().filter(|(_, growth)| growth.is_suspected());
         let suspects: BTreeSet<_> = suspects.map(|(key, _)| key).collect();
         suspects.into_iter().take(most).collect()
+    }
+
+    /// Returns flows with mature sockets and no incident, `most` at most.
+    pub(crate) fn without_incident(&self, most: usize) -> BTreeSet<FlowKey> {
+        self.growths().filter(|(_, growth)| growth.is_calm()).map(|(key, _)| key).take(most).collect()
+    }
+
+    /// Suspects an incident of these flows.
+    pub(crate) fn suspect(&mut self, keys: &BTreeSet<FlowKey>) {
+        let wanted = self.flows.iter_mut().filter(|(key, _)| keys.contains(key));
+        wanted.filter_map(|(_, stats)| stats.growth.as_deref_mut()).for_each(Growth::suspect);
+        self.suspects = self.any_suspect();
     }
 
     /// Returns the growth of a flow.
@@ -378,12 +384,7 @@ impl Flows {
 
     /// Returns the late exits of a flow.
     pub(crate) fn late_exits(&self, key: FlowKey) -> LateExits {
-        let Some(stats) = self.flows.get(&key) else { return LateExits::default() };
-        LateExits {
-            count: u32::try_from(stats.late_exits.len()).unwrap_or(u32::MAX),
-            last: stats.late_exits.back().map(|(at, _)| *at),
-            longest: stats.late_exits.iter().map(|(_, stayed)| *stayed).max().unwrap_or_default(),
-        }
+        self.flows.get(&key).map(|stats| stats.late.summary()).unwrap_or_default()
     }
 
     /// Evicts quiet flows, so that many short-lived remote endpoints do not keep others out.

@@ -258,6 +258,7 @@ impl Engine {
         let InspectionStep::Reporting { asked, at, worked } = self.inspection else { return };
         self.report_stuck(asked, asked, asked);
         if self.tracker.next_due().is_none_or(|due| due > asked) {
+            self.suspect_exhausted(at);
             self.report_pileups(at);
             self.inspected(at, worked);
         }

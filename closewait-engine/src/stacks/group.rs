@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    carriers::is_virtual,
     frame::{CodeFrame, CodeLanguage, CodeStack},
     idle::idle,
     lock_owner::LockOwner,
@@ -108,6 +109,11 @@ impl StackGroup {
         matches!(self.work, ThreadWork::Idle(_))
     }
 
+    /// Whether these are virtual threads for which no carrier was free yet.
+    fn has_not_begun(&self) -> bool {
+        self.frames.is_empty() && self.cut.is_none() && is_virtual(self.state.as_deref())
+    }
+
     /// Returns what the threads do, in a line: `8 threads wait for a lock in reserve (orders.py:7)`.
     pub fn headline(&self) -> String {
         let one = if self.language == CodeLanguage::Go { "goroutine" } else { "thread" };
@@ -117,19 +123,29 @@ impl StackGroup {
         match self.work {
             ThreadWork::Idle(work) => format!("{who} {is} idle: wait{s} for {work}"),
             ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}", wait.words()),
+            ThreadWork::Unknown if self.has_not_begun() => {
+                format!("{who} {} not begun", if self.count == 1 { "has" } else { "have" })
+            }
             ThreadWork::Unknown => format!("{who}{place}"),
         }
     }
 
     /// Whether some of the threads of both groups are the same, at the same line of the application, and wait for the same there.
-    /// Functions of the runtime inside it may differ: many wait in a loop. Goroutines have no number that lasts.
+    /// Functions of the runtime inside it may differ: many wait in a loop. Goroutines have no number that lasts, and virtual threads
+    /// without a carrier often have neither number nor name.
     pub(super) fn is_at_same_line(&self, other: &Self) -> bool {
         fn outer(group: &StackGroup) -> &[CodeFrame] {
             group.frames.get(group.place.unwrap_or(0)..).unwrap_or_default()
         }
         let same_threads = match (self.tids.is_empty(), other.tids.is_empty()) {
             (true, true) => {
-                self.language == CodeLanguage::Go || self.names.iter().any(|name| other.names.contains(name))
+                let are_unnamed = || self.names.is_empty() && other.names.is_empty();
+                let are_named = || self.names.iter().any(|name| other.names.contains(name));
+                match self.language {
+                    CodeLanguage::Go => true,
+                    CodeLanguage::Jvm => are_unnamed() || are_named(),
+                    CodeLanguage::Python | CodeLanguage::Native => are_named(),
+                }
             }
             _ => self.tids.iter().any(|tid| other.tids.contains(tid)),
         };
@@ -299,6 +315,18 @@ mod tests {
             "runtime.bgsweep /usr/lib/go/src/runtime/mgcsweep.go:278",
         ];
         assert!(group_stacks(&[stack(CodeLanguage::Go, &frames)])[0].is_idle());
+    }
+
+    #[test]
+    fn virtual_threads_without_carrier_and_name_are_known_by_their_line() {
+        let group = |name: Option<&str>| {
+            let stack = stack(CodeLanguage::Jvm, &["shop.Orders.reserve Orders.java:7"]);
+            group_stacks(&[CodeStack { name: name.map(str::to_owned), ..stack }]).remove(0)
+        };
+        assert!(group(None).is_at_same_line(&group(None)));
+        assert!(group(Some("a")).is_at_same_line(&group(Some("a"))));
+        assert!(!group(Some("a")).is_at_same_line(&group(Some("b"))));
+        assert!(!group(Some("a")).is_at_same_line(&group(None)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! inside it: once there is work, the application's own functions are there.
 
 use super::{
+    carriers::is_virtual,
     frame::{CodeFrame, CodeLanguage, CodeStack},
     jvm::JVM_IDLE,
     origin::FrameOrigin,
@@ -75,8 +76,12 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     if stack.frames.iter().any(is_of_runtime) {
         return Some(BACKGROUND_WORK);
     }
-    // Threads of the machine itself: they compile, collect garbage, wait for signals.
-    if language == CodeLanguage::Jvm && stack.frames.is_empty() && stack.cut.is_none() {
+    // Threads of the machine itself: they compile, collect garbage, wait for signals. Virtual threads without frames have not begun.
+    if language == CodeLanguage::Jvm
+        && stack.frames.is_empty()
+        && stack.cut.is_none()
+        && !is_virtual(stack.state.as_deref())
+    {
         return Some(BACKGROUND_WORK);
     }
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {

@@ -21,7 +21,9 @@ pub(super) const JVM_WAITS: &[(&str, CodeWait)] = &[
     ("org.apache.hc.client5.http.impl.%.leaseConnection", CodeWait::Pool),
     ("org.apache.hc.client5.http.impl.classic.InternalExecRuntime.acquireEndpoint", CodeWait::Pool),
     ("redis.clients.jedis.%.getResource", CodeWait::Pool),
-    ("com.mongodb.internal.connection.%ConnectionPool.get", CodeWait::Pool),
+    ("com.mongodb.%.%ConnectionPool.get", CodeWait::Pool),
+    ("org.jboss.jca.core.connectionmanager.pool.%.getConnection", CodeWait::Pool),
+    ("weblogic.common.resourcepool.%.reserveResource%", CodeWait::Pool),
     // Locks.
     ("java.util.concurrent.locks.ReentrantLock.%ock%", CodeWait::Lock),
     ("java.util.concurrent.locks.ReentrantReadWriteLock$%", CodeWait::Lock),
@@ -40,6 +42,7 @@ pub(super) const JVM_WAITS: &[(&str, CodeWait)] = &[
     ("sun.security.ssl.SSLSocketImpl%ead", CodeWait::Receive),
     ("sun.security.ssl.SSLSocketImpl.startHandshake", CodeWait::Receive),
     ("jdk.internal.net.http.HttpClientImpl.send", CodeWait::Receive),
+    ("io.grpc.stub.ClientCalls.blocking%", CodeWait::Receive),
     ("java.net.SocketOutputStream.%rite%", CodeWait::Send),
     ("java.net.Socket$SocketOutputStream.write", CodeWait::Send),
     ("sun.nio.ch.NioSocketImpl.%rite%", CodeWait::Send),
@@ -85,6 +88,16 @@ pub(super) const JVM_IDLE: &[(&str, &str)] = &[
     ("org.eclipse.jetty.util.thread.ReservedThreadExecutor$ReservedThread.reservedWait", "work"),
     ("java.util.concurrent.locks.LockSupport.park < org.jboss.threads.EnhancedQueueExecutor$ThreadBody.run", "work"),
     ("java.util.concurrent.LinkedBlockingQueue.take < io.netty.%.takeTask", "work"),
+    ("java.util.concurrent.ArrayBlockingQueue.take < ch.qos.logback.core.AsyncAppenderBase$Worker.run", "work"),
+    ("java.util.concurrent.LinkedBlockingQueue.take < org.apache.zookeeper.ClientCnxn$EventThread.run", "work"),
+    ("com.lmax.disruptor.%WaitStrategy.waitFor", "work"),
+    ("io.netty.util.HashedWheelTimer$Worker.waitForNextTick", "work"),
+    ("java.lang.Object.wait < org.quartz.simpl.SimpleThreadPool$WorkerThread.run", "work"),
+    ("java.lang.Object.wait < org.quartz.core.QuartzSchedulerThread.run", "work"),
+    ("java.lang.Thread.sleep < org.apache.http.impl.client.IdleConnectionEvictor$1.run", "work"),
+    ("org.apache.coyote.http11.Http11InputBuffer.parseRequestLine", "the next request"),
+    ("org.apache.coyote.http11.InternalInputBuffer.parseRequestLine", "the next request"),
+    ("sun.net.httpserver.Request.readLine", "the next request"),
     ("kotlinx.coroutines.scheduling.CoroutineScheduler$Worker.park", "work"),
     ("scala.concurrent.forkjoin.ForkJoinPool.%wait%", "work"),
     ("sun.nio.ch.ServerSocketChannelImpl.accept < %.serverSocketAccept", "clients"),
@@ -130,6 +143,7 @@ pub(super) const JVM_LIBRARIES: &[&str] = &[
     "com.google.inject.",
     "com.google.protobuf.",
     "com.ibm.",
+    "com.lmax.disruptor.",
     "com.mchange.",
     "com.microsoft.sqlserver.",
     "com.mongodb.",
@@ -175,6 +189,7 @@ pub(super) const JVM_LIBRARIES: &[&str] = &[
     "org.mariadb.",
     "org.mybatis.",
     "org.postgresql.",
+    "org.quartz.",
     "org.redisson.",
     "org.slf4j.",
     "org.springframework.",
@@ -240,6 +255,35 @@ mod tests {
         ] {
             let (work, place) = work(&[&PARKED, functions].concat());
             assert_eq!((work, place.as_deref()), (ThreadWork::Waits(expected), Some("shop.Orders.reserve")));
+        }
+    }
+
+    #[test]
+    fn threads_that_wait_for_the_next_request_are_idle_and_those_in_one_are_not() {
+        let read = ["sun.nio.ch.SocketDispatcher.read0", "sun.nio.ch.NioSocketImpl.read", "java.io.InputStream.read"];
+        for parse in
+            ["sun.net.httpserver.Request.readLine", "org.apache.coyote.http11.Http11InputBuffer.parseRequestLine"]
+        {
+            let outer = [parse, "java.util.concurrent.ThreadPoolExecutor.runWorker"];
+            assert_eq!(work(&[&read[..], &outer].concat()), (ThreadWork::Idle("the next request"), None));
+        }
+        let answer = ["com.mysql.cj.protocol.ReadAheadInputStream.fill", "shop.Orders.load"];
+        let expected = (ThreadWork::Waits(CodeWait::Receive), Some("shop.Orders.load".to_owned()));
+        assert_eq!(work(&[&read[..], &answer].concat()), expected);
+    }
+
+    #[test]
+    fn pools_of_connections_are_known() {
+        for pool in [
+            "com.zaxxer.hikari.HikariDataSource.getConnection",
+            "org.apache.commons.pool2.impl.GenericObjectPool.borrowObject",
+            "org.apache.http.impl.conn.PoolingHttpClientConnectionManager.leaseConnection",
+            "org.apache.hc.client5.http.impl.classic.InternalExecRuntime.acquireEndpoint",
+            "com.mongodb.connection.DefaultConnectionPool.get",
+            "com.mongodb.internal.connection.DefaultConnectionPool.get",
+            "org.jboss.jca.core.connectionmanager.pool.mcp.SemaphoreConcurrentLinkedQueueManagedConnectionPool.getConnection",
+        ] {
+            assert_eq!(work(&[&PARKED[..], &[pool, "shop.Orders.load"]].concat()).0, ThreadWork::Waits(CodeWait::Pool));
         }
     }
 

@@ -7,10 +7,12 @@
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
 //! | `jvm` | the tables of Java |
+//! | `carriers` | carriers of virtual threads, and whether all of them are pinned |
 //! | `lock_owner` | the thread that owns the lock that others wait for |
 //! | `group` | groups of equal stacks |
 //! | `sample` | the groups of one process at one time, and since when its threads are where they are |
 
+pub mod carriers;
 mod frame;
 mod group;
 mod idle;

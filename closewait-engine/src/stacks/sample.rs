@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    carriers::{self, PinnedCarriers},
     frame::{CodeFrame, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
     waits::CodeWait,
@@ -34,7 +35,12 @@ impl ProcessStacks {
     /// Groups the stacks that an inspection read.
     pub fn new(pid: u32, at: BootTime, stacks: &[CodeStack], unread: Vec<String>) -> Self {
         let mut groups = group_stacks(stacks);
-        let further = groups.split_off(groups.len().min(MAX_GROUPS));
+        let mut further = groups.split_off(groups.len().min(MAX_GROUPS));
+        // Without it, all carriers of virtual threads would seem to be pinned.
+        if let (Some(last), Some(can_run)) = (groups.last_mut(), further.iter_mut().find(|one| carriers::can_run(one)))
+        {
+            std::mem::swap(last, can_run);
+        }
         let ungrouped = further.iter().fold(0, |sum: u32, group| sum.saturating_add(group.count));
         for group in &mut groups {
             group.since = Some(at);
@@ -55,6 +61,17 @@ impl ProcessStacks {
     /// Returns the groups of threads that are not idle: those that may explain why sockets are not closed.
     pub fn working_groups(&self) -> impl Iterator<Item = &StackGroup> {
         self.groups.iter().filter(|group| !group.is_idle())
+    }
+
+    /// Returns the most important fact about why a program makes no progress, in a sentence; `None` if the stacks show none.
+    pub fn headline(&self) -> Option<String> {
+        let pinned = self.pinned_carriers().map(|pinned| pinned.headline());
+        pinned.or_else(|| self.main_group().map(StackGroup::headline))
+    }
+
+    /// Returns the carriers of virtual threads, if all of them are pinned; `None` otherwise.
+    pub fn pinned_carriers(&self) -> Option<PinnedCarriers> {
+        PinnedCarriers::of(&self.groups, self.ungrouped > 0)
     }
 
     /// Returns the number of frames, for limits. A frame with long names counts as several.

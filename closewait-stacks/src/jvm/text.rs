@@ -53,6 +53,18 @@ pub fn parse(dump: &[u8]) -> Result<Vec<JvmThread>, StackError> {
     Ok(parsed.threads)
 }
 
+/// Returns the feature release of the JDK that has written a dump: 21 of `OpenJDK 64-Bit Server VM (21.0.5+11-LTS mixed mode, sharing)`.
+/// `None` if it is unknown, and for JDK 8, whose machine has another number (`25.504-b01`) and no `+` before its build
+/// (`java.lang.Runtime.Version`).
+pub fn release(dump: &[u8]) -> Option<u32> {
+    let head = dump.get(..MAX_LINES_BEFORE * MAX_LINE_BYTES).unwrap_or(dump);
+    let head = String::from_utf8_lossy(head);
+    let title = head.lines().take(MAX_LINES_BEFORE).find_map(|line| line.strip_prefix(TITLE))?;
+    let version = title.rsplit_once(" (")?.1.split(' ').next()?;
+    let digits = version.bytes().take_while(u8::is_ascii_digit).count();
+    version.contains('+').then(|| version.get(..digits)?.parse().ok()).flatten()
+}
+
 /// Parses the head of a thread, whose name can have quotes and any number of lines:
 /// `"http-1" #13 daemon prio=5 os_prio=0 tid=0x00007f76240b1a80 nid=0x5de5 waiting for monitor entry  [0x00007f760d2fe000]`.
 fn head<'a>(first: &str, more: &mut impl Iterator<Item = &'a str>) -> Option<JvmThread> {

@@ -1,17 +1,21 @@
 //! `cargo xtask scenarios`: real programs that leave sockets in CLOSE_WAIT, and the agent's verdicts on them.
 
+mod stacks;
 mod table;
 
 use std::{env, ffi::OsString, mem};
 
 use crate::prelude::*;
 use crate::{root, setup, test};
+use stacks::StacksTable;
 use table::Table;
 
 /// The page that `--bless` writes.
 const PAGE: &str = "docs/scenarios.md";
 /// The tests record all that the agent observes in the folder that this variable names.
 const RECORD: &str = "CLOSEWAIT_RECORD";
+/// Module of the tests that `--stacks` runs, and nothing else.
+const RUNTIMES: &str = "runtimes::";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -24,12 +28,19 @@ pub(crate) struct Options {
     /// Play all of them, and write the table to docs/scenarios.md
     #[arg(long)]
     bless: bool,
+    /// Instead of them, play five situations for each runtime whose stacks are read, four minutes in all, and compare the lines of the
+    /// programs that the agent shows; FILTER is a runtime: go, python, c or java
+    #[arg(long, conflicts_with_all = ["all", "bless"])]
+    stacks: bool,
 }
 
 /// Installs the programs, plays the scenarios, prints the table and fails if any result was unexpected.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
     root::install(workspace, "scenarios")?;
+    if options.stacks {
+        return play_stacks(workspace, options);
+    }
     // Long scenarios are tests with `#[ignore]`.
     let with_long = options.all || options.bless || options.filter.is_some();
     if with_long {
@@ -48,7 +59,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         program.splice(0..0, [env.into(), setting]);
     }
     let long = with_long.then(|| "--include-ignored".into());
-    let args: Vec<_> = std::iter::once("--nocapture".into()).chain(long).chain(options.filter.clone()).collect();
+    let args: Vec<_> = ["--nocapture", "--skip", RUNTIMES]
+        .map(OsString::from)
+        .into_iter()
+        .chain(long)
+        .chain(options.filter.clone())
+        .collect();
     let mut table = Table::default();
     let mut unreadable = Ok(());
     let show = |line: &str| match table.add(line) {
@@ -68,4 +84,29 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("wrote {PAGE}");
     }
     summary.check("scenario", success, true)
+}
+
+/// Plays the situations of each runtime at the same time, and fails if a line is wrong, or too few are shown.
+fn play_stacks(workspace: &Workspace, options: &Options) -> Result<()> {
+    let build = workspace.root.join("closewait-agent/tests/scenarios/programs/stacks/build");
+    exec::quiet(Command::new(build).arg(workspace.target.join("scenarios")))?;
+    let program = [test::build(workspace, "scenarios")?.into_os_string()];
+    let mut filter = OsString::from(RUNTIMES);
+    filter.push(options.filter.clone().unwrap_or_default());
+    // They mostly wait.
+    let args = ["--nocapture", "--ignored", "--test-threads=4"].map(OsString::from);
+    let args = [&args[..], &[filter]].concat();
+    let mut table = StacksTable::default();
+    let mut unreadable = Ok(());
+    let show = |line: &str| match table.add(line) {
+        Ok(true) => {}
+        Ok(false) => println!("{line}"),
+        Err(error) => unreadable = Err(error),
+    };
+    let why = "playing scenarios in network namespaces";
+    let (summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
+    unreadable?;
+    println!("\n{}\n{}", table.markdown(), table.summary());
+    summary.check("runtime", success, true)?;
+    table.check()
 }

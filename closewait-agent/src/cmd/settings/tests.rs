@@ -223,6 +223,28 @@ fn a_limit_of_a_recording_is_given_once_for_each_kind() {
 }
 
 #[test]
+fn java_virtual_machines_are_asked_only_if_stacks_are_read() {
+    for (line, text, variables) in [
+        ("closewait run --stacks auto --stacks-jvm", "", &[][..]),
+        ("closewait run --stacks-jvm", "stacks = \"auto\"", &[]),
+        ("closewait run", "stacks = \"auto\"\nstacks-jvm = true", &[]),
+        ("closewait run --stacks auto", "", &[("CLOSEWAIT_STACKS_JVM", "true")]),
+    ] {
+        assert!(resolve(line, text, variables).unwrap().run.stacks.jvm, "{line}");
+    }
+    assert!(resolve("closewait run", "stacks-jvm = false", &[]).is_ok());
+    let hint = "turn the reading of stacks on as well: stacks auto";
+    for line in ["--stacks-jvm", "--stacks never --stacks-jvm"] {
+        let text = usage(resolve(&format!("closewait run {line}"), "", &[]));
+        assert!(text.starts_with(&format!("error: --stacks-jvm needs stacks auto; {hint}\n")), "{text}");
+    }
+    let text = problem(resolve("closewait run", "\nstacks-jvm = true", &[]));
+    assert!(text.ends_with(&format!(":2:1: stacks-jvm needs stacks auto\nhint: {hint}")), "{text}");
+    let text = problem(resolve("closewait run --stacks never", "stacks = \"auto\"\nstacks-jvm = true", &[]));
+    assert!(text.contains(":2:1: stacks-jvm needs"), "{text}");
+}
+
+#[test]
 fn a_value_out_of_range_has_a_hint_with_the_range() {
     for (line, hint) in [
         ("max-sockets = 0", "max-sockets: 0 is not in 1..=1048576\nhint: use a number from 1 to 1048576"),

@@ -25,7 +25,7 @@ pub(super) enum FilterError {
 const KEXEC_FILE_LOAD: c_long = if IS_X86_64 { 320 } else { 294 };
 
 /// System calls that fail with `EPERM`.
-const REFUSED: [c_long; 48] = [
+const REFUSED: [c_long; 50] = [
     // Other programs.
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -34,6 +34,7 @@ const REFUSED: [c_long; 48] = [
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
     // Mounts and roots.
     libc::SYS_mount,
@@ -49,6 +50,7 @@ const REFUSED: [c_long; 48] = [
     libc::SYS_mount_setattr,
     // New namespaces: a user namespace has all capabilities.
     libc::SYS_unshare,
+    libc::SYS_setns,
     // The kernel itself.
     libc::SYS_init_module,
     libc::SYS_finit_module,
@@ -106,36 +108,17 @@ const NEW_NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// System calls that only an agent with an option makes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Allowed {
-    /// `setns`, to enter network namespaces.
-    pub(super) enter_namespaces: bool,
-    /// `pidfd_getfd`, to peek at unread requests.
-    pub(super) duplicate_descriptors: bool,
-}
-
-impl Allowed {
-    /// Returns the calls that are refused in addition to [`REFUSED`].
-    fn others(self) -> impl Iterator<Item = c_long> {
-        let of = |allowed: bool, call| (!allowed).then_some(call);
-        [of(self.enter_namespaces, libc::SYS_setns), of(self.duplicate_descriptors, libc::SYS_pidfd_getfd)]
-            .into_iter()
-            .flatten()
-    }
-}
-
-/// Installs the filters for all threads of this process, permanently.
-pub(super) fn install(allowed: Allowed) -> Result<(), FilterError> {
+/// Installs the filters for all threads of this process, permanently. They do not refuse the calls in `allowed`.
+pub(super) fn install(allowed: &[c_long]) -> Result<(), FilterError> {
     // Builds all filters before it installs the first.
     let filters = [refused(allowed).map_err(FilterError::Make)?, unknown().map_err(FilterError::Make)?];
     filters.iter().try_for_each(|filter| seccompiler::apply_filter_all_threads(filter)).map_err(FilterError::Install)
 }
 
-/// Builds the filter of refused calls.
-fn refused(allowed: Allowed) -> Result<BpfProgram, BackendError> {
-    let mut rules: BTreeMap<_, _> =
-        REFUSED.into_iter().chain(allowed.others()).flat_map(numbers).map(|call| (call, vec![])).collect();
+/// Builds the filter of refused calls, except those in `allowed`.
+fn refused(allowed: &[c_long]) -> Result<BpfProgram, BackendError> {
+    let calls = REFUSED.into_iter().filter(|call| !allowed.contains(call));
+    let mut rules: BTreeMap<_, _> = calls.flat_map(numbers).map(|call| (call, vec![])).collect();
     if IS_X86_64 {
         rules.extend(X86_64_ONLY.into_iter().flat_map(numbers).map(|call| (call, vec![])));
         rules.extend(X32_ONLY.map(|call| (call | X32, vec![])));
@@ -171,10 +154,8 @@ mod tests {
 
     use super::*;
 
-    const NONE: Allowed = Allowed { enter_namespaces: false, duplicate_descriptors: false };
-
     /// Returns the error of a call with zeros as arguments on a thread that has the filters.
-    fn filtered(allowed: Allowed, call: c_long) -> Option<i32> {
+    fn filtered(allowed: &'static [c_long], call: c_long) -> Option<i32> {
         thread::spawn(move || {
             for filter in [refused(allowed).unwrap(), unknown().unwrap()] {
                 // For this thread alone: other tests continue.
@@ -191,7 +172,7 @@ mod tests {
     #[test]
     fn what_the_agent_never_does_is_refused() {
         for call in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_init_module, libc::SYS_setuid] {
-            assert_eq!(filtered(NONE, call), Some(libc::EPERM), "system call {call}");
+            assert_eq!(filtered(&[], call), Some(libc::EPERM), "system call {call}");
         }
     }
 
@@ -199,32 +180,39 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn numbers_of_x32_are_no_way_round() {
         for call in [libc::SYS_mount | X32, X32_ONLY[0] | X32, X86_64_ONLY[0] | X32] {
-            assert_eq!(filtered(NONE, call), Some(libc::EPERM), "system call {call:#x}");
+            assert_eq!(filtered(&[], call), Some(libc::EPERM), "system call {call:#x}");
         }
     }
 
     #[test]
     fn namespaces_are_entered_only_if_that_is_asked_for() {
-        let allowed = Allowed { enter_namespaces: true, ..NONE };
-        assert_eq!(filtered(NONE, libc::SYS_setns), Some(libc::EPERM));
+        assert_eq!(filtered(&[], libc::SYS_setns), Some(libc::EPERM));
         // Standard input is no namespace.
-        assert_ne!(filtered(allowed, libc::SYS_setns), Some(libc::EPERM));
-        assert_eq!(filtered(allowed, libc::SYS_pidfd_getfd), Some(libc::EPERM));
+        assert_ne!(filtered(&[libc::SYS_setns], libc::SYS_setns), Some(libc::EPERM));
     }
 
     #[test]
     fn descriptors_are_duplicated_only_if_that_is_asked_for() {
-        let allowed = Allowed { duplicate_descriptors: true, ..NONE };
-        assert_eq!(filtered(NONE, libc::SYS_pidfd_getfd), Some(libc::EPERM));
+        assert_eq!(filtered(&[], libc::SYS_pidfd_getfd), Some(libc::EPERM));
         // Standard input is no process.
-        assert_eq!(filtered(allowed, libc::SYS_pidfd_getfd), Some(libc::EBADF));
-        assert_eq!(filtered(allowed, libc::SYS_setns), Some(libc::EPERM));
+        assert_eq!(filtered(&[libc::SYS_pidfd_getfd], libc::SYS_pidfd_getfd), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn a_thread_becomes_another_user_only_if_that_is_asked_for() {
+        const ALLOWED: &[c_long] = &[libc::SYS_setresuid];
+        assert_eq!(filtered(&[], libc::SYS_setresuid), Some(libc::EPERM));
+        // To user 0, which fails with the same error for others than root.
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(filtered(ALLOWED, libc::SYS_setresuid), None);
+        }
+        assert_eq!(filtered(ALLOWED, libc::SYS_setuid), Some(libc::EPERM));
     }
 
     #[test]
     fn threads_can_be_started_and_namespaces_not_made() {
         thread::spawn(|| {
-            for filter in [refused(NONE).unwrap(), unknown().unwrap()] {
+            for filter in [refused(&[]).unwrap(), unknown().unwrap()] {
                 seccompiler::apply_filter(&filter).unwrap();
             }
             assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
@@ -235,7 +223,7 @@ mod tests {
         })
         .join()
         .unwrap();
-        assert_eq!(filtered(NONE, libc::SYS_clone3), Some(libc::ENOSYS));
+        assert_eq!(filtered(&[], libc::SYS_clone3), Some(libc::ENOSYS));
     }
 
     #[test]
@@ -244,7 +232,7 @@ mod tests {
         assert_eq!(KEXEC_FILE_LOAD, libc::SYS_kexec_file_load);
         assert_eq!(X86_64_ONLY, [libc::SYS_iopl, libc::SYS_ioperm]);
         for call in X86_64_ONLY {
-            assert_eq!(filtered(NONE, call), Some(libc::EPERM), "system call {call}");
+            assert_eq!(filtered(&[], call), Some(libc::EPERM), "system call {call}");
         }
     }
 

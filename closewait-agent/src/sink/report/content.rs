@@ -5,7 +5,7 @@ use super::{ReportPage, ReportSource, chart::CountChart, timeline::Timeline};
 use crate::sink::{
     command::with_socket,
     list::missing,
-    stacks::frame_lines,
+    stacks::{frame_lines, owner_clause, pinned_line},
     status::{headline, is_calm, label, port, used_limit, who},
     text::{dwell, losses},
 };
@@ -161,10 +161,13 @@ fn stack_texts(evidence: &Evidence) -> Vec<StackTexts> {
     let texts = |group: &StackGroup| {
         let since = group.since.filter(|since| stacks.at > *since);
         let lasting = since.map(|since| format!(", for at least {}", duration(stacks.at.since(since))));
-        let headline = format!("{}{}", group.headline(), lasting.unwrap_or_default());
+        let owner = owner_clause(group.lock_owner.as_ref(), ", ");
+        let headline = format!("{}{}{owner}", group.headline(), lasting.unwrap_or_default());
         StackTexts { headline, frames: frame_lines(group).collect() }
     };
-    stacks.working_groups().take(MAX_STACKS).map(texts).collect()
+    let pinned =
+        stacks.pinned_carriers().map(|pinned| StackTexts { headline: pinned_line(&pinned), frames: Vec::new() });
+    pinned.into_iter().chain(stacks.working_groups().take(MAX_STACKS).map(texts)).collect()
 }
 
 /// Returns the numbers of a group, and the time without a close.

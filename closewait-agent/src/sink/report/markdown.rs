@@ -62,7 +62,11 @@ fn push_problem(problem: &ProblemTexts<'_>, page: &ReportPage<'_>, to: &mut Stri
         push(to, format_args!("| {name} | {} |\n", escaped(value)));
     }
     for StackTexts { headline, frames } in stacks {
-        push(to, format_args!("\n{}:\n\n{}", escaped(headline), code_block("text", &frames.join("\n"))));
+        if frames.is_empty() {
+            push(to, format_args!("\n{}.\n", escaped(headline)));
+        } else {
+            push(to, format_args!("\n{}:\n\n{}", escaped(headline), code_block("text", &frames.join("\n"))));
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Reports of some widths. `SNAPSHOTS=overwrite cargo test -p closewait-agent --lib report` writes them again.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use snapbox::{assert_data_eq, file};
 
@@ -12,7 +15,11 @@ use crate::sink::{
 use closewait_engine::{
     model::{IncidentCourse, Milestone, MilestoneKind, Owner, Pileup, Task},
     process::{NextStep, Process},
-    testing::{course, owner, process, resolved},
+    stacks::{
+        CodeLanguage, CodeStack, ProcessStacks,
+        carriers::{PINNED, VIRTUAL},
+    },
+    testing::{course, owner, process, python_stack, resolved},
     text::{Comm, harmless, is_harmful},
 };
 
@@ -88,6 +95,38 @@ fn the_text_fits_every_width() {
 fn the_markdown_has_the_same_content() {
     let report = report();
     assert_data_eq!(shown(&page(&report, &[]), ReportFormat::Markdown), file!["screens/ticket-md.txt"].raw());
+}
+
+#[test]
+fn pinned_carriers_and_the_owner_of_their_lock_come_first() {
+    let jvm = |tid, state: &str, lines: &[(&str, &str, u32)]| CodeStack {
+        language: CodeLanguage::Jvm,
+        state: Some(state.to_owned()),
+        ..python_stack(tid, lines)
+    };
+    let lock = ("java.util.concurrent.locks.ReentrantLock.lock", "ReentrantLock.java", 322);
+    let waits = [lock, ("shop.Orders.finish", "Orders.java", 146)];
+    let sleeps = [("java.lang.Thread.sleep", "Thread.java", 509), ("shop.Orders.write", "Orders.java", 94)];
+    let pinned = |tid| CodeStack { lock_owner: Some(3), ..jvm(tid, PINNED, &waits) };
+    let owner = CodeStack { name: Some("audit".to_owned()), ..jvm(13, "TIMED_WAITING (sleeping)", &sleeps) };
+    let stacks = [pinned(11), pinned(12), CodeStack { tid: None, ..jvm(1, VIRTUAL, &waits) }, owner];
+    let mut report = report();
+    let stacks = ProcessStacks::new(23_415, BootTime(1), &stacks, Vec::new());
+    report.groups[0].pileup.evidence.stacks = Some(Arc::new(stacks));
+    let place = "shop.Orders.finish (Orders.java:146)";
+    let owner = "held by audit[13], which waits for a period of time in shop.Orders.write (Orders.java:94)";
+    let carriers = format!(
+        "all 2 carriers of virtual threads are pinned in {place}; 1 virtual thread without a carrier cannot run; {owner}"
+    );
+    let lines = [carriers.clone(), format!("2 threads wait for a lock in {place}, {owner}")];
+    for format in [ReportFormat::Text(Screen { width: 300, height: None, color: false }), ReportFormat::Html] {
+        let shown = shown(&page(&report, &[]), format);
+        let places =
+            lines.each_ref().map(|line| shown.find(line.as_str()).unwrap_or_else(|| panic!("{line}: {shown}")));
+        assert!(places[0] < places[1], "{shown}");
+    }
+    let markdown = shown(&page(&report, &[]), ReportFormat::Markdown).replace('\\', "");
+    assert!(markdown.contains("carriers of virtual threads are pinned in"), "{markdown}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ const MAX_REPLY_BYTES: usize = 4096;
 const READ_BYTES: usize = 64 << 10;
 
 /// Answer of a process.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct AttachAnswer {
     /// Text behind the line with the result.
     pub(super) text: Vec<u8>,
@@ -50,30 +50,47 @@ pub(super) struct AttachSession<'a> {
     folder: AttachFolder,
     time: Duration,
     began: BootTime,
-    progress: &'a dyn Fn(),
+    may_go_on: &'a dyn Fn() -> bool,
     // Dropped after everything that its rights are needed for.
     _identity: Option<OtherIdentity>,
 }
 
 impl<'a> AttachSession<'a> {
-    /// Opens the process's `/tmp`, and makes this thread one of its user.
-    pub(super) fn new(target: &'a Hotspot, time: Duration, progress: &'a dyn Fn()) -> Result<Self, AttachError> {
+    /// Opens the process's `/tmp`, and makes this thread one of its user. The exchange ends when `may_go_on`, which is called at each step,
+    /// returns `false`.
+    pub(super) fn new(
+        target: &'a Hotspot,
+        time: Duration,
+        may_go_on: &'a dyn Fn() -> bool,
+    ) -> Result<Self, AttachError> {
+        let check = || if may_go_on() { Ok(()) } else { Err(AttachError::Abandoned) };
+        check()?;
         let folder = AttachFolder::of(target)?;
-        progress();
+        check()?;
         let identity = OtherIdentity::of(target.user, target.group);
         let identity = identity.map_err(AttachError::unreadable("becoming its user"))?;
-        Ok(Self { target, folder, time, began: clock::now(), progress, _identity: identity })
+        Ok(Self { target, folder, time, began: clock::now(), may_go_on, _identity: identity })
+    }
+
+    /// Returns the dump of the threads of the system, up to `most` bytes of it.
+    pub(super) fn threads(&self, most: usize) -> Result<AttachAnswer, AttachError> {
+        self.ask(&["threaddump", "-l"], most)
+    }
+
+    /// Returns the dump of all threads, which JDK 21 and later write into a file, up to `most` bytes of it.
+    pub(super) fn virtual_threads(&self, most: usize) -> Result<AttachAnswer, AttachError> {
+        self.ask_for_file("Thread.dump_to_file -overwrite -format=json", most)
     }
 
     /// Sends a command with its arguments, and returns the answer, up to `most` bytes of it.
-    pub(super) fn ask(&self, command: &[&str], most: usize) -> Result<AttachAnswer, AttachError> {
+    fn ask(&self, command: &[&str], most: usize) -> Result<AttachAnswer, AttachError> {
         let stream = self.send(command)?;
         accepted(self.receive(&stream, most)?)
     }
 
     /// Sends a diagnostic command that writes a file, and returns up to `most` bytes of what the process writes there: a pipe, whose path
     /// is put behind the command.
-    pub(super) fn ask_for_file(&self, command: &str, most: usize) -> Result<AttachAnswer, AttachError> {
+    fn ask_for_file(&self, command: &str, most: usize) -> Result<AttachAnswer, AttachError> {
         let placed = self.folder.pipe()?;
         let Some(pipe) = placed.file() else { return Err(AttachError::Ended) };
         let stream = self.send(&["jcmd", &format!("{command} {}", placed.path())])?;
@@ -177,7 +194,6 @@ impl<'a> AttachSession<'a> {
     /// Reads what there is now, up to `most` bytes in all.
     fn read_some(&self, from: impl AsFd, answer: &mut AttachAnswer, most: usize) -> Result<ReadSome, AttachError> {
         self.check_time()?;
-        (self.progress)();
         let mut part = vec![0; READ_BYTES];
         match rustix::io::read(from, &mut part[..]) {
             Ok(0) => Ok(ReadSome::End),
@@ -195,11 +211,13 @@ impl<'a> AttachSession<'a> {
     /// Waits a moment.
     fn wait(&self) -> Result<(), AttachError> {
         self.check_time()?;
-        (self.progress)();
         self.target.wait(TICK)
     }
 
     fn check_time(&self) -> Result<(), AttachError> {
+        if !(self.may_go_on)() {
+            return Err(AttachError::Abandoned);
+        }
         if clock::now().since(self.began) >= self.time { Err(AttachError::Late(self.time)) } else { Ok(()) }
     }
 }

@@ -60,7 +60,7 @@ pub enum AttachError {
     #[error("its open descriptors are too many to count")]
     UnknownDescriptors,
     /// It answers only its own user and root.
-    #[error("it answers only root and its user {user}")]
+    #[error("it answers only root and its user {user}\nhint: run as root, or with CAP_SETUID and CAP_SETGID")]
     OtherUser {
         /// Effective user of the process.
         user: u32,
@@ -83,6 +83,9 @@ pub enum AttachError {
     /// The signal that makes it listen would do something else.
     #[error("{0}")]
     NotSignaled(Arc<AttachError>),
+    /// This process no longer waits for the answer.
+    #[error("closewait no longer waits for its answer")]
+    Abandoned,
     /// There was no answer in time.
     #[error("it did not answer within {}", duration(*.0))]
     Late(Duration),

@@ -1,9 +1,11 @@
 //! User as which a thread of this process asks a Java virtual machine.
 //!
-//! A JVM answers root only since JDK 11, and not at all if root of this host is no user of its user namespace. As its own user, the thread
-//! has no more rights in its `/tmp` than the process itself has.
+//! A JVM answers root only since JDK 11, and not at all if root of this host is no user of its user namespace. As its own user, and
+//! without capabilities, the thread has no more rights in its `/tmp` than the process itself has.
 
 use std::io;
+
+use ::caps::{CapSet, CapsHashSet};
 
 use rustix::{
     process::{DumpableBehavior, Gid, Uid, dumpable_behavior, getegid, geteuid, set_dumpable_behavior},
@@ -15,6 +17,8 @@ pub(super) struct OtherIdentity {
     user: Uid,
     group: Gid,
     dumpable: DumpableBehavior,
+    /// Effective capabilities.
+    effective: CapsHashSet,
 }
 
 impl OtherIdentity {
@@ -23,18 +27,23 @@ impl OtherIdentity {
         if geteuid().as_raw() == user {
             return Ok(None);
         }
-        let own = Self { user: geteuid(), group: getegid(), dumpable: dumpable_behavior()? };
+        let effective = ::caps::read(None, CapSet::Effective).map_err(io::Error::other)?;
+        let own = Self { user: geteuid(), group: getegid(), dumpable: dumpable_behavior()?, effective };
         // The C library would change all threads.
         set_thread_res_gid(None::<Gid>, Gid::from_raw(group), None::<Gid>)?;
         // If this fails, the end of `own` gives the group back.
         set_thread_res_uid(None::<Uid>, Uid::from_raw(user), None::<Uid>)?;
+        // The kernel does this for root only (`cap_emulate_setxuid`, security/commoncap.c at v5.10).
+        ::caps::clear(None, CapSet::Effective).map_err(io::Error::other)?;
         Ok(Some(own))
     }
 }
 
 impl Drop for OtherIdentity {
     fn drop(&mut self) {
-        // The real and the saved user have stayed, so none of this fails. If it did, the thread would have fewer rights, not more.
+        // The real and the saved user have stayed, and so have the permitted capabilities: none of this fails. If it did, the thread
+        // would have fewer rights, not more.
+        let _capabilities = ::caps::set(None, CapSet::Effective, &self.effective);
         let _user = set_thread_res_uid(None::<Uid>, self.user, None::<Uid>);
         let _group = set_thread_res_gid(None::<Gid>, self.group, None::<Gid>);
         // The kernel takes it from the whole process (`commit_creds`, kernel/cred.c at v5.10).
@@ -62,11 +71,15 @@ mod tests {
         thread::scope(|scope| {
             let worker = scope.spawn(|| {
                 let other = OtherIdentity::of(4711, 4712).unwrap().expect("another user");
-                let meanwhile = users();
+                let meanwhile = (users(), ::caps::read(None, CapSet::Effective).unwrap());
                 drop(other);
-                (meanwhile, users())
+                (meanwhile, (users(), ::caps::read(None, CapSet::Effective).unwrap()))
             });
-            let (meanwhile, after) = worker.join().unwrap();
+            let ((meanwhile, without), (after, with)) = worker.join().unwrap();
+            assert!(
+                without.is_empty() && with == ::caps::read(None, CapSet::Effective).unwrap(),
+                "{without:?} {with:?}"
+            );
             assert!(meanwhile.contains("Uid:\t0\t4711\t0\t4711"), "{meanwhile}");
             assert!(meanwhile.contains("Gid:\t0\t4712\t0\t4712"), "{meanwhile}");
             assert_eq!(after, before);

@@ -6,6 +6,7 @@
 //! start (`AttachListener::init_at_startup`): what listens already needs no signal.
 
 use std::{
+    io,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,7 +21,11 @@ use rustix::{
 };
 
 use super::{super::stacks::MAX_THREADS, AttachError};
-use crate::host::{poll::poll, proc};
+use crate::host::{
+    caps::{Capabilities, Capability},
+    poll::poll,
+    proc,
+};
 
 /// Number of descriptors that the process needs to answer: a socket that listens, and one for each client.
 const NEEDED_DESCRIPTORS: u64 = 4;
@@ -64,8 +69,7 @@ impl Hotspot {
         let mut target = Self { pid, folder, inner_pid, user, group, signal_refusal: None, process };
         let mappings = live::mappings(pid).map_err(AttachError::unreadable("its mappings"))?;
         let machine = machine(&mappings)?;
-        let own = geteuid().as_raw();
-        if own != user && own != 0 {
+        if geteuid().as_raw() != user && !may_become_others() {
             return Err(AttachError::OtherUser { user });
         }
         target.check_runs()?;
@@ -73,6 +77,16 @@ impl Hotspot {
         target.signal_refusal = target.check_signal().and_then(|()| target.check_handling(machine)).err().map(Arc::new);
         target.check_alive()?;
         Ok(target)
+    }
+
+    /// Checks that this is the process that started at a time, in nanoseconds since boot, and none that has its number now.
+    pub(super) fn check_started(&self, started_ns: u64) -> Result<(), AttachError> {
+        let stat = proc::stat(&self.folder).map_err(AttachError::unreadable("its state"))?;
+        if stat.started_ns != started_ns {
+            return Err(AttachError::Ended);
+        }
+        // It had not ended when its number was looked up.
+        self.check_alive()
     }
 
     /// Checks that the signal makes it listen.
@@ -163,6 +177,24 @@ impl Hotspot {
     }
 }
 
+/// Returns the start of a process that has the code of HotSpot, in nanoseconds since boot; `None` for other programs.
+///
+/// # Errors
+///
+/// If it has ended, or may not be read.
+pub(super) fn started(pid: u32) -> io::Result<Option<u64>> {
+    let is_hotspot = machine(&live::mappings(pid)?).is_ok();
+    let folder = proc::folder(Path::new("/proc"), pid);
+    Ok(if is_hotspot { Some(proc::stat(&folder)?.started_ns) } else { None })
+}
+
+/// Whether this thread may act as other users: root, and others with the capabilities for it.
+fn may_become_others() -> bool {
+    let granted = Capabilities::read();
+    let has = |capability| granted.is_none_or(|granted| granted.has(capability));
+    has(Capability::SetUid) && has(Capability::SetGid)
+}
+
 /// Returns the path of HotSpot's code.
 fn machine(mappings: &[Mapping]) -> Result<&str, AttachError> {
     fn file(mapping: &Mapping) -> &str {
@@ -224,7 +256,7 @@ mod tests {
         shell.args(["-c", "trap 'exit 7' QUIT; echo; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = Ended(shell.spawn().unwrap());
         let mut ready = [0];
-        std::io::Read::read_exact(shell.0.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        io::Read::read_exact(shell.0.stdout.as_mut().unwrap(), &mut ready).unwrap();
         assert_eq!(refused(shell.0.id()), "it is no HotSpot JVM: it has no libjvm.so");
         assert!(shell.0.try_wait().unwrap().is_none(), "and nothing has happened to it");
     }

@@ -1,13 +1,16 @@
 //! Stacks of the threads of a dump.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use closewait_engine::{
-    stacks::{CodeFrame, CodeLanguage, CodeStack},
+    stacks::{
+        CodeFrame, CodeLanguage, CodeStack,
+        carriers::{CARRIES, FREE_CARRIER, MOUNTED, PINNED, VIRTUAL},
+    },
     text::harmless,
 };
 use closewait_stacks::{
-    TargetThread,
+    Frame, TargetThread,
     jvm::{JvmThread, lock_owners},
 };
 
@@ -15,41 +18,59 @@ use closewait_stacks::{
 /// harmless.
 pub(super) fn code_stacks(mut threads: Vec<JvmThread>, tasks: &[TargetThread]) -> Vec<CodeStack> {
     let tids: HashMap<_, _> = tasks.iter().map(|task| (task.inner_tid, task.tid)).collect();
-    let text = |text: &str| harmless(text.as_bytes());
+    let carriers = carrier_pools(&threads);
     // What runs on a carrier is in the stack of its virtual thread.
-    let mounted: Vec<_> =
+    let mounted: HashSet<_> =
         threads.iter().filter(|thread| thread.is_virtual).filter_map(|thread| thread.stack.number).collect();
     threads.retain(|thread| thread.carries.is_none_or(|number| !mounted.contains(&number)));
     let lock_owners = lock_owners(&threads);
-    let stack = |(thread, lock_owner): (&JvmThread, Option<usize>)| CodeStack {
+    // Each thread is dropped when its stack is there: together they may take much memory.
+    let stack = |(thread, lock_owner): (JvmThread, Option<usize>)| CodeStack {
         language: CodeLanguage::Jvm,
         tid: thread.inner_tid.and_then(|tid| tids.get(&tid).copied()),
         name: Some(text(&thread.name)).filter(|name| !name.is_empty()),
-        state: state(thread).as_deref().map(text),
+        state: state(&thread, &carriers).as_deref().map(text),
         lock_owner: lock_owner.and_then(|at| u32::try_from(at).ok()),
-        frames: thread
-            .stack
-            .frames
-            .iter()
-            .map(|frame| CodeFrame {
-                function: frame.function.as_deref().map(text),
-                file: frame.file.as_deref().map(text),
-                line: frame.line,
-                object: None,
-            })
-            .collect(),
+        frames: thread.stack.frames.iter().map(code_frame).collect(),
         cut: thread.stack.cut.as_deref().map(text),
     };
-    threads.iter().zip(lock_owners).map(stack).collect()
+    threads.into_iter().zip(lock_owners).map(stack).collect()
+}
+
+fn text(text: &str) -> String {
+    harmless(text.as_bytes())
+}
+
+fn code_frame(frame: &Frame) -> CodeFrame {
+    CodeFrame {
+        function: frame.function.as_deref().map(text),
+        file: frame.file.as_deref().map(text),
+        line: frame.line,
+        object: None,
+    }
+}
+
+/// Returns the beginnings of the names of threads that carry virtual ones: `ForkJoinPool-1-worker-` of `ForkJoinPool-1-worker-2`.
+fn carrier_pools(threads: &[JvmThread]) -> HashSet<String> {
+    let carriers = threads.iter().filter(|thread| thread.carries.is_some());
+    carriers.filter_map(|carrier| pool(&carrier.name)).map(str::to_owned).collect()
+}
+
+/// Returns the name of a thread without its number; `None` for a name of another form.
+fn pool(name: &str) -> Option<&str> {
+    let pool = name.trim_end_matches(|digit: char| digit.is_ascii_digit());
+    (pool.len() < name.len() && pool.ends_with('-')).then_some(pool)
 }
 
 /// Returns the state of a thread; `None` for threads of the machine itself, whose states say nothing.
-fn state(thread: &JvmThread) -> Option<String> {
+fn state(thread: &JvmThread, carriers: &HashSet<String>) -> Option<String> {
     let state = thread.stack.state.clone().filter(|_| !thread.stack.frames.is_empty());
     let kind = match thread.carries {
-        _ if thread.is_pinned() => "virtual, pinned to its carrier",
-        _ if thread.is_virtual => "virtual",
-        Some(_) => "carries a virtual thread",
+        _ if thread.is_pinned() => PINNED,
+        _ if thread.is_virtual && thread.inner_tid.is_some() => MOUNTED,
+        _ if thread.is_virtual => VIRTUAL,
+        Some(_) => CARRIES,
+        None if pool(&thread.name).is_some_and(|pool| carriers.contains(pool)) => FREE_CARRIER,
         None => return state,
     };
     Some(state.map_or_else(|| kind.to_owned(), |state| format!("{kind}, {state}")))
@@ -59,18 +80,32 @@ fn state(thread: &JvmThread) -> Option<String> {
 mod tests {
     use std::{fs, path::Path};
 
-    use closewait_engine::stacks::{CodeWait, StackGroup, ThreadWork, group_stacks};
+    use closewait_engine::{
+        stacks::{CodeWait, ProcessStacks, StackGroup, ThreadWork, group_stacks},
+        time::BootTime,
+    };
     use closewait_stacks::jvm::{json, merged, text};
 
     use super::*;
 
+    /// Returns what the carriers of a dump do, if all are pinned.
+    fn carriers_of(name: &str, only_first: bool) -> Option<String> {
+        let stacks = code_stacks(threads(name, only_first), &[]);
+        let sample = ProcessStacks::new(7, BootTime(1), &stacks, Vec::new());
+        sample.pinned_carriers().map(|pinned| pinned.headline())
+    }
+
     fn groups(name: &str) -> Vec<StackGroup> {
+        group_stacks(&code_stacks(threads(name, false), &[]))
+    }
+
+    fn threads(name: &str, only_first: bool) -> Vec<JvmThread> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../closewait-stacks/tests/dumps");
         let mut threads = text::parse(&fs::read(folder.join(format!("{name}.txt"))).unwrap()).unwrap();
-        if let Ok(more) = fs::read(folder.join(format!("{name}.json"))) {
+        if let Some(more) = fs::read(folder.join(format!("{name}.json"))).ok().filter(|_| !only_first) {
             threads = merged(threads, json::parse(&more).unwrap());
         }
-        group_stacks(&code_stacks(threads, &[]))
+        threads
     }
 
     #[test]
@@ -128,5 +163,24 @@ mod tests {
         assert_eq!(pinned.place().unwrap().function.as_deref(), Some("Orders.finish"));
         let carriers = |group: &&StackGroup| group.state.as_deref().is_some_and(|state| state.contains("carries"));
         assert_eq!(groups.iter().filter(carriers).count(), 0);
+        let place = "Orders.finish (Orders.java:146)";
+        let expected = format!(
+            "all 2 carriers of virtual threads are pinned in {place}; 2 virtual threads without a carrier cannot run"
+        );
+        assert_eq!(carriers_of("jvm-21-pinned", false), Some(expected));
+        // Without the second dump, it is unknown what the carriers run.
+        assert_eq!(carriers_of("jvm-21-pinned", true), None);
+    }
+
+    #[test]
+    fn where_no_thread_is_pinned_no_carrier_is() {
+        for name in ["jvm-21-waits", "jvm-25-pinned", "jvm-25-mounted", "jvm-28-pinned"] {
+            assert_eq!(carriers_of(name, false), None, "{name}");
+        }
+        let free = groups("jvm-25-mounted");
+        let free = free.iter().find(|group| group.names.iter().any(|name| name == "ForkJoinPool-1-worker-2"));
+        assert!(free.unwrap().state.as_deref().unwrap().starts_with(FREE_CARRIER), "{free:#?}");
+        let mounted = groups("jvm-25-mounted");
+        assert!(mounted.iter().any(|group| group.state.as_deref().is_some_and(|state| state.starts_with(MOUNTED))));
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct OwnerConnections<'a> {
     accepted: BTreeMap<u16, Vec<&'a ProxyPeer>>,
     /// Number of waiting connections that the process did not accept, by remote endpoint.
     backends: BTreeMap<Endpoint, u32>,
+    /// Latest data on open connections that the process did not accept, by remote endpoint.
+    answers: BTreeMap<Endpoint, BootTime>,
 }
 
 impl<'a> OwnerConnections<'a> {
@@ -54,7 +56,16 @@ impl<'a> OwnerConnections<'a> {
         for peer in waiting.iter().filter(|peer| !is_accepted(peer)) {
             *backends.entry(peer.socket.remote).or_default() += 1;
         }
-        Self { read, waiting, accepted, backends }
+        let mut answers = BTreeMap::new();
+        for peer in peers.iter().filter(|peer| !is_accepted(peer) && peer.state == Connection::Established) {
+            if let Some(last) =
+                peer.socket.last_received.filter(|_| peer.socket.received_bytes.is_some_and(|bytes| bytes > 0))
+            {
+                let latest = answers.entry(peer.socket.remote).or_insert(last);
+                *latest = last.max(*latest);
+            }
+        }
+        Self { read, waiting, accepted, backends, answers }
     }
 }
 
@@ -190,12 +201,14 @@ impl Sources<'_> {
     fn backends(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Backends> {
         let port = if let FlowKey::Port(_, port) = self.flow_key { Some(port) } else { None };
         let locals: BTreeSet<IpAddr> = members.iter().map(|(_, one)| one.socket.local.address).collect();
+        // A connection of the program to itself is no backend.
+        let is_other = |remote: &Endpoint| port != Some(remote.port) || !locals.contains(&remote.address);
         let mut backends = Backends::default();
-        for (remote, waiting) in self.connections(pids)?.iter().flat_map(|(_, of)| &of.backends) {
-            // A connection of the program to itself is no backend.
-            if port != Some(remote.port) || !locals.contains(&remote.address) {
-                backends.waiting += waiting;
-            }
+        for (read, of) in self.connections(pids)? {
+            let waiting = of.backends.iter().filter(|(remote, _)| is_other(remote));
+            backends.waiting += waiting.map(|(_, waiting)| waiting).sum::<u32>();
+            let mut answers = of.answers.iter().filter(|(remote, _)| is_other(remote));
+            backends.answered |= answers.any(|(_, last)| read.since(*last) <= RECENT);
         }
         Some(backends)
     }

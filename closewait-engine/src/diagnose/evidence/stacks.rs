@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::stacks::{CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork};
+use crate::{
+    stacks::{CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork},
+    text::count,
+    time::BootTime,
+};
 
 /// Minimum time between the first and the last sample in which threads are at one line, for evidence that they are blocked there. One
 /// sample is an indication.
@@ -20,6 +24,8 @@ pub struct StackEvidence {
     /// Number of threads of the largest group that has waited for a lock at one line of the application in two such samples. Threads that
     /// wait for a signal there can be the idle ones of a pool that the application has written itself.
     pub at_line: u32,
+    /// Number of virtual threads that cannot run, because all carriers have waited for a lock at one line in two such samples.
+    pub stopped: u32,
     /// Whether all stacks were read, and show what each thread does. An event loop's do not: its tasks wait without a stack.
     pub complete: bool,
 }
@@ -40,8 +46,15 @@ impl StackEvidence {
     fn add(&mut self, stacks: &ProcessStacks) {
         let is_known = |group: &StackGroup| !matches!(group.work, ThreadWork::Unknown) && !runs_tasks(group.work);
         self.complete &= stacks.ungrouped == 0 && stacks.unread.is_empty() && stacks.groups.iter().all(is_known);
+        let is_steady = |since: Option<BootTime>| since.is_some_and(|since| stacks.at.since(since) >= STEADY);
+        if let Some(pinned) = stacks.pinned_carriers()
+            && pinned.work == ThreadWork::Waits(CodeWait::Lock)
+            && is_steady(pinned.since)
+        {
+            self.stopped = self.stopped.saturating_add(pinned.unmounted);
+        }
         for group in &stacks.groups {
-            let is_steady = group.since.is_some_and(|since| stacks.at.since(since) >= STEADY);
+            let is_steady = is_steady(group.since);
             self.threads = self.threads.saturating_add(group.count);
             match group.work {
                 work if runs_tasks(work) => {}
@@ -82,10 +95,20 @@ impl StackEvidence {
         self.complete && self.threads > 0 && self.idle == self.threads
     }
 
-    /// Whether the threads at one line explain why `sockets` are not closed: they are at least half as many as the sockets, or most of
-    /// the threads that work.
+    /// Returns what the threads at one line do, in words.
+    pub fn blocked(&self) -> String {
+        let Self { at_line, threads, stopped, .. } = self;
+        let stopped = match stopped {
+            0 => String::new(),
+            stopped => format!(", and keep {} from running", count(*stopped, "virtual thread")),
+        };
+        format!("{at_line} of {threads} stacks have waited for a lock at one line for at least 30s{stopped}")
+    }
+
+    /// Whether the threads at one line explain why `sockets` are not closed: with those that they keep from running, they are at least
+    /// half as many as the sockets, or most of the threads that work.
     pub fn blocks(&self, sockets: u32) -> bool {
-        let at_line = u64::from(self.at_line);
+        let at_line = if self.at_line > 0 { u64::from(self.at_line) + u64::from(self.stopped) } else { 0 };
         at_line > 0 && (at_line * 2 >= u64::from(sockets) || at_line * 10 >= u64::from(self.working()) * 7)
     }
 }
@@ -98,7 +121,13 @@ fn runs_tasks(work: ThreadWork) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{testing::python_stack, time::BootTime};
+    use crate::{
+        stacks::{
+            CodeFrame, CodeLanguage, CodeStack,
+            carriers::{FREE_CARRIER, PINNED, VIRTUAL},
+        },
+        testing::python_stack,
+    };
 
     const LOCKED: (&str, &str, u32) = ("__enter__", "/usr/lib/python3.11/threading.py", 270);
     const RESERVE: (&str, &str, u32) = ("reserve", "/srv/orders.py", 5);
@@ -134,6 +163,36 @@ mod tests {
         assert_eq!(twice.at_line, 2);
         assert!(twice.blocks(4) && twice.blocks(1000), "all that work");
         assert!(!evidence(&[sample(0, lines), sample(20, lines)]).blocks(1), "the samples are too close");
+    }
+
+    #[test]
+    fn carriers_that_wait_for_a_lock_stop_all_virtual_threads() {
+        let stack = |state: &str, functions: &[&str]| CodeStack {
+            language: CodeLanguage::Jvm,
+            tid: None,
+            name: None,
+            state: Some(state.to_owned()),
+            lock_owner: None,
+            frames: functions
+                .iter()
+                .map(|name| CodeFrame { function: Some((*name).to_owned()), ..CodeFrame::default() })
+                .collect(),
+            cut: None,
+        };
+        let lock = ["java.util.concurrent.locks.ReentrantLock.lock", "shop.Orders.finish"];
+        let (pinned, blank) = (stack(PINNED, &lock), stack(VIRTUAL, &[]));
+        let sample = |second, stacks: &[CodeStack]| {
+            ProcessStacks::new(7, BootTime(0) + Duration::from_secs(second), stacks, Vec::new())
+        };
+        let stacks = [vec![pinned; 4], vec![blank; 90]].concat();
+        let stopped = evidence(&[sample(0, &stacks), sample(60, &stacks)]);
+        assert_eq!((stopped.threads, stopped.idle, stopped.at_line, stopped.stopped), (94, 0, 4, 90));
+        assert!(stopped.blocks(100) && !stopped.complete);
+        let expected = "4 of 94 stacks have waited for a lock at one line for at least 30s, and keep 90 virtual threads from running";
+        assert_eq!(stopped.blocked(), expected);
+        assert_eq!(evidence(&[sample(0, &stacks)]).stopped, 0, "one sample is an indication");
+        let free = [&stacks[..], &[stack(FREE_CARRIER, &lock)]].concat();
+        assert_eq!(evidence(&[sample(0, &free), sample(60, &free)]).stopped, 0);
     }
 
     #[test]

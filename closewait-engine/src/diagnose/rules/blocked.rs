@@ -91,13 +91,7 @@ impl Rule for Blocked {
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
-            _ if let Some(stacks) = at_line => (
-                Certainty::High,
-                format!(
-                    "{} of {} stacks have waited for a lock at one line for at least 30s",
-                    stacks.at_line, stacks.threads
-                ),
-            ),
+            _ if let Some(stacks) = at_line => (Certainty::High, stacks.blocked()),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
                 "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
@@ -325,7 +319,7 @@ mod tests {
         scene.group.evidence.peer_ends.half_closed = 20;
         assert_eq!(result(&scene).0, Class::HalfClose);
         let mut scene = hung(190);
-        scene.group.evidence.backends = Some(Backends { waiting: 20 });
+        scene.group.evidence.backends = Some(Backends { waiting: 20, answered: false });
         assert_ne!(result(&scene).0, Class::Hung);
         let mut scene = hung(190);
         scene.group.evidence.closes = None;

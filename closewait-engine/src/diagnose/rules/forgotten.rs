@@ -15,7 +15,7 @@ impl Rule for Forgotten {
             name: "forgotten",
             when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout; at \
                    most half of the threads, and at most one for every four sockets, do anything else; no connection to another \
-                   program waits for an answer; the program has read from most of the sockets, or one event loop serves them; stacks, if all were read, count instead of \
+                   program waits for an answer, and, if an event loop serves no others, none has got one in the last 10 s; the program has read from most of the sockets, or one event loop serves them; stacks, if all were read, count instead of \
                    system calls, except those of an event loop",
             class: &[Class::Leak],
             certainty: &[
@@ -34,6 +34,7 @@ impl Rule for Forgotten {
             not: &[
                 "a program that waits for a timer: its wait has a timeout",
                 "a program that waits for another program: its connection to that program waits for an answer",
+                "an event loop that passes on what it has received, bit by bit: another program answers it all the time",
                 "a program that got the connection as one of its descriptors 0 to 3: it ends with the connection, or after it",
                 "an event loop that leaves connections in the backlog: it waits for something else",
                 "a runtime that runs many tasks on each thread (Go): its threads show nothing about single connections",
@@ -59,7 +60,7 @@ impl Rule for Forgotten {
         if !waits.show_connections() && stacks.is_none() {
             return None;
         }
-        let waiting = evidence.backends?.waiting;
+        let backends = evidence.backends?;
         let idle = match waits.idle_loop {
             _ if let Some(stacks) = stacks => stacks.idle > 0,
             Some(idle) => idle && waits.limited == 0,
@@ -72,7 +73,7 @@ impl Rule for Forgotten {
         let works = if waits.idle_loop == Some(true) { 0 } else { working };
         if !case.is_server()
             || !idle
-            || waiting > 0
+            || backends.waiting > 0
             || works * 4 > case.group.count
             || super::blocked::only_accepts(case)
             || super::blocked::leaves_backlog(case)
@@ -89,6 +90,10 @@ impl Rule for Forgotten {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
+        // What another program answers may be work on these sockets, bit by bit: an upload that is passed on in batches.
+        if waits.idle_loop == Some(true) && !serves && backends.answered {
+            return None;
+        }
         // A thread with a timeout may be the one that closes them all, as one that sends a heartbeat. If no request is served, the
         // threads that have read these may have ended, as in a hung program.
         let sure = (serves || case.group.unanswered * 2 < case.group.count)
@@ -98,10 +103,16 @@ impl Rule for Forgotten {
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
             let owner = text::owner(case);
             let others = if serves { "serves other connections" } else { "is idle" };
+            // Of a task that waits for a lock or a queue of the program, threads show nothing.
+            let tasks = if waits.idle_loop == Some(true) && case.group.unanswered * 2 >= case.group.count {
+                "; or tasks of its event loop, which have not answered, wait for something inside the program, such as a lock"
+            } else {
+                ""
+            };
             Explanation {
                 text: format!(
                     "{owner} {others} and has {count} open whose peers closed up to {age} ago: its threads wait for new work \
-                     only, and none works on these",
+                     only, and none works on these{tasks}",
                     count = text::count(case.group.count.max(1), "socket"),
                     age = text::duration(case.group.oldest),
                 ),
@@ -131,8 +142,10 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "its backends were not read");
         scene.group.evidence.backends = Some(Backends::default());
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
+        scene.group.evidence.backends = Some(Backends { waiting: 0, answered: true });
+        assert_eq!(scene.check(&Forgotten), None, "it works with another program");
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
-        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low, "for others");
         scene.group.oldest_unaccepted = Some(crate::diagnose::testing::secs(5));
         assert_eq!(scene.check(&Forgotten), None, "it does not come back to its listener");
         scene.group.oldest_unaccepted = None;

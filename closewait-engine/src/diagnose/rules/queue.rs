@@ -122,9 +122,9 @@ mod tests {
     #[test]
     fn many_clients_may_wait_for_one_tunnel() {
         let mut scene = Scene::server().of(14).aged(20);
-        scene.group.evidence.backends = Some(Backends { waiting: 0 });
+        scene.group.evidence.backends = Some(Backends { waiting: 0, answered: false });
         assert_eq!(scene.check(&Queue), None);
-        scene.group.evidence.backends = Some(Backends { waiting: 1 });
+        scene.group.evidence.backends = Some(Backends { waiting: 1, answered: false });
         assert_eq!(scene.check(&Queue).unwrap().class, Class::Unknown);
         scene.group.evidence.siblings = Some(Siblings::default());
         scene.group.evidence.demand = 2;
@@ -138,12 +138,12 @@ mod tests {
         let mut scene = Scene::server().of(14).aged(20);
         scene.group.unanswered = 14;
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
-        scene.group.evidence.backends = Some(Backends { waiting: 1 });
+        scene.group.evidence.backends = Some(Backends { waiting: 1, answered: false });
         let waits =
             Waits { threads: 1, events: 1, limited: 1, complete: true, idle_loop: Some(true), ..Waits::default() };
         scene.group.evidence.waits = Some(waits);
         assert_eq!(scene.check(&Queue).unwrap().class, Class::ProxyWait);
-        scene.group.evidence.backends = Some(Backends { waiting: 0 });
+        scene.group.evidence.backends = Some(Backends { waiting: 0, answered: false });
         assert_eq!(scene.check(&Queue), None);
         let runtime = Some(ProgramRuntime::Lighttpd);
         scene.processes = vec![Process { runtime, ..process(42, "lighttpd", "/usr/sbin/lighttpd") }];

@@ -37,7 +37,7 @@ fn enter(flows: &mut Flows, seconds: u64) {
 
 fn close(flows: &mut Flows, entered: u64, left: u64) {
     let dwell = Dwell::Exact(Duration::from_secs(left - entered));
-    flows.left(key(&socket()), at(left), Some(at(entered)), Some(dwell), (true, false));
+    flows.left(key(&socket()), at(left), Some(at(entered)), Some(dwell), (true, None));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn the_longest_quiet_flows_are_evicted_first_and_flows_with_sockets_remain() {
         flows.entered(key(&socket), entered);
         // The first one remains in CLOSE_WAIT.
         if number > 0 {
-            flows.left(key(&socket), entered, Some(entered), None, (true, false));
+            flows.left(key(&socket), entered, Some(entered), None, (true, None));
         }
     }
     count(&mut flows, 10, &[towards(0)]);
@@ -165,7 +165,7 @@ fn facts_found_later_do_not_count_a_socket_twice() {
         flows.entered(keys.flow(&traced), at(second));
         if second > 0 {
             let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
-            flows.left(keys.flow(&traced), at(second), Some(at(second - 1)), dwell, (true, false));
+            flows.left(keys.flow(&traced), at(second), Some(at(second - 1)), dwell, (true, None));
         }
     }
     let flow_key = keys.flow(&named);

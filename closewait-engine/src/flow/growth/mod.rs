@@ -3,10 +3,11 @@
 //! Only *mature* sockets count: those older than the sockets of the flow get in normal operation. A program that keeps up has no
 //! mature sockets, for any number of entries and exits. An incident begins if the number of mature sockets grows in three windows
 //! in a row, by far more than the number of exits. Windows last from seconds, for a hang, to a quarter of an hour, for a leak of
-//! one socket per minute.
+//! one socket per minute. Without growth, an incident begins if a limit is reached.
 
 mod course_log;
 mod evidence;
+mod exhausted;
 mod habit;
 mod series;
 
@@ -343,6 +344,19 @@ impl Growth {
     /// Whether the growth is suspected: the next inspection confirms and reports it.
     pub(crate) fn is_suspected(&self) -> bool {
         matches!(self.state, GrowthState::Suspected(_))
+    }
+
+    /// Whether there are enough mature sockets for an incident, and it has none.
+    pub(crate) fn is_calm(&self) -> bool {
+        matches!(self.state, GrowthState::Quiet | GrowthState::Level(_))
+            && self.series.newest().is_some_and(|newest| newest.mature.present >= MIN_GROWTH)
+    }
+
+    /// Suspects an incident without growth.
+    pub(crate) fn suspect(&mut self) {
+        if self.is_calm() {
+            self.state = GrowthState::Suspected(None);
+        }
     }
 
     /// Whether the growth is over and its counts can be dropped.

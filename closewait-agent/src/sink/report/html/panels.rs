@@ -6,7 +6,10 @@ use super::{
     super::content::read_text,
     words::{self, foreign},
 };
-use crate::sink::text::{dwell, owner_list};
+use crate::sink::{
+    stacks::{owner_clause, pinned_line},
+    text::{dwell, owner_list},
+};
 use closewait_engine::{
     model::{AGE_BOUNDS, Dwell, Evidence, Pileup, ReadState},
     process::{Process, ThreadGroup, ThreadState},
@@ -220,14 +223,15 @@ fn stack_groups(stacks: &ProcessStacks) -> Markup {
         @if groups().next().is_some() {
             figure {
                 figcaption { "Stacks of its threads, innermost function first" }
+                @if let Some(pinned) = stacks.pinned_carriers() { p { (foreign(&pinned_line(&pinned))) } }
                 @for group in groups() {
-                    p { (foreign(&group.headline())) }
-                    div.scroll { pre {
+                    p { (foreign(&(group.headline() + &owner_clause(group.lock_owner.as_ref(), ", ")))) }
+                    @if !group.frames.is_empty() { div.scroll { pre {
                         @for (at, frame) in group.frames.iter().take(MAX_FRAMES).enumerate() {
                             @if group.place == Some(at) { b { (foreign(&frame.to_string())) } } @else { (foreign(&frame.to_string())) }
                             "\n"
                         }
-                    } }
+                    } } }
                 }
             }
         }

@@ -1,0 +1,107 @@
+//! Late exits of one flow: they show that its program is slow, not stuck.
+
+use std::{collections::VecDeque, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    diagnose::evidence::{LATE, LateExits},
+    time::BootTime,
+};
+
+/// Maximum number of stored late exits of each flow.
+const MAX_LATE_EXITS: usize = 8;
+
+/// Process whose end was an exit: its pid, if it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EndedBy(pub(crate) Option<u32>);
+
+/// Latest exits of sockets that the program had kept for [`LATE`] or longer.
+///
+/// The kernel closes the sockets of a process that ends. A process for one connection has finished it then, but one that ends with
+/// more sockets has crashed or was restarted, and has finished none of them: they say nothing about the next process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct LateExitLog {
+    /// Time and dwell time of each.
+    late_exits: VecDeque<(BootTime, Duration)>,
+    /// The last process that ended with such a socket, and the exit of the first one, while that is in `late_exits`.
+    #[serde(default)]
+    ended_late: Option<(EndedBy, Option<(BootTime, Duration)>)>,
+}
+
+impl LateExitLog {
+    /// Adds an exit at `at` after `stayed`, if that is late. `ended` is the process that has ended, if that was the cause.
+    pub(super) fn add(&mut self, at: BootTime, stayed: Duration, ended: Option<EndedBy>) {
+        if stayed < LATE {
+            return;
+        }
+        if let Some(ended) = ended {
+            if let Some((last, first)) = &mut self.ended_late
+                && *last == ended
+            {
+                let first = first.take();
+                self.late_exits.retain(|exit| Some(*exit) != first);
+                return;
+            }
+            self.ended_late = Some((ended, Some((at, stayed))));
+        }
+        // Pop before the push, so that the queue does not grow beyond the limit.
+        if self.late_exits.len() >= MAX_LATE_EXITS {
+            self.late_exits.pop_front();
+        }
+        self.late_exits.push_back((at, stayed));
+    }
+
+    /// Returns the number of the late exits, the time of the last one and the longest dwell time.
+    pub(super) fn summary(&self) -> LateExits {
+        LateExits {
+            count: u32::try_from(self.late_exits.len()).unwrap_or(u32::MAX),
+            last: self.late_exits.back().map(|(at, _)| *at),
+            longest: self.late_exits.iter().map(|(_, stayed)| *stayed).max().unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
+    }
+
+    /// Returns the log after exits at these times, each after 8 s, because these processes ended.
+    fn log(exits: &[(u64, Option<u32>)]) -> LateExits {
+        let mut log = LateExitLog::default();
+        for (seconds, pid) in exits {
+            log.add(at(*seconds), Duration::from_secs(8), pid.map(|pid| EndedBy(Some(pid))));
+        }
+        log.summary()
+    }
+
+    #[test]
+    fn a_process_that_ends_with_many_sockets_has_finished_none() {
+        let exits = log(&[(10, None), (11, Some(7)), (11, Some(7)), (11, Some(7)), (11, Some(7))]);
+        assert_eq!((exits.count, exits.last), (1, Some(at(10))));
+        // The same pid later is another process, and its sockets do not count either.
+        assert_eq!(log(&[(11, Some(7)), (11, Some(7)), (90, Some(7)), (90, Some(7))]).count, 0);
+    }
+
+    #[test]
+    fn a_process_for_each_connection_finishes_it_with_its_end() {
+        let exits = log(&[(10, Some(7)), (11, Some(8)), (12, Some(9))]);
+        assert_eq!((exits.count, exits.last), (3, Some(at(12))));
+    }
+
+    #[test]
+    fn early_exits_do_not_count() {
+        let mut log = LateExitLog::default();
+        log.add(at(10), Duration::from_secs(1), None);
+        assert_eq!(log.summary(), LateExits::default());
+    }
+
+    #[test]
+    fn only_the_latest_ones_are_stored() {
+        assert_eq!(log(&[(10, None); 2 * MAX_LATE_EXITS]).count, u32::try_from(MAX_LATE_EXITS).unwrap());
+    }
+}
