@@ -18,8 +18,8 @@ use indexmap::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::late_exits::EndedBy;
+use self::shown::ShownFacts;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
-use self::{late_exits::LateExitLog, shown::ShownFacts};
 use crate::{
     diagnose::{Flow, Trend, evidence::LateExits},
     flow::group_key::FlowKey,
@@ -70,8 +70,9 @@ struct FlowStats {
     /// Longest dwell time among the exits that the program caused, in this span of windows and in the previous one. Older values
     /// expire, so that one slow request does not count forever.
     longest_closed: [Option<Duration>; 2],
-    #[serde(flatten)]
-    late: LateExitLog,
+    late_exits: VecDeque<late_exits::LateExit>,
+    #[serde(default)]
+    ended_late: late_exits::EndedLate,
     cohorts: VecDeque<Cohort>,
     /// Last count of the present sockets.
     latest: Point,
@@ -191,7 +192,7 @@ impl Flows {
             stats.habit.closed(stayed);
         }
         if let Some(stayed) = stayed {
-            stats.late.add(at, stayed, ended);
+            late_exits::add(&mut stats.late_exits, &mut stats.ended_late, (at, stayed), ended);
         }
     }
 
@@ -384,7 +385,7 @@ impl Flows {
 
     /// Returns the late exits of a flow.
     pub(crate) fn late_exits(&self, key: FlowKey) -> LateExits {
-        self.flows.get(&key).map(|stats| stats.late.summary()).unwrap_or_default()
+        self.flows.get(&key).map(|stats| late_exits::summary(&stats.late_exits)).unwrap_or_default()
     }
 
     /// Evicts quiet flows, so that many short-lived remote endpoints do not keep others out.

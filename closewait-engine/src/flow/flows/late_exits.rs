@@ -16,49 +16,48 @@ const MAX_LATE_EXITS: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EndedBy(pub(crate) Option<u32>);
 
-/// Latest exits of sockets that the program had kept for [`LATE`] or longer.
+/// Time and dwell time of the exit of a socket that the program had kept for [`LATE`] or longer.
+pub(super) type LateExit = (BootTime, Duration);
+
+/// The last process that ended with a late exit, and its first one, while that is among the stored ones.
+pub(super) type EndedLate = Option<(EndedBy, Option<LateExit>)>;
+
+/// Adds an exit at `at` after `stayed` to the latest ones, if that is late. `ended` is the process that has ended, if that was the cause.
 ///
 /// The kernel closes the sockets of a process that ends. A process for one connection has finished it then, but one that ends with
 /// more sockets has crashed or was restarted, and has finished none of them: they say nothing about the next process.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct LateExitLog {
-    /// Time and dwell time of each.
-    late_exits: VecDeque<(BootTime, Duration)>,
-    /// The last process that ended with such a socket, and the exit of the first one, while that is in `late_exits`.
-    #[serde(default)]
-    ended_late: Option<(EndedBy, Option<(BootTime, Duration)>)>,
-}
-
-impl LateExitLog {
-    /// Adds an exit at `at` after `stayed`, if that is late. `ended` is the process that has ended, if that was the cause.
-    pub(super) fn add(&mut self, at: BootTime, stayed: Duration, ended: Option<EndedBy>) {
-        if stayed < LATE {
+pub(super) fn add(
+    exits: &mut VecDeque<LateExit>,
+    ended_late: &mut EndedLate,
+    (at, stayed): LateExit,
+    ended: Option<EndedBy>,
+) {
+    if stayed < LATE {
+        return;
+    }
+    if let Some(ended) = ended {
+        if let Some((last, first)) = ended_late
+            && *last == ended
+        {
+            let first = first.take();
+            exits.retain(|exit| Some(*exit) != first);
             return;
         }
-        if let Some(ended) = ended {
-            if let Some((last, first)) = &mut self.ended_late
-                && *last == ended
-            {
-                let first = first.take();
-                self.late_exits.retain(|exit| Some(*exit) != first);
-                return;
-            }
-            self.ended_late = Some((ended, Some((at, stayed))));
-        }
-        // Pop before the push, so that the queue does not grow beyond the limit.
-        if self.late_exits.len() >= MAX_LATE_EXITS {
-            self.late_exits.pop_front();
-        }
-        self.late_exits.push_back((at, stayed));
+        *ended_late = Some((ended, Some((at, stayed))));
     }
+    // Pop before the push, so that the queue does not grow beyond the limit.
+    if exits.len() >= MAX_LATE_EXITS {
+        exits.pop_front();
+    }
+    exits.push_back((at, stayed));
+}
 
-    /// Returns the number of the late exits, the time of the last one and the longest dwell time.
-    pub(super) fn summary(&self) -> LateExits {
-        LateExits {
-            count: u32::try_from(self.late_exits.len()).unwrap_or(u32::MAX),
-            last: self.late_exits.back().map(|(at, _)| *at),
-            longest: self.late_exits.iter().map(|(_, stayed)| *stayed).max().unwrap_or_default(),
-        }
+/// Returns the number of the late exits, the time of the last one and the longest dwell time.
+pub(super) fn summary(exits: &VecDeque<LateExit>) -> LateExits {
+    LateExits {
+        count: u32::try_from(exits.len()).unwrap_or(u32::MAX),
+        last: exits.back().map(|(at, _)| *at),
+        longest: exits.iter().map(|(_, stayed)| *stayed).max().unwrap_or_default(),
     }
 }
 
@@ -72,11 +71,12 @@ mod tests {
 
     /// Returns the log after exits at these times, each after 8 s, because these processes ended.
     fn log(exits: &[(u64, Option<u32>)]) -> LateExits {
-        let mut log = LateExitLog::default();
+        let (mut log, mut ended_late) = (VecDeque::new(), None);
         for (seconds, pid) in exits {
-            log.add(at(*seconds), Duration::from_secs(8), pid.map(|pid| EndedBy(Some(pid))));
+            let exit = (at(*seconds), Duration::from_secs(8));
+            add(&mut log, &mut ended_late, exit, pid.map(|pid| EndedBy(Some(pid))));
         }
-        log.summary()
+        summary(&log)
     }
 
     #[test]
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn early_exits_do_not_count() {
-        let mut log = LateExitLog::default();
-        log.add(at(10), Duration::from_secs(1), None);
-        assert_eq!(log.summary(), LateExits::default());
+        let mut log = VecDeque::new();
+        add(&mut log, &mut None, (at(10), Duration::from_secs(1)), None);
+        assert_eq!(summary(&log), LateExits::default());
     }
 
     #[test]
