@@ -183,7 +183,8 @@ fn ask_and_stay_silent(path: &str) -> Option<UnixStream> {
 }
 
 fn spin(count: usize) -> Vec<Running> {
-    let one = |_| Running::spawn(Command::new("sh").args(["-c", "while :; do :; done"]));
+    // It ends after ten minutes of CPU time, also if this test is killed.
+    let one = |_| Running::spawn(Command::new("sh").args(["-c", "ulimit -t 600; while :; do :; done"]));
     let load = (0..count).map(one).collect();
     thread::sleep(Duration::from_millis(200));
     load

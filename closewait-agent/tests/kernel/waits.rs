@@ -169,7 +169,8 @@ fn a_process_that_shares_its_processor_is_busy() {
         let mut one = CpuSet::new();
         one.set(first);
         sched_setaffinity(None, &one).expect("sched_setaffinity");
-        let spin = || Running::spawn(Command::new("sh").args(["-c", "while :; do :; done"]));
+        // It ends after ten minutes of CPU time, also if this test is killed.
+        let spin = || Running::spawn(Command::new("sh").args(["-c", "ulimit -t 600; while :; do :; done"]));
         vec![spin(), spin(), spin()]
     })
     .join()
