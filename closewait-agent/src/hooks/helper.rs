@@ -17,7 +17,7 @@ use super::{
     queue::{HookQueue, NextEvent},
     running::{GRACE_PERIOD, attend},
 };
-use crate::clock;
+use crate::{clock, host::helper::detach};
 
 /// Maximum time for programs to end with the agent. The helper does not wait for one that the kernel cannot kill.
 const STOP_PATIENCE: Duration = GRACE_PERIOD.saturating_add(Duration::from_secs(1));
@@ -29,7 +29,7 @@ const STOP_PATIENCE: Duration = GRACE_PERIOD.saturating_add(Duration::from_secs(
 ///
 /// If signals cannot be caught.
 pub async fn serve(requests: Receiver, programs: HookPrograms, timeout: Duration) -> anyhow::Result<()> {
-    detach();
+    detach(c"closewait-hooks");
     // A user who ends the agent may signal all of its processes. The helper notices the agent's end by the pipe.
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         // The handler stays installed.
@@ -103,11 +103,4 @@ async fn read_all(mut from: Receiver, to: mpsc::Sender<HookEvent>) -> io::Result
             return Ok(());
         }
     }
-}
-
-/// Leaves the agent's terminal, whose signals are for the agent, and takes a recognizable name.
-fn detach() {
-    // This fails only for a process that leads a group already, which is good enough.
-    let _leader = rustix::process::setsid();
-    let _never = rustix::thread::set_name(c"closewait-hooks");
 }

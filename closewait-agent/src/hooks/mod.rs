@@ -18,12 +18,7 @@ mod program;
 mod queue;
 mod running;
 
-use std::{
-    io,
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{io, process::Child, time::Duration};
 
 use anyhow::Context as _;
 
@@ -34,8 +29,7 @@ pub use self::{
     program::{HookProgramError, HookPrograms},
 };
 use crate::{
-    clock,
-    host::service_manager::VARIABLES,
+    clock, host,
     sink::{Backlog, NumberedEvent, Writer},
 };
 use closewait_engine::{model::Finding, time::BootTime};
@@ -77,22 +71,14 @@ impl Helper {
             return Ok(None);
         }
         let (from, requests) = io::pipe().context("pipe2 failed\nhint: check the limit on open files (ulimit -n)")?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("closewait").arg("hooks").arg("--timeout");
-        command.arg(humantime::format_duration(config.timeout).to_string());
-        for (flag, program) in [("--on-stuck", stuck), ("--on-pileup", pileup)] {
-            if let Some(program) = program {
-                command.arg(flag).arg(program);
+        let child = host::helper::start("the hook helper", from, |command| {
+            command.arg("hooks").arg("--timeout").arg(humantime::format_duration(config.timeout).to_string());
+            for (flag, program) in [("--on-stuck", stuck), ("--on-pileup", pileup)] {
+                if let Some(program) = program {
+                    command.arg(flag).arg(program);
+                }
             }
-        }
-        // Only the agent writes results to standard output.
-        for name in VARIABLES {
-            command.env_remove(name);
-        }
-        let child = command.stdin(from).stdout(Stdio::null()).spawn().context(
-            "starting the hook helper failed (execve of /proc/self/exe)\n\
-             hint: check that /proc is mounted, and the limit on processes (ulimit -u, TasksMax=)",
-        )?;
+        })?;
         Ok(Some(Self { child, requests, config }))
     }
 

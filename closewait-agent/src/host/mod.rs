@@ -14,6 +14,7 @@ pub mod error_text;
 pub mod facts;
 pub mod foreign_writer;
 pub mod freezer;
+pub mod helper;
 pub mod in_time;
 pub mod journal;
 pub mod limits;

@@ -15,7 +15,7 @@
 //! | `asker` | questions of a running agent, which has dropped the rights for all of this |
 //! | `helper` | the process that asks for the agent: it has the rights, and parses nothing |
 //! | `wire` | what the agent and its helper send each other |
-//! | `limits` | what the helper asks nobody |
+//! | `limits` | how often the helper asks a process, and how many |
 //!
 //! ```text
 //! inspection -> asker's thread -> socket -> helper -> attach protocol -> JVM

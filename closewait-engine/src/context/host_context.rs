@@ -246,7 +246,7 @@ impl HostContext {
         self.peer_ends.request(now, sockets)
     }
 
-    /// Returns the sockets whose unread requests an inspection peeks at, and forgets those that are not `tracked` any more.
+    /// Returns the sockets whose unread requests an inspection peeks at, and forgets those that are no longer `tracked`.
     pub(crate) fn unread_request<'a>(
         &mut self,
         agent: Option<u32>,

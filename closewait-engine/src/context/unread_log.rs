@@ -75,7 +75,7 @@ impl UnreadLog {
     }
 
     /// Returns the sockets that an inspection peeks at, each of them once: the oldest ones of each flow. `sockets` are all sockets of
-    /// the inspection. Forgets those that are not `tracked` any more.
+    /// the inspection. Forgets those that are no longer `tracked`.
     pub(super) fn request<'a>(
         &mut self,
         agent: Option<u32>,
@@ -176,7 +176,7 @@ mod tests {
         log.learn(SocketKey(9), Some(UnreadRequest::Http2));
         assert_eq!(log.answer(SocketKey(1), &sockets[0].2), Some(Some(&UnreadRequest::Http2)));
         assert_eq!(log.answer(SocketKey(1), &sockets[1].2), None, "another socket has its key");
-        assert_eq!(log.answer(SocketKey(9), &sockets[0].2), None, "nobody asked");
+        assert_eq!(log.answer(SocketKey(9), &sockets[0].2), None, "it was not asked for");
         for _ in 1..MAX_TRIES {
             assert_eq!(request(&mut log, &sockets), [2]);
         }

@@ -6,11 +6,8 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt as _},
-    },
-    process::{Child, Command, Stdio},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::Child,
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     thread,
     time::Duration,
@@ -29,8 +26,8 @@ use super::{
 use crate::{
     clock,
     host::{
+        self,
         deadline::{self, ItemJob, Patience, ReadResult, Subject},
-        service_manager::VARIABLES,
     },
 };
 use closewait_engine::{stacks::ProcessStacks, time::BootTime};
@@ -41,7 +38,7 @@ const WAIT: Duration = Duration::from_secs(1);
 const HELPER_ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// Maximum number of reasons that are remembered.
 const MAX_REASONS: usize = 256;
-/// Reason for processes that nobody can ask any more.
+/// Reason for processes that can no longer be asked.
 const LOST: &str = "the process that asks Java virtual machines for the agent has ended";
 
 /// Process with its start in nanoseconds since boot.
@@ -65,16 +62,9 @@ impl JvmHelper {
     pub fn start() -> anyhow::Result<Self> {
         let (helper, agent) =
             UnixStream::pair().context("socketpair failed\nhint: check the limit on open files (ulimit -n)")?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("closewait").arg("jvm-dumps");
-        // Only the agent notifies the service manager.
-        for name in VARIABLES {
-            command.env_remove(name);
-        }
-        let child = command.stdin(OwnedFd::from(agent)).stdout(Stdio::null()).spawn().context(
-            "starting the helper for Java virtual machines failed (execve of /proc/self/exe)\n\
-             hint: check that /proc is mounted, and the limit on processes (ulimit -u, TasksMax=)",
-        )?;
+        let child = host::helper::start("the helper for Java virtual machines", OwnedFd::from(agent), |command| {
+            command.arg("jvm-dumps");
+        })?;
         Ok(Self { child, helper })
     }
 
@@ -176,7 +166,7 @@ impl JvmAsker {
                 if self.was_asked(process) {
                     continue;
                 }
-                // The answer of a process that nobody asks about any more.
+                // The answer of a process that this inspection does not ask about.
                 if self.open.is_some()
                     && let OpenAnswer::Later = self.receive(end)
                 {
@@ -234,7 +224,7 @@ impl JvmAsker {
         }
     }
 
-    /// Returns the reason for processes that nobody asks any more.
+    /// Returns the reason for processes that are no longer asked, and forgets the helper if it has ended.
     fn lost(&mut self) -> String {
         // Otherwise it would stay as a zombie.
         let ended = self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));

@@ -31,6 +31,7 @@ use crate::{
         confine::confine_jvm_helper,
         deadline::{self, ItemJob, Patience, Subject},
         error_text,
+        helper::detach,
         poll::{poll, reader_is_gone},
     },
 };
@@ -46,9 +47,7 @@ const TICK: Duration = Duration::from_millis(10);
 ///
 /// If a thread cannot be started.
 pub fn serve_jvm_dumps(agent: UnixStream) -> anyhow::Result<()> {
-    // This fails only for a process that leads a group already, which is good enough: the signals of the agent's terminal are not for it.
-    let _leader = rustix::process::setsid();
-    let _never = rustix::thread::set_name(c"closewait-jvm");
+    detach(c"closewait-jvm");
     for degraded in confine_jvm_helper().degraded {
         log::warn!("the helper for Java virtual machines: {}: {}", degraded.what, degraded.why);
     }
@@ -58,7 +57,7 @@ pub fn serve_jvm_dumps(agent: UnixStream) -> anyhow::Result<()> {
         if let Err(error) = answer_all(&own, &stopped) {
             log::error!("the helper for Java virtual machines ends: {error}");
         }
-        // The agent notices that nobody answers any more, and so does this process.
+        // The agent notices that there will be no answers, and the main thread of this process that its work is over.
         let _ended: io::Result<()> = own.shutdown(Shutdown::Both);
     };
     let worker = thread::Builder::new()
