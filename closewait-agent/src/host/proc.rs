@@ -18,6 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::Pid;
+
 pub use self::{
     mounts::Mounts,
     parse::{Call, CgroupPaths, SchedStat, Stat, Status},
@@ -35,6 +37,11 @@ const MAX_DESCRIPTORS: usize = 1 << 16;
 /// Returns the folder of a process.
 pub fn folder(root: &Path, pid: u32) -> PathBuf {
     root.join(pid.to_string())
+}
+
+/// Returns a pid as system calls take it; `None` for a number that no process can have.
+pub fn number(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 /// Whether an error of a read below `/proc/PID` means that the process or thread has ended. Others do not: there may

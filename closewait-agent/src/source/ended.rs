@@ -5,15 +5,15 @@ use std::{os::fd::AsFd as _, time::Duration};
 use rustix::{
     event::PollFlags,
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{PidfdFlags, pidfd_open},
 };
 
-use crate::host::poll::poll;
+use crate::host::{poll::poll, proc};
 
 /// Whether a process has ended, even if its parent has not waited for it yet. `false` if that is unknown: before
 /// Linux 5.3, and if no descriptor is free.
 pub fn has_ended(pid: u32) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    let Some(pid) = proc::number(pid) else { return false };
     match pidfd_open(pid, PidfdFlags::empty()) {
         // The descriptor becomes readable when the last thread ends (`pidfd_poll`, kernel/fork.c at v5.10).
         Ok(process) => poll(process.as_fd(), PollFlags::IN, Duration::ZERO).contains(PollFlags::IN),

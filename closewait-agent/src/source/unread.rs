@@ -26,7 +26,7 @@ use std::{
 use rustix::{
     fs::fstat,
     net::{RecvFlags, ipproto, recv, sockopt},
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+    process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
 use crate::{
@@ -71,7 +71,7 @@ pub fn peek_each(questions: &[UnreadQuestion], patience: &mut Patience, mut each
 fn peek_at(pid: u32, questions: &[UnreadQuestion], job: &ItemJob<UnreadFound>) -> io::Result<()> {
     let may_wait = job.about(Subject::Process(pid, None)).and_then(|()| job.may_wait());
     may_wait.map_err(|why| io::Error::other(why.to_string()))?;
-    let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+    let number = proc::number(pid).ok_or(io::ErrorKind::NotFound)?;
     job.step("its cgroups");
     let folder = proc::folder(Path::new("/proc"), pid);
     let process = pidfd_open(number, PidfdFlags::empty())?;

@@ -17,7 +17,7 @@ use closewait_stacks::{Mapping, live};
 use rustix::{
     event::PollFlags,
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal},
+    process::{PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal},
 };
 
 use super::{super::stacks::MAX_THREADS, AttachError};
@@ -55,7 +55,7 @@ pub(super) struct Hotspot {
 impl Hotspot {
     /// Examines a process, without doing anything to it.
     pub(super) fn recognize(pid: u32) -> Result<Self, AttachError> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(AttachError::Ended)?;
+        let number = proc::number(pid).ok_or(AttachError::Ended)?;
         // From here on the number cannot become another process's unnoticed.
         let process = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
             Errno::SRCH => AttachError::Ended,
