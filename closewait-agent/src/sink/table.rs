@@ -329,6 +329,13 @@ fn cut(text: &str, tail: usize, rest: usize, room: usize, to: &mut String) {
     }
 }
 
+/// Returns `text` in `room` columns, with an ellipsis in place of an end that does not fit.
+pub(super) fn shortened(text: &str, room: usize) -> String {
+    let mut to = String::new();
+    cut(text, text.len(), text.len(), room, &mut to);
+    to
+}
+
 /// Adds as much of the start of `text` as fits.
 fn push_start(text: &str, room: usize, to: &mut String) {
     let mut used = 0;

@@ -5,7 +5,7 @@ use super::{
     rows::{port, used_limit},
     rows_of, sgr, wrap,
 };
-use crate::sink::{command::with_socket, schema};
+use crate::sink::{command::with_socket, schema, table::shortened};
 use closewait_engine::{
     model::{Limit, Pileup},
     snapshot::urgency::NEAR_LIMIT,
@@ -81,20 +81,7 @@ impl Block {
 
 /// Returns the unread requests in one line.
 fn unread_line(unread: &UnreadRequests, width: usize) -> String {
-    let line = format!("{INDENT}unread: {}", unread.text());
-    if rows_of(&line, width) <= 1 {
-        return line;
-    }
-    let mut kept = String::new();
-    for character in line.chars() {
-        kept.push(character);
-        if crate::sink::table::width(&kept) >= width {
-            kept.pop();
-            break;
-        }
-    }
-    kept.push('…');
-    kept
+    shortened(&format!("{INDENT}unread: {}", unread.text()), width)
 }
 
 /// Returns the height of each block in `room` rows; `None` for a block that does not fit. The first block comes first, then title
