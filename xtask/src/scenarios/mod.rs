@@ -9,6 +9,7 @@ use crate::prelude::*;
 use crate::{root, setup, test};
 use stacks::StacksTable;
 use table::Table;
+use test::Summary;
 
 /// The page that `--bless` writes.
 const PAGE: &str = "docs/scenarios.md";
@@ -66,15 +67,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         .chain(options.filter.clone())
         .collect();
     let mut table = Table::default();
-    let mut unreadable = Ok(());
-    let show = |line: &str| match table.add(line) {
-        Ok(true) => {}
-        Ok(false) => println!("{line}"),
-        Err(error) => unreadable = Err(error),
-    };
-    let why = "playing scenarios in network namespaces";
-    let (mut summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
-    unreadable?;
+    let (mut summary, success) = play(workspace, &program, &args, |line| table.add(line))?;
     println!("\n{}", table.markdown());
     let left_out = if with_long { 0 } else { mem::take(&mut summary.ignored) };
     println!("scenarios: {} played, {} failed, {left_out} long ones left out", summary.run(), summary.failed);
@@ -84,6 +77,24 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("wrote {PAGE}");
     }
     summary.check("scenario", success, true)
+}
+
+/// Runs the tests, hands each line of their output to `add`, and prints those that it does not take.
+fn play(
+    workspace: &Workspace,
+    program: &[OsString],
+    args: &[OsString],
+    mut add: impl FnMut(&str) -> Result<bool>,
+) -> Result<(Summary, bool)> {
+    let mut unreadable = Ok(());
+    let show = |line: &str| match add(line) {
+        Ok(true) => {}
+        Ok(false) => println!("{line}"),
+        Err(error) => unreadable = Err(error),
+    };
+    let played = test::run_as_root(workspace, program, args, "playing scenarios in network namespaces", show)?;
+    unreadable?;
+    Ok(played)
 }
 
 /// Plays the situations of each runtime at the same time, and fails if a line is wrong, or too few are shown.
@@ -97,15 +108,7 @@ fn play_stacks(workspace: &Workspace, options: &Options) -> Result<()> {
     let args = ["--nocapture", "--ignored", "--test-threads=4"].map(OsString::from);
     let args = [&args[..], &[filter]].concat();
     let mut table = StacksTable::default();
-    let mut unreadable = Ok(());
-    let show = |line: &str| match table.add(line) {
-        Ok(true) => {}
-        Ok(false) => println!("{line}"),
-        Err(error) => unreadable = Err(error),
-    };
-    let why = "playing scenarios in network namespaces";
-    let (summary, success) = test::run_as_root(workspace, &program, &args, why, show)?;
-    unreadable?;
+    let (summary, success) = play(workspace, &program, &args, |line| table.add(line))?;
     println!("\n{}\n{}", table.markdown(), table.summary());
     summary.check("runtime", success, true)?;
     table.check()

@@ -42,11 +42,15 @@ impl StacksTable {
         (known.len(), right("stacks_match"), right("verdict_match"))
     }
 
+    /// Number of rows in which a wrong line is shown.
+    fn wrong(&self) -> usize {
+        self.rows.iter().filter(|row| row["verdict_match"] == "wrong" || row["stacks_match"] == "wrong").count()
+    }
+
     /// Returns a line with the numbers of right lines.
     pub(super) fn summary(&self) -> String {
         let (known, stacks, verdicts) = self.known();
-        let wrong =
-            self.rows.iter().filter(|row| row["verdict_match"] == "wrong" || row["stacks_match"] == "wrong").count();
+        let wrong = self.wrong();
         format!(
             "stacks: {known} situations have a line; `closewait stacks` shows the right one in {stacks}, a verdict in {verdicts}; \
              in {wrong} of {} situations a wrong one is shown",
@@ -57,8 +61,7 @@ impl StacksTable {
     /// Fails if a line is wrong, or if fewer than 95 % of those that are known are shown.
     pub(super) fn check(&self) -> Result<()> {
         let (known, right, _verdicts) = self.known();
-        let is_wrong = |row: &Value| row["verdict_match"] == "wrong" || row["stacks_match"] == "wrong";
-        ensure!(!self.rows.iter().any(is_wrong), "a wrong line is shown");
+        ensure!(self.wrong() == 0, "a wrong line is shown");
         ensure!(right * 100 >= known * MIN_RIGHT, "only {right} of {known} known lines are shown");
         Ok(())
     }
