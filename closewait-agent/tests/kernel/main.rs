@@ -8,6 +8,7 @@ use tests_support::{ability, agent, clock, engine, kmsg, net, schema, sink, sock
 mod abilities;
 mod amplifier;
 mod churn;
+mod footprint;
 mod fuse;
 mod leftovers;
 mod setup;
@@ -57,5 +58,6 @@ mod stacks;
 mod status;
 mod tail;
 mod unresponsive;
+mod untouched;
 mod user_paths;
 mod waits;
