@@ -127,9 +127,10 @@ pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError
 /// reason instead. Omits the processes for which the limits of the pass leave nothing.
 pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(ProcessStacks)) {
     let (mut left, mut cpu) = (StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS }, Duration::ZERO);
+    let (began, mut done) = (clock::now(), 0);
     for pid in pids.iter().copied() {
         if left.threads == 0 || left.reads == 0 || cpu >= MAX_CPU {
-            return;
+            break;
         }
         let at = clock::now();
         match read_within(pid, left, patience) {
@@ -139,9 +140,19 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
                 left.reads = left.reads.saturating_sub(cost.reads);
                 each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
             }
-            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => return,
+            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => break,
             Err(error) => each(ProcessStacks::new(pid, at, &[], vec![error_text::in_one_line(error)])),
         }
+        done += 1;
+    }
+    if !pids.is_empty() {
+        log::debug!(
+            "stacks of {done} of {} processes with {} threads: {} us of CPU time in {} us",
+            pids.len(),
+            MAX_THREADS - left.threads,
+            cpu.as_micros(),
+            clock::now().since(began).as_micros()
+        );
     }
 }
 
