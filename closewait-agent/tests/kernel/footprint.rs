@@ -8,8 +8,8 @@ use std::{
     path::Path,
 };
 
-/// Lines of `/proc/PID/task/TID/status` that are compared. `RssAnon` grows if a page is copied for a write.
-const LINES: [&str; 10] = [
+/// Lines of `/proc/PID/task/TID/status` that are compared.
+const LINES: [&str; 9] = [
     "State",
     "TracerPid",
     "SigPnd",
@@ -17,7 +17,6 @@ const LINES: [&str; 10] = [
     "SigBlk",
     "SigIgn",
     "SigCgt",
-    "RssAnon",
     "voluntary_ctxt_switches",
     "nonvoluntary_ctxt_switches",
 ];
@@ -36,6 +35,8 @@ pub(crate) struct Footprint {
     /// Pending, blocked, ignored and caught signals in `/proc/PID/stat`.
     signals: Vec<String>,
     descriptors: usize,
+    /// Resident memory that no file backs; it grows if a page is copied for a write.
+    anonymous: String,
     maps: String,
     /// Checksum of all writable memory.
     memory: u64,
@@ -49,14 +50,21 @@ impl Footprint {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
         let (_, after_name) = stat.rsplit_once(") ").expect("a name");
         Self {
-            threads: threads.iter().map(|tid| (*tid, status(pid, *tid))).collect(),
+            threads: threads.iter().map(|tid| (*tid, status(pid, *tid, &LINES))).collect(),
             // Fields 31 to 34; the first after the name is the third (proc(5)).
             signals: after_name.split(' ').skip(28).take(4).map(str::to_owned).collect(),
+            anonymous: status(pid, pid, &["RssAnon"]).remove("RssAnon").expect("RssAnon"),
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count(),
             maps: fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps"),
             memory: memory(pid),
             received: fs::metadata(signals).expect("the counter of signals").len(),
         }
+    }
+
+    /// Returns this state with the memory of another one.
+    pub(crate) fn with_memory_of(self, other: &Self) -> Self {
+        let Self { anonymous, maps, memory, .. } = other.clone();
+        Self { anonymous, maps, memory, ..self }
     }
 
     /// Returns the number of times that the first compared thread has given up the CPU by itself.
@@ -67,19 +75,18 @@ impl Footprint {
 
     /// Whether all signals are caught that can be, of those with a name.
     pub(crate) fn catches_all(&self) -> bool {
-        let catchable: u64 = (1..32).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)).fold(
-            0,
-            |all, signal| all | 1 << (signal - 1),
-        );
+        let catchable: u64 = (1..32)
+            .filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal))
+            .fold(0, |all, signal| all | 1 << (signal - 1));
         let caught = |status: &BTreeMap<_, String>| u64::from_str_radix(&status["SigCgt"], 16).expect("a number");
         self.threads.values().all(|status| caught(status) & catchable == catchable)
     }
 }
 
-/// Returns the compared lines of the status of a thread.
-fn status(pid: u32, tid: u32) -> BTreeMap<String, String> {
+/// Returns lines of the status of a thread.
+fn status(pid: u32, tid: u32, names: &[&str]) -> BTreeMap<String, String> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).expect("status");
-    let lines = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| LINES.contains(name));
+    let lines = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| names.contains(name));
     lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 

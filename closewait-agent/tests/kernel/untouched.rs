@@ -4,7 +4,7 @@ use std::{
     ffi::{CString, c_int},
     fs, io,
     net::TcpStream,
-    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
@@ -17,7 +17,7 @@ use closewait_engine::model::InspectionFact;
 use crate::{
     ability,
     agent::{Agent, Running, closewait, finish},
-    clock::{patience, poll_until},
+    clock::{patience, poll_until, slowness},
     footprint::{Footprint, disturbed, forget_writes, written_pages},
     net::{Id, Namespace, V4},
     progress::Recording,
@@ -151,7 +151,13 @@ impl Target {
         Self { name, pid, id, shown, is_all_blocked: true, signals, _process: process, _client: client }
     }
 
-    fn started(name: &'static str, shown: &'static str, ns: &Namespace, mut command: Command, signals: PathBuf) -> Self {
+    fn started(
+        name: &'static str,
+        shown: &'static str,
+        ns: &Namespace,
+        mut command: Command,
+        signals: PathBuf,
+    ) -> Self {
         command.arg(&signals);
         let (running, handed) = hand_over(command, ns.pair(V4));
         handed.fin();
@@ -189,7 +195,9 @@ impl Target {
             return vec![self.pid];
         }
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("threads");
-        threads.map(|entry| entry.expect("a thread").file_name().to_str().and_then(|tid| tid.parse().ok()).expect("a tid")).collect()
+        threads
+            .map(|entry| entry.expect("a thread").file_name().to_str().and_then(|tid| tid.parse().ok()).expect("a tid"))
+            .collect()
     }
 
     fn footprint(&self) -> Footprint {
@@ -250,14 +258,14 @@ fn read_all(targets: &[Target], number: usize) {
         (0..READINGS).for_each(|_| target.read_stacks());
     }
     // A process for which the first inspection had no time follows with the next one.
-    agent.watch(Duration::from_secs(1));
+    agent.watch(Duration::from_secs(5) * slowness());
     agent.stop().totals();
     let facts = recording.facts();
     for Target { name, pid, shown, .. } in targets {
-        let has_stacks = |fact: &InspectionFact| {
-            matches!(fact, InspectionFact::Stacks(stacks) if stacks.pid == *pid) && format!("{fact:?}").contains(shown)
-        };
-        assert!(facts.iter().any(has_stacks), "{name}: the agent has not read {shown}");
+        let is_of_target =
+            |fact: &&InspectionFact| matches!(fact, InspectionFact::Stacks(stacks) if stacks.pid == *pid);
+        let read = format!("{:?}", facts.iter().filter(is_of_target).collect::<Vec<_>>());
+        assert!(read.contains(shown), "{name}: the agent has not read {shown}: {read}");
     }
 }
 
@@ -273,7 +281,8 @@ fn no_reader_of_stacks_stops_signals_wakes_or_changes_a_process() {
     let sees_writes: Vec<bool> = targets.iter().map(|target| forget_writes(target.pid)).collect();
     ability::tell_whether("see writes to memory (soft-dirty)", sees_writes.iter().all(|sees| *sees));
     // The runtime of Go writes now and then.
-    let written = || targets.iter().filter(|target| target.is_all_blocked).map(|target| written_pages(target.pid)).sum::<usize>();
+    let written =
+        || targets.iter().filter(|target| target.is_all_blocked).map(|target| written_pages(target.pid)).sum::<usize>();
     assert_eq!(written(), 0, "before the readings");
 
     let (is_over, samples) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -301,11 +310,9 @@ fn no_reader_of_stacks_stops_signals_wakes_or_changes_a_process() {
     for (target, before) in targets.iter().zip(&before) {
         let after = target.footprint();
         assert_eq!(after.received, 0, "{} has received signals", target.name);
-        // Its checksum and mappings change only if all threads wait.
-        if target.is_all_blocked {
-            assert_eq!(&after, before, "{}", target.name);
-        }
-        assert_eq!(after.switches(), before.switches(), "{}: a thread that waits has run", target.name);
+        // The runtime of Go works with its own memory.
+        let after = if target.is_all_blocked { after } else { after.with_memory_of(before) };
+        assert_eq!(&after, before, "{}", target.name);
     }
     assert_eq!(written(), 0, "pages were written");
 

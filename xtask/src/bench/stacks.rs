@@ -91,7 +91,10 @@ impl Stacks {
             if passes.iter().map(|pass| pass.read).sum::<u64>() >= all {
                 break passes;
             }
-            ensure!(began.elapsed() < PATIENCE, "the stacks of all processes were not read within {PATIENCE:?}: {passes:?}");
+            ensure!(
+                began.elapsed() < PATIENCE,
+                "the stacks of all processes were not read within {PATIENCE:?}: {passes:?}"
+            );
             thread::sleep(Duration::from_millis(20));
         };
         let took = began.elapsed();
@@ -109,7 +112,11 @@ impl Stacks {
         });
         print!("{}", markdown::table("Pass | Processes | Threads | CPU ms | ms", rows));
         let cpu: f64 = passes.iter().map(|pass| pass.cpu_ms).sum();
-        println!("\nAll in {} passes and {:.1} s since the start: {cpu:.1} ms of CPU time.", passes.len(), took.as_secs_f64());
+        println!(
+            "\nAll in {} passes and {:.1} s since the start: {cpu:.1} ms of CPU time.",
+            passes.len(),
+            took.as_secs_f64()
+        );
         println!(
             "Resident memory of the agent: {} KiB, at most {} KiB; with `--stacks never` {} KiB, at most {} KiB; the part without \
              files {} KiB and {} KiB.",
@@ -136,7 +143,9 @@ impl Stacks {
         let row = |name: &str, rounds: &[StacksRound], ratios: &[f64]| {
             let rate = summary(&column(rounds, |round| round.rate))?;
             let cpu = summary(&column(rounds, |round| round.cpu))?;
-            let shown = |[min, median, max]: [f64; 3], digits: usize| format!("{median:.digits$} ({min:.digits$}..{max:.digits$})");
+            let shown = |[min, median, max]: [f64; 3], digits: usize| {
+                format!("{median:.digits$} ({min:.digits$}..{max:.digits$})")
+            };
             let ratio = summary(ratios).map_or_else(|| "1".to_owned(), |ratios| shown(ratios, 3));
             Some(format!("{name} | {} | {ratio} | {}", shown(rate, 0), shown(cpu, 1)))
         };

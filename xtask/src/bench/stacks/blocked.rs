@@ -24,13 +24,7 @@ const KINDS: [Kind; 3] = [
         compile: &["-O2", "-pthread", "-o"],
     },
     Kind { name: "CPython", source: include_str!("blocked.py"), file: "blocked.py", needs: "python3", compile: &[] },
-    Kind {
-        name: "Go",
-        source: include_str!("blocked.go"),
-        file: "blocked.go",
-        needs: "go",
-        compile: &["build", "-o"],
-    },
+    Kind { name: "Go", source: include_str!("blocked.go"), file: "blocked.go", needs: "go", compile: &["build", "-o"] },
 ];
 
 /// Running programs. Dropping it ends them.
