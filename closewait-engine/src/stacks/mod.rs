@@ -10,6 +10,7 @@
 //! | `carriers` | carriers of virtual threads, and whether all of them are pinned |
 //! | `lock_owner` | the thread that owns the lock that others wait for |
 //! | `group` | groups of equal stacks |
+//! | `redact` | labels instead of names, for strangers |
 //! | `sample` | the groups of one process at one time, and since when its threads are where they are |
 
 pub mod carriers;
@@ -19,6 +20,7 @@ mod idle;
 mod jvm;
 mod lock_owner;
 mod origin;
+mod redact;
 mod sample;
 mod waits;
 
