@@ -142,7 +142,7 @@ fn nothing_original_is_left_in_any_format() {
         assert!(!text.to_lowercase().contains(SECRET), "{text}");
         assert!(!text.contains(&network), "{text}");
         assert!(text.contains("hung") || text.contains("HUNG"), "verdicts stay: {text}");
-        assert!(text.contains("service-1"), "{text}");
+        assert!(text.contains("container-1"), "{text}");
     }
     let json = all_formats(&report).swap_remove(3);
     for kept in ["25140", "pthread_mutex_lock", "libc.so.6", "threading.py", "2001:db8::1", "function-1"] {
