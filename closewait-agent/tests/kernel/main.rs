@@ -53,6 +53,7 @@ mod pinned;
 mod privileges;
 mod progress;
 mod recording;
+mod redact;
 mod service;
 mod stacks;
 mod status;

@@ -70,7 +70,7 @@ impl Stacks {
             let name = if when == "auto" { "auto" } else { "never" };
             Program::closewait(binary, dir, &[&OPTIONS[..], &["--stacks", when]].concat())
                 .keep(name, &["start", "stop"])
-                .with_variable("RUST_LOG", "closewait::source::stacks=debug")
+                .with_variable("CLOSEWAIT_LOG", "closewait::source::stacks=debug")
         };
         let (never, auto) = (agent("never"), agent("auto"));
         self.passes(&never, &auto)?;

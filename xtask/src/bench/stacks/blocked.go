@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -29,7 +30,9 @@ func check(err error) {
 func main() {
 	goroutines, err := strconv.Atoi(os.Args[1])
 	check(err)
-	listener, err := net.Listen("tcp", "127.79.0."+os.Args[2]+":0")
+	// Probes of a connection whose client is gone would end it.
+	config := net.ListenConfig{KeepAlive: -1}
+	listener, err := config.Listen(context.Background(), "tcp", "127.79.0."+os.Args[2]+":0")
 	check(err)
 	client, err := net.Dial("tcp", listener.Addr().String())
 	check(err)
