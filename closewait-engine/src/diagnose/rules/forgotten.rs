@@ -16,7 +16,8 @@ impl Rule for Forgotten {
             when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout; at \
                    most half of the threads, and at most one for every four sockets, do anything else; no connection to another \
                    program waits for an answer, and, if an event loop serves no others, none has got one in the last 10 s; the program has read from most of the sockets, or one event loop serves them; stacks, if all were read, count instead of \
-                   system calls, except those of an event loop",
+                   system calls, except those of an event loop; workers of the program's own wait for work if they are fewer than half of \
+                   the sockets, or if their number stays while that of the sockets rises",
             class: &[Class::Leak],
             certainty: &[
                 (
@@ -62,7 +63,7 @@ impl Rule for Forgotten {
         }
         let backends = evidence.backends?;
         let idle = match waits.idle_loop {
-            _ if let Some(stacks) = stacks => stacks.idle > 0,
+            _ if let Some(stacks) = stacks => stacks.waiting_for_work() > 0,
             Some(idle) => idle && waits.limited == 0,
             // A thread for each connection may wait for an event of something else.
             None if waits.events >= 2 && waits.events * 10 >= case.group.count * 7 => false,
