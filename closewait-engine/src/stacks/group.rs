@@ -67,7 +67,7 @@ struct EqualStacks {
     #[serde(deserialize_with = "harmless_field")]
     cut: Option<String>,
     since: Option<BootTime>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     first_count: Option<u32>,
     /// Stack of the thread that owns the lock that these wait for.
     #[serde(default)]

@@ -99,3 +99,112 @@ pub(super) fn waits_in_own_loop(stack: &CodeStack, place: Option<usize>) -> bool
         && decides.is_some_and(|frame| is_in(TAKES, frame, language))
         && (between == 0 || between == 1 && takes_for_caller(innermost))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stacks::group_stacks;
+
+    const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+
+    /// Returns whether threads with these frames, `function file-or-object`, wait in their own loop.
+    fn in_own_loop(language: CodeLanguage, frames: &[(&str, &str)]) -> bool {
+        let is_native = language == CodeLanguage::Native;
+        let frame = |(function, at): &(&str, &str)| CodeFrame {
+            function: Some((*function).to_owned()),
+            file: Some((*at).to_owned()).filter(|_| !is_native),
+            line: Some(1).filter(|_| !is_native),
+            object: Some((*at).to_owned()).filter(|_| is_native),
+        };
+        let frames = frames.iter().map(frame).collect();
+        let stack = CodeStack { language, tid: None, name: None, state: None, lock_owner: None, frames, cut: None };
+        let cut = CodeStack { cut: Some("the end is unknown".to_owned()), ..stack.clone() };
+        assert!(!group_stacks(&[cut])[0].in_own_loop, "outer frames are missing");
+        group_stacks(&[stack])[0].in_own_loop
+    }
+
+    #[test]
+    fn a_worker_of_machine_code_waits_right_below_the_start_of_its_thread() {
+        let native = |frames: &[(&str, &str)]| in_own_loop(CodeLanguage::Native, frames);
+        let (wait, start, clone) = (("pthread_cond_wait@@GLIBC_2.3.2", LIBC), ("start_thread", LIBC), ("clone3", LIBC));
+        let app = |function| (function, "/srv/app/orders");
+        assert!(native(&[wait, app("work"), start, clone]));
+        assert!(native(&[wait, app("queue_pop"), app("work"), start, clone]));
+        assert!(!native(&[wait, app("wait_for_result"), app("handle"), start, clone]), "a handler");
+        assert!(!native(&[wait, app("take"), app("run"), app("main_loop"), start, clone]), "too far out");
+        assert!(!native(&[("pthread_mutex_lock", LIBC), app("work"), start, clone]), "a lock");
+        assert!(
+            !native(&[wait, app("handle"), ("MHD_respond", "/usr/lib/libmicrohttpd.so.12"), start]),
+            "a server calls it"
+        );
+        assert!(!native(&[wait, start, clone]), "none of the application");
+        let linked = [app("__pthread_cond_wait"), app("work"), app("start_thread"), app("__clone3")];
+        assert!(native(&linked), "a static executable");
+    }
+
+    #[test]
+    fn workers_of_rust_and_cpp_begin_in_closures() {
+        let native = |frames: &[(&str, &str)]| in_own_loop(CodeLanguage::Native, frames);
+        let app = |function| (function, "/srv/app/orders");
+        let rust = [
+            ("syscall", LIBC),
+            app("std::sys::sync::condvar::futex::Condvar::wait"),
+            app("std::sync::mpmc::list::Channel<T>::recv"),
+            app("std::sync::mpsc::Receiver<T>::recv"),
+            app("orders::work"),
+            app("orders::main::{{closure}}"),
+            app("std::sys::backtrace::__rust_begin_short_backtrace"),
+            app("<alloc::boxed::Box<F,A> as core::ops::function::FnOnce<Args>>::call_once"),
+            app("std::sys::pal::unix::thread::Thread::new::thread_start"),
+            ("start_thread", LIBC),
+        ];
+        assert!(native(&rust));
+        let cpp = [
+            ("pthread_cond_wait", LIBC),
+            ("_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6"),
+            app("_ZZ4mainENKUlvE_clEv"),
+            app("_ZSt13__invoke_implIvZ4mainEUlvE_JEET_St14__invoke_otherOT0_DpOT1_"),
+            app("_ZNSt6thread11_State_implINS_8_InvokerISt5tupleIJZ4mainEUlvE_EEEEE6_M_runEv"),
+            ("unknown", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6"),
+            ("start_thread", LIBC),
+        ];
+        assert!(native(&cpp));
+    }
+
+    #[test]
+    fn a_goroutine_that_a_server_began_is_no_worker() {
+        let go = |frames: &[(&str, &str)]| in_own_loop(CodeLanguage::Go, frames);
+        let receive = ("runtime.chanrecv2", "/usr/lib/go/src/runtime/chan.go");
+        let (work, begun) = (("main.work", "/srv/orders.go"), ("main.main.func1", "/srv/orders.go"));
+        assert!(go(&[receive, work]) && go(&[receive, work, begun]));
+        let serve = ("net/http.(*conn).serve", "/usr/lib/go/src/net/http/server.go");
+        assert!(!go(&[receive, work, serve]));
+        assert!(!go(&[receive, ("main.fetch", "/srv/orders.go"), ("main.serve", "/srv/orders.go")]), "between them");
+        let wait = ("sync.(*WaitGroup).Wait", "/usr/lib/go/src/sync/waitgroup.go");
+        assert!(!go(&[wait, work]), "the end of others");
+    }
+
+    #[test]
+    fn workers_of_python_and_java_wait_for_a_queue() {
+        let python = |frames: &[(&str, &str)]| in_own_loop(CodeLanguage::Python, frames);
+        let (get, run) =
+            (("Queue.get", "/usr/lib/python3.11/queue.py"), ("Thread.run", "/usr/lib/python3.11/threading.py"));
+        let work = ("work", "/srv/orders.py");
+        assert!(python(&[get, work, run]));
+        assert!(
+            !python(&[get, work, ("process_request_thread", "/usr/lib/python3.11/socketserver.py"), run]),
+            "a handler"
+        );
+        assert!(
+            !python(&[("Future.result", "/usr/lib/python3.11/concurrent/futures/_base.py"), work, run]),
+            "a result"
+        );
+        let java = |frames: &[(&str, &str)]| in_own_loop(CodeLanguage::Jvm, frames);
+        let take = ("java.util.concurrent.LinkedBlockingQueue.take", "LinkedBlockingQueue.java");
+        let (work, run) = (("Orders.work", "Orders.java"), ("java.lang.Thread.run", "Thread.java"));
+        assert!(java(&[take, work, ("Orders$$Lambda.run", ""), run]));
+        assert!(java(&[take, ("Orders.lambda$main$0", "Orders.java"), ("Orders$$Lambda.run", ""), run]));
+        let get = ("java.util.concurrent.CompletableFuture.get", "CompletableFuture.java");
+        assert!(!java(&[get, work, run]), "a result");
+    }
+}

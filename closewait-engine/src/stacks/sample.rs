@@ -94,7 +94,8 @@ impl ProcessStacks {
         let locked = self.groups.iter().filter(|group| group.work == wait && group.language == main.language);
         let lines = largest_lines(locked.filter_map(|group| Some((group.place()?, group.count))).collect());
         let of = |line: &CodeFrame| lines.iter().find(|(known, _)| *known == line).map_or(main.count, |(_, sum)| *sum);
-        let others = lines.iter().filter(|(line, _)| *line != first).map(|(line, count)| format!(", {count} in {line}"));
+        let others =
+            lines.iter().filter(|(line, _)| *line != first).map(|(line, count)| format!(", {count} in {line}"));
         others.fold(StackGroup { count: of(first), ..main.clone() }.headline(), |text, other| text + &other)
     }
 
@@ -170,6 +171,32 @@ mod tests {
         let (queued, locked) = (("work", "/srv/pool.py", 9), ("__enter__", "/usr/lib/python3.11/threading.py", 270));
         let expected = Some("1 thread waits for a lock in reserve (orders.py:5)".to_owned());
         assert_eq!(main(&[&[WAIT, queued], &[WAIT, queued], &[locked, reserve]]), expected);
+    }
+
+    #[test]
+    fn the_lines_of_a_deadlock_are_named_together() {
+        let locked = ("__enter__", "/usr/lib/python3.11/threading.py", 270);
+        let (reserve, release) = (("reserve", "/srv/orders.py", 5), ("release", "/srv/orders.py", 8));
+        let began = ("Thread.run", "/usr/lib/python3.11/threading.py", 982);
+        let lines: [&[_]; 4] =
+            [&[locked, reserve], &[locked, reserve, began], &[locked, release], &[WAIT, ("work", "/srv/pool.py", 9)]];
+        let stacks: Vec<_> = lines.iter().zip(1..).map(|(lines, tid)| stack(tid, lines)).collect();
+        let sample = ProcessStacks::new(7, second(0), &stacks, Vec::new());
+        let expected = "2 threads wait for a lock in reserve (orders.py:5), 1 in release (orders.py:8)";
+        assert_eq!(sample.headline().as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn the_number_of_threads_at_a_line_is_kept_from_the_first_sample() {
+        let at = |n, threads: u32| {
+            let stacks: Vec<_> = (1..=threads).map(|tid| stack(tid, &[WAIT, ("work", "/srv/pool.py", 9)])).collect();
+            ProcessStacks::new(7, second(n), &stacks, Vec::new())
+        };
+        let (first, mut next) = (at(10, 3), at(70, 8));
+        next.continue_from(&first);
+        assert_eq!((next.groups[0].first_count, next.groups[0].count), (Some(3), 8));
+        let recorded = serde_json::to_string(&next.groups[0]).unwrap();
+        assert_eq!(serde_json::from_str::<StackGroup>(&recorded).unwrap(), next.groups[0]);
     }
 
     #[test]

@@ -230,7 +230,7 @@ mod tests {
             }
             last = Some(next);
         }
-        StackEvidence::of([last.as_ref()].into_iter()).expect("stacks")
+        StackEvidence::of([last.as_ref()].into_iter(), &|_| 0).expect("stacks")
     }
 
     #[test]
@@ -280,13 +280,77 @@ mod tests {
         assert!(idle.all_idle());
         let read = sample(0, &[&[IDLE], &[IDLE]]);
         for owners in [[Some(&read), None], [None, Some(&read)]] {
-            assert!(!StackEvidence::of(owners.into_iter()).expect("stacks").all_idle(), "another owner was not read");
+            assert!(
+                !StackEvidence::of(owners.into_iter(), &|_| 0).expect("stacks").all_idle(),
+                "another owner was not read"
+            );
         }
-        assert_eq!(StackEvidence::of([None].into_iter()), None);
+        assert_eq!(StackEvidence::of([None].into_iter(), &|_| 0), None);
         assert!(!evidence(&[sample(0, &[&[IDLE], &[FETCH]])]).all_idle(), "one runs");
         assert!(!evidence(&[sample(0, &[&[LOOP], &[IDLE]])]).all_idle(), "tasks of an event loop have no stack");
         let pooled: &[&[_]] = &[&[POOLED, FETCH]];
         let pool = evidence(&[sample(0, pooled), sample(60, pooled)]);
         assert_eq!((pool.pool, pool.at_line), (1, 0));
+    }
+
+    const QUEUED: (&str, &str, u32) = ("Queue.get", "/usr/lib/python3.11/queue.py", 171);
+    const WORK: (&str, &str, u32) = ("work", "/srv/orders.py", 30);
+    const BEGAN: (&str, &str, u32) = ("Thread.run", "/usr/lib/python3.11/threading.py", 982);
+
+    /// Returns the evidence of `threads` threads of the program's own that wait in their first function, one minute after there were
+    /// `before`, with 3 sockets before and `sockets` now.
+    fn loops(before: usize, threads: usize, sockets: u32) -> StackEvidence {
+        let mut samples = [(10, before), (70, threads)].map(|(second, count)| {
+            let lines: Vec<&[_]> = vec![&[QUEUED, WORK, BEGAN]; count];
+            sample(second, &lines)
+        });
+        let [first, last] = &mut samples;
+        last.continue_from(first);
+        let at = last.at;
+        StackEvidence::of([Some(&*last)].into_iter(), &|time| if time < at { 3 } else { sockets }).expect("stacks")
+    }
+
+    #[test]
+    fn the_number_of_threads_tells_idle_workers_from_handlers() {
+        let workers = loops(8, 8, 7);
+        assert_eq!(
+            (workers.in_loops, workers.loops),
+            (8, Some(OwnLoops::Workers)),
+            "four more sockets, and no more threads"
+        );
+        assert!(workers.all_idle());
+        assert_eq!(loops(3, 8, 9).loops, Some(OwnLoops::Handlers), "five more of both");
+        assert_eq!(loops(8, 8, 3).loops, Some(OwnLoops::Undecided), "no more sockets");
+        assert_eq!(loops(4, 4, 3).loops, Some(OwnLoops::AsMany), "one client still waits");
+        assert_eq!(loops(6, 8, 8).loops, Some(OwnLoops::AsMany), "two more threads for five more sockets");
+        let undecided = loops(8, 8, 3);
+        assert!(!undecided.all_idle() && undecided.only_loops(3) == Some(OwnLoops::Undecided));
+        assert_eq!(OwnLoops::of(8, 8, 17, 17), OwnLoops::Workers, "most sockets have no thread");
+    }
+
+    #[test]
+    fn threads_that_may_work_on_the_sockets_leave_the_loops_undecided() {
+        let mixed: &[&[_]] = &[&[QUEUED, WORK, BEGAN], &[QUEUED, WORK, BEGAN], &[LOCKED, RESERVE]];
+        let evidence = |sockets| {
+            let read = sample(0, mixed);
+            StackEvidence::of([Some(&read)].into_iter(), &|_| sockets).expect("stacks").only_loops(sockets)
+        };
+        assert_eq!(evidence(2), None, "one may work on half of them");
+        assert_eq!(evidence(6), Some(OwnLoops::Workers));
+    }
+
+    #[test]
+    fn two_lines_of_a_deadlock_count_together() {
+        const RELEASE: (&str, &str, u32) = ("release", "/srv/orders.py", 8);
+        let lines: &[&[_]] =
+            &[&[LOCKED, RESERVE], &[LOCKED, RELEASE], &[LOCKED, RESERVE, BEGAN], &[LOCKED, RELEASE, BEGAN], &[IDLE]];
+        let deadlock = evidence(&[sample(0, lines), sample(60, lines)]);
+        assert_eq!((deadlock.at_line, deadlock.at_lines, deadlock.lines), (2, 4, 2));
+        assert!(deadlock.blocks(100), "all that work");
+        assert_eq!(deadlock.blocked(), "4 of 5 stacks have waited for locks at 2 lines for at least 30s");
+        let busy = [lines, &[&[FETCH], &[FETCH]]].concat();
+        assert!(!evidence(&[sample(0, &busy), sample(60, &busy)]).blocks(100), "two may finish");
+        let once = evidence(&[sample(0, lines)]);
+        assert_eq!((once.at_lines, once.blocks(1)), (0, false));
     }
 }

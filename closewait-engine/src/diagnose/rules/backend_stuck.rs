@@ -117,7 +117,11 @@ mod tests {
 
     #[test]
     fn a_server_that_waits_for_a_dead_backend_and_serves_nobody_is_hung() {
-        assert_eq!(result(&waiting(50)), (Class::ProxyWait, "proxy_wait", Certainty::Medium), "the backend may be slow");
+        assert_eq!(
+            result(&waiting(50)),
+            (Class::ProxyWait, "proxy_wait", Certainty::Medium),
+            "the backend may be slow"
+        );
         assert_eq!(result(&waiting(70)), (Class::Hung, "backend_stuck", Certainty::Low));
         assert_eq!(result(&waiting(190)), (Class::Hung, "backend_stuck", Certainty::Medium));
         let verdict = waiting(190).verdict();
@@ -147,7 +151,11 @@ mod tests {
         scene.processes = vec![process(42, "haproxy", "/usr/sbin/haproxy")];
         scene.processes[0].runtime = Some(ProgramRuntime::HaProxy);
         assert_eq!(result(&scene).0, Class::ProxyWait);
-        assert_eq!(result(&waiting(190).reading(ReadState::FinConsumed)).0, Class::ProxyWait, "it reads from its clients");
+        assert_eq!(
+            result(&waiting(190).reading(ReadState::FinConsumed)).0,
+            Class::ProxyWait,
+            "it reads from its clients"
+        );
         let mut scene = waiting(190);
         scene.group.evidence.waits.as_mut().unwrap().blocked = 2;
         assert_eq!(result(&scene).0, Class::ProxyWait, "its threads do not wait for it");

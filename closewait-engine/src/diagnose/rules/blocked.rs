@@ -435,4 +435,25 @@ pub(super) mod tests {
         scene.group.evidence.stacks = Some(StackEvidence { idle: 40, at_line: 0, ..stacks });
         assert_ne!(result(&scene).0, Class::Hung);
     }
+
+    #[test]
+    fn threads_in_loops_of_the_programs_own_are_hung_only_if_they_are_handlers() {
+        use crate::model::ReadState;
+        let mut scene = hung(190).reading(ReadState::IdleFin);
+        let stacks = StackEvidence { threads: 24, idle: 4, in_loops: 20, complete: true, ..StackEvidence::default() };
+        let mut with = |loops, at_line| {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), at_line, ..stacks });
+            result(&scene)
+        };
+        assert_eq!(with(OwnLoops::Handlers, 0), (Class::Hung, Certainty::High));
+        assert_eq!(with(OwnLoops::AsMany, 0), (Class::Hung, Certainty::Low), "it may be a coincidence");
+        assert_eq!(with(OwnLoops::Undecided, 0), (Class::Unknown, Certainty::Low));
+        assert_eq!(with(OwnLoops::Workers, 0).0, Class::Leak);
+        assert_eq!(with(OwnLoops::Undecided, 10), (Class::Hung, Certainty::High), "others wait for a lock");
+        let mut scene = scene.reading(ReadState::NeverRead);
+        scene.group.evidence.stacks = Some(StackEvidence { loops: Some(OwnLoops::Workers), ..stacks });
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High), "idle workers would have read the requests");
+        scene.group.evidence.stacks = Some(StackEvidence { in_loops: 8, loops: Some(OwnLoops::Workers), ..stacks });
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High), "twelve others may wait for results");
+    }
 }

@@ -131,7 +131,7 @@ impl Rule for Forgotten {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Backends, Siblings, StackEvidence, Waits},
+        evidence::{Backends, OwnLoops, Siblings, StackEvidence, Waits},
         testing::Scene,
     };
 
@@ -179,5 +179,36 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "four may work on the twelve sockets");
         scene.group.evidence.stacks = Some(StackEvidence { complete: false, ..idle });
         assert_eq!(scene.check(&Forgotten), None);
+    }
+
+    #[test]
+    fn workers_of_the_programs_own_wait_for_work_if_their_number_shows_it() {
+        let mut scene = Scene::server().of(12).aged(90).reading(crate::model::ReadState::IdleFin).replied(true);
+        scene.group.evidence.waits =
+            Some(Waits { threads: 9, complete: true, accepting: 1, blocked: 8, locked: 8, ..Waits::default() });
+        scene.group.evidence.backends = Some(Backends::default());
+        assert_eq!(scene.check(&Forgotten), None, "eight threads may work on them");
+        let stacks = StackEvidence { threads: 9, idle: 1, in_loops: 8, complete: true, ..StackEvidence::default() };
+        let mut check = |loops| {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), ..stacks });
+            scene.check(&Forgotten).map(|judgement| judgement.certainty)
+        };
+        assert_eq!(check(OwnLoops::Workers), Some(Certainty::Medium));
+        for loops in [OwnLoops::Handlers, OwnLoops::AsMany, OwnLoops::Undecided] {
+            assert_eq!(check(loops), None, "{loops:?}");
+        }
+    }
+
+    #[test]
+    fn a_healthy_pool_with_a_few_young_sockets_is_not_blamed() {
+        let mut scene = Scene::server().of(2).aged(8).reading(crate::model::ReadState::IdleFin).replied(true);
+        scene.group.evidence.waits =
+            Some(Waits { threads: 9, complete: true, accepting: 1, blocked: 8, locked: 8, ..Waits::default() });
+        scene.group.evidence.backends = Some(Backends::default());
+        let stacks = StackEvidence { threads: 9, idle: 1, in_loops: 8, complete: true, ..StackEvidence::default() };
+        for loops in [OwnLoops::Workers, OwnLoops::Undecided] {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), ..stacks });
+            assert_eq!(scene.verdict().certainty, Certainty::Low, "{loops:?}");
+        }
     }
 }

@@ -78,7 +78,7 @@ mod tests {
     use super::super::blocked::tests::{hung, result};
     use crate::{
         diagnose::evidence::{OwnLoops, Siblings, StackEvidence, Waits},
-        model::{Certainty, Class},
+        model::{Certainty, Class, ReadState},
     };
 
     #[test]
@@ -99,5 +99,22 @@ mod tests {
         assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
         scene.group.evidence.waits.as_mut().unwrap().complete = false;
         assert_ne!(scene.verdict().rule, "partly_blocked");
+    }
+
+    #[test]
+    fn idle_workers_beside_served_connections_are_not_hung() {
+        let mut scene = hung(20).reading(ReadState::IdleFin);
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        assert_eq!(scene.verdict().rule, "partly_blocked");
+        let stacks = StackEvidence { threads: 24, idle: 4, in_loops: 20, complete: true, ..StackEvidence::default() };
+        for (loops, class) in [
+            (OwnLoops::Workers, Class::Leak),
+            (OwnLoops::Undecided, Class::Unknown),
+            (OwnLoops::AsMany, Class::Hung),
+            (OwnLoops::Handlers, Class::Hung),
+        ] {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), ..stacks });
+            assert_eq!(result(&scene).0, class, "{loops:?}");
+        }
     }
 }

@@ -48,7 +48,8 @@ impl Rule for ProxyWait {
         let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
         let serves = case.group.evidence.progresses(case.now) == Some(true);
         // A server that serves nobody is hung, once it is clear that the other program does not answer: see `backend_stuck`.
-        let sure = piles_up && !serves && !asks_another(case) && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
+        let sure =
+            piles_up && !serves && !asks_another(case) && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
         Some(Judgement::new(Class::ProxyWait, if sure { Certainty::High } else { Certainty::Medium }, move || {
             let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
             let state = match proxy_peer.state {
