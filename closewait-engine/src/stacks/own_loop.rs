@@ -6,6 +6,7 @@
 
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
+    origin::FrameOrigin,
     waits::{matches, wait_of},
 };
 
@@ -94,10 +95,13 @@ pub(super) fn waits_in_own_loop(stack: &CodeStack, place: Option<usize>) -> bool
         return false;
     };
     let decides = inner.iter().rev().find(|frame| wait_of(frame, language).is_some());
-    let between = outer.iter().filter(|frame| !starts(frame, language)).count();
-    stack.cut.is_none()
-        && decides.is_some_and(|frame| is_in(TAKES, frame, language))
-        && (between == 0 || between == 1 && takes_for_caller(innermost))
+    let mut between = outer.iter().filter(|frame| !starts(frame, language));
+    let is_own = match (between.next(), between.next()) {
+        (None, _) => true,
+        (Some(caller), None) => caller.origin(language) == FrameOrigin::Application && takes_for_caller(innermost),
+        (Some(_), Some(_)) => false,
+    };
+    stack.cut.is_none() && decides.is_some_and(|frame| is_in(TAKES, frame, language)) && is_own
 }
 
 #[cfg(test)]

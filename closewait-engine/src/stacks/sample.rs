@@ -90,13 +90,15 @@ impl ProcessStacks {
     /// deadlock, each line alone says little.
     fn headline_of(&self, main: &StackGroup) -> String {
         let wait = ThreadWork::Waits(CodeWait::Lock);
-        let Some(first) = main.place().filter(|_| main.work == wait) else { return main.headline() };
-        let locked = self.groups.iter().filter(|group| group.work == wait && group.language == main.language);
-        let lines = largest_lines(locked.filter_map(|group| Some((group.place()?, group.count))).collect());
-        let of = |line: &CodeFrame| lines.iter().find(|(known, _)| *known == line).map_or(main.count, |(_, sum)| *sum);
-        let others =
-            lines.iter().filter(|(line, _)| *line != first).map(|(line, count)| format!(", {count} in {line}"));
-        others.fold(StackGroup { count: of(first), ..main.clone() }.headline(), |text, other| text + &other)
+        if main.work != wait {
+            return main.headline();
+        }
+        let locked = || self.groups.iter().filter(|group| group.work == wait && group.language == main.language);
+        let lines = largest_lines(locked().filter_map(|group| Some((group.place()?, group.count))).collect());
+        let [(first, count), others @ ..] = &lines[..] else { return main.headline() };
+        let largest = locked().find(|group| group.place() == Some(*first)).unwrap_or(main);
+        let text = StackGroup { count: *count, ..largest.clone() }.headline();
+        others.iter().fold(text, |text, (line, count)| format!("{text}, {count} in {line}"))
     }
 
     /// Returns the carriers of virtual threads, if all of them are pinned; `None` otherwise.
