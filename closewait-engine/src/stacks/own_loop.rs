@@ -27,9 +27,9 @@ const TAKES: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Native, "sem_%wait"),
     (CodeLanguage::Native, "_queue_SimpleQueue_get%"),
     (CodeLanguage::Native, "_ZNSt18condition_variable%"),
-    (CodeLanguage::Native, "std::%"),
-    (CodeLanguage::Native, "crossbeam_channel::%"),
-    (CodeLanguage::Native, "parking_lot::%"),
+    (CodeLanguage::Native, "%std::%"),
+    (CodeLanguage::Native, "%crossbeam_channel::%"),
+    (CodeLanguage::Native, "%parking_lot::%"),
 ];
 
 /// Functions that start a thread, and what compilers make of a function without a name.
@@ -45,17 +45,9 @@ const STARTS: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Jvm, "jdk.internal.vm.Continuation.%"),
     (CodeLanguage::Jvm, "%lambda$%"),
     (CodeLanguage::Jvm, "%$$Lambda%"),
-    (CodeLanguage::Native, "start_thread"),
     (CodeLanguage::Native, "start"),
-    (CodeLanguage::Native, "%clone%"),
-    (CodeLanguage::Native, "execute_native_thread_routine%"),
-    (CodeLanguage::Native, "_ZNSt%"),
-    (CodeLanguage::Native, "_ZSt%"),
+    (CodeLanguage::Native, "clone%"),
     (CodeLanguage::Native, "_ZZ%E%Ul%"),
-    (CodeLanguage::Native, "std::%"),
-    (CodeLanguage::Native, "core::%"),
-    (CodeLanguage::Native, "alloc::%"),
-    (CodeLanguage::Native, "<%as core::ops::function::Fn%"),
     (CodeLanguage::Native, "%{{closure}}%"),
     (CodeLanguage::Native, "%{closure#%"),
 ];
@@ -76,9 +68,11 @@ fn is_in(table: &[(CodeLanguage, &str)], frame: &CodeFrame, language: CodeLangua
 
 /// Whether a frame outside of the application's is there because a thread starts.
 fn starts(frame: &CodeFrame, language: CodeLanguage) -> bool {
-    let library = frame.object.as_deref().filter(|_| language == CodeLanguage::Native);
-    let library = library.and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    is_in(STARTS, frame, language) || STARTING_LIBRARIES.iter().any(|name| library.starts_with(name))
+    let object = frame.object.as_deref().filter(|_| language == CodeLanguage::Native);
+    let object = object.and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    // What the language itself does in the executable: a server would be a library, or the program's own.
+    let is_linked = !object.is_empty() && !object.contains(".so") && frame.origin(language) == FrameOrigin::Runtime;
+    is_linked || is_in(STARTS, frame, language) || STARTING_LIBRARIES.iter().any(|name| object.starts_with(name))
 }
 
 /// Whether a function takes work for its caller, by its name.
@@ -152,14 +146,15 @@ mod tests {
         let app = |function| (function, "/srv/app/orders");
         let rust = [
             ("syscall", LIBC),
-            app("std::sys::sync::condvar::futex::Condvar::wait"),
+            app("<std::thread::thread::Thread>::park"),
             app("std::sync::mpmc::list::Channel<T>::recv"),
-            app("std::sync::mpsc::Receiver<T>::recv"),
+            app("<std::sync::mpsc::IntoIter<T> as core::iter::traits::iterator::Iterator>::next"),
             app("orders::work"),
             app("orders::main::{{closure}}"),
             app("std::sys::backtrace::__rust_begin_short_backtrace"),
             app("<alloc::boxed::Box<F,A> as core::ops::function::FnOnce<Args>>::call_once"),
-            app("std::sys::pal::unix::thread::Thread::new::thread_start"),
+            app("__rust_try"),
+            app("<std::sys::thread::unix::Thread>::new::thread_start"),
             ("start_thread", LIBC),
         ];
         assert!(native(&rust));
@@ -210,5 +205,38 @@ mod tests {
         assert!(java(&[take, ("Orders.lambda$main$0", "Orders.java"), ("Orders$$Lambda.run", ""), run]));
         let get = ("java.util.concurrent.CompletableFuture.get", "CompletableFuture.java");
         assert!(!java(&[get, work, run]), "a result");
+    }
+
+    #[test]
+    fn a_worker_that_takes_from_a_simple_queue_waits_for_no_lock() {
+        // Functions of the interpreter have no lines.
+        let native = |function: &str, object: &str| CodeFrame {
+            function: Some(function.to_owned()),
+            object: Some(format!("/usr/lib/{object}")),
+            ..CodeFrame::default()
+        };
+        let python = |function: &str, file: &str| CodeFrame {
+            function: Some(function.to_owned()),
+            file: Some(file.to_owned()),
+            ..CodeFrame::default()
+        };
+        let frames = vec![
+            native("PyThread_acquire_lock_timed", "libpython3.11.so.1.0"),
+            native("_queue_SimpleQueue_get_impl", "_queue.cpython-311-x86_64-linux-gnu.so"),
+            native("_queue_SimpleQueue_get", "_queue.cpython-311-x86_64-linux-gnu.so"),
+            native("PyObject_Vectorcall", "libpython3.11.so.1.0"),
+            python("work", "/srv/orders.py"),
+            python("Thread.run", "/usr/lib/python3.11/threading.py"),
+        ];
+        let stack = CodeStack {
+            language: CodeLanguage::Python,
+            tid: None,
+            name: None,
+            state: None,
+            lock_owner: None,
+            frames,
+            cut: None,
+        };
+        assert!(group_stacks(&[stack])[0].in_own_loop);
     }
 }

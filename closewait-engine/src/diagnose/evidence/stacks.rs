@@ -84,7 +84,8 @@ impl StackEvidence {
                 continue;
             };
             evidence.add(stacks);
-            let loops = stacks.groups.iter().filter(|group| group.in_own_loop);
+            let is_loop = |group: &&StackGroup| group.in_own_loop || waits_for_turn(group, &stacks.groups);
+            let loops = stacks.groups.iter().filter(is_loop);
             if let Some(group) = loops.max_by_key(|group| group.count).filter(|group| group.count > most) {
                 most = group.count;
                 let (first, since) = (group.first_count.unwrap_or(group.count), group.since.unwrap_or(stacks.at));
@@ -108,8 +109,9 @@ impl StackEvidence {
         for group in &stacks.groups {
             let is_steady = is_steady(group.since);
             self.threads = self.threads.saturating_add(group.count);
-            if group.in_own_loop {
+            if group.in_own_loop || waits_for_turn(group, &stacks.groups) {
                 self.in_loops = self.in_loops.saturating_add(group.count);
+                continue;
             }
             match group.work {
                 work if runs_tasks(work) => {}
@@ -190,6 +192,15 @@ impl StackEvidence {
         let at_lines = u64::from(self.at_lines) + u64::from(self.stopped);
         at_line > 0 && (at_line * 2 >= u64::from(sockets) || most_working(at_line) || most_working(at_lines))
     }
+}
+
+/// Whether threads wait for the lock of a queue that another worker has while it waits for an item: as one of those that share the receiver
+/// of a channel of Rust.
+fn waits_for_turn(group: &StackGroup, groups: &[StackGroup]) -> bool {
+    let function = |group: &StackGroup| group.place().and_then(|place| place.function.clone());
+    let takes = |one: &&StackGroup| one.in_own_loop && function(one) == function(group);
+    let taking = || groups.iter().filter(takes).map(|one| one.count).sum::<u32>();
+    group.work == ThreadWork::Waits(CodeWait::Lock) && group.place.is_some() && taking() == 1
 }
 
 /// Whether a thread runs an event loop, whose tasks have no stacks while they wait.
@@ -352,5 +363,14 @@ mod tests {
         assert!(!evidence(&[sample(0, &busy), sample(60, &busy)]).blocks(100), "two may finish");
         let once = evidence(&[sample(0, lines)]);
         assert_eq!((once.at_lines, once.blocks(1)), (0, false));
+    }
+
+    #[test]
+    fn workers_that_wait_for_their_turn_at_a_queue_are_not_blocked() {
+        let lines: &[&[_]] = &[&[QUEUED, WORK, BEGAN], &[LOCKED, WORK, BEGAN], &[LOCKED, WORK, BEGAN]];
+        let pool = evidence(&[sample(0, lines), sample(60, lines)]);
+        assert_eq!((pool.in_loops, pool.at_line), (3, 0));
+        let hung = evidence(&[sample(0, &lines[1..]), sample(60, &lines[1..])]);
+        assert_eq!((hung.in_loops, hung.at_line), (0, 2), "nobody takes work");
     }
 }
