@@ -197,10 +197,13 @@ impl StackEvidence {
 /// Whether threads wait for the lock of a queue that another worker has while it waits for an item: as one of those that share the receiver
 /// of a channel of Rust.
 fn waits_for_turn(group: &StackGroup, groups: &[StackGroup]) -> bool {
-    let function = |group: &StackGroup| group.place().and_then(|place| place.function.clone());
-    let takes = |one: &&StackGroup| one.in_own_loop && function(one) == function(group);
+    let takes = |one: &&StackGroup| one.in_own_loop && function_of(one) == function_of(group);
     let taking = || groups.iter().filter(takes).map(|one| one.count).sum::<u32>();
     group.work == ThreadWork::Waits(CodeWait::Lock) && group.place.is_some() && taking() == 1
+}
+
+fn function_of(group: &StackGroup) -> Option<&str> {
+    group.place()?.function.as_deref()
 }
 
 /// Whether a thread runs an event loop, whose tasks have no stacks while they wait.
