@@ -127,9 +127,6 @@ const LINKED: &[(&str, FrameOrigin)] = &[
     ("__", FrameOrigin::Runtime),
     ("pthread_", FrameOrigin::Runtime),
     ("start_thread", FrameOrigin::Runtime),
-    ("_ZNSt", FrameOrigin::Runtime),
-    ("_ZNKSt", FrameOrigin::Runtime),
-    ("_ZSt", FrameOrigin::Runtime),
     ("std::", FrameOrigin::Runtime),
     ("core::", FrameOrigin::Runtime),
     ("alloc::", FrameOrigin::Runtime),
@@ -150,6 +147,10 @@ const LINKED: &[(&str, FrameOrigin)] = &[
     ("postgres::", FrameOrigin::Library),
     ("tokio_postgres::", FrameOrigin::Library),
     ("uv_", FrameOrigin::Library),
+    // Node. What calls these functions for JavaScript stands for the program's own functions, which have no names in memory.
+    ("Builtins_", FrameOrigin::Application),
+    ("node::", FrameOrigin::Runtime),
+    ("v8::", FrameOrigin::Runtime),
 ];
 
 fn of_executable(function: &str) -> FrameOrigin {
@@ -246,8 +247,9 @@ mod tests {
             ("<shop::Orders as core::ops::function::FnOnce<()>>::call_once", FrameOrigin::Application),
             ("crossbeam_channel::flavors::list::Channel<T>::recv", FrameOrigin::Library),
             ("__futex_abstimed_wait_common", FrameOrigin::Runtime),
-            ("_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE", FrameOrigin::Runtime),
-            ("_ZN4shop7reserveEv", FrameOrigin::Application),
+            ("std::condition_variable::wait", FrameOrigin::Runtime),
+            ("node::SyncProcessRunner::Spawn", FrameOrigin::Runtime),
+            ("Builtins_CEntry_Return1_ArgvOnStack_BuiltinExit", FrameOrigin::Application),
         ] {
             assert_eq!(at(function, "", "/srv/app/server").origin(CodeLanguage::Native), expected, "{function}");
         }

@@ -26,7 +26,6 @@ const TAKES: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Native, "%pthread_cond_%"),
     (CodeLanguage::Native, "sem_%wait"),
     (CodeLanguage::Native, "_queue_SimpleQueue_get%"),
-    (CodeLanguage::Native, "_ZNSt18condition_variable%"),
     (CodeLanguage::Native, "%std::%"),
     (CodeLanguage::Native, "%crossbeam_channel::%"),
     (CodeLanguage::Native, "%parking_lot::%"),
@@ -47,7 +46,7 @@ const STARTS: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Jvm, "%$$Lambda%"),
     (CodeLanguage::Native, "start"),
     (CodeLanguage::Native, "clone%"),
-    (CodeLanguage::Native, "_ZZ%E%Ul%"),
+    (CodeLanguage::Native, "%{lambda}%"),
     (CodeLanguage::Native, "%{{closure}}%"),
     (CodeLanguage::Native, "%{closure#%"),
 ];
@@ -160,10 +159,10 @@ mod tests {
         assert!(native(&rust));
         let cpp = [
             ("pthread_cond_wait", LIBC),
-            ("_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6"),
-            app("_ZZ4mainENKUlvE_clEv"),
-            app("_ZSt13__invoke_implIvZ4mainEUlvE_JEET_St14__invoke_otherOT0_DpOT1_"),
-            app("_ZNSt6thread11_State_implINS_8_InvokerISt5tupleIJZ4mainEUlvE_EEEEE6_M_runEv"),
+            ("std::condition_variable::wait", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6"),
+            app("main::{lambda}::operator()"),
+            app("std::__invoke_impl<…>"),
+            app("std::thread::_State_impl<…>::_M_run"),
             ("unknown", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6"),
             ("start_thread", LIBC),
         ];

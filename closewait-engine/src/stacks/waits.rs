@@ -191,7 +191,13 @@ const NATIVE: &[(&str, CodeWait)] = &[
     ("%parking_lot::condvar::%", CodeWait::Signal),
     ("%std::thread::%Join%::join", CodeWait::Join),
     ("std::thread::%sleep", CodeWait::Sleep),
-    ("_ZNSt18condition_variable%", CodeWait::Signal),
+    ("std::condition_variable%", CodeWait::Signal),
+    ("std::mutex::lock", CodeWait::Lock),
+    ("std::thread::join", CodeWait::Join),
+    // Node: calls that its only thread for JavaScript waits in.
+    ("node::SyncProcessRunner::%", CodeWait::Process),
+    ("node::fs::%", CodeWait::File),
+    ("v8::internal::FutexEmulation::%", CodeWait::Signal),
     ("PQgetResult", CodeWait::Receive),
     ("mysql_real_query", CodeWait::Receive),
 ];
