@@ -1,4 +1,4 @@
-//! Servers that serve nobody, because all of their threads wait for another program.
+//! Servers that serve no client, because all of their threads wait for another program.
 
 use super::{LONG_STALLED, STALLED, proxy_wait::asks_another};
 use crate::diagnose::{
@@ -8,7 +8,7 @@ use crate::diagnose::{
 };
 use crate::model::{Certainty, Class};
 
-/// Detects a server whose threads all wait for the answer of another program, for so long that it serves nobody any more.
+/// Detects a server whose threads all wait for the answer of another program, for so long that it serves no client.
 pub(super) struct BackendStuck;
 
 impl Rule for BackendStuck {
@@ -46,7 +46,7 @@ impl Rule for BackendStuck {
 
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let (towards, _) = case.proxy_peers.towards.filter(|_| case.group.is_most(case.proxy_peers.paired))?;
-        if !serves_nobody(case) {
+        if !serves_none(case) {
             return None;
         }
         let certainty = if case.stalled() >= LONG_STALLED { Certainty::Medium } else { Certainty::Low };
@@ -72,9 +72,9 @@ impl Rule for BackendStuck {
     }
 }
 
-/// Whether a server, which is no proxy, has read the requests, waits for other programs with its threads, and has served nobody for a
+/// Whether a server, which is no proxy, has read the requests, waits for other programs with its threads, and has served no other client for a
 /// minute.
-pub(super) fn serves_nobody(case: &Case<'_>) -> bool {
+pub(super) fn serves_none(case: &Case<'_>) -> bool {
     let evidence = &case.group.evidence;
     case.is_server()
         && evidence.demand >= MIN_DEMAND
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_waits_for_a_dead_backend_and_serves_nobody_is_hung() {
+    fn a_server_that_waits_for_a_dead_backend_and_serves_none_is_hung() {
         assert_eq!(
             result(&waiting(50)),
             (Class::ProxyWait, "proxy_wait", Certainty::Medium),
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(result(&scene).0, Class::ProxyWait, "its other connections were not read");
         let mut scene = waiting(190);
         scene.group.evidence.demand = 1;
-        assert_eq!(result(&scene).0, Class::ProxyWait, "nobody asks");
+        assert_eq!(result(&scene).0, Class::ProxyWait, "no client asks");
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Rule for ProxyWait {
             not: &[
                 "a hung proxy: a hung server behind a proxy also leaves sockets at the proxy, so this rule precedes those for hung \
                  programs",
-                "a server whose threads all wait for a backend, and that serves nobody for 60 s or longer: see `backend_stuck`",
+                "a server whose threads all wait for a backend, and that serves no other connection for 60 s or longer: see `backend_stuck`",
                 "a server with one connection of its own, as to a database: it matches one socket, not half of the group",
             ],
             seen: &["kubernetes/kubernetes#18354", "docker/for-linux#335", "etcd-io/etcd#2743"],
@@ -47,7 +47,7 @@ impl Rule for ProxyWait {
         let flow = case.group.flow.as_ref();
         let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
         let serves = case.group.evidence.progresses(case.now) == Some(true);
-        // A server that serves nobody is hung, once it is clear that the other program does not answer: see `backend_stuck`.
+        // A server that serves no client is hung, once it is clear that the other program does not answer: see `backend_stuck`.
         let sure =
             piles_up && !serves && !asks_another(case) && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
         Some(Judgement::new(Class::ProxyWait, if sure { Certainty::High } else { Certainty::Medium }, move || {

@@ -51,7 +51,7 @@ impl Rule for Queue {
                 && !case.group.is_mostly_unread();
         let class = match (waiting, evidence.progresses(case.now)) {
             (1.., _) if is_proxy || loops => Class::ProxyWait,
-            (1.., Some(false)) if case.group.is_most(waiting) && !super::backend_stuck::serves_nobody(case) => {
+            (1.., Some(false)) if case.group.is_most(waiting) && !super::backend_stuck::serves_none(case) => {
                 Class::ProxyWait
             }
             (0, _) if is_proxy && loops => return Some(behind(case)),
