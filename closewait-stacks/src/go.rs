@@ -18,7 +18,7 @@ mod module;
 mod unwind;
 
 use super::{
-    process::TargetProcess,
+    process::{CopiedStack, TargetProcess},
     stack::{Stack, StackError},
 };
 use functions::GoFunctions;
@@ -63,7 +63,7 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
             stack.cut = Some(format!("only {MAX_UNWOUND} stacks are read"));
         } else {
             unwound += 1;
-            (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine)?;
+            (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine, Vec::new())?;
             // A goroutine that ran in the meantime has a torn stack.
             if Goroutine::at(&module, address)?.as_ref() != Some(&goroutine) {
                 stack.frames.clear();
@@ -73,5 +73,22 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
         stacks.push(stack);
     }
     stacks.sort_by_key(|stack| stack.number);
+    Ok(stacks)
+}
+
+/// Returns the stacks of goroutines in system calls, of which copies were made: one for each. One in code of C has no frames.
+///
+/// # Errors
+///
+/// If the process is not a Go program, its version is not supported, or its memory cannot be read.
+pub fn copied_stacks(process: &TargetProcess<'_>, copies: &[CopiedStack]) -> Result<Vec<Stack>, StackError> {
+    let Some(module) = GoModule::find(process)? else { return Err(StackError::OtherProgram("Go")) };
+    let mut functions = GoFunctions::new(&module)?;
+    let mut stacks = Vec::with_capacity(copies.len());
+    for copy in copies {
+        let goroutine = Goroutine::in_system_call(copy);
+        let (frames, cut) = unwind::frames(&module, &mut functions, &goroutine, copy.bytes.clone())?;
+        stacks.push(Stack { tid: Some(copy.tid), frames, cut, ..Stack::default() });
+    }
     Ok(stacks)
 }
