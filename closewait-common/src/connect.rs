@@ -32,6 +32,16 @@ pub const fn key(pid: u32, port: u16) -> u64 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectRecord {
+    /// Everything but the stack.
+    pub head: ConnectHead,
+    /// Memory at the stack pointer.
+    pub stack: [u8; STACK_BYTES],
+}
+
+/// Connection and registers of a [`ConnectRecord`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectHead {
     /// Time of the connect, nanoseconds of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
     /// Address of the next instruction in user space.
@@ -50,12 +60,10 @@ pub struct ConnectRecord {
     pub netns: u32,
     /// Remote port, host byte order.
     pub remote_port: u16,
-    /// Number of valid bytes of `stack`.
+    /// Number of valid bytes of the stack.
     pub stack_len: u16,
     /// Remote address; IPv4 as an IPv4-mapped IPv6 address.
     pub remote_address: [u8; 16],
-    /// Memory at `sp`.
-    pub stack: [u8; STACK_BYTES],
 }
 
 /// Size of a [`ConnectRecord`], bytes.

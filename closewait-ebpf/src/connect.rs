@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs},
 };
 use closewait_common::{
-    connect::{CHUNK_BYTES, STACK_BYTES, key},
+    connect::{CHUNK_BYTES, ConnectHead, STACK_BYTES, key},
     tcp::AF_INET,
 };
 
@@ -34,46 +34,47 @@ pub(crate) fn sample(sk: impl Pointer) {
     if !maps::may_sample(watch, now_ns) {
         return;
     }
-    let mut address = [0; 16];
-    if sk.read::<u16>(layout!(sock_family)).unwrap_or(0) == AF_INET {
-        sock::map_v4(&mut address, sk.read(layout!(sock_daddr)).unwrap_or(0));
-    } else {
-        let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_daddr), &raw mut address);
-    }
-    let netns = sock::netns(sk).unwrap_or(0);
-    // SAFETY: helpers that take no pointer but the one that the first returns, which is the current task.
-    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
+    // SAFETY: the helper has no arguments and cannot fail.
+    let task_struct = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: `task_struct` is the current task.
+    let registers = unsafe { bpf_task_pt_regs(task_struct) };
     let registers = Probed::new(registers as *const c_void);
-    let sp = registers.read::<u64>(layout!(regs_sp)).unwrap_or(0);
+    let mut head = ConnectHead {
+        time_ns: now_ns,
+        pc: registers.read(layout!(regs_pc)).unwrap_or(0),
+        sp: registers.read(layout!(regs_sp)).unwrap_or(0),
+        fp: registers.read(layout!(regs_fp)).unwrap_or(0),
+        lr: registers.read(layout!(regs_lr)).unwrap_or(0),
+        pid,
+        tid: task as u32,
+        netns: sock::netns(sk).unwrap_or(0),
+        remote_port: port,
+        stack_len: 0,
+        remote_address: [0; 16],
+    };
+    if sk.read::<u16>(layout!(sock_family)).unwrap_or(0) == AF_INET {
+        sock::map_v4(&mut head.remote_address, sk.read(layout!(sock_daddr)).unwrap_or(0));
+    } else {
+        let _unread: Option<()> = sk.probed().read_into(layout!(sock_v6_daddr), &raw mut head.remote_address);
+    }
     // Without space, the agent sees that it got fewer records than connections.
     let Some(mut entry) = maps::reserve_connect() else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: `record` points to the whole reserved record, which this program alone writes until it submits it.
-    unsafe {
-        (&raw mut (*record).time_ns).write(now_ns);
-        (&raw mut (*record).pc).write(registers.read(layout!(regs_pc)).unwrap_or(0));
-        (&raw mut (*record).sp).write(sp);
-        (&raw mut (*record).fp).write(registers.read(layout!(regs_fp)).unwrap_or(0));
-        (&raw mut (*record).lr).write(registers.read(layout!(regs_lr)).unwrap_or(0));
-        (&raw mut (*record).pid).write(pid);
-        (&raw mut (*record).tid).write(task as u32);
-        (&raw mut (*record).netns).write(netns);
-        (&raw mut (*record).remote_port).write(port);
-        (&raw mut (*record).remote_address).write(address);
-    }
-    // SAFETY: as above.
     let stack: *mut u8 = unsafe { (&raw mut (*record).stack).cast() };
     let mut len = 0;
     while len < STACK_BYTES {
-        let from = sp.wrapping_add(len as u64) as *const c_void;
+        let from = head.sp.wrapping_add(len as u64) as *const c_void;
+        let to = stack.wrapping_add(len).cast();
         // SAFETY: the chunk at `len` is inside of the record's stack; the helper fails instead of faulting.
-        let failed = unsafe { bpf_probe_read_user(stack.add(len).cast(), CHUNK_BYTES as u32, from) };
+        let failed = unsafe { bpf_probe_read_user(to, CHUNK_BYTES as u32, from) };
         if failed != 0 {
             break;
         }
         len += CHUNK_BYTES;
     }
+    head.stack_len = len as u16;
     // SAFETY: as above.
-    unsafe { (&raw mut (*record).stack_len).write(len as u16) };
+    unsafe { (&raw mut (*record).head).write(head) };
     maps::submit_connect(entry);
 }

@@ -92,3 +92,48 @@ pub fn copied_stacks(process: &TargetProcess<'_>, copies: &[CopiedStack]) -> Res
     }
     Ok(stacks)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Memory as _, MemoryReader, Registers,
+        image::Image,
+        memory::ReadLimit,
+    };
+
+    #[test]
+    fn copies_have_the_frames_of_their_goroutines() {
+        for name in ["go-waits-1.15", "go-waits-1.23-aarch64", "go-waits-1.24"] {
+            let path = format!("{}/tests/images/{name}.image", env!("CARGO_MANIFEST_DIR"));
+            let image = Image::from_bytes(&std::fs::read(path).unwrap()).unwrap();
+            let limit = ReadLimit::new(100_000, 64 << 20);
+            let (mappings, threads) = (&image.mappings, &image.threads);
+            let process = TargetProcess { memory: MemoryReader::new(&image, &limit), mappings, threads, symbols: &image };
+            let module = GoModule::find(&process).unwrap().unwrap();
+            let mut functions = GoFunctions::new(&module).unwrap();
+            let mut compared = 0;
+            for address in list::addresses(&process, &module, MAX_GOROUTINES).unwrap() {
+                let Some(goroutine) = Goroutine::at(&module, address).unwrap() else { continue };
+                let Goroutine { pc, sp, lr, .. } = goroutine;
+                if goroutine.status != GoroutineStatus::Waiting {
+                    continue;
+                }
+                let expected = unwind::frames(&module, &mut functions, &goroutine, Vec::new()).unwrap();
+                let mut bytes = Vec::new();
+                let mut byte = [0];
+                while image.read(sp + bytes.len() as u64, &mut byte).is_ok() && bytes.len() < 8192 {
+                    bytes.push(byte[0]);
+                }
+                let registers = Registers { pc, sp, fp: None, lr: Some(lr).filter(|lr| *lr != 0) };
+                let short = CopiedStack { tid: 7, registers, bytes: bytes[..16].to_vec() };
+                let copies = [CopiedStack { tid: 7, registers, bytes }, short];
+                let [whole, short] = &copied_stacks(&process, &copies).unwrap()[..] else { panic!("two stacks") };
+                assert_eq!((&whole.frames, &whole.cut), (&expected.0, &expected.1), "{name}");
+                assert!(short.cut.is_some() && expected.0.starts_with(&short.frames), "{name}: {short}");
+                compared += 1;
+            }
+            assert!(compared >= 5, "{name}: {compared}");
+        }
+    }
+}
