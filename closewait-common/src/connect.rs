@@ -7,7 +7,7 @@ pub const CONNECT_RING_BYTES: u32 = 256 << 10;
 /// Maximum number of bytes of a stack in a record. Most stacks of connecting threads and goroutines are shorter.
 pub const STACK_BYTES: usize = 8 << 10;
 /// Number of bytes of a stack that are copied together, so that the end of a stack's memory loses less than that.
-pub const CHUNK_BYTES: usize = 512;
+pub const CHUNK_BYTES: usize = 1024;
 
 /// Watched pair of a process and a remote port.
 #[repr(C)]

@@ -41,10 +41,10 @@ pub(crate) fn sample(sk: impl Pointer) {
     let registers = Probed::new(registers as *const c_void);
     let mut head = ConnectHead {
         time_ns: now_ns,
-        pc: registers.read(layout!(regs_pc)).unwrap_or(0),
-        sp: registers.read(layout!(regs_sp)).unwrap_or(0),
-        fp: registers.read(layout!(regs_fp)).unwrap_or(0),
-        lr: registers.read(layout!(regs_lr)).unwrap_or(0),
+        pc: 0,
+        sp: 0,
+        fp: 0,
+        lr: 0,
         pid,
         tid: task as u32,
         netns: sock::netns(sk).unwrap_or(0),
@@ -52,6 +52,11 @@ pub(crate) fn sample(sk: impl Pointer) {
         stack_len: 0,
         remote_address: [0; 16],
     };
+    // The helper leaves zeros if it fails. A branch for each would double the verifier's work.
+    let _pc: Option<()> = registers.read_into(layout!(regs_pc), &raw mut head.pc);
+    let _sp: Option<()> = registers.read_into(layout!(regs_sp), &raw mut head.sp);
+    let _fp: Option<()> = registers.read_into(layout!(regs_fp), &raw mut head.fp);
+    let _lr: Option<()> = registers.read_into(layout!(regs_lr), &raw mut head.lr);
     if sk.read::<u16>(layout!(sock_family)).unwrap_or(0) == AF_INET {
         sock::map_v4(&mut head.remote_address, sk.read(layout!(sock_daddr)).unwrap_or(0));
     } else {
