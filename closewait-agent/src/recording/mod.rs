@@ -27,6 +27,7 @@ mod engine;
 mod failure;
 mod file;
 mod frame;
+mod message_pack;
 mod older;
 mod player;
 mod reader;
@@ -135,10 +136,9 @@ pub enum Item<'a> {
     Checkpoint(Box<Checkpoint>),
 }
 
-/// Decodes the first value of `bytes`. For each type of reader, the program would have the decoders of all items once more: a
-/// megabyte.
+/// Decodes the first value of `bytes`.
 fn decode<T: DeserializeOwned>(bytes: &mut dyn Read) -> Result<T, rmp_serde::decode::Error> {
-    rmp_serde::from_read(bytes)
+    T::deserialize(&mut message_pack::MessagePack::new(bytes))
 }
 
 impl Item<'static> {
