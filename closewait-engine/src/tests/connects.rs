@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    model::{ConnectQuestion, InspectionFact, ScanFact},
+    model::{ConnectQuestion, InspectionFact},
+    process::Process,
     stacks::{CodeFrame, CodeLanguage, CodeStack, ConnectSample, ConnectSamples},
     testing::{owner, process},
 };
@@ -20,7 +21,7 @@ fn with_owner(reads_stacks: bool, socket: &Socket) -> (Engine, Vec<ConnectQuesti
     engine.handle(RefreshEnd::Inspection { at: at(10_000) });
     engine.handle(ScanFact::Descriptor { key: KEY, at: Some(at(10_000)), inode: 1234, owner: owner("app", 7, 5) });
     engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
-    let process = Box::new(crate::process::Process { started_ns: Some(1), ..process("app", 7, None) });
+    let process = Box::new(Process { started_ns: Some(1), ..process("app", 7, None) });
     engine.handle(InspectionFact::Process { at: at(10_010), process });
     engine.handle(InspectionEnd::Owners { at: at(10_020), worked: Duration::ZERO });
     let _stuck = outputs(&mut engine);
