@@ -28,12 +28,17 @@ use crate::{
 pub(crate) fn sample(sk: impl Pointer) {
     let Some(port) = sk.read::<u16>(layout!(sock_dport)) else { return };
     let (port, task) = (u16::from_be(port), bpf_get_current_pid_tgid());
-    let pid = (task >> 32) as u32;
-    let Some(watch) = maps::connect_watch(key(pid, port)) else { return };
+    let Some(watch) = maps::connect_watch(key((task >> 32) as u32, port)) else { return };
     let now_ns = time::boot_ns();
-    if !maps::may_sample(watch, now_ns) {
-        return;
+    if maps::may_sample(watch, now_ns) {
+        copy(sk.address(), now_ns, task, port);
     }
+}
+
+/// Writes the record. A function of its own, which both programs for the tracepoint call: the object has it once.
+#[inline(never)]
+fn copy(sk: u64, now_ns: u64, task: u64, port: u16) {
+    let sk = Probed::new(sk as *const c_void);
     // SAFETY: the helper has no arguments and cannot fail.
     let task_struct = unsafe { bpf_get_current_task_btf() };
     // SAFETY: `task_struct` is the current task.
@@ -45,7 +50,7 @@ pub(crate) fn sample(sk: impl Pointer) {
         sp: 0,
         fp: 0,
         lr: 0,
-        pid,
+        pid: (task >> 32) as u32,
         tid: task as u32,
         netns: sock::netns(sk).unwrap_or(0),
         remote_port: port,

@@ -96,11 +96,7 @@ pub fn copied_stacks(process: &TargetProcess<'_>, copies: &[CopiedStack]) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Memory as _, MemoryReader, Registers,
-        image::Image,
-        memory::ReadLimit,
-    };
+    use crate::{Memory as _, MemoryReader, Registers, image::Image, memory::ReadLimit};
 
     #[test]
     fn copies_have_the_frames_of_their_goroutines() {
@@ -109,7 +105,8 @@ mod tests {
             let image = Image::from_bytes(&std::fs::read(path).unwrap()).unwrap();
             let limit = ReadLimit::new(100_000, 64 << 20);
             let (mappings, threads) = (&image.mappings, &image.threads);
-            let process = TargetProcess { memory: MemoryReader::new(&image, &limit), mappings, threads, symbols: &image };
+            let process =
+                TargetProcess { memory: MemoryReader::new(&image, &limit), mappings, threads, symbols: &image };
             let module = GoModule::find(&process).unwrap().unwrap();
             let mut functions = GoFunctions::new(&module).unwrap();
             let mut compared = 0;

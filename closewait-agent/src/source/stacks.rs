@@ -160,7 +160,8 @@ pub(super) fn read_copies(
     patience: &mut Patience,
 ) -> Result<Vec<CodeStack>, StacksError> {
     let limits = StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS };
-    let read = move |job: &ItemJob<_>| with_process(pid, limits, job, &[], |process, _| copied_stacks(process, &copies));
+    let read =
+        move |job: &ItemJob<_>| with_process(pid, limits, job, &[], |process, _| copied_stacks(process, &copies));
     deadline::run_in_steps(Subject::Stacks(pid), "the code of its stacks", patience, read)
         .map_err(|why| StacksError::Unanswered { pid, why })?
         .map_err(|source| StacksError::of(pid, source))

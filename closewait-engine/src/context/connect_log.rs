@@ -117,7 +117,11 @@ mod tests {
     }
 
     fn sample(second: u64, port: u16) -> ConnectSample {
-        let frame = CodeFrame { function: Some("dial".to_owned()), object: Some("/srv/app".to_owned()), ..CodeFrame::default() };
+        let frame = CodeFrame {
+            function: Some("dial".to_owned()),
+            object: Some("/srv/app".to_owned()),
+            ..CodeFrame::default()
+        };
         let stack = CodeStack {
             language: CodeLanguage::Native,
             tid: Some(7),

@@ -221,7 +221,8 @@ impl Engine {
             request.peer_ends_of = host_context.peer_request(now, sockets);
         }
         if config.reads_stacks {
-            let clients = tracker.stuck_or_due(now, is_suspect).filter(|(_, one)| one.socket.role == Some(Role::Client));
+            let clients =
+                tracker.stuck_or_due(now, is_suspect).filter(|(_, one)| one.socket.role == Some(Role::Client));
             request.connects_of = host_context.connect_request(clients.filter_map(|(_, one)| {
                 let (netns, remote) = group_keys.flow(&one.socket).remote()?;
                 Some((netns, remote, one.owners.as_deref()?))

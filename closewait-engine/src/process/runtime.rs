@@ -64,14 +64,7 @@ impl ProgramRuntime {
     pub const fn is_interpreter(self) -> bool {
         matches!(
             self,
-            Self::Jvm
-                | Self::Node
-                | Self::CPython
-                | Self::DotNet
-                | Self::Ruby
-                | Self::Php
-                | Self::Beam
-                | Self::Perl
+            Self::Jvm | Self::Node | Self::CPython | Self::DotNet | Self::Ruby | Self::Php | Self::Beam | Self::Perl
         )
     }
 

@@ -65,8 +65,7 @@ impl ConnectStacks {
         });
         let kept = weights.take_while(|sum| *sum <= MAX_FRAMES).count();
         new.keep_innermost(kept);
-        let is_same =
-            |one: &StackGroup| (one.language, &one.frames, &one.cut) == (new.language, &new.frames, &new.cut);
+        let is_same = |one: &StackGroup| (one.language, &one.frames, &one.cut) == (new.language, &new.frames, &new.cut);
         let same = self.groups.iter().position(is_same);
         if let Some(same) = same.and_then(|at| self.groups.get_mut(at)) {
             same.count = same.count.saturating_add(1);
@@ -110,7 +109,8 @@ fn frames_from_line(group: &StackGroup) -> Option<&[CodeFrame]> {
         group.frames.iter().position(is_library)
     };
     let of_go = || {
-        let is_outermost = |frame: &CodeFrame| frame.function.as_deref().is_some_and(|name| !name.starts_with("runtime."));
+        let is_outermost =
+            |frame: &CodeFrame| frame.function.as_deref().is_some_and(|name| !name.starts_with("runtime."));
         group.frames.iter().rposition(is_outermost).filter(|_| group.language == CodeLanguage::Go)
     };
     let at = group.place.or_else(of_library).or_else(of_go)?;
@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn stacks_over_the_limits_are_counted_and_cut() {
-        let many: Vec<_> = (0..MAX_STACKS as u32 + 3).map(|line| go(&[CONNECT, ("main.f", "/srv/a.go", line + 1)])).collect();
+        let many: Vec<_> =
+            (0..MAX_STACKS as u32 + 3).map(|line| go(&[CONNECT, ("main.f", "/srv/a.go", line + 1)])).collect();
         let all = of(&many);
         assert_eq!((all.groups.len(), all.others, all.sampled()), (MAX_STACKS, 3, MAX_STACKS as u32 + 3));
         let path = "/srv".repeat(1000);
