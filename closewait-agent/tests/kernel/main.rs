@@ -24,6 +24,7 @@ mod busy;
 mod check;
 mod classic;
 mod confinement;
+mod connects;
 mod contract;
 mod control;
 mod dump;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     process::Process,
-    stacks::ProcessStacks,
+    stacks::{ConnectStacks, ProcessStacks},
     text::{harmless_field, harmless_lines},
     time::BootTime,
     unread::UnreadRequests,
@@ -206,6 +206,9 @@ pub struct Evidence {
     /// Requests that no program has read; `None` if the agent peeked at none.
     #[serde(default)]
     pub unread: Option<UnreadRequests>,
+    /// Stacks in which `process` opened connections to the remote endpoint; `None` if none was sampled.
+    #[serde(default)]
+    pub connects: Option<ConnectStacks>,
     /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
     /// Length and limit of the listener's backlog.

@@ -164,7 +164,27 @@ impl Redactor {
     }
 
     fn evidence(&mut self, evidence: &mut Evidence) {
-        let Evidence { oldest, top_remotes, process, stacks, unread, workload, proxy_peer, .. } = evidence;
+        // All members are here, so that a new one needs a decision.
+        let Evidence {
+            oldest,
+            top_remotes,
+            process,
+            stacks,
+            connects,
+            unread,
+            workload,
+            proxy_peer,
+            median: _,
+            p90: _,
+            ages: _,
+            reads: _,
+            unaccepted: _,
+            remotes: _,
+            process_at: _,
+            backlog: _,
+            backlog_at: _,
+            history: _,
+        } = evidence;
         for one in oldest {
             self.address(&mut one.remote.address);
             one.owners.iter_mut().for_each(|owners| self.owners(owners));
@@ -172,6 +192,7 @@ impl Redactor {
         top_remotes.iter_mut().for_each(|(address, _)| self.address(address));
         process.iter_mut().for_each(|process| self.process(process));
         stacks.iter_mut().for_each(|stacks| Arc::make_mut(stacks).redact(self));
+        connects.iter_mut().for_each(|connects| connects.redact(self));
         for (request, _) in unread.iter_mut().flat_map(|unread| &mut unread.requests) {
             match request {
                 UnreadRequest::Http { method: _, path } => {

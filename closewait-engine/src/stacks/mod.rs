@@ -2,6 +2,7 @@
 //!
 //! | file | contents |
 //! |---|---|
+//! | `connect` | stacks of a program in its `connect(2)` |
 //! | `frame` | frames and stacks as the agent reads them |
 //! | `origin` | whether a frame is the application's, a library's or the runtime's |
 //! | `waits` | functions in which a thread waits, and for what: a table |
@@ -15,6 +16,7 @@
 //! | `sample` | the groups of one process at one time, and since when its threads are where they are |
 
 pub mod carriers;
+mod connect;
 mod frame;
 mod group;
 mod idle;
@@ -27,6 +29,7 @@ mod sample;
 mod waits;
 
 pub use self::{
+    connect::{ConnectSample, ConnectSamples, ConnectStacks},
     frame::{CodeFrame, CodeLanguage, CodeStack},
     group::{StackGroup, ThreadWork, group_stacks},
     idle::EVENTS,

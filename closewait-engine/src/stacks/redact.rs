@@ -1,6 +1,7 @@
 //! Labels instead of the names in stacks, except those of runtimes and of the libraries of a system.
 
 use super::{
+    connect::ConnectStacks,
     frame::{CodeFrame, CodeLanguage},
     group::StackGroup,
     origin::FrameOrigin,
@@ -15,6 +16,13 @@ impl ProcessStacks {
         if !self.unread.is_empty() {
             self.unread = vec!["some stacks were not read".to_owned()];
         }
+    }
+}
+
+impl ConnectStacks {
+    /// Replaces names of functions and files.
+    pub(crate) fn redact(&mut self, redactor: &mut Redactor) {
+        self.groups.iter_mut().for_each(|group| group.redact(redactor));
     }
 }
 

@@ -21,6 +21,7 @@ use closewait_engine::{
     snapshot::hints::Hint,
     snapshot::summary::ListSummary,
     snapshot::urgency::UrgencyCounts,
+    stacks::ConnectStacks,
     testing,
     time::BootTime,
     unread::{HttpMethod, UnreadRequest, UnreadRequests},
@@ -45,9 +46,10 @@ fn the_rules_are_those_of_this_version_of_the_protocol() {
 }
 
 /// Names of all rules for present sockets.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "accept_stopped",
     "accumulates",
+    "backend_stuck",
     "blocked",
     "busy_thread",
     "child_keeps",
@@ -128,6 +130,7 @@ fn sample() -> Vec<AnswerItem<'static>> {
     let hello = UnreadRequest::Tls { server_name: Some("a.example".to_owned()) };
     let get = UnreadRequest::Http { method: HttpMethod::Get, path: "/orders".to_owned() };
     group.pileup.evidence.unread = Some(UnreadRequests { requests: vec![(hello, 3), (get, 2)], others: 1 });
+    group.pileup.evidence.connects = Some(ConnectStacks { groups: Vec::new(), others: 2, connects: 3 });
     let row = AnswerRow {
         socket: Cow::Owned(socket.clone()),
         dwell: Some(Dwell::Between { at_least: Duration::from_secs(1), at_most: None }),
