@@ -1,7 +1,7 @@
 //! Kinds of programs that have a reader.
 
 use super::{
-    go, native,
+    go, native, php,
     process::TargetProcess,
     python,
     stack::{Stack, StackError},
@@ -14,16 +14,19 @@ pub enum ProgramKind {
     Go,
     /// See [`python`].
     Python,
+    /// See [`php`].
+    Php,
     /// See [`native`].
     Native,
 }
 
 impl ProgramKind {
-    /// Returns the kind with a name: `go`, `python` or `native`.
+    /// Returns the kind with a name: `go`, `python`, `php` or `native`.
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "go" => Self::Go,
             "python" => Self::Python,
+            "php" => Self::Php,
             "native" => Self::Native,
             _ => return None,
         })
@@ -38,6 +41,7 @@ impl ProgramKind {
         match self {
             Self::Go => go::stacks(process),
             Self::Python => python::stacks(process),
+            Self::Php => php::stacks(process),
             Self::Native => native::stacks(process),
         }
     }
