@@ -3,7 +3,7 @@
 use super::{
     go, native, php,
     process::TargetProcess,
-    python,
+    python, ruby,
     stack::{Stack, StackError},
 };
 
@@ -16,17 +16,20 @@ pub enum ProgramKind {
     Python,
     /// See [`php`].
     Php,
+    /// See [`ruby`].
+    Ruby,
     /// See [`native`].
     Native,
 }
 
 impl ProgramKind {
-    /// Returns the kind with a name: `go`, `python`, `php` or `native`.
+    /// Returns the kind with a name: `go`, `python`, `php`, `ruby` or `native`.
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "go" => Self::Go,
             "python" => Self::Python,
             "php" => Self::Php,
+            "ruby" => Self::Ruby,
             "native" => Self::Native,
             _ => return None,
         })
@@ -42,6 +45,7 @@ impl ProgramKind {
             Self::Go => go::stacks(process),
             Self::Python => python::stacks(process),
             Self::Php => php::stacks(process),
+            Self::Ruby => ruby::stacks(process),
             Self::Native => native::stacks(process),
         }
     }

@@ -1,8 +1,9 @@
 //! Version of PHP, and the address of its `executor_globals`.
 
 use super::super::{
+    blocks::{half, word},
     process::TargetProcess,
-    runtime::{RuntimeFiles, half, word},
+    runtime::RuntimeFiles,
     stack::StackError,
 };
 
@@ -45,7 +46,7 @@ impl RunningPhp {
     pub(super) fn find(process: &TargetProcess<'_>) -> Result<Self, StackError> {
         let files = RuntimeFiles::find(process, "php")?;
         // `module_registry` is in all builds, `executor_globals` only in those without thread safety.
-        let Some(registry) = files.symbol("module_registry")? else { return Err(StackError::OtherProgram("PHP")) };
+        let Some((registry, _)) = files.symbol("module_registry")? else { return Err(StackError::OtherProgram("PHP")) };
         let memory = process.memory;
         // `arData` of `HashTable`, whose first entry begins with a pointer to the first module.
         let entries = memory.u64(registry.wrapping_add(16))?;
@@ -71,7 +72,7 @@ impl RunningPhp {
         }
         let layout = known.and_then(|(.., layout)| *layout).ok_or_else(|| other(name))?;
         let globals = files.symbol("executor_globals")?;
-        let globals = globals.ok_or_else(|| StackError::Unexpected("PHP has no executor_globals".to_owned()))?;
+        let (globals, _) = globals.ok_or_else(|| StackError::Unexpected("PHP has no executor_globals".to_owned()))?;
         Ok(Self { globals, layout })
     }
 }

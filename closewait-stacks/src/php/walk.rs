@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     super::{
+        blocks::{half, word},
+        calls::{CYCLE, DEEP, MAX_PASSED, NamedCall, RawCall, RawCalls, UNREADABLE},
         limit::{MAX_FILE_BYTES, MAX_FUNCTION_BYTES},
         memory::{MemoryError, MemoryReader, readable},
         process::TargetProcess,
-        runtime::{half, word},
-        stack::{FRAME_BYTES, Frame, MAX_FRAMES, Stack, StackError},
+        stack::{Frame, Stack, StackError},
     },
     NO_SCRIPT,
     version::{PhpLayout, RunningPhp},
@@ -29,35 +30,12 @@ const EVAL: u8 = 4;
 /// Size of `zend_op`, and its `lineno` (Zend/zend_compile.h).
 const INSTRUCTION: u64 = 32;
 const LINE: u64 = 24;
-/// Maximum number of calls of a stack that are passed, with those that the interpreter adds for itself.
-const MAX_PASSED: usize = 3 * MAX_FRAMES;
-/// Number of times that the calls are read while they change.
-const TRIES: usize = 3;
-
-const UNREADABLE: &str = "a frame cannot be read";
-const DAMAGED: &str = "a frame does not fit its function";
-const DEEP: &str = "more frames are not read";
-const CYCLE: &str = "the frames form a cycle";
 
 /// Walk through the memory of a running PHP.
 pub(super) struct PhpWalk<'a, 'p> {
     process: &'p TargetProcess<'a>,
     memory: MemoryReader<'a>,
     php: RunningPhp,
-}
-
-/// Call before its names are read: addresses of `zend_execute_data`, instruction and function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct RawCall {
-    address: u64,
-    instruction: u64,
-    function: u64,
-}
-
-/// Calls, innermost first.
-struct RawCalls {
-    calls: Vec<RawCall>,
-    cut: Option<&'static str>,
 }
 
 impl<'a, 'p> PhpWalk<'a, 'p> {
@@ -68,76 +46,41 @@ impl<'a, 'p> PhpWalk<'a, 'p> {
     pub(super) fn stack(&self) -> Result<Stack, StackError> {
         // Without thread safety, one thread runs PHP: the first one, in all servers that start it.
         let tid = self.process.threads.first().map(|thread| thread.tid);
-        let mut raw = self.walk()?;
-        let mut state = Some("running");
-        for _ in 1..TRIES {
-            let again = self.walk()?;
-            let pairs = raw.calls.iter().rev().zip(again.calls.iter().rev());
-            let same = pairs.take_while(|(one, other)| one == other).count();
-            let is_still = same == raw.calls.len() && same == again.calls.len();
-            raw = again;
-            if is_still {
-                state = None;
-                break;
-            }
-            // Outer calls that did not change are certain.
-            raw.calls.drain(..raw.calls.len() - same);
-        }
-        if raw.calls.is_empty() && raw.cut.is_none() {
+        let raw = RawCalls::settled(&|| self.walk())?;
+        if raw.calls.is_empty() && raw.cut.is_none() && !raw.is_running {
             return Ok(Stack { tid, state: Some(NO_SCRIPT.to_owned()), ..Stack::default() });
         }
-        let (frames, cut) = self.name(&raw)?;
-        if let (true, Some(why)) = (frames.is_empty(), &cut) {
-            return Err(StackError::Unexpected(format!("PHP: {why}")));
+        let stack = raw.stack(self.memory, tid, &|call| self.frame(call))?;
+        match &stack.cut {
+            Some(why) if stack.frames.is_empty() => Err(StackError::Unexpected(format!("PHP: {why}"))),
+            _ => Ok(stack),
         }
-        Ok(Stack { tid, number: None, state: state.map(str::to_owned), frames, cut })
     }
 
     fn walk(&self) -> Result<RawCalls, MemoryError> {
         let (mut calls, mut seen) = (Vec::new(), BTreeSet::new());
         let mut address = self.memory.u64(self.php.globals.wrapping_add(CURRENT))?;
         while address != 0 {
-            let cut = |calls, why| Ok(RawCalls { calls, cut: Some(why) });
             if !seen.insert(address) {
-                return cut(calls, CYCLE);
+                return Ok(RawCalls::new(calls, Some(CYCLE)));
             } else if seen.len() > MAX_PASSED {
-                return cut(calls, DEEP);
+                return Ok(RawCalls::new(calls, Some(DEEP)));
             }
-            let Some(record) = readable(self.memory.array::<CALL>(address))? else { return cut(calls, UNREADABLE) };
-            let call = RawCall { address, instruction: word(&record, 0), function: word(&record, 24) };
+            let Some(record) = readable(self.memory.array::<CALL>(address))? else {
+                return Ok(RawCalls::new(calls, Some(UNREADABLE)));
+            };
+            let (instruction, function, previous) = (word(&record, 0), word(&record, 24), word(&record, 48));
             // `zend_call_function` puts a call without a function before that of a callback, and a generator one for those that delegate
             // to it (`yield from`), which have no frames here.
-            if call.function != 0 {
-                calls.push(call);
+            if function != 0 {
+                calls.push(RawCall { address, instruction, function, variables: 0, is_outermost: previous == 0 });
             }
-            address = word(&record, 48);
+            address = previous;
         }
-        Ok(RawCalls { calls, cut: None })
+        Ok(RawCalls::new(calls, None))
     }
 
-    /// Returns the frames of calls, and the reason why outer ones are missing.
-    fn name(&self, raw: &RawCalls) -> Result<(Vec<Frame>, Option<String>), MemoryError> {
-        let mut frames = Vec::new();
-        for (index, call) in raw.calls.iter().enumerate() {
-            let is_outermost = raw.cut.is_none() && index + 1 == raw.calls.len();
-            let why = match self.frame(call, is_outermost) {
-                Ok(NamedCall::Internal) => continue,
-                Ok(NamedCall::Call(frame)) if frames.len() < MAX_FRAMES => {
-                    frames.push(frame);
-                    continue;
-                }
-                Ok(NamedCall::Call(_)) => format!("more than {MAX_FRAMES} frames"),
-                Ok(NamedCall::Damaged) => DAMAGED.to_owned(),
-                Err(MemoryError::Unreadable { .. }) => UNREADABLE.to_owned(),
-                Err(error @ MemoryError::Limit(_)) if frames.is_empty() => return Err(error),
-                Err(error @ MemoryError::Limit(_)) => error.to_string(),
-            };
-            return Ok((frames, Some(why)));
-        }
-        Ok((frames, raw.cut.map(str::to_owned)))
-    }
-
-    fn frame(&self, call: &RawCall, is_outermost: bool) -> Result<NamedCall, MemoryError> {
+    fn frame(&self, call: &RawCall) -> Result<NamedCall, MemoryError> {
         let PhpLayout { count, instructions, file } = self.php.layout;
         let mut record = [0; FUNCTION];
         // A function of a module is shorter: memory behind it can be missing.
@@ -148,7 +91,6 @@ impl<'a, 'p> PhpWalk<'a, 'p> {
             USER | EVAL => self.memory.fill(call.function.wrapping_add(24), rest)?,
             _ => return Ok(NamedCall::Damaged),
         }
-        self.memory.keep(FRAME_BYTES)?;
         let (name, class) = (word(&record, 8), word(&record, 16));
         if record[0] == INTERNAL {
             // The function below a fiber has no name.
@@ -160,7 +102,7 @@ impl<'a, 'p> PhpWalk<'a, 'p> {
         let function = match self.function(name, class)? {
             Some(function) => function,
             None if record[0] == EVAL => Arc::from("eval"),
-            None => Arc::from(if is_outermost { "{main}" } else { "include" }),
+            None => Arc::from(if call.is_outermost { "{main}" } else { "include" }),
         };
         let offset = call.instruction.wrapping_sub(word(&record, instructions));
         let is_own = offset.is_multiple_of(INSTRUCTION) && offset / INSTRUCTION < half(&record, count).into();
@@ -197,14 +139,4 @@ impl<'a, 'p> PhpWalk<'a, 'p> {
         let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         self.memory.name(&String::from_utf8_lossy(bytes), most).map(Some)
     }
-}
-
-/// Call with its names, or the reason why there is none.
-enum NamedCall {
-    /// Call of a function.
-    Call(Frame),
-    /// Call that the interpreter adds for itself.
-    Internal,
-    /// Call that does not fit its function.
-    Damaged,
 }
