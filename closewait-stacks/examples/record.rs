@@ -16,7 +16,9 @@ use closewait_stacks::{
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [pid, kind, file] = &arguments[..] else { return Err("usage: record PID go|python|php|ruby|native FILE".into()) };
+    let [pid, kind, file] = &arguments[..] else {
+        return Err("usage: record PID go|python|php|ruby|native FILE".into());
+    };
     let kind = ProgramKind::named(kind).ok_or_else(|| format!("{kind} is none of go, python, php, ruby, native"))?;
     let pid = pid.parse()?;
     let open = |mapping: &Mapping| files::open(pid, mapping);

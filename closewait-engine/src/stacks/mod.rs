@@ -6,7 +6,7 @@
 //! | `origin` | whether a frame is the application's, a library's or the runtime's |
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
-//! | `jvm` | the tables of Java |
+//! | `jvm`, `scripts` | the tables of Java, and those of PHP and Ruby |
 //! | `carriers` | carriers of virtual threads, and whether all of them are pinned |
 //! | `lock_owner` | the thread that owns the lock that others wait for |
 //! | `group` | groups of equal stacks |
@@ -20,6 +20,7 @@ mod jvm;
 mod lock_owner;
 mod origin;
 mod sample;
+mod scripts;
 mod waits;
 
 pub use self::{
@@ -28,5 +29,6 @@ pub use self::{
     idle::EVENTS,
     lock_owner::LockOwner,
     sample::ProcessStacks,
+    scripts::NO_SCRIPT,
     waits::CodeWait,
 };

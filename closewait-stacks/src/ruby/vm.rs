@@ -66,12 +66,9 @@ fn find_vm(process: &TargetProcess<'_>, object: &Object<'_>, layout: &RubyLayout
         for at in (0..words.len()).step_by(8) {
             let pointer = word(words, at);
             // The virtual machine is in memory that was allocated.
-            let is_allocated = |at: u64| process.mapping(at).is_some_and(|mapping| mapping.readable && mapping.inode == 0);
-            if pointer != 0
-                && pointer.is_multiple_of(8)
-                && is_allocated(pointer)
-                && is_vm(memory, pointer, layout)?
-            {
+            let is_allocated =
+                |at: u64| process.mapping(at).is_some_and(|mapping| mapping.readable && mapping.inode == 0);
+            if pointer != 0 && pointer.is_multiple_of(8) && is_allocated(pointer) && is_vm(memory, pointer, layout)? {
                 return Ok(Some(pointer));
             }
         }

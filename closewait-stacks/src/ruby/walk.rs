@@ -76,7 +76,9 @@ impl<'a, 'p> RubyWalk<'a, 'p> {
         let mut node = self.process.memory.u64(head)?;
         while seen.insert(node) {
             if nodes.len() == most {
-                self.process.memory.leave_out(format!("Ruby has more than {most} threads or ractors; others are not read"));
+                self.process
+                    .memory
+                    .leave_out(format!("Ruby has more than {most} threads or ractors; others are not read"));
                 break;
             }
             nodes.push(node);
