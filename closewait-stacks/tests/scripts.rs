@@ -86,7 +86,8 @@ fn threads_of_ruby_wait_in_their_lines() {
             "synchronize\nreserve (/srv/app/waits.rb:20)\nblock in <main> (/srv/app/waits.rb:137)\n",
             "lock\nwith_lock (/srv/app/waits.rb:24)\nblock in <main> (/srv/app/waits.rb:138)\n",
             "sleep\nwait\nblock in signaled (/srv/app/waits.rb:37)\nsynchronize\nsignaled (/srv/app/waits.rb:37)\n",
-            "sleep\ndeep (/srv/app/waits.rb:49)\ndeep (/srv/app/waits.rb:51)\ndeep (/srv/app/waits.rb:51)\nblock in <main>\n",
+            "sleep\ndeep (/srv/app/waits.rb:49)\ndeep (/srv/app/waits.rb:51)\ndeep (/srv/app/waits.rb:51)\n\
+             block (2 levels) in <main> (заказы_é.rb:77)\n",
             // An instruction behind the first 54 ones.
             "sleep\nblock in long (/srv/app/waits.rb:128)\neach\nlong (/srv/app/waits.rb:128)\n",
             "accept\nblock in <main> (/srv/app/waits.rb:166)\n",
