@@ -47,7 +47,8 @@ pub(super) fn named(objects: &ObjectReader<'_>, layout: &RubyLayout, call: &RawC
     Ok(NamedCall::Call(Frame { function, file, line, ..Frame::default() }))
 }
 
-/// Returns the line of an instruction, as `get_insn_info_succinct_bitvector` does (iseq.c at `v2_7_4`, `v3_1_2` and `v3_3_8`); `None` if it has none.
+/// Returns the line of an instruction, as `get_insn_info_succinct_bitvector` does (iseq.c at `v2_7_4`, `v3_1_2` and `v3_3_8`); `None`
+/// if it has none.
 fn line(
     objects: &ObjectReader<'_>,
     layout: &RubyLayout,
