@@ -19,7 +19,6 @@ mod layout;
 mod lines;
 mod objects;
 mod runtime;
-mod threads;
 mod walk;
 
 use super::{

@@ -20,6 +20,7 @@ const TARGETS: [(&str, u32, Option<&str>); 13] = [
     ("cli", 1024, None),
     ("goroutines", 512, None),
     ("python_frames", 512, None),
+    ("script_frames", 512, None),
     ("jvm_dump", 16_384, Some("closewait-stacks/tests/dumps")),
     ("native_frames", 512, None),
     ("unread", 4096, None),

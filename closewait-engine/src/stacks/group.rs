@@ -151,7 +151,7 @@ impl StackGroup {
                 match self.language {
                     CodeLanguage::Go => true,
                     CodeLanguage::Jvm => are_unnamed() || are_named(),
-                    CodeLanguage::Python | CodeLanguage::Native => are_named(),
+                    CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Php | CodeLanguage::Ruby => are_named(),
                 }
             }
             _ => self.tids.iter().any(|tid| other.tids.contains(tid)),

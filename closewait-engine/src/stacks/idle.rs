@@ -9,6 +9,7 @@ use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     jvm::JVM_IDLE,
     origin::FrameOrigin,
+    scripts::{RUBY_IDLE, idle_without_script},
     waits::matches,
 };
 
@@ -93,8 +94,8 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     }
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {
         FrameOrigin::Runtime => true,
-        // Servers of Java are libraries, and so is the event loop of Node.
-        FrameOrigin::Library => matches!(language, CodeLanguage::Jvm | CodeLanguage::Native),
+        // Servers of Java and Ruby are libraries, and so is the event loop of Node.
+        FrameOrigin::Library => matches!(language, CodeLanguage::Jvm | CodeLanguage::Ruby | CodeLanguage::Native),
         FrameOrigin::Application => false,
     };
     let inner = stack.frames.iter().take_while(is_inner);
@@ -108,6 +109,8 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
         CodeLanguage::Go => GO_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,
+        CodeLanguage::Ruby => RUBY_IDLE,
+        CodeLanguage::Php => return idle_without_script(stack),
         CodeLanguage::Native => NATIVE_IDLE,
     };
     table.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work)

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
+        blocks::{BlockReader, signed_half, word},
         memory::{MemoryError, readable},
+        numbers::ThreadNumbers,
         process::TargetProcess,
         stack::{Frame, MAX_FRAMES, Stack, StackError},
     },
     code::{CodeReader, NamedFrame, RawFrame, RawInstruction},
     layout::{FIRST_FOREIGN_OWNER, InstructionPlace, LockPlace, MAX_RECORD, PythonLayout},
-    objects::{BlockReader, signed_half, word},
     runtime::RunningPython,
-    threads::ThreadNumbers,
 };
 
 /// Maximum number of interpreters. A program has one, unless it makes more itself, as mod_wsgi does.
