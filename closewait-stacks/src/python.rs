@@ -15,10 +15,14 @@
 //! and the thread of their event loop shows the loop.
 
 mod code;
+mod coroutines;
+mod heap;
 mod layout;
 mod lines;
 mod objects;
 mod runtime;
+mod task_layout;
+mod tasks;
 mod threads;
 mod walk;
 

@@ -22,6 +22,12 @@ pub(super) struct PythonLayout {
     pub(super) frame: FrameLayout,
     /// Fields of `PyCodeObject`.
     pub(super) code: CodeLayout,
+    /// `modules`, from 3.12 `imports.modules`, of `PyInterpreterState`; `None` from 3.14 on, where tasks are found without it.
+    pub(super) modules: Option<u64>,
+    /// Offsets for coroutines, from 3.14.
+    pub(super) published: Option<PublishedPlaces>,
+    /// Size of `_PyRuntimeState`; 0 before 3.13.
+    pub(super) runtime_len: u64,
     /// Size of `PyASCIIObject`: a text of ASCII characters follows it.
     pub(super) ascii: u64,
     /// Size of `PyCompactUnicodeObject`: any other text follows it.
@@ -43,6 +49,17 @@ pub(super) enum LockPlace {
         /// Offset of `last_holder`, from what it points to.
         holder: u64,
     },
+}
+
+/// Offsets that 3.14 and later publish for coroutines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PublishedPlaces {
+    /// `gi_iframe`.
+    pub(super) coroutine_frame: u64,
+    /// `gi_frame_state`.
+    pub(super) coroutine_state: u64,
+    /// `stackpointer` of a frame.
+    pub(super) stack: usize,
 }
 
 /// Fields of `PyThreadState`.
@@ -142,6 +159,7 @@ impl PythonLayout {
             8 => {
                 let mut layout = Self::before_3_11();
                 layout.lock = LockPlace::Runtime { holder: 1160 };
+                layout.modules = Some(56);
                 Some(layout)
             }
             9 => Some(Self::before_3_11()),
@@ -188,6 +206,9 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Bytes(48),
                 shim: InitShim::Absent,
             },
+            modules: Some(856),
+            published: None,
+            runtime_len: 0,
             ascii: 48,
             compact: 72,
         }
@@ -224,6 +245,9 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Inside(184),
                 shim: InitShim::Absent,
             },
+            modules: Some(888),
+            published: None,
+            runtime_len: 0,
             ascii: 48,
             compact: 72,
         }
@@ -260,6 +284,9 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Inside(192),
                 shim: InitShim::Unnamed,
             },
+            modules: Some(944),
+            published: None,
+            runtime_len: 0,
             ascii: 40,
             compact: 56,
         }
@@ -328,6 +355,19 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Inside(near(code + 9)? as u64),
                 shim: InitShim::OneName,
             },
+            modules: if minor == 13 { Some(words[11]) } else { None },
+            published: places
+                .coroutine
+                .map(|at| {
+                    let (frame_at, state) = (near(at + 2)? as u64, near(at + 3)? as u64);
+                    Ok::<_, StackError>(PublishedPlaces {
+                        coroutine_frame: frame_at,
+                        coroutine_state: state,
+                        stack: near(frame + 6)?,
+                    })
+                })
+                .transpose()?,
+            runtime_len: words[3],
             ascii: 40,
             compact: 56,
         })
@@ -335,7 +375,7 @@ impl PythonLayout {
 }
 
 /// Number of words of `_Py_DebugOffsets` that are read.
-pub(super) const WORDS: usize = 96;
+pub(super) const WORDS: usize = 104;
 
 /// Places of the first words of the structs in `_Py_DebugOffsets`, in words of 8 bytes (Include/internal/pycore_runtime.h at v3.13.0,
 /// pycore_debug_offsets.h at v3.14.0 and v3.15.0). The first word of each struct is its size. Places that are the same in all versions
@@ -361,6 +401,8 @@ struct WordPlaces {
     bytes: usize,
     /// `unicode_object`.
     text: usize,
+    /// `gen_object`.
+    coroutine: Option<usize>,
 }
 
 impl WordPlaces {
@@ -377,6 +419,7 @@ impl WordPlaces {
                 types: 46,
                 bytes: 64,
                 text: 67,
+                coroutine: None,
             },
             14 => Self {
                 lock: 15,
@@ -389,6 +432,7 @@ impl WordPlaces {
                 types: 52,
                 bytes: 74,
                 text: 77,
+                coroutine: Some(83),
             },
             15 => Self {
                 lock: 15,
@@ -401,6 +445,7 @@ impl WordPlaces {
                 types: 60,
                 bytes: 86,
                 text: 89,
+                coroutine: Some(99),
             },
             _ => return None,
         })
