@@ -11,6 +11,7 @@
 mod aarch64;
 mod blocks;
 mod code;
+mod cpp;
 mod ending;
 mod names;
 mod registers;

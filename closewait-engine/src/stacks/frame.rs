@@ -106,7 +106,9 @@ impl CodeFrame {
 impl std::fmt::Display for CodeFrame {
     /// Writes `reserve (orders.py:7)`; without a file, the name of the object instead.
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.write_str(self.function.as_deref().unwrap_or("unknown function"))?;
+        let name = self.function.as_deref().unwrap_or("unknown function");
+        // Functions of V8 that JavaScript calls: its own have no names in memory.
+        to.write_str(if name.starts_with("Builtins_") { "JavaScript" } else { name })?;
         let object = self.object.as_deref().and_then(|path| path.rsplit('/').next());
         match (self.file_name(), self.line, object) {
             (Some(file), Some(line), _) => write!(to, " ({file}:{line})"),

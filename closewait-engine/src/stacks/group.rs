@@ -10,6 +10,7 @@ use super::{
     idle::idle,
     lock_owner::LockOwner,
     origin::FrameOrigin,
+    own_loop::waits_in_own_loop,
     waits::{CodeWait, wait_of, waits_for_monitor},
 };
 use crate::{
@@ -42,8 +43,12 @@ pub struct StackGroup {
     pub work: ThreadWork,
     /// Number of frames inside the application's innermost frame; `None` if the stack has none of the application.
     pub place: Option<usize>,
+    /// Whether the threads wait for work or for a result in the function that they began with.
+    pub in_own_loop: bool,
     /// Time of the first of the consecutive samples in which some of these threads were at this line; `None` outside of samples.
     pub since: Option<BootTime>,
+    /// Number of threads at this line at [`Self::since`]; `None` outside of samples, and in recordings of older versions.
+    pub first_count: Option<u32>,
     /// Thread that owns the lock that these wait for; `None` if the runtime does not say it.
     pub lock_owner: Option<LockOwner>,
 }
@@ -62,6 +67,8 @@ struct EqualStacks {
     #[serde(deserialize_with = "harmless_field")]
     cut: Option<String>,
     since: Option<BootTime>,
+    #[serde(default)]
+    first_count: Option<u32>,
     /// Stack of the thread that owns the lock that these wait for.
     #[serde(default)]
     lock_owner: Option<Box<CodeStack>>,
@@ -69,21 +76,21 @@ struct EqualStacks {
 
 impl From<EqualStacks> for StackGroup {
     fn from(read: EqualStacks) -> Self {
-        let EqualStacks { language, count, mut tids, mut names, state, frames, cut, since, lock_owner } = read;
+        let EqualStacks { language, count, mut tids, mut names, state, frames, cut, since, first_count, lock_owner } =
+            read;
         tids.truncate(MAX_TIDS);
         names.truncate(MAX_TIDS);
         let lock_owner = lock_owner.map(|stack| LockOwner::new(*stack));
         let stack = CodeStack { language, tid: None, name: None, state, lock_owner: None, frames, cut };
-        Self { count, tids, names, since, lock_owner, ..group(&stack) }
+        Self { count, tids, names, since, first_count, lock_owner, ..group(&stack) }
     }
 }
 
 impl From<StackGroup> for EqualStacks {
     fn from(group: StackGroup) -> Self {
-        let StackGroup { language, count, tids, names, state, frames, cut, work: _, place: _, since, lock_owner } =
-            group;
+        let StackGroup { language, count, tids, names, state, frames, cut, since, first_count, lock_owner, .. } = group;
         let lock_owner = lock_owner.map(|owner| Box::new(owner.stack));
-        Self { language, count, tids, names, state, frames, cut, since, lock_owner }
+        Self { language, count, tids, names, state, frames, cut, since, first_count, lock_owner }
     }
 }
 
@@ -216,7 +223,9 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         cut: stack.cut.clone(),
         work,
         place,
+        in_own_loop: work == ThreadWork::Waits(CodeWait::Signal) && waits_in_own_loop(stack, place),
         since: None,
+        first_count: None,
         lock_owner: None,
     }
 }

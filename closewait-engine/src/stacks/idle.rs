@@ -45,6 +45,10 @@ const PYTHON_IDLE: &[(&str, &str)] = &[
     ("server.py:handle_one_request", "the next request"),
 ];
 
+/// Functions of machine code that do so.
+const NATIVE_IDLE: &[(&str, &str)] =
+    &[("uv__io_poll < uv_run < node::SpinEventLoop%", EVENTS), ("uv__io_poll < uv_run < node::worker::%", EVENTS)];
+
 /// Beginnings of functions that a runtime starts for itself. A stack that ends with one is none of the program's.
 const BACKGROUND: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "runtime.bgsweep"),
@@ -58,6 +62,9 @@ const BACKGROUND: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "runtime.ensureSigM%"),
     (CodeLanguage::Go, "runtime.ReadTrace%"),
     (CodeLanguage::Go, "runtime.unique_runtime_%"),
+    (CodeLanguage::Native, "node::%PlatformWorkerThread%"),
+    (CodeLanguage::Native, "node::inspector::%StartIoThreadMain"),
+    (CodeLanguage::Native, "node::WorkerThreadsTaskRunner::DelayedTaskScheduler::%"),
 ];
 
 /// Work that an idle event loop waits for.
@@ -86,8 +93,8 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     }
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {
         FrameOrigin::Runtime => true,
-        // Servers of Java are libraries.
-        FrameOrigin::Library => language == CodeLanguage::Jvm,
+        // Servers of Java are libraries, and so is the event loop of Node.
+        FrameOrigin::Library => matches!(language, CodeLanguage::Jvm | CodeLanguage::Native),
         FrameOrigin::Application => false,
     };
     let inner = stack.frames.iter().take_while(is_inner);
@@ -101,7 +108,46 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
         CodeLanguage::Go => GO_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,
-        CodeLanguage::Native => &[],
+        CodeLanguage::Native => NATIVE_IDLE,
     };
     table.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stacks::{CodeWait, StackGroup, ThreadWork, group_stacks};
+
+    /// Returns the group of a thread of Node with these functions of its executable.
+    fn node(functions: &[&str]) -> StackGroup {
+        let frame = |function: &&str| CodeFrame {
+            function: Some((*function).to_owned()),
+            object: Some("/usr/bin/node".to_owned()),
+            ..CodeFrame::default()
+        };
+        let stack = CodeStack {
+            language: CodeLanguage::Native,
+            tid: None,
+            name: None,
+            state: None,
+            lock_owner: None,
+            frames: functions.iter().map(frame).collect(),
+            cut: None,
+        };
+        group_stacks(&[stack]).remove(0)
+    }
+
+    #[test]
+    fn threads_of_node_are_idle_unless_javascript_has_called_what_waits() {
+        let main = ["uv__io_poll", "uv_run", "node::SpinEventLoopInternal", "node::NodeMainInstance::Run", "_start"];
+        assert_eq!(node(&main).work, ThreadWork::Idle(EVENTS));
+        let worker = ["uv_cond_wait", "node::(anonymous namespace)::PlatformWorkerThread"];
+        assert_eq!(node(&worker).work, ThreadWork::Idle(BACKGROUND_WORK));
+        let called = ["v8::internal::Builtin_HandleApiCall", "Builtins_CEntry_Return1_ArgvOnStack_BuiltinExit"];
+        let child = node(&[&["uv__io_poll", "uv_run", "node::SyncProcessRunner::Spawn"], &called[..]].concat());
+        assert_eq!(child.work, ThreadWork::Waits(CodeWait::Process));
+        assert_eq!(child.place().map(ToString::to_string).as_deref(), Some("JavaScript (node)"));
+        let file = node(&[&["uv__fs_work", "uv_fs_open", "node::fs::Open"], &called[..]].concat());
+        assert_eq!(file.work, ThreadWork::Waits(CodeWait::File));
+    }
 }

@@ -6,6 +6,7 @@
 //! | `origin` | whether a frame is the application's, a library's or the runtime's |
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
+//! | `own_loop` | threads that wait in the function that they began with: a table |
 //! | `jvm` | the tables of Java |
 //! | `carriers` | carriers of virtual threads, and whether all of them are pinned |
 //! | `lock_owner` | the thread that owns the lock that others wait for |
@@ -19,6 +20,7 @@ mod idle;
 mod jvm;
 mod lock_owner;
 mod origin;
+mod own_loop;
 mod sample;
 mod waits;
 
@@ -27,6 +29,6 @@ pub use self::{
     group::{StackGroup, ThreadWork, group_stacks},
     idle::EVENTS,
     lock_owner::LockOwner,
-    sample::ProcessStacks,
+    sample::{ProcessStacks, largest_lines},
     waits::CodeWait,
 };
