@@ -6,7 +6,8 @@ mod saved;
 use std::collections::BTreeMap;
 
 use closewait_stacks::{
-    Memory, MemoryReader, Stack, StackError, TargetProcess, image::Image, memory::ReadLimit, python, stack::MAX_FRAMES,
+    Memory, MemoryReader, Stack, StackError, TargetProcess, image::Image, memory::ReadLimit, python,
+    stack::{MAX_FRAMES, TASK_STATE},
 };
 use damage::{Damage, Damaged};
 use saved::images;
@@ -76,6 +77,45 @@ fn the_thread_that_holds_the_lock_of_the_interpreter_is_named() {
         // 3.15 is the first version that says which threads want it.
         let wants = name.contains("-3.15").then_some("waits for the GIL");
         assert_eq!(states, [(Some("wants"), wants), (Some("keeps"), Some("holds the GIL"))], "{name}");
+    }
+}
+
+#[test]
+fn every_task_waits_in_its_line_of_the_program() {
+    // Innermost function of the program in `images/src/tasks.py`, with its line, and number of tasks.
+    let expected = [
+        // Also of the generator, and of a gathered task.
+        (("book", 22), 3),
+        (("work", 26), 1),
+        (("wait", 29), 1),
+        (("change", 33), 1),
+        (("export", 37), 3),
+        (("transaction", 49), 1),
+        (("read", 93), 1),
+        (("received", 101), 1),
+        (("served", 105), 2),
+    ];
+    let images = images("python-tasks-");
+    assert!(images.len() >= 5, "{}", images.len());
+    for (name, image) in images {
+        let mut lines: BTreeMap<(String, u32), u32> = BTreeMap::new();
+        let stacks = read(&image, &image, &ample()).unwrap();
+        let tasks: Vec<_> = stacks.iter().filter(|stack| stack.state.as_deref() == Some(TASK_STATE)).collect();
+        for task in &tasks {
+            assert!(task.tid.is_none() && task.name.is_some(), "{name}: {task}");
+            let own = task.frames.iter().find(|frame| frame.file.as_ref().is_some_and(|file| file.ends_with("/tasks.py") && !file.contains("/asyncio/")));
+            let own = own.unwrap_or_else(|| panic!("{name}: {task}"));
+            let function = own.function.as_deref().and_then(|function| function.rsplit('.').next()).unwrap_or_default();
+            *lines.entry((function.to_owned(), own.line.unwrap_or_default())).or_default() += 1;
+        }
+        for ((function, line), count) in expected {
+            assert_eq!(lines.get(&(function.to_owned(), line)), Some(&count), "{name}: {function} {lines:#?}");
+        }
+        let reserve = lines.get(&("reserve".to_owned(), 18));
+        assert!(reserve.is_some_and(|count| *count >= 23), "{name}: {lines:#?}");
+        assert!(tasks.iter().any(|task| task.name.as_deref() == Some("nightly export")), "{name}");
+        let cut = tasks.iter().filter(|task| task.cut.is_some()).count();
+        assert_eq!(cut, 1, "{name}: 140 calls");
     }
 }
 

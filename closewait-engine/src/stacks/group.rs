@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     carriers::is_virtual,
-    frame::{CodeFrame, CodeLanguage, CodeStack},
+    frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     idle::idle,
     lock_owner::LockOwner,
     origin::FrameOrigin,
@@ -27,11 +27,11 @@ const MAX_TIDS: usize = 8;
 pub struct StackGroup {
     /// Kind of code.
     pub language: CodeLanguage,
-    /// Number of threads or goroutines.
+    /// Number of threads, goroutines or tasks.
     pub count: u32,
     /// Threads, the first 8, in the agent's pid namespace; empty for goroutines that no thread runs.
     pub tids: Vec<u32>,
-    /// Names of the first 8 threads that have one.
+    /// Names of the first 8 threads or tasks that have one.
     pub names: Vec<String>,
     /// State in the words of the runtime.
     pub state: Option<String>,
@@ -121,15 +121,38 @@ impl StackGroup {
         self.frames.is_empty() && self.cut.is_none() && is_virtual(self.state.as_deref())
     }
 
+    /// Whether these are tasks of Python, which an event loop runs.
+    pub fn are_tasks(&self) -> bool {
+        is_task(self.language, self.state.as_deref())
+    }
+
+    /// Returns the word for one of these: `thread`, `goroutine` or `task`.
+    pub fn unit(&self) -> &'static str {
+        match self.language {
+            CodeLanguage::Go => "goroutine",
+            CodeLanguage::Python if self.are_tasks() => "task",
+            CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Jvm => "thread",
+        }
+    }
+
+    /// Returns what these wait for, in words; `None` if the stack does not show it.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        match self.work {
+            ThreadWork::Waits(CodeWait::Signal) if self.are_tasks() => Some("another task or a result"),
+            ThreadWork::Waits(wait) => Some(wait.words()),
+            ThreadWork::Idle(work) => Some(work),
+            ThreadWork::Unknown => None,
+        }
+    }
+
     /// Returns what the threads do, in a line: `8 threads wait for a lock in reserve (orders.py:7)`.
     pub fn headline(&self) -> String {
-        let one = if self.language == CodeLanguage::Go { "goroutine" } else { "thread" };
-        let who = count(self.count, one);
+        let who = count(self.count, self.unit());
         let (s, is) = if self.count == 1 { ("s", "is") } else { ("", "are") };
         let place = self.place().map(|place| format!(" in {place}")).unwrap_or_default();
         match self.work {
             ThreadWork::Idle(work) => format!("{who} {is} idle: wait{s} for {work}"),
-            ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}", wait.words()),
+            ThreadWork::Waits(_) => format!("{who} wait{s} for {}{place}", self.waits_for().unwrap_or_default()),
             ThreadWork::Unknown if self.has_not_begun() => {
                 format!("{who} {} not begun", if self.count == 1 { "has" } else { "have" })
             }
@@ -211,6 +234,10 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         // Also in `Object.wait`, which takes the lock again before it returns.
         (None, None | Some(CodeWait::Signal)) if waits_for_monitor(stack) => ThreadWork::Waits(CodeWait::Lock),
         (None, Some(wait)) => ThreadWork::Waits(wait),
+        // Of a future, which anything can complete.
+        (None, None) if is_task(language, stack.state.as_deref()) && !stack.frames.is_empty() => {
+            ThreadWork::Waits(CodeWait::Signal)
+        }
         (None, None) => ThreadWork::Unknown,
     };
     StackGroup {

@@ -6,7 +6,7 @@
 
 use super::{
     carriers::is_virtual,
-    frame::{CodeFrame, CodeLanguage, CodeStack},
+    frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     jvm::JVM_IDLE,
     origin::FrameOrigin,
     waits::matches,
@@ -44,6 +44,16 @@ const PYTHON_IDLE: &[(&str, &str)] = &[
     ("threading.py:_shutdown", "the end of its threads"),
     ("server.py:handle_one_request", "the next request"),
 ];
+
+/// Functions of tasks of Python that do so. A queue is in the table [`PYTHON_QUEUE`].
+const TASK_IDLE: &[(&str, &str)] = &[
+    ("base_events.py:serve_forever", "clients"),
+    ("web_protocol.py:start", "the next request"),
+];
+
+/// Function of a task that waits for an item of a queue: work, if the function that the task began with calls it, and a result for a
+/// request otherwise.
+const PYTHON_QUEUE: &[(&str, &str)] = &[("queues.py:get", "work")];
 
 /// Functions of machine code that do so.
 const NATIVE_IDLE: &[(&str, &str)] =
@@ -91,10 +101,11 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     {
         return Some(BACKGROUND_WORK);
     }
+    let is_task = is_task(language, stack.state.as_deref());
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {
         FrameOrigin::Runtime => true,
-        // Servers of Java are libraries, and so is the event loop of Node.
-        FrameOrigin::Library => matches!(language, CodeLanguage::Jvm | CodeLanguage::Native),
+        // Servers of Java are libraries, and so are those of asyncio and the event loop of Node.
+        FrameOrigin::Library => is_task || matches!(language, CodeLanguage::Jvm | CodeLanguage::Native),
         FrameOrigin::Application => false,
     };
     let inner = stack.frames.iter().take_while(is_inner);
@@ -106,6 +117,8 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     };
     let table = match language {
         CodeLanguage::Go => GO_IDLE,
+        CodeLanguage::Python if is_task && names.len() + 1 >= stack.frames.len() && calls(PYTHON_QUEUE[0].0) => PYTHON_QUEUE,
+        CodeLanguage::Python if is_task => TASK_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,
         CodeLanguage::Native => NATIVE_IDLE,

@@ -25,7 +25,7 @@ mod sample;
 mod waits;
 
 pub use self::{
-    frame::{CodeFrame, CodeLanguage, CodeStack},
+    frame::{CodeFrame, CodeLanguage, CodeStack, TASK_STATE},
     group::{StackGroup, ThreadWork, group_stacks},
     idle::EVENTS,
     lock_owner::LockOwner,

@@ -292,6 +292,13 @@ impl PythonLayout {
         }
     }
 
+    /// Adds the offsets for coroutines, as 3.14 and later publish them.
+    pub(super) fn with_coroutines(mut self, minor: u8, words: &[u64; WORDS], coroutine: Option<[u64; 4]>) -> Self {
+        let frame = WordPlaces::of_minor(minor).and_then(|places| words.get(places.frame..));
+        self.published = frame.zip(coroutine).and_then(|(frame, coroutine)| PublishedPlaces::of(frame, &coroutine));
+        self
+    }
+
     /// Returns the offsets that 3.13 and later publish at the start of `_PyRuntime`.
     ///
     /// # Errors
@@ -356,17 +363,7 @@ impl PythonLayout {
                 shim: InitShim::OneName,
             },
             modules: if minor == 13 { Some(words[11]) } else { None },
-            published: places
-                .coroutine
-                .map(|at| {
-                    let (frame_at, state) = (near(at + 2)? as u64, near(at + 3)? as u64);
-                    Ok::<_, StackError>(PublishedPlaces {
-                        coroutine_frame: frame_at,
-                        coroutine_state: state,
-                        stack: near(frame + 6)?,
-                    })
-                })
-                .transpose()?,
+            published: None,
             runtime_len: words[3],
             ascii: 40,
             compact: 56,
@@ -374,8 +371,27 @@ impl PythonLayout {
     }
 }
 
+impl PublishedPlaces {
+    /// Returns the place of `gen_object` in `_Py_DebugOffsets`, in words of 8 bytes; `None` before 3.14, which does not publish it.
+    pub(super) const fn place(minor: u8) -> Option<u64> {
+        match minor {
+            14 => Some(83),
+            15 => Some(99),
+            _ => None,
+        }
+    }
+
+    /// Returns the offsets in these words, which begin with `interpreter_frame` and `gen_object`; `None` if one is none.
+    pub(super) fn of(frame: &[u64], coroutine: &[u64; 4]) -> Option<Self> {
+        let [_, _, coroutine_frame, coroutine_state] = *coroutine;
+        let stack = usize::try_from(*frame.get(6)?).ok()?;
+        let are_near = [coroutine_frame, coroutine_state, stack as u64].into_iter().all(|at| at <= MAX_RECORD as u64 - 8);
+        are_near.then_some(Self { coroutine_frame, coroutine_state, stack })
+    }
+}
+
 /// Number of words of `_Py_DebugOffsets` that are read.
-pub(super) const WORDS: usize = 104;
+pub(super) const WORDS: usize = 96;
 
 /// Places of the first words of the structs in `_Py_DebugOffsets`, in words of 8 bytes (Include/internal/pycore_runtime.h at v3.13.0,
 /// pycore_debug_offsets.h at v3.14.0 and v3.15.0). The first word of each struct is its size. Places that are the same in all versions
@@ -401,8 +417,6 @@ struct WordPlaces {
     bytes: usize,
     /// `unicode_object`.
     text: usize,
-    /// `gen_object`.
-    coroutine: Option<usize>,
 }
 
 impl WordPlaces {
@@ -419,7 +433,6 @@ impl WordPlaces {
                 types: 46,
                 bytes: 64,
                 text: 67,
-                coroutine: None,
             },
             14 => Self {
                 lock: 15,
@@ -432,7 +445,6 @@ impl WordPlaces {
                 types: 52,
                 bytes: 74,
                 text: 77,
-                coroutine: Some(83),
             },
             15 => Self {
                 lock: 15,
@@ -445,7 +457,6 @@ impl WordPlaces {
                 types: 60,
                 bytes: 86,
                 text: 89,
-                coroutine: Some(99),
             },
             _ => return None,
         })

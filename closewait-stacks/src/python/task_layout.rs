@@ -174,12 +174,16 @@ impl PublishedTasks {
     fn of(words: &[u64]) -> Option<Self> {
         let [size, name, awaited_by, is_task, is_set, coroutine, node, interpreter, tasks, thread, running, task, head] =
             *words.first_chunk::<WORDS>()?;
-        let are_offsets = [name, awaited_by, is_task, is_set, coroutine, node].into_iter().all(|at| (16..size).contains(&at))
-            && [size, name, awaited_by, coroutine, node, head, tasks].into_iter().all(|at| at.is_multiple_of(8));
-        let fits = size <= 512 && name == coroutine + 8 && node + 16 <= size && is_set == is_task + 1;
-        let in_states = tasks < interpreter && interpreter < 4 << 20 && thread < 64 << 10;
-        let in_thread = running + 8 == task && task < head && head.checked_add(16)? <= thread;
-        (size >= 64 && are_offsets && fits && in_states && in_thread).then_some(Self { size, coroutine, node, head })
+        let in_task = [name, awaited_by, is_task, is_set, coroutine, node].into_iter().all(|at| (16..size).contains(&at));
+        let in_states = [(tasks, interpreter, 4 << 20), (head, thread, 64 << 10), (task, head, 64 << 10), (running, task, 64 << 10)];
+        let are_inside = in_states.into_iter().all(|(at, end, most)| at >= 8 && at < end && end < most);
+        // Sums do not overflow from here on.
+        let is_bounded = (64..=512).contains(&size) && in_task && are_inside;
+        let are_aligned = [size, name, awaited_by, coroutine, node, head, tasks].into_iter().all(|at| at.is_multiple_of(8));
+        let fits = is_bounded
+            && (name == coroutine + 8 && node + 16 <= size && is_set == is_task + 1)
+            && (running + 8 == task && head + 16 <= thread);
+        (are_aligned && fits).then_some(Self { size, coroutine, node, head })
     }
 }
 

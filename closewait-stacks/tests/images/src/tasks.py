@@ -66,6 +66,10 @@ def generator(orders):
         yield from orders.book().__await__()
 
 
+async def generated(orders):
+    await generator(orders)
+
+
 async def deep(orders, depth):
     if depth:
         return await deep(orders, depth - 1)
@@ -131,9 +135,9 @@ async def main():
     port = server.sockets[0].getsockname()[1]
     coroutines = [handle(orders, number) for number in range(20)]
     coroutines += [orders.book(), orders.work(), orders.wait(), orders.change(), orders.export(), orders.report(), orders.awaited()]
-    coroutines += [generator(orders), deep(orders, 200), deep(orders, 5), gathered(orders), limited(orders), read(port)]
+    coroutines += [generated(orders), deep(orders, 140), deep(orders, 5), gathered(orders), limited(orders), read(port)]
     coroutines += [received(loop, port)]
-    tasks = [loop.create_task(one) for one in coroutines if asyncio.iscoroutine(one)]
+    tasks = [loop.create_task(one) for one in coroutines]
     tasks += [Named(orders.export(), loop=loop, name="nightly export")]
     ended = loop.create_task(asyncio.sleep(0))
     await asyncio.sleep(0.3)
