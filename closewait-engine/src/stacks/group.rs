@@ -344,6 +344,42 @@ mod tests {
         assert!(!group(&[peek, other, serve]).is_idle());
     }
 
+    /// Returns the group of a task with these frames.
+    fn task(frames: &[&str]) -> StackGroup {
+        let stack = stack(CodeLanguage::Python, frames);
+        let state = Some(super::super::TASK_STATE.to_owned());
+        group_stacks(&[CodeStack { state, name: Some("Task-7".to_owned()), ..stack }]).remove(0)
+    }
+
+    #[test]
+    fn tasks_are_called_so_with_what_they_wait_for() {
+        let (handle, reserve) = ("handle /srv/app/app.py:20", "reserve /srv/app/app.py:12");
+        let lock = "Lock.acquire /usr/lib/python3.11/asyncio/locks.py:114";
+        let enter = "_ContextManagerMixin.__aenter__ /usr/lib/python3.11/asyncio/locks.py:15";
+        let limit = "wait_for /usr/lib/python3.12/asyncio/tasks.py:510";
+        let pool = "Pool._acquire /srv/venv/lib/python3.11/site-packages/asyncpg/pool.py:860";
+        let get = "Queue.get /usr/lib/python3.11/asyncio/queues.py:158";
+        let serve = "Server.serve_forever /usr/lib/python3.11/asyncio/base_events.py:372";
+        let start = "RequestHandler.start /srv/venv/lib/python3.11/site-packages/aiohttp/web_protocol.py:480";
+        for (frames, expected) in [
+            (&[lock, enter, reserve, handle][..], "1 task waits for a lock in reserve (app.py:12)"),
+            (&[lock, limit, reserve], "1 task waits for a lock in reserve (app.py:12)"),
+            (&[get, pool, reserve], "1 task waits for a connection of a pool in reserve (app.py:12)"),
+            (&[get, reserve], "1 task is idle: waits for work"),
+            (&[get, reserve, handle], "1 task waits for another task or a result in reserve (app.py:12)"),
+            (&[reserve, handle], "1 task waits for another task or a result in reserve (app.py:12)"),
+            (&[serve, handle], "1 task is idle: waits for clients"),
+            (&[start], "1 task is idle: waits for the next request"),
+            (&[reserve, start], "1 task waits for another task or a result in reserve (app.py:12)"),
+        ] {
+            assert_eq!(task(frames).headline(), expected);
+        }
+        let mut other = task(&[reserve]);
+        assert!(other.is_at_same_line(&task(&[reserve])), "the same name");
+        other.names = vec!["Task-8".to_owned()];
+        assert!(!other.is_at_same_line(&task(&[reserve])));
+    }
+
     #[test]
     fn goroutines_of_the_runtime_are_idle() {
         let frames = [

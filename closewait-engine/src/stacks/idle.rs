@@ -46,10 +46,8 @@ const PYTHON_IDLE: &[(&str, &str)] = &[
 ];
 
 /// Functions of tasks of Python that do so. A queue is in the table [`PYTHON_QUEUE`].
-const TASK_IDLE: &[(&str, &str)] = &[
-    ("base_events.py:serve_forever", "clients"),
-    ("web_protocol.py:start", "the next request"),
-];
+const TASK_IDLE: &[(&str, &str)] =
+    &[("base_events.py:serve_forever", "clients"), ("web_protocol.py:start", "the next request")];
 
 /// Function of a task that waits for an item of a queue: work, if the function that the task began with calls it, and a result for a
 /// request otherwise.
@@ -117,7 +115,9 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     };
     let table = match language {
         CodeLanguage::Go => GO_IDLE,
-        CodeLanguage::Python if is_task && names.len() + 1 >= stack.frames.len() && calls(PYTHON_QUEUE[0].0) => PYTHON_QUEUE,
+        CodeLanguage::Python if is_task && names.len() + 1 >= stack.frames.len() && calls(PYTHON_QUEUE[0].0) => {
+            PYTHON_QUEUE
+        }
         CodeLanguage::Python if is_task => TASK_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,

@@ -61,9 +61,7 @@ impl CoroutineReader<'_, '_> {
     fn suspended(&self, coroutine: u64) -> Result<Option<(RawFrame, u64)>, MemoryError> {
         let blocks = &self.heap.blocks;
         let (address, suspension) = match self.layout.frame {
-            CoroutineFrame::Pointer(at) => {
-                (blocks.u64(coroutine.wrapping_add(at))?, Some(Suspension::Instruction))
-            }
+            CoroutineFrame::Pointer(at) => (blocks.u64(coroutine.wrapping_add(at))?, Some(Suspension::Instruction)),
             CoroutineFrame::Inside { at, state } => {
                 let mut byte = [0];
                 blocks.fill(coroutine.wrapping_add(state), &mut byte)?;
@@ -78,7 +76,8 @@ impl CoroutineReader<'_, '_> {
         let mut record = [0; MAX_RECORD];
         blocks.fill(address, &mut record[..self.frame.len().max(first + 8).max(second + 8)])?;
         let frame = self.frame.raw(address, &record);
-        let values = |base: u64, at| u64::try_from(signed_half(&record, at)).ok().map(|count| base.wrapping_add(8 * count));
+        let values =
+            |base: u64, at| u64::try_from(signed_half(&record, at)).ok().map(|count| base.wrapping_add(8 * count));
         let top = match self.layout.top {
             StackTop::Pointer { at } => Some(word(&record, at)),
             StackTop::Depth { base, at } => values(word(&record, base), at),

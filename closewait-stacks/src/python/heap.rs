@@ -95,12 +95,7 @@ impl<'a> HeapReader<'a> {
     }
 
     /// Returns the value of a key in a dictionary; `None` if it has none, or is no dictionary.
-    pub(super) fn value(
-        &self,
-        objects: &ObjectReader<'_>,
-        dict: u64,
-        key: &str,
-    ) -> Result<Option<u64>, MemoryError> {
+    pub(super) fn value(&self, objects: &ObjectReader<'_>, dict: u64, key: &str) -> Result<Option<u64>, MemoryError> {
         if self.kind(dict)? != HeapType::Dict {
             return Ok(None);
         }

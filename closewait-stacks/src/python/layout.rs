@@ -385,7 +385,8 @@ impl PublishedPlaces {
     pub(super) fn of(frame: &[u64], coroutine: &[u64; 4]) -> Option<Self> {
         let [_, _, coroutine_frame, coroutine_state] = *coroutine;
         let stack = usize::try_from(*frame.get(6)?).ok()?;
-        let are_near = [coroutine_frame, coroutine_state, stack as u64].into_iter().all(|at| at <= MAX_RECORD as u64 - 8);
+        let are_near =
+            [coroutine_frame, coroutine_state, stack as u64].into_iter().all(|at| at <= MAX_RECORD as u64 - 8);
         are_near.then_some(Self { coroutine_frame, coroutine_state, stack })
     }
 }

@@ -174,12 +174,19 @@ impl PublishedTasks {
     fn of(words: &[u64]) -> Option<Self> {
         let [size, name, awaited_by, is_task, is_set, coroutine, node, interpreter, tasks, thread, running, task, head] =
             *words.first_chunk::<WORDS>()?;
-        let in_task = [name, awaited_by, is_task, is_set, coroutine, node].into_iter().all(|at| (16..size).contains(&at));
-        let in_states = [(tasks, interpreter, 4 << 20), (head, thread, 64 << 10), (task, head, 64 << 10), (running, task, 64 << 10)];
+        let in_task =
+            [name, awaited_by, is_task, is_set, coroutine, node].into_iter().all(|at| (16..size).contains(&at));
+        let in_states = [
+            (tasks, interpreter, 4 << 20),
+            (head, thread, 64 << 10),
+            (task, head, 64 << 10),
+            (running, task, 64 << 10),
+        ];
         let are_inside = in_states.into_iter().all(|(at, end, most)| at >= 8 && at < end && end < most);
         // Sums do not overflow from here on.
         let is_bounded = (64..=512).contains(&size) && in_task && are_inside;
-        let are_aligned = [size, name, awaited_by, coroutine, node, head, tasks].into_iter().all(|at| at.is_multiple_of(8));
+        let are_aligned =
+            [size, name, awaited_by, coroutine, node, head, tasks].into_iter().all(|at| at.is_multiple_of(8));
         let fits = is_bounded
             && (name == coroutine + 8 && node + 16 <= size && is_set == is_task + 1)
             && (running + 8 == task && head + 16 <= thread);
@@ -192,8 +199,7 @@ mod tests {
     use super::*;
 
     /// Words of 3.14.10 of Debian, as `readelf` shows them.
-    const PUBLISHED: [u64; WORDS] =
-        [168, 136, 96, 108, 109, 128, 152, 0x37248, 0x2a80, 936, 864, 872, 880];
+    const PUBLISHED: [u64; WORDS] = [168, 136, 96, 108, 109, 128, 152, 0x37248, 0x2a80, 936, 864, 872, 880];
 
     #[test]
     fn published_offsets_are_recognized() {
@@ -213,6 +219,9 @@ mod tests {
         let of = |minor, state: i8| Suspension::of(minor, state.cast_unsigned());
         assert_eq!([of(12, -1), of(12, -2), of(12, 0)], [Some(Suspension::Instruction), None, None]);
         assert_eq!([of(14, -1), of(14, -2), of(14, -3)], [Some(Suspension::Awaits), Some(Suspension::Yields), None]);
-        assert_eq!([of(15, 2), of(15, 1), of(15, 0), of(15, 4)], [Some(Suspension::Awaits), Some(Suspension::Yields), None, None]);
+        assert_eq!(
+            [of(15, 2), of(15, 1), of(15, 0), of(15, 4)],
+            [Some(Suspension::Awaits), Some(Suspension::Yields), None, None]
+        );
     }
 }
