@@ -49,9 +49,9 @@ const PYTHON_IDLE: &[(&str, &str)] = &[
 const TASK_IDLE: &[(&str, &str)] =
     &[("base_events.py:serve_forever", "clients"), ("web_protocol.py:start", "the next request")];
 
-/// Function of a task that waits for an item of a queue: work, if the function that the task began with calls it, and a result for a
-/// request otherwise.
-const PYTHON_QUEUE: &[(&str, &str)] = &[("queues.py:get", "work")];
+/// The same, and the function that waits for an item of a queue: work, if the function that the task began with calls it, and a result for
+/// a request otherwise.
+const PYTHON_QUEUE: &[(&str, &str)] = &[("queues.py:get", "work"), TASK_IDLE[0], TASK_IDLE[1]];
 
 /// Functions of machine code that do so.
 const NATIVE_IDLE: &[(&str, &str)] =
@@ -80,6 +80,12 @@ pub const EVENTS: &str = "events";
 
 /// Work that an idle thread of a runtime waits for.
 pub(super) const BACKGROUND_WORK: &str = "work of the runtime";
+
+/// Whether the function that a task began with calls what waits, without a library between them.
+fn takes_work(stack: &CodeStack) -> bool {
+    let is_runtime = |frame: &&CodeFrame| frame.origin(stack.language) == FrameOrigin::Runtime;
+    stack.frames.iter().take_while(is_runtime).count() + 1 >= stack.frames.len()
+}
 
 /// Returns what an idle thread waits for; `None` for a thread that is not known to be idle.
 pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
@@ -115,9 +121,7 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     };
     let table = match language {
         CodeLanguage::Go => GO_IDLE,
-        CodeLanguage::Python if is_task && names.len() + 1 >= stack.frames.len() && calls(PYTHON_QUEUE[0].0) => {
-            PYTHON_QUEUE
-        }
+        CodeLanguage::Python if is_task && takes_work(stack) => PYTHON_QUEUE,
         CodeLanguage::Python if is_task => TASK_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,
