@@ -25,5 +25,5 @@ pub mod stack;
 
 pub use kind::ProgramKind;
 pub use memory::{Memory, MemoryError, MemoryReader};
-pub use process::{Mapping, Registers, Symbols, TargetProcess, TargetThread};
+pub use process::{CopiedStack, Mapping, Registers, Symbols, TargetProcess, TargetThread};
 pub use stack::{Frame, Stack, StackError};
