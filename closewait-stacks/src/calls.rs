@@ -92,7 +92,7 @@ impl RawCalls {
             break;
         }
         let state = self.is_running.then(|| "running".to_owned());
-        Ok(Stack { tid, number: None, state, frames, cut })
+        Ok(Stack { tid, number: None, name: None, state, frames, cut })
     }
 }
 

@@ -383,7 +383,7 @@ fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>, names_left: &mut usiz
         CodeStack {
             language,
             tid: stack.tid,
-            name: None,
+            name: stack.name.map(|name| harmless(name.as_bytes())),
             lock_owner: None,
             state: stack.state.map(text),
             frames,

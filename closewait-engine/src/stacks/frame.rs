@@ -39,17 +39,20 @@ pub struct CodeFrame {
     pub object: Option<String>,
 }
 
-/// Stack of a thread, or of a goroutine.
+/// State of a task of Python that waits for its event loop to continue it. No thread has it.
+pub const TASK_STATE: &str = "waiting";
+
+/// Stack of a thread, of a goroutine, or of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeStack {
     /// Kind of code.
     pub language: CodeLanguage,
     /// Thread, in the agent's pid namespace; `None` for a goroutine that no thread runs.
     pub tid: Option<u32>,
-    /// Name that the runtime has for the thread; `None` where no reader knows one.
+    /// Name that the runtime has for the thread or task; `None` where no reader knows one.
     #[serde(deserialize_with = "harmless_field")]
     pub name: Option<String>,
-    /// State in the words of the runtime: `IO wait`, `sync.Mutex.Lock`.
+    /// State in the words of the runtime: `IO wait`, `sync.Mutex.Lock`; [`TASK_STATE`] of a task.
     #[serde(deserialize_with = "harmless_field")]
     pub state: Option<String>,
     /// Position, in the list of stacks, of the thread that owns the lock that this one waits for; `None` if the runtime does not say it.
@@ -73,6 +76,11 @@ impl CodeLanguage {
             Self::Ruby => "ruby",
         }
     }
+}
+
+/// Whether a stack is that of a task of Python, by its state.
+pub(super) fn is_task(language: CodeLanguage, state: Option<&str>) -> bool {
+    language == CodeLanguage::Python && state == Some(TASK_STATE)
 }
 
 impl CodeFrame {

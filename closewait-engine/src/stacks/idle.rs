@@ -6,7 +6,7 @@
 
 use super::{
     carriers::is_virtual,
-    frame::{CodeFrame, CodeLanguage, CodeStack},
+    frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     jvm::JVM_IDLE,
     origin::FrameOrigin,
     scripts::{RUBY_IDLE, idle_without_script},
@@ -46,6 +46,14 @@ const PYTHON_IDLE: &[(&str, &str)] = &[
     ("server.py:handle_one_request", "the next request"),
 ];
 
+/// Functions of tasks of Python that do so. A queue is in the table [`PYTHON_QUEUE`].
+const TASK_IDLE: &[(&str, &str)] =
+    &[("base_events.py:serve_forever", "clients"), ("web_protocol.py:start", "the next request")];
+
+/// The same, and the function that waits for an item of a queue: work, if the function that the task began with calls it, and a result for
+/// a request otherwise.
+const PYTHON_QUEUE: &[(&str, &str)] = &[("queues.py:get", "work"), TASK_IDLE[0], TASK_IDLE[1]];
+
 /// Functions of machine code that do so.
 const NATIVE_IDLE: &[(&str, &str)] =
     &[("uv__io_poll < uv_run < node::SpinEventLoop%", EVENTS), ("uv__io_poll < uv_run < node::worker::%", EVENTS)];
@@ -74,6 +82,12 @@ pub const EVENTS: &str = "events";
 /// Work that an idle thread of a runtime waits for.
 pub(super) const BACKGROUND_WORK: &str = "work of the runtime";
 
+/// Whether the function that a task began with calls what waits, without a library between them.
+fn takes_work(stack: &CodeStack) -> bool {
+    let is_runtime = |frame: &&CodeFrame| frame.origin(stack.language) == FrameOrigin::Runtime;
+    stack.frames.iter().take_while(is_runtime).count() + 1 >= stack.frames.len()
+}
+
 /// Returns what an idle thread waits for; `None` for a thread that is not known to be idle.
 pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     let language = stack.language;
@@ -92,10 +106,13 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     {
         return Some(BACKGROUND_WORK);
     }
+    let is_task = is_task(language, stack.state.as_deref());
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {
         FrameOrigin::Runtime => true,
-        // Servers of Java and Ruby are libraries, and so is the event loop of Node.
-        FrameOrigin::Library => matches!(language, CodeLanguage::Jvm | CodeLanguage::Ruby | CodeLanguage::Native),
+        // Servers of Java and Ruby are libraries, and so are those of asyncio and the event loop of Node.
+        FrameOrigin::Library => {
+            is_task || matches!(language, CodeLanguage::Jvm | CodeLanguage::Ruby | CodeLanguage::Native)
+        }
         FrameOrigin::Application => false,
     };
     let inner = stack.frames.iter().take_while(is_inner);
@@ -107,6 +124,8 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     };
     let table = match language {
         CodeLanguage::Go => GO_IDLE,
+        CodeLanguage::Python if is_task && takes_work(stack) => PYTHON_QUEUE,
+        CodeLanguage::Python if is_task => TASK_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,
         CodeLanguage::Ruby => RUBY_IDLE,

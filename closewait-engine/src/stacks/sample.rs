@@ -117,6 +117,8 @@ impl ProcessStacks {
     pub fn main_group(&self) -> Option<&StackGroup> {
         let weight = |group: &StackGroup| match group.work {
             ThreadWork::Waits(CodeWait::Events | CodeWait::Accept) | ThreadWork::Idle(_) | ThreadWork::Unknown => None,
+            // The first task of a program often waits for its end.
+            ThreadWork::Waits(CodeWait::Signal | CodeWait::Sleep) if group.count == 1 && group.are_tasks() => None,
             ThreadWork::Waits(_) if group.in_own_loop => Some((0, group.count)),
             ThreadWork::Waits(CodeWait::Signal | CodeWait::Sleep) => Some((1, group.count)),
             ThreadWork::Waits(_) => Some((2, group.count)),

@@ -5,7 +5,7 @@ use std::{cell::Cell, sync::Arc};
 use super::{
     super::{
         blocks::{BLOCK, BlockReader, word},
-        memory::{MemoryError, MemoryReader},
+        memory::{MemoryError, MemoryReader, readable},
     },
     layout::PythonLayout,
 };
@@ -97,6 +97,19 @@ impl<'a> ObjectReader<'a> {
         };
         let text: String = units.chunks_exact(kind).map(character).collect();
         self.memory.name(&text, most).map(Some)
+    }
+
+    /// Whether an object is this text of ASCII characters.
+    pub(super) fn is_text(&self, object: u64, expected: &str) -> Result<bool, MemoryError> {
+        let mut header = [0; 40];
+        let is_text = readable(self.fill(object, ObjectType::Text, &mut header))?.unwrap_or(false);
+        // Compact and of ASCII characters.
+        if !is_text || header[32] & 96 != 96 || word(&header, 16) != expected.len() as u64 {
+            return Ok(false);
+        }
+        let mut text = vec![0; expected.len()];
+        self.blocks.fill(object.wrapping_add(self.ascii), &mut text)?;
+        Ok(text == expected.as_bytes())
     }
 
     /// Returns the number of bytes in an object of type `bytes`; `None` if it is none.

@@ -33,7 +33,8 @@ pub struct StackEvidence {
     pub loops: Option<OwnLoops>,
     /// Number of virtual threads that cannot run, because all carriers have waited for a lock at one line in two such samples.
     pub stopped: u32,
-    /// Whether all stacks were read, and show what each thread does. An event loop's do not: its tasks wait without a stack.
+    /// Whether all stacks were read, and show what each thread does. An event loop's do not: it can serve connections without tasks, and
+    /// only tasks of asyncio are read.
     pub complete: bool,
 }
 
@@ -206,7 +207,7 @@ fn function_of(group: &StackGroup) -> Option<&str> {
     group.place()?.function.as_deref()
 }
 
-/// Whether a thread runs an event loop, whose tasks have no stacks while they wait.
+/// Whether a thread runs an event loop, whose own stack shows nothing about its tasks.
 fn runs_tasks(work: ThreadWork) -> bool {
     matches!(work, ThreadWork::Idle(EVENTS) | ThreadWork::Waits(CodeWait::Events))
 }
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
     use crate::{
         stacks::{
-            CodeFrame, CodeLanguage, CodeStack,
+            CodeFrame, CodeLanguage, CodeStack, TASK_STATE,
             carriers::{FREE_CARRIER, PINNED, VIRTUAL},
         },
         testing::python_stack,
@@ -256,6 +257,35 @@ mod tests {
         assert_eq!(twice.at_line, 2);
         assert!(twice.blocks(4) && twice.blocks(1000), "all that work");
         assert!(!evidence(&[sample(0, lines), sample(20, lines)]).blocks(1), "the samples are too close");
+    }
+
+    /// Returns a sample of an idle event loop with tasks that have these frames.
+    fn tasks(second: u64, lines: &[&[(&str, &str, u32)]]) -> ProcessStacks {
+        let mut stacks = vec![python_stack(1, &[LOOP])];
+        for (number, frames) in lines.iter().enumerate() {
+            stacks.push(CodeStack {
+                tid: None,
+                name: Some(format!("Task-{number}")),
+                state: Some(TASK_STATE.to_owned()),
+                ..python_stack(1, frames)
+            });
+        }
+        ProcessStacks::new(7, BootTime(0) + Duration::from_secs(second), &stacks, Vec::new())
+    }
+
+    #[test]
+    fn tasks_that_wait_for_a_lock_count_and_idle_ones_prove_nothing() {
+        const ACQUIRE: (&str, &str, u32) = ("Lock.acquire", "/usr/lib/python3.11/asyncio/locks.py", 114);
+        const GET: (&str, &str, u32) = ("Queue.get", "/usr/lib/python3.11/asyncio/queues.py", 158);
+        let locked: &[&[_]] = &[&[ACQUIRE, RESERVE], &[ACQUIRE, RESERVE], &[GET, WORK]];
+        let read = evidence(&[tasks(0, locked), tasks(60, locked)]);
+        assert_eq!((read.threads, read.idle, read.at_line, read.complete), (4, 1, 2, false));
+        assert!(read.blocks(4) && !evidence(&[tasks(60, locked)]).blocks(4), "one sample");
+        let idle: &[&[_]] = &[&[GET, WORK], &[GET, WORK]];
+        let read = evidence(&[tasks(0, idle), tasks(60, idle)]);
+        assert!(!read.all_idle() && !read.blocks(1) && read.loops.is_none());
+        let none = evidence(&[tasks(0, &[]), tasks(60, &[])]);
+        assert!(!none.all_idle() && !none.blocks(1));
     }
 
     #[test]
