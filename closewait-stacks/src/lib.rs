@@ -32,5 +32,5 @@ pub mod stack;
 
 pub use kind::ProgramKind;
 pub use memory::{Memory, MemoryError, MemoryReader};
-pub use process::{Mapping, Registers, Symbols, TargetProcess, TargetThread};
+pub use process::{CopiedStack, Mapping, Registers, Symbols, TargetProcess, TargetThread};
 pub use stack::{Frame, Stack, StackError};

@@ -16,6 +16,7 @@ use std::{
 
 use super::{
     calls,
+    connects::ConnectReader,
     diag::peers::PeerLookup,
     ended, files,
     jvm::JvmAsker,
@@ -177,6 +178,8 @@ pub struct Inspector {
     pod_names: PodNames,
     /// Questions to Java virtual machines; `None` if they are not asked.
     jvms: Option<JvmAsker>,
+    /// Sampled connections of owners; `None` if there are none.
+    connects: Option<ConnectReader>,
 }
 
 impl Inspector {
@@ -188,6 +191,11 @@ impl Inspector {
     /// Makes it ask Java virtual machines for their stacks.
     pub fn ask_jvms(&mut self, jvms: JvmAsker) {
         self.jvms = Some(jvms);
+    }
+
+    /// Makes it read the stacks in which owners connect.
+    pub fn read_connects(&mut self, connects: ConnectReader) {
+        self.connects = Some(connects);
     }
 
     /// Opens what can be read, but not opened, once the agent can no longer enter namespaces.
@@ -227,6 +235,9 @@ impl Inspector {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
         unread::peek_each(&request.unread_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
+        if let Some(connects) = &mut self.connects {
+            connects.read(&request.connects_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
+        }
         self.stacks(&request.stacks_of, |stacks| each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks)))));
     }
 
@@ -275,6 +286,7 @@ impl Inspector {
     /// Closes what is gone, while no job waits.
     pub fn rest(&mut self) {
         self.peers.release_gone();
+        self.connects.iter_mut().for_each(ConnectReader::rest);
     }
 
     /// Hands the workload of each of these cgroups to `each`, at once: for an answer. Takes some ten microseconds per

@@ -6,7 +6,8 @@
 use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use closewait_stacks::{
-    Frame, Mapping, Memory, MemoryError, MemoryReader, Stack, StackError, Symbols, TargetProcess,
+    CopiedStack, Frame, Mapping, Memory, MemoryError, MemoryReader, Stack, StackError, Symbols, TargetProcess,
+    TargetThread,
     files::FileSymbols,
     go,
     live::{self, LiveMemory},
@@ -127,9 +128,10 @@ pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError
 /// reason instead. Omits the processes for which the limits of the pass leave nothing.
 pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(ProcessStacks)) {
     let (mut left, mut cpu) = (StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS }, Duration::ZERO);
+    let (began, mut done) = (clock::now(), 0);
     for pid in pids.iter().copied() {
         if left.threads == 0 || left.reads == 0 || cpu >= MAX_CPU {
-            return;
+            break;
         }
         let at = clock::now();
         match read_within(pid, left, patience) {
@@ -139,9 +141,19 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
                 left.reads = left.reads.saturating_sub(cost.reads);
                 each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
             }
-            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => return,
+            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => break,
             Err(error) => each(ProcessStacks::new(pid, at, &[], vec![error_text::in_one_line(error)])),
         }
+        done += 1;
+    }
+    if !pids.is_empty() {
+        log::debug!(
+            "stacks of {done} of {} processes with {} threads: {} us of CPU time in {} us",
+            pids.len(),
+            MAX_THREADS - left.threads,
+            cpu.as_micros(),
+            clock::now().since(began).as_micros()
+        );
     }
 }
 
@@ -149,11 +161,31 @@ fn read_within(pid: u32, limits: StackLimits, patience: &mut Patience) -> Result
     let subject = Subject::Stacks(pid);
     deadline::run_in_steps(subject, "its stacks", patience, move |job| read_now(pid, limits, job))
         .map_err(|why| StacksError::Unanswered { pid, why })?
-        .map_err(|source| match source {
-            gone if proc::is_gone(&gone) => StacksError::NoProcess(pid),
-            denied if proc::is_refused(&denied) => StacksError::Denied { pid, source: denied },
-            source => StacksError::Unreadable { pid, source },
-        })
+        .map_err(|source| StacksError::of(pid, source))
+}
+
+/// Returns the stacks of copies that were made of threads of a process: one for each.
+pub(super) fn read_copies(
+    pid: u32,
+    copies: Vec<CopiedStack>,
+    patience: &mut Patience,
+) -> Result<Vec<CodeStack>, StacksError> {
+    let limits = StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS };
+    let read =
+        move |job: &ItemJob<_>| with_process(pid, limits, job, &[], |process, _| copied_stacks(process, &copies));
+    deadline::run_in_steps(Subject::Stacks(pid), "the code of its stacks", patience, read)
+        .map_err(|why| StacksError::Unanswered { pid, why })?
+        .map_err(|source| StacksError::of(pid, source))
+}
+
+impl StacksError {
+    fn of(pid: u32, source: io::Error) -> Self {
+        match source {
+            gone if proc::is_gone(&gone) => Self::NoProcess(pid),
+            denied if proc::is_refused(&denied) => Self::Denied { pid, source: denied },
+            source => Self::Unreadable { pid, source },
+        }
+    }
 }
 
 /// Memory of a process, which shows that its thread makes progress, and ends the reading with the time for it.
@@ -183,14 +215,36 @@ impl<T> Memory for WatchedMemory<'_, T> {
 
 fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(StacksRead, StackCost)> {
     let cpu_before = clock::thread_cpu();
-    let folder = proc::folder(Path::new("/proc"), pid);
-    let comm = Comm::from_name(&proc::comm(&folder)?);
-    // Before the caller has no more patience, even if the machine is busy.
-    let ends = (cpu_before + limits.cpu, clock::now() + limits.cpu * 3 / 2);
-    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), ends };
-    let mappings = live::mappings(pid)?;
+    let comm = Comm::from_name(&proc::comm(&proc::folder(Path::new("/proc"), pid))?);
     let threads = live::threads(pid, limits.threads)?;
     let left_out = live::thread_count(pid)?.saturating_sub(limits.threads);
+    let (stacks, mut unread, reads) = with_process(pid, limits, job, &threads, |process, limit| {
+        let (stacks, mut unread) = stacks(process);
+        unread.extend(limit.left_out());
+        if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
+            unread.push(format!("some stacks or names were not read: {bound}"));
+        }
+        (stacks, unread, limits.reads.saturating_sub(limit.reads_left()))
+    })?;
+    unread.extend(unread_threads(left_out, threads.len()));
+    let cpu = clock::thread_cpu().saturating_sub(cpu_before);
+    let threads = threads.len() + left_out;
+    Ok((StacksRead { comm, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
+}
+
+/// Opens the memory of a process, and hands the process with these threads to `read`.
+fn with_process<T, R>(
+    pid: u32,
+    limits: StackLimits,
+    job: &ItemJob<T>,
+    threads: &[TargetThread],
+    read: impl FnOnce(&TargetProcess<'_>, &ReadLimit) -> R,
+) -> io::Result<R> {
+    let folder = proc::folder(Path::new("/proc"), pid);
+    // Before the caller has no more patience, even if the machine is busy.
+    let ends = (clock::thread_cpu() + limits.cpu, clock::now() + limits.cpu * 3 / 2);
+    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), ends };
+    let mappings = live::mappings(pid)?;
     job.progress();
     let open = |mapping: &Mapping| match memory.may_go_on() {
         true => opened(&folder, mapping),
@@ -201,19 +255,19 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     let process = TargetProcess {
         memory: MemoryReader::new(&memory, &limit),
         mappings: &mappings,
-        threads: &threads,
+        threads,
         symbols: &symbols as &dyn Symbols,
     };
-    let (stacks, mut unread) = stacks(&process);
-    unread.extend(limit.left_out());
-    if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
-        unread.push(format!("some stacks or names were not read: {bound}"));
-    }
-    unread.extend(unread_threads(left_out, threads.len()));
-    let cpu = clock::thread_cpu().saturating_sub(cpu_before);
-    let reads = limits.reads.saturating_sub(limit.reads_left());
-    let threads = threads.len() + left_out;
-    Ok((StacksRead { comm, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
+    Ok(read(&process, &limit))
+}
+
+/// Returns the stacks of copies: of Go with lines, and otherwise of machine code.
+fn copied_stacks(process: &TargetProcess<'_>, copies: &[CopiedStack]) -> Vec<CodeStack> {
+    let (language, stacks) = match go::copied_stacks(process, copies) {
+        Ok(stacks) => (CodeLanguage::Go, stacks),
+        Err(_other_program) => (CodeLanguage::Native, native::copied_stacks(process, copies)),
+    };
+    code_stacks(language, stacks, &mut { MAX_NAMES })
 }
 
 /// Returns the sentence about threads that were left out; `None` if there are none.

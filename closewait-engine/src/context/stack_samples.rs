@@ -51,7 +51,7 @@ impl StackSamples {
             stacks.continue_from(before);
         }
         self.samples.insert(stacks.pid, Arc::new(stacks));
-        let mut frames: usize = self.samples.values().map(|stacks| stacks.frames()).sum();
+        let mut frames = self.frames();
         while frames > MAX_FRAMES {
             let oldest = self.samples.values().min_by_key(|stacks| (stacks.at, stacks.pid)).map(|stacks| stacks.pid);
             let Some(dropped) = oldest.and_then(|pid| self.samples.remove(&pid)) else { return };
@@ -64,6 +64,11 @@ impl StackSamples {
         for pid in std::mem::take(&mut self.reading) {
             self.asked.remove(&pid);
         }
+    }
+
+    /// Returns the number of kept frames, [`MAX_FRAMES`] at most.
+    pub(super) fn frames(&self) -> usize {
+        self.samples.values().map(|stacks| stacks.frames()).sum()
     }
 
     /// Returns the stacks of a process that was read at `at`; `None` if they are older than [`MAX_AGE`], or of an earlier process with
@@ -134,6 +139,7 @@ mod tests {
             samples.learn(sample(pid, second(u64::from(100 - pid)), 40));
         }
         // 32 groups of 40 frames are 1,280 frames.
+        assert_eq!(samples.frames(), 12 * 1280);
         assert_eq!(samples.samples.keys().copied().collect::<Vec<_>>(), (1..=12).collect::<Vec<_>>());
     }
 }

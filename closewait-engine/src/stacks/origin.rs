@@ -51,8 +51,11 @@ fn of_go(frame: &CodeFrame) -> FrameOrigin {
     }
     let package = package(function);
     let has_dot = package.split('/').next().is_some_and(|first| first.contains('.'));
-    // `sync.runtime_Semacquire` and others are defined in the package `runtime` (`go:linkname`).
-    let in_toolchain = [package, "runtime"].iter().any(|package| is_in_toolchain(file, package));
+    // `sync.runtime_Semacquire` and others are defined in the package `runtime`, `syscall.RawSyscall6` in one of its packages
+    // (`go:linkname`; go1.19 and go1.23).
+    let in_toolchain = [package, "runtime", "runtime/internal/syscall", "internal/runtime/syscall"]
+        .iter()
+        .any(|package| is_in_toolchain(file, package));
     if in_toolchain && !has_dot { FrameOrigin::Runtime } else { FrameOrigin::Application }
 }
 
@@ -185,6 +188,12 @@ mod tests {
             ("net/http.(*conn).serve", "net/http/server.go", FrameOrigin::Runtime),
             ("sync.runtime_SemacquireMutex", "/usr/local/go/src/runtime/sema.go", FrameOrigin::Runtime),
             ("runtime.gopark", "/usr/local/go/src/runtime/proc.go", FrameOrigin::Runtime),
+            (
+                "syscall.RawSyscall6",
+                "/usr/lib/go-1.19/src/runtime/internal/syscall/syscall_linux.go",
+                FrameOrigin::Runtime,
+            ),
+            ("syscall.RawSyscall6", "internal/runtime/syscall/syscall_linux.go", FrameOrigin::Runtime),
             ("sync.(*Mutex).lockSlow", "/usr/local/go/src/sync/mutex.go", FrameOrigin::Runtime),
         ] {
             assert_eq!(at(function, file, "/srv/app/server").origin(CodeLanguage::Go), expected, "{function} {file}");
