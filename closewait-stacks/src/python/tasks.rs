@@ -209,7 +209,7 @@ impl TaskReader<'_, '_, '_> {
         blocks.forget();
         match chain()? {
             CoroutineChain::Waits(again) if again == frames => {}
-            _ => return Ok(Some(None)),
+            CoroutineChain::Waits(_) | CoroutineChain::Runs | CoroutineChain::Damaged => return Ok(Some(None)),
         }
         let cut = if frames.is_empty() { Some("its code is not Python's") } else { None };
         let mut stack = self.walk.name(RawStack { frames, cut }, None, Some(TASK_STATE))?;
