@@ -25,7 +25,6 @@ mod objects;
 mod runtime;
 mod task_layout;
 mod tasks;
-mod threads;
 mod walk;
 
 use super::{

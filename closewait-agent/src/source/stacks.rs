@@ -12,7 +12,7 @@ use closewait_stacks::{
     go,
     live::{self, LiveMemory},
     memory::ReadLimit,
-    native, python,
+    native, php, python, ruby,
 };
 use thiserror::Error;
 
@@ -309,10 +309,13 @@ fn stacks(process: &TargetProcess<'_>) -> (Vec<CodeStack>, Vec<String>) {
         return (stacks, unread);
     }
     let native = of(CodeLanguage::Native, native::stacks(process)).unwrap_or_default();
-    let stacks = match of(CodeLanguage::Python, python::stacks(process)) {
-        Some(python) => beside(python, native),
-        None => native,
-    };
+    // Programs in machine code can contain several interpreters.
+    let readers: [(_, fn(&TargetProcess<'_>) -> _); 3] =
+        [(CodeLanguage::Python, python::stacks), (CodeLanguage::Php, php::stacks), (CodeLanguage::Ruby, ruby::stacks)];
+    let stacks = readers.into_iter().fold(native, |others, (language, read)| match of(language, read(process)) {
+        Some(own) => beside(own, others),
+        None => others,
+    });
     (stacks, unread)
 }
 
@@ -322,26 +325,33 @@ const fn name(language: CodeLanguage) -> &'static str {
         CodeLanguage::Python => "Python",
         CodeLanguage::Native => "machine code",
         CodeLanguage::Jvm => "the JVM",
+        CodeLanguage::Php => "PHP",
+        CodeLanguage::Ruby => "Ruby",
     }
 }
 
-/// Returns the stacks of Python, and those of the threads that run no Python. A thread of Python that waits does so in a function of the
-/// interpreter, which has no frame of Python: the frames of machine code inside the interpreter's loop are put before the others.
-fn beside(mut python: Vec<CodeStack>, native: Vec<CodeStack>) -> Vec<CodeStack> {
-    for other in native {
-        match python.iter_mut().find(|stack| stack.tid.is_some() && stack.tid == other.tid) {
+/// Returns the stacks of an interpreter's threads, and those of the others. A thread that waits does so in a function of the interpreter,
+/// which has no frame of its language: the frames of machine code inside the interpreter's loop are put before the others. A thread
+/// that runs no script has all of them.
+fn beside(mut own: Vec<CodeStack>, others: Vec<CodeStack>) -> Vec<CodeStack> {
+    /// Functions in which the interpreters run code.
+    const LOOPS: [&str; 3] = ["_PyEval_EvalFrameDefault", "execute_ex", "rb_vm_exec"];
+    for other in others {
+        let is_same = |stack: &&mut CodeStack| stack.tid.is_some() && stack.tid == other.tid;
+        match own.iter_mut().find(is_same).filter(|_| other.language == CodeLanguage::Native) {
+            Some(stack) if stack.frames.is_empty() => stack.frames = other.frames,
             Some(stack) => {
                 let is_loop = |frame: &CodeFrame| {
-                    frame.function.as_deref().is_some_and(|name| name.contains("_PyEval_EvalFrameDefault"))
+                    frame.function.as_deref().is_some_and(|name| LOOPS.iter().any(|known| name.contains(known)))
                 };
                 if let Some(at) = other.frames.iter().position(is_loop) {
                     stack.frames.splice(0..0, other.frames.into_iter().take(at));
                 }
             }
-            None => python.push(other),
+            None => own.push(other),
         }
     }
-    python
+    own
 }
 
 /// Makes the stacks of a reader harmless: names come from the process's memory. Takes their bytes from `names_left`, and ends a stack
@@ -398,6 +408,11 @@ mod tests {
         let lens: Vec<_> = shown.iter().map(|stack| (stack.frames.len(), stack.cut.as_deref())).collect();
         let cut = Some("the names of this process are too long");
         assert_eq!((&lens[..], left), (&[(100, None), (50, cut), (0, cut)][..], 0));
+    }
+
+    #[test]
+    fn a_process_without_a_script_has_the_state_that_the_engine_knows() {
+        assert_eq!(php::NO_SCRIPT, closewait_engine::stacks::NO_SCRIPT);
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::scripts;
 use crate::text::harmless_field;
 
-/// Kind of code that a stack shows. A stack of Python can begin with frames of machine code: the function of the interpreter that waits.
+/// Kind of code that a stack shows. A stack of Python, PHP or Ruby can begin with frames of machine code: the function of the interpreter
+/// that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CodeLanguage {
     /// Go: goroutines.
@@ -15,6 +17,10 @@ pub enum CodeLanguage {
     Native,
     /// Java and other languages of a Java virtual machine.
     Jvm,
+    /// PHP.
+    Php,
+    /// Ruby.
+    Ruby,
 }
 
 /// Call of a function that has not returned.
@@ -66,6 +72,8 @@ impl CodeLanguage {
             Self::Python => "python",
             Self::Native => "native",
             Self::Jvm => "jvm",
+            Self::Php => "php",
+            Self::Ruby => "ruby",
         }
     }
 }
@@ -92,8 +100,10 @@ impl CodeFrame {
     /// Returns the kind of code of a frame in a stack of `language`.
     pub(super) const fn language(&self, language: CodeLanguage) -> CodeLanguage {
         match language {
-            CodeLanguage::Python if self.object.is_some() => CodeLanguage::Native,
-            CodeLanguage::Go | CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Jvm => language,
+            CodeLanguage::Python | CodeLanguage::Php | CodeLanguage::Ruby if self.object.is_some() => {
+                CodeLanguage::Native
+            }
+            other => other,
         }
     }
 
@@ -106,6 +116,7 @@ impl CodeFrame {
             CodeLanguage::Python => {
                 format!("{}:{}", self.file_name()?, function.rsplit('.').next().unwrap_or(function))
             }
+            CodeLanguage::Php | CodeLanguage::Ruby => scripts::table_name(self, function),
             CodeLanguage::Native => function.split('@').next().unwrap_or(function).to_owned(),
         })
     }

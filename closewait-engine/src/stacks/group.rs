@@ -131,7 +131,11 @@ impl StackGroup {
         match self.language {
             CodeLanguage::Go => "goroutine",
             CodeLanguage::Python if self.are_tasks() => "task",
-            CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Jvm => "thread",
+            CodeLanguage::Python
+            | CodeLanguage::Php
+            | CodeLanguage::Ruby
+            | CodeLanguage::Native
+            | CodeLanguage::Jvm => "thread",
         }
     }
 
@@ -174,7 +178,7 @@ impl StackGroup {
                 match self.language {
                     CodeLanguage::Go => true,
                     CodeLanguage::Jvm => are_unnamed() || are_named(),
-                    CodeLanguage::Python | CodeLanguage::Native => are_named(),
+                    CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Php | CodeLanguage::Ruby => are_named(),
                 }
             }
             _ => self.tids.iter().any(|tid| other.tids.contains(tid)),

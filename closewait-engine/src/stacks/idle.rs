@@ -9,6 +9,7 @@ use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     jvm::JVM_IDLE,
     origin::FrameOrigin,
+    scripts::{RUBY_IDLE, idle_without_script},
     waits::matches,
 };
 
@@ -108,8 +109,10 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     let is_task = is_task(language, stack.state.as_deref());
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {
         FrameOrigin::Runtime => true,
-        // Servers of Java are libraries, and so are those of asyncio and the event loop of Node.
-        FrameOrigin::Library => is_task || matches!(language, CodeLanguage::Jvm | CodeLanguage::Native),
+        // Servers of Java and Ruby are libraries, and so are those of asyncio and the event loop of Node.
+        FrameOrigin::Library => {
+            is_task || matches!(language, CodeLanguage::Jvm | CodeLanguage::Ruby | CodeLanguage::Native)
+        }
         FrameOrigin::Application => false,
     };
     let inner = stack.frames.iter().take_while(is_inner);
@@ -125,6 +128,8 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
         CodeLanguage::Python if is_task => TASK_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,
+        CodeLanguage::Ruby => RUBY_IDLE,
+        CodeLanguage::Php => return idle_without_script(stack),
         CodeLanguage::Native => NATIVE_IDLE,
     };
     table.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work)

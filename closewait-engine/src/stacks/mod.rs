@@ -8,7 +8,7 @@
 //! | `waits` | functions in which a thread waits, and for what: a table |
 //! | `idle` | stacks of threads that wait for work: a table |
 //! | `own_loop` | threads that wait in the function that they began with: a table |
-//! | `jvm` | the tables of Java |
+//! | `jvm`, `scripts` | the tables of Java, and those of PHP and Ruby |
 //! | `carriers` | carriers of virtual threads, and whether all of them are pinned |
 //! | `lock_owner` | the thread that owns the lock that others wait for |
 //! | `group` | groups of equal stacks |
@@ -26,6 +26,7 @@ mod origin;
 mod own_loop;
 mod redact;
 mod sample;
+mod scripts;
 mod waits;
 
 pub use self::{
@@ -35,5 +36,6 @@ pub use self::{
     idle::EVENTS,
     lock_owner::LockOwner,
     sample::{ProcessStacks, largest_lines},
+    scripts::NO_SCRIPT,
     waits::CodeWait,
 };

@@ -3,6 +3,7 @@
 use super::{
     frame::{CodeFrame, CodeLanguage},
     jvm::{JDK_PACKAGES, JVM_LIBRARIES},
+    scripts,
 };
 
 /// Part of a program that a function belongs to.
@@ -30,6 +31,7 @@ impl CodeFrame {
             CodeLanguage::Python => of_python(self),
             CodeLanguage::Native => of_machine_code(self),
             CodeLanguage::Jvm => of_jvm(self),
+            CodeLanguage::Php | CodeLanguage::Ruby => scripts::origin(self),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     jvm::JVM_WAITS,
+    scripts::{PHP_WAITS, RUBY_WAITS, waits_to_enter},
 };
 
 /// Event that a thread waits for.
@@ -233,14 +234,17 @@ pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeW
         CodeLanguage::Python => PYTHON,
         CodeLanguage::Native => NATIVE,
         CodeLanguage::Jvm => JVM_WAITS,
+        CodeLanguage::Php => PHP_WAITS,
+        CodeLanguage::Ruby => RUBY_WAITS,
     };
     table.iter().find(|(pattern, _)| matches(pattern, &name)).map(|(_, wait)| *wait)
 }
 
-/// Whether a thread of Java waits for a monitor: the function that enters it (`synchronized`) has no frame of its own
-/// (`java.lang.Thread.State`).
+/// Whether a thread of Java or Ruby waits for a monitor: the function that enters it (`synchronized`) has no frame of its own
+/// (`java.lang.Thread.State`). In Ruby, the function that enters it also calls the block in it.
 pub(super) fn waits_for_monitor(stack: &CodeStack) -> bool {
-    stack.language == CodeLanguage::Jvm && stack.state.as_deref().is_some_and(|state| state.contains("BLOCKED"))
+    waits_to_enter(stack)
+        || stack.language == CodeLanguage::Jvm && stack.state.as_deref().is_some_and(|state| state.contains("BLOCKED"))
 }
 
 /// Whether a name matches a pattern in which `%` stands for any characters: names of Go have `*`.

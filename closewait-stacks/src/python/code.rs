@@ -4,13 +4,14 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     super::{
+        blocks::{signed_half, word},
         limit::{MAX_FILE_BYTES, MAX_FUNCTION_BYTES},
         memory::{MemoryError, MemoryReader, readable},
         stack::{FRAME_BYTES, Frame},
     },
     layout::{FrameLayout, InitShim, InstructionPlace, InstructionsPlace, MAX_RECORD, PythonLayout},
     lines::LineTable,
-    objects::{ObjectReader, ObjectType, signed_half, word},
+    objects::{ObjectReader, ObjectType},
 };
 
 /// Frame before its names are read.

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::memory::MemoryError,
+    super::{
+        blocks::{signed_half, word},
+        memory::MemoryError,
+    },
     code::{CodeReader, RawFrame, RawInstruction},
     heap::{HeapReader, HeapType},
     layout::{FrameLayout, InstructionsPlace, MAX_RECORD},
-    objects::{signed_half, word},
     task_layout::{CoroutineFrame, CoroutineLayout, StackTop, Suspension},
 };
 

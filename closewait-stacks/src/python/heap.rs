@@ -3,8 +3,11 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use super::{
-    super::memory::{MemoryError, MemoryReader},
-    objects::{BlockReader, ObjectReader, word},
+    super::{
+        blocks::{BlockReader, word},
+        memory::{MemoryError, MemoryReader},
+    },
+    objects::ObjectReader,
 };
 
 /// Maximum number of entries of a dictionary or a set that are passed.

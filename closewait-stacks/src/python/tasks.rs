@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use super::{
     super::{
+        blocks::{signed_half, word},
         memory::{MemoryError, readable},
         stack::{Stack, TASK_STATE},
     },
     coroutines::{CoroutineChain, CoroutineReader},
     heap::{HeapReader, HeapType},
-    objects::{ObjectReader, signed_half, word},
+    objects::ObjectReader,
     task_layout::{CoroutineLayout, PublishedTasks, TaskLayout},
     walk::{PythonWalk, RawStack},
 };

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
+        blocks::{BlockReader, signed_half, word},
         memory::{MemoryError, readable},
+        numbers::ThreadNumbers,
         process::TargetProcess,
         stack::{Frame, MAX_FRAMES, Stack, StackError},
     },
     code::{CodeReader, NamedFrame, RawFrame},
     layout::{FIRST_FOREIGN_OWNER, LockPlace, MAX_RECORD, PythonLayout},
-    objects::{BlockReader, signed_half, word},
     runtime::RunningPython,
     tasks,
-    threads::ThreadNumbers,
 };
 
 /// Maximum number of interpreters. A program has one, unless it makes more itself, as mod_wsgi does.

@@ -25,7 +25,7 @@ pub(in crate::sink) struct StackGroupObject<'a> {
     tids: &'a [u32],
     /// Names of the first 8 threads or tasks that have one in the runtime: `http-nio-8080-exec-1`, `Task-7`; empty where no reader knows them.
     names: &'a [String],
-    /// Kind of code: `go`, `python`, `jvm` or `native`.
+    /// Kind of code: `go`, `python`, `php`, `ruby`, `jvm` or `native`.
     language: &'static str,
     /// State in the words of the runtime; `null` if the runtime has none.
     state: Option<&'a str>,
