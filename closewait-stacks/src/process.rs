@@ -28,6 +28,9 @@ pub struct Mapping {
     pub readable: bool,
     /// Whether it has code.
     pub executable: bool,
+    /// Whether writes are seen by others that map the file. Saved images have no such mappings.
+    #[serde(skip)]
+    pub shared: bool,
     /// Offset of `start` in the file.
     pub offset: u64,
     /// Device of the file, as the kernel writes it: `fe:01`.
@@ -89,9 +92,9 @@ impl Symbols for NoSymbols {
 }
 
 impl<'a> TargetProcess<'a> {
-    /// Returns the mappings of the starts of files, which executables and libraries have, the lowest address first.
+    /// Returns the private mappings of the starts of files, which executables and libraries have, the lowest address first.
     pub(crate) fn file_starts(&self) -> impl Iterator<Item = &'a Mapping> {
-        self.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0)
+        self.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0 && !mapping.shared)
     }
 
     /// Returns the mapping that contains `address`.
@@ -113,6 +116,7 @@ impl Mapping {
             end: hexadecimal(end)?,
             readable: rights.starts_with('r'),
             executable: rights.get(2..3)? == "x",
+            shared: rights.get(3..4)? == "s",
             offset: hexadecimal(fields.next()?)?,
             device: fields.next()?.to_owned(),
             inode: fields.next()?.parse().ok()?,

@@ -15,6 +15,7 @@ use closewait_stacks::{
 };
 use thiserror::Error;
 
+use super::places::MemoryPlaces;
 use crate::{
     clock,
     host::{
@@ -160,6 +161,9 @@ fn read_within(pid: u32, limits: StackLimits, patience: &mut Patience) -> Result
 struct WatchedMemory<'a, T> {
     memory: LiveMemory,
     job: &'a ItemJob<T>,
+    places: MemoryPlaces,
+    /// File system of code that was not read.
+    code_on: Cell<Option<&'static str>>,
     reads: Cell<u32>,
     /// CPU time of the thread, and time, at which the reading ends with what it has.
     ends: (Duration, BootTime),
@@ -171,6 +175,10 @@ impl<T> Memory for WatchedMemory<'_, T> {
         self.reads.set(reads);
         if reads.is_multiple_of(READS_BETWEEN_SIGNS) {
             self.job.progress();
+        }
+        if let Err(refused) = self.places.check(address, into.len()) {
+            self.code_on.set(self.code_on.get().or(refused.code_on));
+            return Err(refused.error);
         }
         self.memory.read(address, into)
     }
@@ -187,8 +195,10 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     let comm = Comm::from_name(&proc::comm(&folder)?);
     // Before the caller has no more patience, even if the machine is busy.
     let ends = (cpu_before + limits.cpu, clock::now() + limits.cpu * 3 / 2);
-    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), ends };
+    let memory = LiveMemory::open(pid)?;
     let mappings = live::mappings(pid)?;
+    let places = MemoryPlaces::of(&folder, &mappings)?;
+    let memory = WatchedMemory { memory, job, places, code_on: Cell::new(None), reads: Cell::new(0), ends };
     let threads = live::threads(pid, limits.threads)?;
     let left_out = live::thread_count(pid)?.saturating_sub(limits.threads);
     job.progress();
@@ -208,6 +218,9 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     unread.extend(limit.left_out());
     if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
         unread.push(format!("some stacks or names were not read: {bound}"));
+    }
+    if let Some(on) = memory.code_on.get() {
+        unread.push(format!("code on {on} was not read: it may not answer"));
     }
     unread.extend(unread_threads(left_out, threads.len()));
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
