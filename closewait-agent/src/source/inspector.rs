@@ -22,7 +22,8 @@ use super::{
     pod_names::PodNames,
     processes::{self, Sampling},
     scanner::ScanItem,
-    stacks, unread,
+    stacks,
+    unread::PeekHelper,
 };
 use crate::{
     beside::beside,
@@ -177,6 +178,8 @@ pub struct Inspector {
     pod_names: PodNames,
     /// Questions to Java virtual machines; `None` if they are not asked.
     jvms: Option<JvmAsker>,
+    /// Process that peeks at unread requests; `None` if nothing does.
+    peeks: Option<PeekHelper>,
 }
 
 impl Inspector {
@@ -188,6 +191,11 @@ impl Inspector {
     /// Makes it ask Java virtual machines for their stacks.
     pub fn ask_jvms(&mut self, jvms: JvmAsker) {
         self.jvms = Some(jvms);
+    }
+
+    /// Makes it peek at unread requests.
+    pub fn peek_by(&mut self, helper: PeekHelper) {
+        self.peeks = Some(helper);
     }
 
     /// Opens what can be read, but not opened, once the agent can no longer enter namespaces.
@@ -226,7 +234,9 @@ impl Inspector {
         for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
-        unread::peek_each(&request.unread_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
+        if let Some(helper) = &mut self.peeks {
+            helper.peek_each(&request.unread_of, &mut |fact| each(ScanItem::fact(fact)));
+        }
         self.stacks(&request.stacks_of, |stacks| each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks)))));
     }
 
