@@ -128,7 +128,7 @@ pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError
 /// reason instead. Omits the processes for which the limits of the pass leave nothing.
 pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(ProcessStacks)) {
     let (mut left, mut cpu) = (StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS }, Duration::ZERO);
-    for pid in pids.iter().copied() {
+    for (index, pid) in pids.iter().copied().enumerate() {
         if left.threads == 0 || left.reads == 0 || cpu >= MAX_CPU {
             return;
         }
@@ -140,7 +140,8 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
                 left.reads = left.reads.saturating_sub(cost.reads);
                 each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
             }
-            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => return,
+            // The first one had all of the time, and would keep others waiting the next time, too.
+            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) if index > 0 => return,
             Err(error) => each(ProcessStacks::new(pid, at, &[], vec![error_text::in_one_line(error)])),
         }
     }
@@ -199,28 +200,26 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     let mappings = live::mappings(pid)?;
     let places = MemoryPlaces::of(&folder, &mappings)?;
     let memory = WatchedMemory { memory, job, places, code_on: Cell::new(None), reads: Cell::new(0), ends };
-    let threads = live::threads(pid, limits.threads)?;
-    let left_out = live::thread_count(pid)?.saturating_sub(limits.threads);
-    job.progress();
+    let threads = live::threads(pid, limits.threads, &|| memory.may_go_on())?;
+    // Threads that end meanwhile are not left out.
+    let most = if memory.may_go_on() { limits.threads } else { threads.len() };
+    let left_out = live::thread_count(pid)?.saturating_sub(most);
     let open = |mapping: &Mapping| match memory.may_go_on() {
         true => opened(&folder, mapping),
         false => Err(io::ErrorKind::TimedOut.into()),
     };
-    let symbols = FileSymbols::new(&open);
     let limit = ReadLimit::new(limits.reads, MAX_BYTES);
-    let process = TargetProcess {
-        memory: MemoryReader::new(&memory, &limit),
-        mappings: &mappings,
-        threads: &threads,
-        symbols: &symbols as &dyn Symbols,
-    };
+    let reader = MemoryReader::new(&memory, &limit);
+    let symbols = FileSymbols::new(&open, reader);
+    let process =
+        TargetProcess { memory: reader, mappings: &mappings, threads: &threads, symbols: &symbols as &dyn Symbols };
     let (stacks, mut unread) = stacks(&process);
     unread.extend(limit.left_out());
     if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
         unread.push(format!("some stacks or names were not read: {bound}"));
     }
     if let Some(on) = memory.code_on.get() {
-        unread.push(format!("code on {on} was not read: it may not answer"));
+        unread.push(format!("code on {on}, which may not answer"));
     }
     unread.extend(unread_threads(left_out, threads.len()));
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
