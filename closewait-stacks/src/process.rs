@@ -128,6 +128,15 @@ impl Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Memory, MemoryError, ReadLimit};
+
+    struct NoMemory;
+
+    impl Memory for NoMemory {
+        fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+            Err(MemoryError::Unreadable { address, len: into.len() })
+        }
+    }
 
     #[test]
     fn a_line_of_maps_is_parsed() {
@@ -140,5 +149,16 @@ mod tests {
         assert_eq!(parsed.path, "/usr/lib/a library.so (deleted)");
         assert_eq!(Mapping::parse("7f0a4c000000-7f0a4c021000 ---p 00000000 00:00 0 ").unwrap().path, "");
         assert_eq!(Mapping::parse("nothing"), None);
+        let shared = Mapping::parse("7f0a4c000000-7f0a4c021000 r--s 00000000 00:05 7 /dev/dri/card0").unwrap();
+        assert!(shared.shared && !parsed.shared);
+        let none = ReadLimit::new(0, 0);
+        let mappings = [shared, Mapping { offset: 0, ..parsed.clone() }];
+        let process = TargetProcess {
+            memory: MemoryReader::new(&NoMemory, &none),
+            mappings: &mappings,
+            threads: &[],
+            symbols: &NoSymbols,
+        };
+        assert_eq!(process.file_starts().collect::<Vec<_>>(), [&mappings[1]], "a shared one may be a device");
     }
 }

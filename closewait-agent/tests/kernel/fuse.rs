@@ -67,8 +67,7 @@ impl FileSystem {
         let hanging = Arc::new(AtomicUsize::new(0));
         let program = fs::read(fs::canonicalize("/bin/sleep").expect("sleep")).expect("sleep");
         let (its_mode, its_over, its_hanging) = (Arc::clone(&mode), Arc::clone(&over), Arc::clone(&hanging));
-        let daemon =
-            Daemon { device, program, mode: its_mode, over: its_over, hanging: its_hanging, held: Vec::new() };
+        let daemon = Daemon { device, program, mode: its_mode, over: its_over, hanging: its_hanging, held: Vec::new() };
         let daemon = Some(thread::spawn(move || daemon.run()));
         Some(Self { path, mode, over, hanging, daemon })
     }

@@ -1,6 +1,6 @@
 //! File systems of the files that a process has mapped, by their devices.
 
-use std::{collections::BTreeMap, fmt, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{cell::LazyCell, collections::BTreeMap, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use rustix::fs::MemfdFlags;
 
@@ -45,11 +45,11 @@ pub fn device_kinds<'a>(
         list => list,
     };
     let own = list(&process.join("mountinfo"))?;
+    let own = Mounts::parse(&own);
     // The host's first process has the mounts of container runtimes, and the mounts below them.
-    let host = list(Path::new("/proc/1/mountinfo")).unwrap_or_default();
-    let agent = list(Path::new("/proc/self/mountinfo")).unwrap_or_default();
-    let lists = [&own, &host, &agent].map(|text| Mounts::parse(text));
-    let layers = if host.is_empty() { &agent } else { &host };
+    let [host, agent] = ["/proc/1/mountinfo", "/proc/self/mountinfo"]
+        .map(|path| LazyCell::new(move || list(Path::new(path)).unwrap_or_default()));
+    let layers = || Ok(if host.is_empty() { agent.clone() } else { host.clone() });
     let memory = memory_device();
     let mut kinds = BTreeMap::new();
     for device in devices {
@@ -57,13 +57,13 @@ pub fn device_kinds<'a>(
             continue;
         }
         let mark = decimal(device).unwrap_or_default();
-        let behind = |mounts: &Mounts<'_>| {
-            mounts.behind(MountMark::Device(mark.as_bytes()), || Ok(layers.clone()), &backing_file).ok()?
-        };
+        let behind =
+            |mounts: &Mounts<'_>| mounts.behind(MountMark::Device(mark.as_bytes()), layers, &backing_file).ok()?;
         let kind = if memory.as_deref() == Some(device) {
             DeviceKind::Memory
         } else {
-            lists.iter().find_map(behind).map_or(DeviceKind::UNKNOWN, |behind| DeviceKind::of(&behind))
+            let elsewhere = || [&host, &agent].into_iter().find_map(|list| behind(&Mounts::parse(list)));
+            behind(&own).or_else(elsewhere).map_or(DeviceKind::UNKNOWN, |behind| DeviceKind::of(&behind))
         };
         kinds.insert(device, kind);
     }
@@ -99,17 +99,6 @@ fn decimal(device: &str) -> Option<String> {
     let (major, minor) = device.split_once(':')?;
     let number = |text| u32::from_str_radix(text, 16).ok();
     Some(format!("{}:{}", number(major)?, number(minor)?))
-}
-
-impl fmt::Display for DeviceKind {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str(match self {
-            Self::Memory => "memory",
-            Self::Local => "a local file system",
-            Self::Nodes => "a device",
-            Self::Served(kind) => kind,
-        })
-    }
 }
 
 #[cfg(test)]

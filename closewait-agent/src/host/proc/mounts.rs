@@ -102,7 +102,9 @@ impl<'a> Mounts<'a> {
         let Some(mount) = found else { return Ok(None) };
         // Pages of mapped files are on file systems of known types only, and never on nodes of devices.
         let depth = match mark {
-            MountMark::Device(_) if mount.kind == b"devtmpfs" => return Ok(Some(Behind::Served("devtmpfs".to_owned()))),
+            MountMark::Device(_) if mount.kind == b"devtmpfs" => {
+                return Ok(Some(Behind::Served("devtmpfs".to_owned())));
+            }
             MountMark::Device(_) => 1,
             MountMark::Id(_) => 0,
         };
