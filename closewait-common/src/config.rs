@@ -123,6 +123,14 @@ offsets! {
         task_comm,
         /// `struct task_struct`: `flags`, the bits `PF_*` of include/linux/sched.h.
         task_flags,
+        /// `struct pt_regs`: address of the next instruction.
+        regs_pc,
+        /// `struct pt_regs`: stack pointer.
+        regs_sp,
+        /// `struct pt_regs`: frame pointer.
+        regs_fp,
+        /// `struct pt_regs`: link register, which x86_64 lacks.
+        regs_lr,
     }
 }
 
@@ -181,6 +189,10 @@ pub struct Abilities {
     pub openers: u32,
     /// Duration of a tick, the unit of TCP's times, nanoseconds; 0 if unknown.
     pub tick_ns: u32,
+    /// 1 if the program samples the stacks of watched processes in their `connect(2)` ([`crate::connect`]).
+    pub connects: u32,
+    /// Always 0.
+    pub _pad: u32,
     /// Dwell time below which no output shows a socket, nanoseconds: the records of such sockets only identify them.
     /// With 0, every record has all fields.
     pub healthy_below_ns: u64,
@@ -195,13 +207,15 @@ impl Abilities {
         socket_of_file: 0,
         openers: openers::NONE,
         tick_ns: 0,
+        connects: 0,
+        _pad: 0,
         healthy_below_ns: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 48 * 4);
+const _: () = assert!(size_of::<Layout>() == 52 * 4);
 const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
-const _: () = assert!(size_of::<Abilities>() == 6 * 4 + 8);
+const _: () = assert!(size_of::<Abilities>() == 8 * 4 + 8);
 
 // SAFETY: `repr(C)` structs of integers in an order that leaves no padding: every bit pattern is valid.
 #[cfg(feature = "user")]

@@ -11,6 +11,7 @@
 #![no_std]
 
 pub mod config;
+pub mod connect;
 pub mod histogram;
 pub mod kept;
 pub mod names;

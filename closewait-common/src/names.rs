@@ -33,6 +33,11 @@ pub const WATCHED: &str = "cw_watched";
 /// Number of ports in [`WATCHED`].
 pub const WATCHING: &str = "cw_watching";
 
+/// Ring buffer of [`crate::connect::ConnectRecord`]s.
+pub const CONNECTS: &str = "cw_connects";
+/// Hash from process and remote port to [`crate::connect::ConnectWatch`]; the agent fills it.
+pub const CONNECT_WATCHES: &str = "cw_connect_of";
+
 /// Global of type [`crate::config::Layout`].
 pub const LAYOUT: &str = "LAYOUT";
 /// Global of type [`crate::config::TraceLayout`].

@@ -12,6 +12,7 @@
 // --workspace` can check it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
+mod connect;
 mod globals;
 mod iter;
 mod maps;

@@ -3,13 +3,15 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
+    bindings::{BPF_ANY, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf, ring_buf::RingBufEntry},
 };
 use closewait_common::{
-    Record, histogram,
+    Record,
+    connect::{CONNECT_RING_BYTES, ConnectRecord, ConnectWatch, WATCHED_CONNECTS},
+    histogram,
     kept::Kept,
     names::KNOWN_NAMESPACES,
     record::{Detailed, OpenerRecord},
@@ -86,6 +88,51 @@ pub(crate) fn count_close(watched: *mut Watched, now_ns: u64) {
     let last_ns = unsafe { &raw mut (*watched).last_ns };
     // SAFETY: as above. If two CPUs write at the same time, either value is right.
     unsafe { last_ns.write(now_ns) };
+}
+
+/// Stacks of connecting programs. The agent reads them with its next inspection, without a wake-up. Loaded with one page if it
+/// wants none.
+#[map(name = "cw_connects")]
+static CONNECTS: RingBuf = RingBuf::with_byte_size(CONNECT_RING_BYTES, 0);
+
+/// Processes and remote ports whose connects are sampled. Filled by the agent.
+#[map(name = "cw_connect_of")]
+static CONNECT_WATCHES: HashMap<u64, ConnectWatch> = HashMap::with_max_entries(WATCHED_CONNECTS, 0);
+
+/// Returns the entry of a process and a remote port, if its connects are watched.
+#[inline(always)]
+pub(crate) fn connect_watch(key: u64) -> Option<*mut ConnectWatch> {
+    CONNECT_WATCHES.get_ptr_mut(key)
+}
+
+/// Counts a connect at `now_ns`. Returns whether it is to be sampled, and counts the sample.
+#[inline(always)]
+pub(crate) fn may_sample(watch: *mut ConnectWatch, now_ns: u64) -> bool {
+    // SAFETY: `watch` points to a map value of that type, and 8 aligned bytes do not tear.
+    let ConnectWatch { until_ns, most, samples, .. } = unsafe { watch.read_volatile() };
+    if now_ns >= until_ns {
+        return false;
+    }
+    // SAFETY: as above.
+    add_one(unsafe { &raw mut (*watch).connects });
+    if samples >= most {
+        return false;
+    }
+    // SAFETY: as above.
+    add_one(unsafe { &raw mut (*watch).samples });
+    true
+}
+
+/// Reserves space for the sample of a connect; `None` if there is none.
+#[inline(always)]
+pub(crate) fn reserve_connect() -> Option<RingBufEntry<ConnectRecord>> {
+    CONNECTS.reserve::<ConnectRecord>(0)
+}
+
+/// Hands the sample of a connect to the agent.
+#[inline(always)]
+pub(crate) fn submit_connect(entry: RingBufEntry<ConnectRecord>) {
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// Buffer for a record. On the stack, Linux 6.1's verifier follows every combination of present and missing fields:

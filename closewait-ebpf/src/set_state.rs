@@ -19,6 +19,7 @@ use closewait_common::{
 };
 
 use crate::{
+    connect,
     globals::{ability, trace_layout},
     maps, progress,
     sock::{self, Pointer, Probed, Typed},
@@ -54,8 +55,14 @@ impl Change {
 #[inline(always)]
 pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let sk = Typed::new(ctx.arg::<*const c_void>(0));
-    let openers = ability!(openers);
-    if openers != 0 && ctx.arg::<i32>(1) == i32::from(state::CLOSE) && ctx.arg::<i32>(2) == i32::from(state::SYN_SENT) {
+    let (openers, samples) = (ability!(openers), ability!(connects) != 0);
+    if (openers != 0 || samples) && connects(ctx.arg(1), ctx.arg(2)) {
+        if samples && sock::protocol(sk) == Some(IPPROTO_TCP) {
+            connect::sample(sk);
+        }
+        if openers == 0 {
+            return;
+        }
         // `tcp_v4_connect` runs in the connecting task, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
         if (openers == keeps::ALL || connects_to_watched(sk)) && sock::protocol(sk) == Some(IPPROTO_TCP) {
             sock::keep_opener(sk);
@@ -105,6 +112,12 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
             }
         }
     });
+}
+
+/// Whether a program connects a socket.
+#[inline(always)]
+fn connects(old: i32, new: i32) -> bool {
+    old == i32::from(state::CLOSE) && new == i32::from(state::SYN_SENT)
 }
 
 /// Whether the remote port of a new connection is watched.
@@ -160,6 +173,9 @@ pub(crate) fn classic(ctx: &TracePointContext) {
     let Some(sk) = fields.follow(trace_layout!(skaddr)) else { return };
     let Some(old) = fields.read(trace_layout!(oldstate)) else { return };
     let Some(new) = fields.read(trace_layout!(newstate)) else { return };
+    if ability!(connects) != 0 && connects(old, new) && fields.read(trace_layout!(protocol)) == Some(IPPROTO_TCP) {
+        connect::sample(sk);
+    }
     let Some(change) = Change::new(sk, old, new, || fields.read(trace_layout!(protocol))) else { return };
     record(ctx, &change, |record| {
         record.sk = sk.address();

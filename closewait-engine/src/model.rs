@@ -17,8 +17,8 @@ pub use self::{
     dwell::{Dwell, Since},
     exit::{Exit, ExitCause},
     finding::{
-        Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope, Totals,
-        UnreadQuestion,
+        ConnectQuestion, Counters, Finding, InspectionRequest, Output, PeerQuestion, QueryCommand, QueryId, Scope,
+        Totals, UnreadQuestion,
     },
     incident::{Host, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, StuckCounts},
     observation::{

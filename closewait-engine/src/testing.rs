@@ -98,6 +98,7 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
             process_at: None,
             stacks: None,
             unread: None,
+            connects: None,
             workload: None,
             backlog: None,
             backlog_at: None,

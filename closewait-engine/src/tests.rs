@@ -1,4 +1,5 @@
 pub(crate) mod any_times;
+mod connects;
 mod ended;
 mod late;
 mod lossy;

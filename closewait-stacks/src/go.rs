@@ -18,7 +18,7 @@ mod module;
 mod unwind;
 
 use super::{
-    process::TargetProcess,
+    process::{CopiedStack, TargetProcess},
     stack::{Stack, StackError},
 };
 use functions::GoFunctions;
@@ -63,7 +63,7 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
             stack.cut = Some(format!("only {MAX_UNWOUND} stacks are read"));
         } else {
             unwound += 1;
-            (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine)?;
+            (stack.frames, stack.cut) = unwind::frames(&module, &mut functions, &goroutine, Vec::new())?;
             // A goroutine that ran in the meantime has a torn stack.
             if Goroutine::at(&module, address)?.as_ref() != Some(&goroutine) {
                 stack.frames.clear();
@@ -74,4 +74,67 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     }
     stacks.sort_by_key(|stack| stack.number);
     Ok(stacks)
+}
+
+/// Returns the stacks of goroutines in system calls, of which copies were made: one for each. One in code of C has no frames.
+///
+/// # Errors
+///
+/// If the process is not a Go program, its version is not supported, or its memory cannot be read.
+pub fn copied_stacks(process: &TargetProcess<'_>, copies: &[CopiedStack]) -> Result<Vec<Stack>, StackError> {
+    let Some(module) = GoModule::find(process)? else { return Err(StackError::OtherProgram("Go")) };
+    let mut functions = GoFunctions::new(&module)?;
+    let mut stacks = Vec::with_capacity(copies.len());
+    for copy in copies {
+        let goroutine = Goroutine::in_system_call(copy);
+        let (frames, cut) = unwind::frames(&module, &mut functions, &goroutine, copy.bytes.clone())?;
+        stacks.push(Stack { tid: Some(copy.tid), frames, cut, ..Stack::default() });
+    }
+    Ok(stacks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Memory as _, MemoryReader, Registers, image::Image, memory::ReadLimit};
+
+    #[test]
+    fn copies_have_the_frames_of_their_goroutines() {
+        for name in ["go-waits-1.15", "go-waits-1.23-aarch64", "go-waits-1.24"] {
+            let path = format!("{}/tests/images/{name}.image", env!("CARGO_MANIFEST_DIR"));
+            let image = Image::from_bytes(&std::fs::read(path).unwrap()).unwrap();
+            let limit = ReadLimit::new(100_000, 64 << 20);
+            let (mappings, threads) = (&image.mappings, &image.threads);
+            let process =
+                TargetProcess { memory: MemoryReader::new(&image, &limit), mappings, threads, symbols: &image };
+            let module = GoModule::find(&process).unwrap().unwrap();
+            let mut functions = GoFunctions::new(&module).unwrap();
+            let mut compared = 0;
+            for address in list::addresses(&process, &module, MAX_GOROUTINES).unwrap() {
+                let Some(goroutine) = Goroutine::at(&module, address).unwrap() else { continue };
+                let Goroutine { pc, sp, lr, .. } = goroutine;
+                if goroutine.status != GoroutineStatus::Waiting {
+                    continue;
+                }
+                let expected = unwind::frames(&module, &mut functions, &goroutine, Vec::new()).unwrap();
+                let mut bytes = Vec::new();
+                let mut byte = [0];
+                while image.read(sp + bytes.len() as u64, &mut byte).is_ok() && bytes.len() < 8192 {
+                    bytes.push(byte[0]);
+                }
+                // Of some, the reader needs no stack.
+                if bytes.len() < 16 {
+                    continue;
+                }
+                let registers = Registers { pc, sp, fp: None, lr: Some(lr).filter(|lr| *lr != 0) };
+                let short = CopiedStack { tid: 7, registers, bytes: bytes[..16].to_vec() };
+                let copies = [CopiedStack { tid: 7, registers, bytes }, short];
+                let [whole, short] = &copied_stacks(&process, &copies).unwrap()[..] else { panic!("two stacks") };
+                assert_eq!((&whole.frames, &whole.cut), (&expected.0, &expected.1), "{name}");
+                assert!(short.cut.is_some() && expected.0.starts_with(&short.frames), "{name}: {short}");
+                compared += 1;
+            }
+            assert!(compared >= 3, "{name}: {compared}");
+        }
+    }
 }

@@ -11,6 +11,7 @@
 mod aarch64;
 mod blocks;
 mod code;
+mod cpp;
 mod ending;
 mod names;
 mod registers;
@@ -24,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     limit::MAX_FILE_BYTES,
     memory::MemoryError,
-    process::{Registers, TargetProcess, TargetThread},
+    process::{CopiedStack, Registers, TargetProcess, TargetThread},
     stack::{FRAME_BYTES, Frame, MAX_FRAMES, Stack, StackError},
 };
 use blocks::StackBlocks;
@@ -32,6 +33,9 @@ use code::{NoRule, ProcessCode, lookup_address, shown_path};
 use names::Names;
 use registers::{Convention, FrameRegisters};
 use rule::{CfaPlace, UnwindStep};
+
+/// Reason why outer frames of a copied stack are missing.
+const NOT_COPIED: &str = "only the top of the stack was copied";
 
 /// Frame before its function has a name.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +67,7 @@ struct ThreadWalk<'a> {
 pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     let mut code = ProcessCode::new(process);
     let walks: Vec<ThreadWalk<'_>> = process.threads.iter().map(|thread| walk(process, &mut code, thread)).collect();
+    let tids: Vec<u32> = process.threads.iter().map(|thread| thread.tid).collect();
     let with_registers = process.threads.iter().filter(|thread| thread.registers.is_some()).count();
     let mut errors = walks.iter().filter_map(|walk| walk.error);
     if let Some(first) = errors.next()
@@ -70,6 +75,30 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     {
         return Err(first.into());
     }
+    Ok(named(process, &code, &tids, walks))
+}
+
+/// Returns the stacks of copies, in machine code: one for each.
+pub fn copied_stacks(process: &TargetProcess<'_>, copies: &[CopiedStack]) -> Vec<Stack> {
+    let mut code = ProcessCode::new(process);
+    let mut walk = |copy: &CopiedStack| {
+        let CopiedStack { registers, bytes, .. } = copy;
+        let (mut walk, end) = (ThreadWalk::default(), registers.sp.saturating_add(bytes.len() as u64));
+        let mut stack = StackBlocks::copied(process, registers.sp, bytes.clone());
+        walk.cut = follow(process, &mut code, &mut stack, registers, &mut walk.frames);
+        // Addresses in the reason would make equal stacks different.
+        if stack.missed().is_some_and(|missed| missed.saturating_add(8) > end) {
+            walk.cut = Some(NOT_COPIED.to_owned());
+        }
+        walk
+    };
+    let walks: Vec<ThreadWalk<'_>> = copies.iter().map(&mut walk).collect();
+    let tids: Vec<u32> = copies.iter().map(|copy| copy.tid).collect();
+    named(process, &code, &tids, walks)
+}
+
+/// Returns the stacks of threads with the names of their functions.
+fn named(process: &TargetProcess<'_>, code: &ProcessCode<'_>, tids: &[u32], walks: Vec<ThreadWalk<'_>>) -> Vec<Stack> {
     let mut addresses: BTreeMap<usize, BTreeSet<(u64, Option<u64>)>> = BTreeMap::new();
     for frame in walks.iter().flat_map(|walk| &walk.frames) {
         if let Some(object) = frame.object {
@@ -81,8 +110,8 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
         names.extend(names::names(&code.objects[object], process.memory, process.symbols, &addresses));
     }
     let mut stacks = Vec::with_capacity(walks.len());
-    for (thread, walk) in process.threads.iter().zip(walks) {
-        let mut stack = Stack { tid: Some(thread.tid), cut: walk.cut, ..Stack::default() };
+    for (tid, walk) in tids.iter().zip(walks) {
+        let mut stack = Stack { tid: Some(*tid), cut: walk.cut, ..Stack::default() };
         for frame in &walk.frames {
             match frame.named(process, &names) {
                 Ok(frame) => stack.frames.push(frame),
@@ -94,7 +123,7 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
         }
         stacks.push(stack);
     }
-    Ok(stacks)
+    stacks
 }
 
 impl NativeFrame<'_> {

@@ -54,6 +54,17 @@ pub struct TargetThread {
     pub registers: Option<Registers>,
 }
 
+/// Registers and stack of a thread at an earlier time. It has run on since, so nothing else of its stack is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedStack {
+    /// Number of the thread, in the pid namespace of this process.
+    pub tid: u32,
+    /// Registers in user space.
+    pub registers: Registers,
+    /// Memory at the stack pointer.
+    pub bytes: Vec<u8>,
+}
+
 /// Registers of a thread that is in a system call, in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registers {

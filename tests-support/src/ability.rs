@@ -23,6 +23,8 @@ pub enum Ability {
     Openers,
     /// `bpf_get_socket_cookie` in tracing programs.
     Cookie,
+    /// `bpf_task_pt_regs` in tracing programs.
+    UserStacks,
     /// `iter/task_file` of one process.
     Legs,
     /// The size of `/proc/PID/fd` is the number of its descriptors.
@@ -44,6 +46,7 @@ pub fn can(ability: Ability) -> bool {
         Ability::FunctionExits => (5, 5),
         Ability::Openers | Ability::Memcg => (5, 11),
         Ability::Cookie => (5, 12),
+        Ability::UserStacks => (5, 15),
         Ability::VerifiedCount => (5, 16),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),

@@ -123,6 +123,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         ring_bytes: limits.ring_buffer,
         healthy_below,
         openers: args.openers,
+        // Elsewhere, the numbers of processes are others than those of the kernel program.
+        connects: args.stacks.is_on() && facts.initial_pid_namespace != Some(false),
     };
     let mut programs = KernelPrograms::load(loader, &plan, Some(choices), pins, args.kernel_log)?;
     let ring = programs.take_ring()?;
@@ -133,7 +135,6 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         .then(|| programs.take_logger())
         .transpose()
         .context("opening the log of the kernel program failed\nhint: run without --kernel-log")?;
-    // Elsewhere, the numbers of processes are others than those of the kernel program.
     let reads_requests = args.peek == cli::PeekArg::FirstLine && facts.initial_pid_namespace != Some(false);
     let config = Config {
         stuck_after: args.stuck_after,
@@ -205,6 +206,9 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     // All files are open, and no thread of the start is left: later threads are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(drop_privileges(keep, &facts));
+    if let Some(connects) = programs.connect_reader()? {
+        inspector.read_connects(connects);
+    }
     if let Some(helper) = jvm_helper {
         inspector.ask_jvms(helper.connect().context(NO_THREAD)?);
     }

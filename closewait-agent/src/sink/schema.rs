@@ -1,5 +1,6 @@
 //! JSON objects of schema version 1. Members are only added, never removed.
 
+mod connects;
 mod event;
 mod listed;
 mod pileup;
@@ -12,6 +13,7 @@ use std::{borrow::Cow, net::IpAddr, time::Duration};
 use serde::Serialize;
 
 pub(super) use self::{
+    connects::OpenedInObject,
     event::{Event, EventLine, LimitsObject, scope},
     listed::{GroupObject, ListedObject},
     pileup::{ForecastObject, GroupMembers, PileupEndObject, PileupObject},

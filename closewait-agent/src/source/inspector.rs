@@ -16,6 +16,7 @@ use std::{
 
 use super::{
     calls,
+    connects::ConnectReader,
     diag::peers::PeerLookup,
     ended, files,
     jvm::JvmAsker,
@@ -180,6 +181,8 @@ pub struct Inspector {
     jvms: Option<JvmAsker>,
     /// Process that peeks at unread requests; `None` if nothing does.
     peeks: Option<PeekHelper>,
+    /// Sampled connections of owners; `None` if there are none.
+    connects: Option<ConnectReader>,
 }
 
 impl Inspector {
@@ -196,6 +199,11 @@ impl Inspector {
     /// Makes it peek at unread requests.
     pub fn peek_by(&mut self, helper: PeekHelper) {
         self.peeks = Some(helper);
+    }
+
+    /// Makes it read the stacks in which owners connect.
+    pub fn read_connects(&mut self, connects: ConnectReader) {
+        self.connects = Some(connects);
     }
 
     /// Opens what can be read, but not opened, once the agent can no longer enter namespaces.
@@ -236,6 +244,9 @@ impl Inspector {
         }
         if let Some(helper) = &mut self.peeks {
             helper.peek_each(&request.unread_of, &mut |fact| each(ScanItem::fact(fact)));
+        }
+        if let Some(connects) = &mut self.connects {
+            connects.read(&request.connects_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
         }
         self.stacks(&request.stacks_of, |stacks| each(ScanItem::fact(InspectionFact::Stacks(Box::new(stacks)))));
     }
@@ -285,6 +296,7 @@ impl Inspector {
     /// Closes what is gone, while no job waits.
     pub fn rest(&mut self) {
         self.peers.release_gone();
+        self.connects.iter_mut().for_each(ConnectReader::rest);
     }
 
     /// Hands the workload of each of these cgroups to `each`, at once: for an answer. Takes some ten microseconds per

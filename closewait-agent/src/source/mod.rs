@@ -7,6 +7,7 @@
 //! - [`scanner`]: scans of present sockets and their owners, with the facilities of this host.
 //! - [`worker`]: threads that scan and inspect, so that the event loop never waits.
 //! - [`inspector`]: owners, cgroups, namespaces.
+//! - [`connects`]: stacks in which owners connect.
 //! - [`unread`]: requests that owners have not read.
 //! - [`jvm`]: threads of a Java virtual machine, which it dumps itself.
 //! - [`owners`]: owners of sockets, where the kernel has no iterator over open files.
@@ -20,6 +21,7 @@
 //! - [`destroy`]: destruction of sockets; no source.
 
 mod calls;
+pub mod connects;
 pub mod destroy;
 pub mod diag;
 pub mod ended;

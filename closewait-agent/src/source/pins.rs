@@ -41,7 +41,7 @@ const PROGRAM: &str = "program";
 const OLD_KEPT: &str = "CLOSEWAIT_KEPT";
 /// Names of all files that an agent creates, and of those that agents created before layout 3, to remove all of them.
 /// The link comes first: its removal ends the program.
-const FILES: [&str; 14] = [
+const FILES: [&str; 16] = [
     LINK,
     PROGRAM,
     names::KEPT,
@@ -51,6 +51,8 @@ const FILES: [&str; 14] = [
     names::OPENERS,
     names::WATCHED,
     names::WATCHING,
+    names::CONNECTS,
+    names::CONNECT_WATCHES,
     OLD_KEPT,
     "CLOSEWAIT_RING",
     "CLOSEWAIT_SINCE",

@@ -1,6 +1,7 @@
 //! Object file with the kernel programs.
 
 mod attach;
+mod connects;
 mod watched;
 
 use std::{
@@ -132,6 +133,8 @@ pub struct Choices {
     pub healthy_below: Duration,
     /// Whether to record which task opens each socket, if the kernel can: an allocation for each connection.
     pub openers: bool,
+    /// Whether to sample the stacks of watched processes in their `connect(2)`, if the kernel can.
+    pub connects: bool,
 }
 
 /// State of the sockets that [`KernelPrograms::refresh`] finds.
@@ -172,6 +175,8 @@ pub struct KernelPrograms {
     /// Onsets of the ports whose closes are counted, nanoseconds, by the keys of the kernel's map; `None` before the
     /// first.
     watched: Option<BTreeMap<u64, u64>>,
+    /// Whether the tracepoint's program samples connections.
+    samples_connects: bool,
 }
 
 impl KernelPrograms {
@@ -205,7 +210,9 @@ impl KernelPrograms {
             Some(_) | None => openers::NONE,
         };
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
-        let abilities = Abilities { healthy_below_ns, openers, ..plan.abilities };
+        let samples_connects = plan.abilities.connects != 0 && choices.is_some_and(|choices| choices.connects);
+        let connects = u32::from(samples_connects);
+        let abilities = Abilities { healthy_below_ns, openers, connects, ..plan.abilities };
         let pinned = match (pins, choices) {
             (Some(pins), Some(choices)) => Some(pins.adopt(attach::notes(plan, &abilities, level, choices))?),
             _ => None,
@@ -225,6 +232,9 @@ impl KernelPrograms {
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(names::SINCE, choices.map_or(1, |choices| choices.max_sockets))
             .map_max_entries(names::RING, choices.map_or(UNUSED_RING, |choices| choices.ring_bytes));
+        if !samples_connects {
+            loader.map_max_entries(names::CONNECTS, UNUSED_RING);
+        }
         if !log_kernel {
             loader.map_max_entries(names::LOG_RING, UNUSED_RING);
         }
@@ -234,9 +244,13 @@ impl KernelPrograms {
             {
                 loader.map_pin_path(name, pinned.pins().map(name));
             }
+            // Another size than that of an agent that samples none.
+            for name in [names::CONNECTS, names::CONNECT_WATCHES].iter().filter(|_| samples_connects) {
+                loader.map_pin_path(name, pinned.pins().map(name));
+            }
         }
         let ebpf = loader.load(OBJECT).map_err(KernelProgramError::Load)?;
-        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None })
+        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None, samples_connects })
     }
 
     /// Refreshes sockets: when this returns, the ring buffer has a record of each that is still of `kind`, unless the

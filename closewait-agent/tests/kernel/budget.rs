@@ -23,13 +23,15 @@ const INSTRUCTIONS: [(&str, u64, u64); 5] = [
 
 /// Maximum number of bytes of each map with the default settings: in total, and per CPU. About 1.5 times the number
 /// that 5.10 and those kernels report; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
-const BYTES: [(&str, u64, u64); 11] = [
+const BYTES: [(&str, u64, u64); 13] = [
     (names::SINCE, 32 << 20, 0),
     (names::RING, 6 << 20, 0),
     (names::LOG_RING, 216 << 10, 0),
     (names::KNOWN, 128 << 10, 0),
     (names::WATCHED, 192 << 10, 0),
     (names::WATCHING, 8 << 10, 0),
+    (names::CONNECTS, 416 << 10, 0),
+    (names::CONNECT_WATCHES, 24 << 10, 0),
     (names::KEPT, 24 << 10, 0),
     (names::STATS, 4 << 10, 24 << 10),
     (names::OPENERS, 6 << 10, 0),
@@ -42,7 +44,8 @@ const BYTES: [(&str, u64, u64); 11] = [
 fn every_program_and_map_stays_within_its_budget() {
     let (mut programs, mut maps) = (BTreeMap::new(), BTreeMap::new());
     let everything: &[&str] = if can(Ability::Openers) { &["--openers", "--kernel-log"] } else { &["--kernel-log"] };
-    for arguments in [everything, &["--hook", "classic"]] {
+    let everything = [everything, &["--stacks", "auto"]].concat();
+    for arguments in [&everything[..], &["--hook", "classic", "--stacks", "auto"]] {
         let agent = Agent::start(arguments);
         for fields in descriptors(agent.pid()) {
             let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());

@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{connections::Connections, peer_ends::PeerEnds, stack_samples::StackSamples, unread_log::UnreadLog};
+use super::{
+    connect_log::ConnectLog, connections::Connections, peer_ends::PeerEnds, stack_samples::StackSamples,
+    unread_log::UnreadLog,
+};
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
     flow::group_key::FlowKey,
@@ -72,6 +75,8 @@ pub(crate) struct HostContext {
     stacks: StackSamples,
     #[serde(default)]
     unread: UnreadLog,
+    #[serde(default)]
+    pub(super) connects: ConnectLog,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
     places: BTreeMap<u64, SocketLocation>,
@@ -102,6 +107,7 @@ impl Default for HostContext {
             peer_ends: PeerEnds::default(),
             stacks: StackSamples::default(),
             unread: UnreadLog::default(),
+            connects: ConnectLog::default(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -214,6 +220,7 @@ impl HostContext {
                 remember(&mut self.namespaces, netns, conntrack_close_wait, MAX_NAMESPACES);
             }
             InspectionFact::Unread { key, at: _, request } => self.unread.learn(key, request),
+            InspectionFact::Connects(samples) => self.connects.learn(*samples),
             InspectionFact::Location { inode, place } => {
                 self.places.insert(inode, place);
             }
@@ -375,6 +382,7 @@ impl HostContext {
             closes_of,
             peer_ends_of: Vec::new(),
             unread_of: Vec::new(),
+            connects_of: Vec::new(),
             tools,
         }
     }
@@ -421,6 +429,11 @@ impl HostContext {
     /// read, `None` if they never were, or if some were dropped.
     pub(crate) fn all_connections(&self) -> impl Iterator<Item = (u32, Option<BootTime>, &[ProxyPeer])> {
         self.connections.all()
+    }
+
+    /// Returns the number of frames of all kept stacks.
+    pub(crate) fn stack_frames(&self) -> usize {
+        self.stacks.frames()
     }
 
     /// Returns the numbers of threads of a process that waited with a timeout at the latest inspections, oldest first.

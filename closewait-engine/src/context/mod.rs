@@ -1,5 +1,6 @@
 //! Facts about the host: owners, listeners, cgroups, namespaces, the other connections of proxies.
 
+mod connect_log;
 mod connections;
 pub(crate) mod host_context;
 pub(crate) mod pairing;

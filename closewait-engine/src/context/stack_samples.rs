@@ -53,7 +53,7 @@ impl StackSamples {
             stacks.continue_from(before);
         }
         self.samples.insert(stacks.pid, Arc::new(stacks));
-        let mut frames: usize = self.samples.values().map(|stacks| stacks.frames()).sum();
+        let mut frames = self.frames();
         while frames > MAX_FRAMES {
             // A few programs with large stacks must not take the place of all others.
             let largest = self.samples.values().max_by_key(|stacks| (stacks.frames(), Reverse(stacks.at)));
@@ -67,6 +67,11 @@ impl StackSamples {
     /// Ends an inspection: a process that it had no time for is requested again, and keeps its place.
     pub(super) fn inspection_ended(&mut self) {
         self.reading.clear();
+    }
+
+    /// Returns the number of kept frames, [`MAX_FRAMES`] at most.
+    pub(super) fn frames(&self) -> usize {
+        self.samples.values().map(|stacks| stacks.frames()).sum()
     }
 
     /// Returns the stacks of a process that was read at `at`; `None` if they are older than [`MAX_AGE`], or of an earlier process with
@@ -138,6 +143,7 @@ mod tests {
             samples.learn(sample(pid, second(u64::from(100 - pid)), 40));
         }
         // 32 groups of 40 frames are 1,280 frames. The small sample stays, although it is the oldest.
+        assert_eq!(samples.frames(), 12 * 1280 + 960);
         assert!(samples.samples.keys().copied().eq((1..=12).chain([99])), "{:?}", samples.samples.keys());
     }
 

@@ -90,6 +90,16 @@ pub(crate) enum FlowKey {
     Rest,
 }
 
+impl FlowKey {
+    /// Returns the network namespace and the remote endpoint of clients.
+    pub(crate) fn remote(self) -> Option<(Option<u32>, Endpoint)> {
+        match self {
+            Self::Remote(scope, remote) => Some((scope.netns, remote)),
+            Self::Port(..) | Self::Rest => None,
+        }
+    }
+}
+
 /// Hashes a port as one word: the engine computes the hash for every record, and each part of a derived hash costs as much as a
 /// word.
 impl Hash for FlowKey {

@@ -220,6 +220,14 @@ impl Engine {
             let sockets = tracked.map(|(key, one)| (group_keys.flow(&one.socket), key, one));
             request.peer_ends_of = host_context.peer_request(now, sockets);
         }
+        if config.reads_stacks {
+            let clients =
+                tracker.stuck_or_due(now, is_suspect).filter(|(_, one)| one.socket.role == Some(Role::Client));
+            request.connects_of = host_context.connect_request(clients.filter_map(|(_, one)| {
+                let (netns, remote) = group_keys.flow(&one.socket).remote()?;
+                Some((netns, remote, one.owners.as_deref()?))
+            }));
+        }
         if config.reads_requests {
             let waiting = tracker.stuck_or_due(now, is_suspect);
             let sockets = waiting.map(|(key, one)| (group_keys.flow(&one.socket), key, one));

@@ -231,8 +231,20 @@ pub struct InspectionRequest {
     pub peer_ends_of: Vec<PeerQuestion>,
     /// Sockets whose first unread request the agent peeks at, each reported as [`super::InspectionFact::Unread`] if it could.
     pub unread_of: Vec<UnreadQuestion>,
+    /// Connections whose stacks the agent samples from now on, and no others, reported as [`super::InspectionFact::Connects`] by later
+    /// inspections.
+    pub connects_of: Vec<ConnectQuestion>,
     /// Whether the agent searches for the tools that next steps run, reported as [`super::InspectionFact::Tools`].
     pub tools: bool,
+}
+
+/// Process and remote port of connections that the agent samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectQuestion {
+    /// The process.
+    pub pid: u32,
+    /// Remote port.
+    pub port: u16,
 }
 
 /// Socket whose peer socket the agent looks up.

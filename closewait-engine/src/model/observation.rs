@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Counters, ExitCause, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task};
 use crate::{
     process::{Process, Tool},
-    stacks::ProcessStacks,
+    stacks::{ConnectSamples, ProcessStacks},
     text::harmless_field,
     time::BootTime,
     unread::UnreadRequest,
@@ -336,6 +336,8 @@ pub enum InspectionFact {
         /// Request; `None` for bytes of no protocol that closewait knows.
         request: Option<UnreadRequest>,
     },
+    /// Connections of a process that the agent watches, see [`super::InspectionRequest::connects_of`].
+    Connects(Box<ConnectSamples>),
     /// Location of a socket without an owner.
     Location {
         /// Inode of the socket.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     process::Process,
-    stacks::ProcessStacks,
+    stacks::{ConnectStacks, ProcessStacks},
     text::{harmless_field, harmless_lines},
     time::BootTime,
     unread::UnreadRequests,
@@ -206,6 +206,9 @@ pub struct Evidence {
     /// Requests that no program has read; `None` if the agent peeked at none.
     #[serde(default)]
     pub unread: Option<UnreadRequests>,
+    /// Stacks in which `process` opened connections to the remote endpoint; `None` if none was sampled.
+    #[serde(default)]
+    pub connects: Option<ConnectStacks>,
     /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
     /// Length and limit of the listener's backlog.
@@ -377,6 +380,9 @@ pub struct IncidentReport {
     /// Reason why the report may lack sockets; `None` if the agent sees all.
     #[serde(deserialize_with = "harmless_lines")]
     pub unseen: Option<String>,
+    /// Number of frames of stacks that the agent keeps; `None` if it reads none.
+    #[serde(default)]
+    pub stack_frames: Option<u64>,
     /// Groups with sockets in CLOSE_WAIT, the most urgent first.
     pub groups: Vec<ReportedGroup>,
     /// Number of further groups, which are less urgent.

@@ -60,6 +60,14 @@ impl ProgramRuntime {
         )
     }
 
+    /// Whether the program's own functions are not those of the machine code on its stacks.
+    pub const fn is_interpreter(self) -> bool {
+        matches!(
+            self,
+            Self::Jvm | Self::Node | Self::CPython | Self::DotNet | Self::Ruby | Self::Php | Self::Beam | Self::Perl
+        )
+    }
+
     /// All runtimes.
     pub const ALL: [Self; 22] = [
         Self::Jvm,

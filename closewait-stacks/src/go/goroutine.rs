@@ -6,7 +6,10 @@ use super::{
     layout::{G_M, G_PC, G_SELF, G_SP},
     module::{self, GoModule},
 };
-use crate::memory::{MemoryError, readable};
+use crate::{
+    memory::{MemoryError, readable},
+    process::{CopiedStack, Registers},
+};
 
 /// Number of bytes that are read of a `g`; those after them are not needed.
 const G_LEN: usize = 192;
@@ -105,6 +108,14 @@ impl Goroutine {
             lr,
             thread: fields.u64(G_M),
         }))
+    }
+
+    /// Returns the goroutine of a copied stack: in a system call, behind its instruction.
+    pub(super) fn in_system_call(copy: &CopiedStack) -> Self {
+        let Registers { pc, sp, lr, .. } = copy.registers;
+        let stack = sp..sp.saturating_add(copy.bytes.len() as u64);
+        let status = GoroutineStatus::SystemCall;
+        Self { number: 0, status, wait_reason: 0, stack, sp, pc, lr: lr.unwrap_or(0), thread: 0 }
     }
 
     /// Returns the thread that runs it, or its system call; `None` if none does, or if it is none of the process.

@@ -18,7 +18,8 @@ use crate::{
 /// Number of bytes of a stack that are read at a time.
 const BLOCK: u64 = 4096;
 
-/// Returns the frames of a goroutine that does not run, innermost first, and the reason why outer ones are missing.
+/// Returns the frames of a goroutine that does not run, innermost first, and the reason why outer ones are missing. `known` has the
+/// bytes at its stack pointer that were read before.
 ///
 /// # Errors
 ///
@@ -27,9 +28,11 @@ pub(super) fn frames(
     module: &GoModule<'_>,
     functions: &mut GoFunctions<'_, '_>,
     goroutine: &Goroutine,
+    known: Vec<u8>,
 ) -> Result<(Vec<Frame>, Option<String>), MemoryError> {
     let mut frames = Vec::new();
-    match walk(module, functions, goroutine, &mut frames) {
+    let stack = StackWords { module, range: goroutine.stack.clone(), start: goroutine.sp, bytes: known };
+    match walk(functions, goroutine, stack, &mut frames) {
         Ok(()) => {
             let cut = frames.is_empty().then(|| "only code that the compiler made".to_owned());
             Ok((frames, cut))
@@ -62,15 +65,15 @@ impl From<String> for CutReason {
 
 /// Adds the frames of a goroutine, up to the outermost one.
 fn walk(
-    module: &GoModule<'_>,
     functions: &mut GoFunctions<'_, '_>,
     goroutine: &Goroutine,
+    mut stack: StackWords<'_, '_>,
     frames: &mut Vec<Frame>,
 ) -> Result<(), CutReason> {
+    let module = stack.module;
     if goroutine.status == GoroutineStatus::CopyStack {
         return Err("its stack is moved".to_owned().into());
     }
-    let mut stack = StackWords { module, range: goroutine.stack.clone(), start: 0, bytes: Vec::new() };
     let (mut pc, mut sp, mut lr) = (goroutine.pc, goroutine.sp, goroutine.lr);
     // A goroutine stops behind a call of the scheduler, or before its first instruction.
     let mut is_return = true;

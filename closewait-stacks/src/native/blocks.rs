@@ -16,14 +16,28 @@ const MAX_BLOCKS: usize = 64;
 pub(super) struct StackBlocks<'a> {
     process: &'a TargetProcess<'a>,
     blocks: Vec<(u64, Vec<u8>)>,
+    /// Whether nothing else is read: the thread has run on since the copy.
+    is_copy: bool,
+    /// Address that a copy does not have.
+    missed: Option<u64>,
 }
 
 impl<'a> StackBlocks<'a> {
     /// Reads the top of the stack at `sp`.
     pub(super) fn new(process: &'a TargetProcess<'a>, sp: u64) -> Result<Self, MemoryError> {
-        let mut stack = Self { process, blocks: Vec::new() };
+        let mut stack = Self { process, blocks: Vec::new(), is_copy: false, missed: None };
         stack.add(sp, FIRST)?;
         Ok(stack)
+    }
+
+    /// Returns a stack of which only a copy of its top at `sp` is known.
+    pub(super) fn copied(process: &'a TargetProcess<'a>, sp: u64, bytes: Vec<u8>) -> Self {
+        Self { process, blocks: vec![(sp, bytes)], is_copy: true, missed: None }
+    }
+
+    /// Returns the last address that a copy does not have.
+    pub(super) const fn missed(&self) -> Option<u64> {
+        self.missed
     }
 
     /// Returns the memory of the process.
@@ -35,6 +49,10 @@ impl<'a> StackBlocks<'a> {
     pub(super) fn u64(&mut self, address: u64) -> Result<u64, MemoryError> {
         if let Some(value) = self.find(address) {
             return Ok(value);
+        }
+        if self.is_copy {
+            self.missed = Some(address);
+            return Err(MemoryError::Unreadable { address, len: 8 });
         }
         self.add(address, NEXT)?;
         self.find(address).ok_or(MemoryError::Unreadable { address, len: 8 })

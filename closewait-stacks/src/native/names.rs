@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use object::{
     pod,
 };
 
-use super::code::CodeObject;
+use super::{code::CodeObject, cpp};
 use crate::{
     elf::{Dynamic, ORDER, Object},
     limit::{MAX_FUNCTION_BYTES, cut_name},
@@ -150,13 +151,15 @@ fn dynamic_names(
     Ok(names)
 }
 
-/// Returns the name in the source of a mangled one of Rust, without its hash; any other name as it is.
+/// Returns the name in the source of a mangled one: of Rust without its hash, of C++ without parameters; any other name as it is.
 fn demangled(name: &str) -> String {
-    use std::fmt::Write as _;
-    let Ok(name) = rustc_demangle::try_demangle(name) else { return name.to_owned() };
     let mut bounded = Bounded(String::new());
-    // An error is the end of the room.
-    let _is_cut = write!(bounded, "{name:#}");
+    if let Ok(name) = rustc_demangle::try_demangle(name) {
+        // An error is the end of the room.
+        let _is_cut = write!(bounded, "{name:#}");
+    } else {
+        bounded.0 = cpp::name(name).unwrap_or_else(|| name.to_owned());
+    }
     cut_name(&bounded.0, MAX_FUNCTION_BYTES).into_owned()
 }
 
@@ -177,10 +180,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_rust_lose_their_hash_and_others_stay() {
+    fn mangled_names_become_those_of_the_source_and_others_stay() {
         assert_eq!(demangled("_ZN3std6thread5sleep17h0123456789abcdefE"), "std::thread::sleep");
         assert_eq!(demangled("_RNvC6_123foo3bar"), "123foo::bar");
         assert_eq!(demangled("pthread_cond_wait"), "pthread_cond_wait");
+        assert_eq!(demangled("_ZNSt6thread4joinEv"), "std::thread::join");
         assert_eq!(demangled(&format!("_ZN{}17h0123456789abcdefE", "3abc".repeat(1000))).len(), MAX_FUNCTION_BYTES);
     }
 }

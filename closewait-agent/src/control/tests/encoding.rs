@@ -21,6 +21,7 @@ use closewait_engine::{
     snapshot::hints::Hint,
     snapshot::summary::ListSummary,
     snapshot::urgency::UrgencyCounts,
+    stacks::ConnectStacks,
     testing,
     time::BootTime,
     unread::{HttpMethod, UnreadRequest, UnreadRequests},
@@ -33,7 +34,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
     sample().iter().for_each(|item| frame.add(item).unwrap());
     let text: String =
         frame.bytes().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
-    assert_eq!((PROTOCOL, text.as_str()), (14, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
+    assert_eq!((PROTOCOL, text.as_str()), (15, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
 }
 
 /// A client refuses a row whose rule it does not know.
@@ -41,13 +42,14 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
 fn the_rules_are_those_of_this_version_of_the_protocol() {
     let mut names: Vec<&str> = RULES.iter().map(|rule| rule.about().name).collect();
     names.sort_unstable();
-    assert_eq!((PROTOCOL, names.as_slice()), (14, &NAMES[..]), "raise PROTOCOL, and change the names");
+    assert_eq!((PROTOCOL, names.as_slice()), (15, &NAMES[..]), "raise PROTOCOL, and change the names");
 }
 
 /// Names of all rules for present sockets.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "accept_stopped",
     "accumulates",
+    "backend_stuck",
     "blocked",
     "busy_thread",
     "child_keeps",
@@ -128,6 +130,7 @@ fn sample() -> Vec<AnswerItem<'static>> {
     let hello = UnreadRequest::Tls { server_name: Some("a.example".to_owned()) };
     let get = UnreadRequest::Http { method: HttpMethod::Get, path: "/orders".to_owned() };
     group.pileup.evidence.unread = Some(UnreadRequests { requests: vec![(hello, 3), (get, 2)], others: 1 });
+    group.pileup.evidence.connects = Some(ConnectStacks { groups: Vec::new(), others: 2, connects: 3 });
     let row = AnswerRow {
         socket: Cow::Owned(socket.clone()),
         dwell: Some(Dwell::Between { at_least: Duration::from_secs(1), at_most: None }),

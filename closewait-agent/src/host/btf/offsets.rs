@@ -10,6 +10,7 @@ pub fn layout(btf: &Btf) -> Layout {
     let at = |type_name, path| btf.offset(type_name, path).unwrap_or(MISSING);
     let sock = |path| at("sock", path);
     let tcp = |path| at("tcp_sock", path);
+    let registers = registers();
     Layout {
         sock_family: sock("__sk_common.skc_family"),
         sock_state: sock("__sk_common.skc_state"),
@@ -63,6 +64,22 @@ pub fn layout(btf: &Btf) -> Layout {
         task_tgid: at("task_struct", "tgid"),
         task_comm: at("task_struct", "comm"),
         task_flags: at("task_struct", "flags"),
+        regs_pc: registers[0],
+        regs_sp: registers[1],
+        regs_fp: registers[2],
+        regs_lr: registers[3],
+    }
+}
+
+/// Offsets of program counter, stack pointer, frame pointer and link register in `struct pt_regs`: programs see the same order, so it
+/// never changes (arch/x86/include/asm/ptrace.h; `user_pt_regs` of arch/arm64/include/uapi/asm/ptrace.h; v6.18).
+const fn registers() -> [u32; 4] {
+    if cfg!(target_arch = "x86_64") {
+        [128, 152, 32, MISSING]
+    } else if cfg!(target_arch = "aarch64") {
+        [256, 248, 232, 240]
+    } else {
+        [MISSING; 4]
     }
 }
 
@@ -77,6 +94,9 @@ pub fn abilities(btf: &Btf) -> Abilities {
         socket_of_file: u32::from(btf.has_function("bpf_sock_from_file")),
         openers: 0,
         tick_ns: 0,
+        // Tracing programs may call it from the version on that has it (kernel/bpf/bpf_trace.c, `bpf_tracing_func_proto`; v5.15).
+        connects: u32::from(btf.has_function("bpf_task_pt_regs")),
+        _pad: 0,
         healthy_below_ns: 0,
     }
 }

@@ -12,7 +12,7 @@ use crate::sink::{
 use closewait_engine::{
     model::{Evidence, Forecast, IncidentReport, Limit, Oldest, Pileup, ReadState, ReportedGroup, ResolvedIncident},
     snapshot::urgency::Severity,
-    stacks::StackGroup,
+    stacks::{ConnectStacks, StackGroup},
     text::duration,
     unread::UnreadRequests,
 };
@@ -242,6 +242,7 @@ pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'stat
     add("first sockets", list(evidence.oldest.iter().map(socket).collect()));
     add("read", list(evidence.reads.iter().map(|(state, count)| format!("{count} {}", read_text(*state))).collect()));
     add("unread", evidence.unread.as_ref().map(UnreadRequests::text));
+    add("opened in", evidence.connects.as_ref().and_then(ConnectStacks::text));
     add("ages", Some(format!("p50 {}, p90 {}", duration(evidence.median), duration(evidence.p90))));
     let remotes = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}"));
     let more = u64::from(evidence.remotes).saturating_sub(evidence.top_remotes.len() as u64);

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use self::moment::MomentObject;
 use super::{
-    DwellMembers, EndpointObject, OwnerObject, ProcessObject, StackGroupObject, UnreadRequestObject, VerdictObject,
-    seconds,
+    DwellMembers, EndpointObject, OpenedInObject, OwnerObject, ProcessObject, StackGroupObject, UnreadRequestObject,
+    VerdictObject, seconds,
 };
 #[cfg(test)]
 use crate::sink::document::*;
@@ -277,6 +277,8 @@ struct EvidenceObject<'a> {
     /// Remote end of the connection that the oldest socket waits for, if it is one leg of a proxied connection;
     /// otherwise `null`.
     waits_for: Option<EndpointObject>,
+    /// Stacks in which `process` opened such connections; `null` if none was sampled (`run --stacks auto`).
+    opened_in: Option<OpenedInObject<'a>>,
     /// Counts of the last minutes, the oldest first.
     history: Vec<MomentObject>,
 }
@@ -465,6 +467,7 @@ impl<'a> EvidenceObject<'a> {
             backlog_max: evidence.backlog.map(|(_, most)| most),
             backlog_time: evidence.backlog_at.map(time),
             waits_for: evidence.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
+            opened_in: evidence.connects.as_ref().map(OpenedInObject::new),
             history: evidence.history.iter().map(|moment| MomentObject::new(moment, at)).collect(),
         }
     }

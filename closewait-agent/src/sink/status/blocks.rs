@@ -9,6 +9,7 @@ use crate::sink::{command::with_socket, schema, table::shortened};
 use closewait_engine::{
     model::{Limit, Pileup},
     snapshot::urgency::NEAR_LIMIT,
+    stacks::ConnectStacks,
     text::{duration, time_left},
     unread::UnreadRequests,
 };
@@ -36,6 +37,8 @@ impl Block {
         let text = |text: &str| wrap(&format!("{INDENT}{text}"), width, INDENT);
         let mut evidence = text(&verdict.text);
         evidence.extend(pileup.evidence.unread.as_ref().map(|unread| unread_line(unread, width)));
+        let opened = pileup.evidence.connects.as_ref().and_then(ConnectStacks::text);
+        evidence.extend(opened.map(|text| shortened(&format!("{INDENT}opened in {text}"), width)));
         evidence.extend(text(&format!("next: {}", verdict.next.text)));
         let command = format!("{COMMAND_INDENT}{}", with_socket(&pileup.command(), page.socket));
         Self {

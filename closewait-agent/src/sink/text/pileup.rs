@@ -6,6 +6,7 @@ use super::{dwell, owner_list};
 use crate::sink::command::with_socket;
 use closewait_engine::{
     model::{Forecast, Limit, Pileup, PileupEnd, Task},
+    stacks::ConnectStacks,
     text::{bounds, duration, rate},
     time::BootTime,
 };
@@ -81,6 +82,7 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime, socket: Option<&P
         ));
     }
     lines.extend(evidence.unread.as_ref().map(|unread| format!("unread: {}", unread.text())));
+    lines.extend(evidence.connects.as_ref().and_then(ConnectStacks::text).map(|text| format!("opened in {text}")));
     let remotes: Vec<_> = evidence.top_remotes.iter().map(|(address, count)| format!("{address} {count}")).collect();
     lines.push(format!(
         "ages: p50 {}, p90 {}; {} remote address{}: {}",

@@ -331,6 +331,9 @@ impl Engine {
             process_at,
             stacks: process.and_then(|process| process.stacks.clone()),
             unread: UnreadRequests::of(members.iter().filter_map(|(key, one)| self.host_context.unread(*key, one))),
+            connects: process.zip(flow_key.remote()).and_then(|(process, (netns, remote))| {
+                self.host_context.connect_stacks(process, netns, remote).cloned()
+            }),
             workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
             backlog,
             backlog_at,
