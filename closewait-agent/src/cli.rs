@@ -96,6 +96,9 @@ pub enum Command {
     /// Ask Java virtual machines for an agent; the agent starts this itself
     #[command(hide = true)]
     JvmDumps,
+    /// Peek at unread requests for an agent; the agent starts this itself
+    #[command(hide = true)]
+    Peeks,
 }
 
 /// Options of every command.

@@ -22,10 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kind = ProgramKind::named(kind).ok_or_else(|| format!("{kind} is none of go, python, php, ruby, native"))?;
     let pid = pid.parse()?;
     let open = |mapping: &Mapping| files::open(pid, mapping);
-    let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
-    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 512)?);
-    let recorder = ImageRecorder::new(&memory, &symbols, &mappings, &threads);
+    let memory = live::LiveMemory::open(pid)?;
     let limit = ReadLimit::new(1_000_000, 256 << 20);
+    let symbols = FileSymbols::new(&open, MemoryReader::new(&memory, &limit));
+    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 512, &|| true)?);
+    let recorder = ImageRecorder::new(&memory, &symbols, &mappings, &threads);
     let process = TargetProcess {
         memory: MemoryReader::new(&recorder, &limit),
         mappings: &mappings,

@@ -84,7 +84,7 @@ impl RawCalls {
                 }
                 Ok(NamedCall::Call(_)) => format!("more than {MAX_FRAMES} frames"),
                 Ok(NamedCall::Damaged) => DAMAGED.to_owned(),
-                Err(MemoryError::Unreadable { .. }) => UNREADABLE.to_owned(),
+                Err(MemoryError::Unreadable { .. } | MemoryError::Refused(_)) => UNREADABLE.to_owned(),
                 Err(error @ MemoryError::Limit(_)) if frames.is_empty() => return Err(error),
                 Err(error @ MemoryError::Limit(_)) => error.to_string(),
             };

@@ -16,6 +16,7 @@ use closewait_stacks::{
 };
 use thiserror::Error;
 
+use super::places::MemoryPlaces;
 use crate::{
     clock,
     host::{
@@ -141,7 +142,8 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
                 left.reads = left.reads.saturating_sub(cost.reads);
                 each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
             }
-            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => break,
+            // The first one had all of the time, and would keep others waiting the next time, too.
+            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) if done > 0 => break,
             Err(error) => each(ProcessStacks::new(pid, at, &[], vec![error_text::in_one_line(error)])),
         }
         done += 1;
@@ -171,8 +173,10 @@ pub(super) fn read_copies(
     patience: &mut Patience,
 ) -> Result<Vec<CodeStack>, StacksError> {
     let limits = StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS };
-    let read =
-        move |job: &ItemJob<_>| with_process(pid, limits, job, &[], |process, _| copied_stacks(process, &copies));
+    let read = move |job: &ItemJob<_>| {
+        let within = (limits, ReadingEnd::after(limits.cpu));
+        with_process(pid, within, job, &[], |process, _| copied_stacks(process, &copies)).map(|(stacks, _)| stacks)
+    };
     deadline::run_in_steps(Subject::Stacks(pid), "the code of its stacks", patience, read)
         .map_err(|why| StacksError::Unanswered { pid, why })?
         .map_err(|source| StacksError::of(pid, source))
@@ -192,9 +196,33 @@ impl StacksError {
 struct WatchedMemory<'a, T> {
     memory: LiveMemory,
     job: &'a ItemJob<T>,
+    places: MemoryPlaces,
+    /// File system of code that was not read.
+    code_on: Cell<Option<&'static str>>,
     reads: Cell<u32>,
-    /// CPU time of the thread, and time, at which the reading ends with what it has.
-    ends: (Duration, BootTime),
+    end: ReadingEnd,
+}
+
+/// End of a reading, which then returns what it has.
+#[derive(Clone, Copy)]
+struct ReadingEnd {
+    /// CPU time of the thread.
+    cpu: Duration,
+    time: BootTime,
+}
+
+impl ReadingEnd {
+    /// Returns the end of a reading with this CPU time from now on.
+    fn after(cpu: Duration) -> Self {
+        // Before the caller has no more patience, even if the machine is busy.
+        Self { cpu: clock::thread_cpu() + cpu, time: clock::now() + cpu * 3 / 2 }
+    }
+
+    /// Whether it has not come, and the caller waits for the result. Shows that the thread makes progress.
+    fn may_go_on<T>(self, job: &ItemJob<T>) -> bool {
+        job.progress();
+        !job.is_left_behind() && clock::thread_cpu() < self.cpu && clock::now() < self.time
+    }
 }
 
 impl<T> Memory for WatchedMemory<'_, T> {
@@ -204,21 +232,27 @@ impl<T> Memory for WatchedMemory<'_, T> {
         if reads.is_multiple_of(READS_BETWEEN_SIGNS) {
             self.job.progress();
         }
+        if let Err(refused) = self.places.check(address, into.len()) {
+            self.code_on.set(self.code_on.get().or(refused.code_on));
+            return Err(refused.error);
+        }
         self.memory.read(address, into)
     }
 
     fn may_go_on(&self) -> bool {
-        self.job.progress();
-        !self.job.is_left_behind() && clock::thread_cpu() < self.ends.0 && clock::now() < self.ends.1
+        self.end.may_go_on(self.job)
     }
 }
 
 fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(StacksRead, StackCost)> {
     let cpu_before = clock::thread_cpu();
     let comm = Comm::from_name(&proc::comm(&proc::folder(Path::new("/proc"), pid))?);
-    let threads = live::threads(pid, limits.threads)?;
-    let left_out = live::thread_count(pid)?.saturating_sub(limits.threads);
-    let (stacks, mut unread, reads) = with_process(pid, limits, job, &threads, |process, limit| {
+    let end = ReadingEnd::after(limits.cpu);
+    let threads = live::threads(pid, limits.threads, &|| end.may_go_on(job))?;
+    // Threads that end meanwhile are not left out.
+    let most = if end.may_go_on(job) { limits.threads } else { threads.len() };
+    let left_out = live::thread_count(pid)?.saturating_sub(most);
+    let ((stacks, mut unread, reads), code_on) = with_process(pid, (limits, end), job, &threads, |process, limit| {
         let (stacks, mut unread) = stacks(process);
         unread.extend(limit.left_out());
         if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
@@ -226,39 +260,38 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
         }
         (stacks, unread, limits.reads.saturating_sub(limit.reads_left()))
     })?;
+    unread.extend(code_on.map(|on| format!("code on {on}, which may not answer")));
     unread.extend(unread_threads(left_out, threads.len()));
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
     let threads = threads.len() + left_out;
     Ok((StacksRead { comm, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
 }
 
-/// Opens the memory of a process, and hands the process with these threads to `read`.
+/// Opens the memory of a process, and hands the process with these threads to `read`. Returns its result, and the file system of code that
+/// was not read.
 fn with_process<T, R>(
     pid: u32,
-    limits: StackLimits,
+    (limits, end): (StackLimits, ReadingEnd),
     job: &ItemJob<T>,
     threads: &[TargetThread],
     read: impl FnOnce(&TargetProcess<'_>, &ReadLimit) -> R,
-) -> io::Result<R> {
+) -> io::Result<(R, Option<&'static str>)> {
     let folder = proc::folder(Path::new("/proc"), pid);
-    // Before the caller has no more patience, even if the machine is busy.
-    let ends = (clock::thread_cpu() + limits.cpu, clock::now() + limits.cpu * 3 / 2);
-    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), ends };
+    let memory = LiveMemory::open(pid)?;
     let mappings = live::mappings(pid)?;
+    let places = MemoryPlaces::of(&folder, &mappings)?;
+    let memory = WatchedMemory { memory, job, places, code_on: Cell::new(None), reads: Cell::new(0), end };
     job.progress();
     let open = |mapping: &Mapping| match memory.may_go_on() {
         true => opened(&folder, mapping),
         false => Err(io::ErrorKind::TimedOut.into()),
     };
-    let symbols = FileSymbols::new(&open);
     let limit = ReadLimit::new(limits.reads, MAX_BYTES);
-    let process = TargetProcess {
-        memory: MemoryReader::new(&memory, &limit),
-        mappings: &mappings,
-        threads,
-        symbols: &symbols as &dyn Symbols,
-    };
-    Ok(read(&process, &limit))
+    let reader = MemoryReader::new(&memory, &limit);
+    let symbols = FileSymbols::new(&open, reader);
+    let process = TargetProcess { memory: reader, mappings: &mappings, threads, symbols: &symbols as &dyn Symbols };
+    let result = read(&process, &limit);
+    Ok((result, memory.code_on.get()))
 }
 
 /// Returns the stacks of copies: of Go with lines, and otherwise of machine code.

@@ -247,7 +247,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
                 }
                 Ok(NamedFrame::Call(_)) => format!("more than {MAX_FRAMES} frames"),
                 Ok(NamedFrame::Damaged) => DAMAGED.to_owned(),
-                Err(MemoryError::Unreadable { .. }) => UNREADABLE.to_owned(),
+                Err(MemoryError::Unreadable { .. } | MemoryError::Refused(_)) => UNREADABLE.to_owned(),
                 Err(error @ MemoryError::Limit(_)) if frames.is_empty() => return Err(error),
                 Err(error @ MemoryError::Limit(_)) => error.to_string(),
             };
