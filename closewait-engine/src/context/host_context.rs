@@ -1,5 +1,9 @@
 //! Facts about the host: listeners, owners, cgroups, namespaces.
 
+mod closes;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -47,9 +51,6 @@ const PROCESS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_PROCESS_AGE: Duration = Duration::from_secs(15);
 /// Age at which an inspection searches for the tools of the host again.
 const TOOLS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Minimum time for which a port is watched before an absence of closes is evidence.
-const MIN_WATCH: Duration = Duration::from_secs(10);
 
 /// Facts about the host: listeners, owners, cgroups, namespaces.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -208,12 +209,7 @@ impl HostContext {
             }
             InspectionFact::ProxyPeer { peer, owner } => self.connections.found(owner.task.pid, *peer),
             InspectionFact::ConnectionsRead { pid, at } => self.connections.read(pid, at),
-            InspectionFact::Closes(closes) => {
-                // The onset can have changed since the request.
-                if self.watched.contains_key(&closes.port) {
-                    self.closes.insert((closes.port.netns, closes.port.port), closes);
-                }
-            }
+            InspectionFact::Closes(closes) => self.learn_closes(closes),
             InspectionFact::PeerEnd { key, at, end } => self.peer_ends.learn(key, at, end),
             InspectionFact::Cgroup { id, workload } => remember(&mut self.cgroups, id, *workload, MAX_CGROUPS),
             InspectionFact::Namespace { netns, conntrack_close_wait } => {
@@ -235,13 +231,6 @@ impl HostContext {
         let is_same = |known: &Process| started_ns.is_none() || known.started_ns == started_ns;
         let known = self.processes.get(&pid).filter(|known| !known.lacks_threads() && is_same(known));
         process.lacks_threads() && process.frozen != Some(true) && is_recent && known.is_some()
-    }
-
-    /// Replaces the watched ports at `now`. Drops the closes of other ports, and of ports with another onset.
-    pub(crate) fn watch(&mut self, ports: &[WatchedPort], now: BootTime) {
-        let since = |port: &WatchedPort| self.watched.get(port).copied().unwrap_or(now);
-        self.watched = ports.iter().map(|port| (*port, since(port))).collect();
-        self.closes.retain(|_, closes| self.watched.contains_key(&closes.port));
     }
 
     /// Returns the sockets whose peers an inspection at `now` looks up.
@@ -448,14 +437,6 @@ impl HostContext {
         next.is_some_and(|(watched, _)| watched.remote && (watched.netns, watched.port) == (netns, port))
     }
 
-    /// Returns the closes of a port since its onset. `None` if the port is not watched, or has had no close yet and was not
-    /// watched for [`MIN_WATCH`].
-    pub(crate) fn closes(&self, netns: Option<u32>, port: u16, now: BootTime) -> Option<&PortCloses> {
-        let closes = self.closes.get(&(netns, port))?;
-        let since = self.watched.get(&closes.port)?;
-        (closes.last.is_some() || now.since(*since) >= MIN_WATCH).then_some(closes)
-    }
-
     /// Returns the state of a socket's peer; `None` if the agent did not look it up.
     pub(crate) fn peer_end(&self, key: SocketKey) -> Option<PeerEnd> {
         self.peer_ends.get(key)
@@ -488,6 +469,3 @@ fn remember<K: Ord, V>(known: &mut BTreeMap<K, V>, key: K, value: V, most: usize
         known.pop_first();
     }
 }
-
-#[cfg(test)]
-mod tests;

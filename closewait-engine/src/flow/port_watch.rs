@@ -15,6 +15,10 @@ const MAX_PORTS: usize = 1024;
 /// Minimum age of a socket whose port is watched.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
+/// Time by which the oldest socket may be younger than the one before, and the onset remains. Where the kernel resets one old socket after
+/// the other, each new onset would begin the count of closes again.
+const MAX_SHIFT: Duration = Duration::from_secs(60);
+
 /// Network namespace, port, and whether the port is a remote one.
 type Port = (Option<u32>, u16, bool);
 
@@ -57,12 +61,13 @@ impl PortWatch {
         let mut found: Vec<_> = found.oldest.into_iter().map(|(port, (entered, key))| (entered, key, port)).collect();
         found.sort_unstable();
         found.truncate(MAX_PORTS);
-        let before = |port: &Port, key: SocketKey| self.watched.get(port).filter(|(_, of)| *of == key);
         // If the oldest socket is the same, the onset remains, even if its entry is known more exactly now.
-        let watched: BTreeMap<_, _> = found
-            .into_iter()
-            .map(|(entered, key, port)| (port, before(&port, key).copied().unwrap_or((entered, key))))
-            .collect();
+        let is_near = |since: BootTime, entered: BootTime| since <= entered && entered.since(since) < MAX_SHIFT;
+        let onset = |(entered, key, port)| {
+            let before = self.watched.get(&port).filter(|(since, of)| *of == key || is_near(*since, entered));
+            (port, (before.map_or(entered, |(since, _)| *since), key))
+        };
+        let watched: BTreeMap<_, _> = found.into_iter().map(onset).collect();
         if watched == self.watched {
             return None;
         }
@@ -118,13 +123,26 @@ mod tests {
             None,
             "the oldest sockets are the same"
         );
+        assert_eq!(count(&mut watch, 16, &[(443, 7, 3), (80, 13, 4)]), None, "the oldest socket exited a moment ago");
         assert_eq!(
-            count(&mut watch, 16, &[(443, 7, 3), (80, 13, 4)]),
-            Some(vec![(443, 7), (80, 13)]),
-            "the oldest socket exited"
+            count(&mut watch, 99, &[(443, 7, 3), (80, 70, 5)]),
+            Some(vec![(443, 7), (80, 70)]),
+            "the oldest sockets have exited"
         );
-        assert_eq!(count(&mut watch, 18, &[]), Some(Vec::new()));
-        assert_eq!(count(&mut watch, 20, &[]), None);
+        assert_eq!(count(&mut watch, 101, &[]), Some(Vec::new()));
+        assert_eq!(count(&mut watch, 103, &[]), None);
+    }
+
+    #[test]
+    fn an_onset_follows_oldest_sockets_that_exit_one_after_the_other() {
+        let mut watch = PortWatch::default();
+        let mut onsets: Vec<u64> = Vec::new();
+        for now in 100..400 {
+            // Each socket is reset after 75 seconds.
+            let sockets = [(80, now - 75, now)];
+            onsets.extend(count(&mut watch, now, &sockets).into_iter().flatten().map(|(_, since)| since));
+        }
+        assert_eq!(onsets, [25, 85, 145, 205, 265]);
     }
 
     #[test]
