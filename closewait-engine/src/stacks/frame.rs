@@ -103,7 +103,12 @@ impl CodeFrame {
             CodeLanguage::Python | CodeLanguage::Php | CodeLanguage::Ruby if self.object.is_some() => {
                 CodeLanguage::Native
             }
-            other => other,
+            CodeLanguage::Go
+            | CodeLanguage::Python
+            | CodeLanguage::Native
+            | CodeLanguage::Jvm
+            | CodeLanguage::Php
+            | CodeLanguage::Ruby => language,
         }
     }
 

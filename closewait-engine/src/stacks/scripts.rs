@@ -166,12 +166,12 @@ pub(super) fn idle_without_script(stack: &CodeStack) -> Option<&'static str> {
     if stack.language != CodeLanguage::Php || stack.state.as_deref() != Some(NO_SCRIPT) {
         return None;
     }
-    match stack.frames.iter().find_map(|frame| wait_of(frame, stack.language)) {
-        Some(CodeWait::Accept) => Some("clients"),
-        Some(CodeWait::Events) => Some(EVENTS),
-        // Machine code was not read.
-        None if stack.frames.is_empty() => Some("clients"),
-        _ => None,
+    let wait = stack.frames.iter().find_map(|frame| wait_of(frame, stack.language));
+    // Machine code that was not read leaves no frames.
+    if wait == Some(CodeWait::Accept) || stack.frames.is_empty() {
+        Some("clients")
+    } else {
+        (wait == Some(CodeWait::Events)).then_some(EVENTS)
     }
 }
 

@@ -51,7 +51,14 @@ impl CoroutineReader<'_, '_> {
                 }
                 // `cw_coroutine`, `ags_gen`, `agt_gen` (Objects/genobject.c at v3.8.0 and v3.15.0).
                 HeapType::Step => object = self.heap.blocks.u64(object.wrapping_add(16))?,
-                _ => break,
+                HeapType::Dict
+                | HeapType::Set
+                | HeapType::Module
+                | HeapType::WeakSet
+                | HeapType::WeakReference
+                | HeapType::Task(_)
+                | HeapType::Number
+                | HeapType::Other => break,
             }
         }
         frames.reverse();

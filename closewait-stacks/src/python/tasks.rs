@@ -207,9 +207,8 @@ impl TaskReader<'_, '_, '_> {
         };
         let name = blocks.u64(task.wrapping_add(layout.coroutine + 8))?;
         blocks.forget();
-        match chain()? {
-            CoroutineChain::Waits(again) if again == frames => {}
-            _ => return Ok(Some(None)),
+        if !matches!(chain()?, CoroutineChain::Waits(again) if again == frames) {
+            return Ok(Some(None));
         }
         let cut = if frames.is_empty() { Some("its code is not Python's") } else { None };
         let mut stack = self.walk.name(RawStack { frames, cut }, None, Some(TASK_STATE))?;

@@ -5,7 +5,7 @@ use std::{cell::OnceCell, sync::Arc};
 use super::{
     super::{limit::MAX_FUNCTION_BYTES, memory::MemoryError},
     layout::RubyLayout,
-    objects::ObjectReader,
+    objects::RubyObjects,
 };
 
 /// Number of names in each array of the table, and the number of its elements for each (`ID_ENTRY_UNIT`, `ID_ENTRY_SIZE`, symbol.c at
@@ -29,7 +29,7 @@ impl MethodNames {
     }
 
     /// Returns the name of the method whose variables are at `variables`; `None` if it is unknown.
-    pub(super) fn name(&self, objects: &ObjectReader<'_>, variables: u64) -> Result<Option<Arc<str>>, MemoryError> {
+    pub(super) fn name(&self, objects: &RubyObjects<'_>, variables: u64) -> Result<Option<Arc<str>>, MemoryError> {
         /// Kinds of objects of the interpreter (`imemo_type`, internal/imemo.h at `v3_1_2`).
         const SPECIAL_VARIABLES: u64 = 2;
         const METHOD: u64 = 6;
@@ -55,7 +55,7 @@ impl MethodNames {
     }
 
     /// Returns a name by its number (`ID`), as `get_id_serial_entry` does (symbol.c at `v3_1_2`).
-    fn by_number(&self, objects: &ObjectReader<'_>, table: u64, number: u64) -> Result<Option<Arc<str>>, MemoryError> {
+    fn by_number(&self, objects: &RubyObjects<'_>, table: u64, number: u64) -> Result<Option<Arc<str>>, MemoryError> {
         // `rb_id_to_serial`: the lowest 4 bits of other names than operators say what they name.
         let serial = if number > self.layout.last_operator { number >> 4 } else { number };
         let Some(names) = objects.element(table, serial / UNIT)? else { return Ok(None) };
@@ -66,7 +66,7 @@ impl MethodNames {
     }
 
     /// Finds the table: the array in which the operator `+` has its name.
-    fn find(&self, objects: &ObjectReader<'_>) -> Result<Option<u64>, MemoryError> {
+    fn find(&self, objects: &RubyObjects<'_>) -> Result<Option<u64>, MemoryError> {
         let kept = objects.u64(self.vm.wrapping_add(self.layout.kept))?;
         let Some(first) = objects.element(kept, 0)? else { return Ok(None) };
         for index in 0..MAX_TRIED {

@@ -18,13 +18,13 @@ const INTERNAL: u64 = 0x1a;
 const USER_1: u64 = 1 << 13;
 
 /// Reads objects that rarely change: texts, arrays and code.
-pub(super) struct ObjectReader<'a> {
+pub(super) struct RubyObjects<'a> {
     pub(super) memory: MemoryReader<'a>,
     blocks: BlockReader<'a>,
     layout: RubyLayout,
 }
 
-impl<'a> ObjectReader<'a> {
+impl<'a> RubyObjects<'a> {
     pub(super) const fn new(memory: MemoryReader<'a>, layout: RubyLayout) -> Self {
         Self { memory, blocks: BlockReader::new(memory), layout }
     }

@@ -9,7 +9,7 @@ use super::{
         stack::Frame,
     },
     layout::RubyLayout,
-    objects::ObjectReader,
+    objects::RubyObjects,
 };
 
 /// `imemo_iseq` of `imemo_type` (internal/imemo.h at `v3_1_2`).
@@ -23,7 +23,7 @@ const IMMEDIATE: u64 = 54;
 const BLOCK: u64 = 80;
 
 /// Returns the function, file and line of a call.
-pub(super) fn named(objects: &ObjectReader<'_>, layout: &RubyLayout, call: &RawCall) -> Result<NamedCall, MemoryError> {
+pub(super) fn named(objects: &RubyObjects<'_>, layout: &RubyLayout, call: &RawCall) -> Result<NamedCall, MemoryError> {
     // `body` of `rb_iseq_t` follows `wrapper`.
     let Some((SEQUENCE, _)) = objects.internal(call.function)? else { return Ok(NamedCall::Damaged) };
     let address = objects.u64(call.function.wrapping_add(16))?;
@@ -50,7 +50,7 @@ pub(super) fn named(objects: &ObjectReader<'_>, layout: &RubyLayout, call: &RawC
 /// Returns the line of an instruction, as `get_insn_info_succinct_bitvector` does (iseq.c at `v2_7_4`, `v3_1_2` and `v3_3_8`); `None`
 /// if it has none.
 fn line(
-    objects: &ObjectReader<'_>,
+    objects: &RubyObjects<'_>,
     layout: &RubyLayout,
     body: &[u8],
     position: u64,
@@ -70,7 +70,7 @@ fn line(
 }
 
 /// Returns the number of entries up to an instruction, as `succ_index_lookup` does (iseq.c at `v3_1_2`).
-fn rank(objects: &ObjectReader<'_>, table: u64, position: u64) -> Result<u64, MemoryError> {
+fn rank(objects: &RubyObjects<'_>, table: u64, position: u64) -> Result<u64, MemoryError> {
     let Some(behind) = position.checked_sub(IMMEDIATE) else {
         let ranks = objects.u64(table.wrapping_add(position / 9 * 8))?;
         return Ok(ranks >> (position % 9 * 7) & 0x7f);

@@ -13,7 +13,7 @@ use super::{
     },
     layout::{RubyLayout, ThreadsPlace},
     methods::MethodNames,
-    objects::ObjectReader,
+    objects::RubyObjects,
     sequences,
     vm::RunningRuby,
 };
@@ -34,7 +34,7 @@ pub(super) struct RubyWalk<'a, 'p> {
     process: &'p TargetProcess<'a>,
     ruby: RunningRuby,
     layout: RubyLayout,
-    objects: ObjectReader<'a>,
+    objects: RubyObjects<'a>,
     methods: MethodNames,
     numbers: ThreadNumbers<'a>,
 }
@@ -46,7 +46,7 @@ impl<'a, 'p> RubyWalk<'a, 'p> {
             process,
             ruby,
             layout,
-            objects: ObjectReader::new(memory, layout),
+            objects: RubyObjects::new(memory, layout),
             methods: MethodNames::new(ruby.vm, layout),
             numbers: ThreadNumbers::new(memory, ruby.machine, process.threads),
         }
