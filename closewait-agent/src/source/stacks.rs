@@ -203,6 +203,22 @@ struct WatchedMemory<'a, T> {
     end: ReadingEnd,
 }
 
+/// Time for the symbols of files, which is that of the caller's patience. It reads no memory.
+struct NameTime<'a, T> {
+    job: &'a ItemJob<T>,
+}
+
+impl<T> Memory for NameTime<'_, T> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        Err(MemoryError::Unreadable { address, len: into.len() })
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.job.progress();
+        !self.job.is_left_behind()
+    }
+}
+
 /// End of a reading, which then returns what it has.
 #[derive(Clone, Copy)]
 struct ReadingEnd {
@@ -252,7 +268,7 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     // Threads that end meanwhile are not left out.
     let most = if end.may_go_on(job) { limits.threads } else { threads.len() };
     let left_out = live::thread_count(pid)?.saturating_sub(most);
-    let ((stacks, mut unread, reads), code_on) = with_process(pid, (limits, end), job, &threads, |process, limit| {
+    let ((stacks, mut unread, reads), further) = with_process(pid, (limits, end), job, &threads, |process, limit| {
         let (stacks, mut unread) = stacks(process);
         unread.extend(limit.left_out());
         if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
@@ -260,22 +276,22 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
         }
         (stacks, unread, limits.reads.saturating_sub(limit.reads_left()))
     })?;
-    unread.extend(code_on.map(|on| format!("code on {on}, which may not answer")));
+    unread.extend(further);
     unread.extend(unread_threads(left_out, threads.len()));
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
     let threads = threads.len() + left_out;
     Ok((StacksRead { comm, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
 }
 
-/// Opens the memory of a process, and hands the process with these threads to `read`. Returns its result, and the file system of code that
-/// was not read.
+/// Opens the memory of a process, and hands the process with these threads to `read`. Returns its result, and a
+/// sentence about each kind of thing in files that was not read.
 fn with_process<T, R>(
     pid: u32,
     (limits, end): (StackLimits, ReadingEnd),
     job: &ItemJob<T>,
     threads: &[TargetThread],
     read: impl FnOnce(&TargetProcess<'_>, &ReadLimit) -> R,
-) -> io::Result<(R, Option<&'static str>)> {
+) -> io::Result<(R, Vec<String>)> {
     let folder = proc::folder(Path::new("/proc"), pid);
     let memory = LiveMemory::open(pid)?;
     let mappings = live::mappings(pid)?;
@@ -288,10 +304,14 @@ fn with_process<T, R>(
     };
     let limit = ReadLimit::new(limits.reads, MAX_BYTES);
     let reader = MemoryReader::new(&memory, &limit);
-    let symbols = FileSymbols::new(&open, reader);
+    // Without the names of large files, the frames remain.
+    let (names, names_limit) = (NameTime { job }, ReadLimit::new(0, 0));
+    let symbols = FileSymbols::new(&open, MemoryReader::new(&names, &names_limit));
     let process = TargetProcess { memory: reader, mappings: &mappings, threads, symbols: &symbols as &dyn Symbols };
     let result = read(&process, &limit);
-    Ok((result, memory.code_on.get()))
+    let code = memory.code_on.get().map(|on| format!("code on {on}, which may not answer"));
+    let names = names_limit.reached().map(|bound| format!("names of functions in files: {bound}"));
+    Ok((result, code.into_iter().chain(names).collect()))
 }
 
 /// Returns the stacks of copies: of Go with lines, and otherwise of machine code.

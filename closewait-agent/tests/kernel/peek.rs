@@ -158,24 +158,24 @@ impl LatePage {
 
     /// Returns a page; `None` where the kernel has no such memory.
     fn new() -> Option<Self> {
-        /// `UFFDIO_API` and `UFFDIO_REGISTER`, the version and the mode for missing pages (include/uapi/linux/userfaultfd.h, v6.18).
-        const API: (libc::Ioctl, [u64; 3]) = (0xc018_aa3f_u32 as libc::Ioctl, [0xaa, 0, 0]);
-        const REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
-        const MISSING: u64 = 1;
-        // SAFETY: takes numbers only; the descriptor is nobody else's.
-        let fault = unsafe {
-            let fd = libc::syscall(libc::SYS_userfaultfd, libc::c_long::from(libc::O_CLOEXEC));
-            (fd >= 0).then(|| OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor")))?
-        };
-        // SAFETY: new memory, and texts of the lengths that the calls take; all outlive the calls.
-        unsafe {
-            let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            let address = libc::mmap(std::ptr::null_mut(), Self::LEN, rights, flags, -1, 0) as usize;
-            let (mut api, mut range) = (API.1, [address as u64, Self::LEN as u64, MISSING, 0]);
-            crate::socket::check(libc::ioctl(fault.as_raw_fd(), API.0, api.as_mut_ptr()), "UFFDIO_API");
-            crate::socket::check(libc::ioctl(fault.as_raw_fd(), REGISTER, range.as_mut_ptr()), "UFFDIO_REGISTER");
-            Some(Self { _fault: fault, address })
+        /// `UFFDIO_API` and `UFFDIO_REGISTER` (include/uapi/linux/userfaultfd.h, v6.18), with the version and the mode for missing pages.
+        const API: (u32, [u64; 4]) = (0xc018_aa3f, [0xaa, 0, 0, 0]);
+        const REGISTER: (u32, u64) = (0xc020_aa00, 1);
+        // SAFETY: takes numbers only.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::c_long::from(libc::O_CLOEXEC)) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        // SAFETY: the descriptor is new, and nobody else's.
+        let fault = unsafe { OwnedFd::from_raw_fd(fd) };
+        let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: maps new memory.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), Self::LEN, rights, flags, -1, 0) } as usize;
+        let range = [address as u64, Self::LEN as u64, REGISTER.1, 0];
+        for (name, number, mut argument) in [("UFFDIO_API", API.0, API.1), ("UFFDIO_REGISTER", REGISTER.0, range)] {
+            // SAFETY: the kernel reads and writes at most the 32 bytes of the argument, which outlives the call.
+            let result = unsafe { libc::ioctl(fd, number as libc::Ioctl, argument.as_mut_ptr()) };
+            crate::socket::check(result, name);
         }
+        Some(Self { _fault: fault, address })
     }
 
     /// Sends the page on a socket, whose lock the kernel keeps until the page arrives.
