@@ -92,8 +92,11 @@ fn an_incident_names_the_code_that_opens_its_connections() {
     let mut replayed = replay.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let opened = |event: &Value| event["evidence"]["opened_in"].clone();
     assert!(replayed.any(|again| opened(&again) == opened(&event)), "{}", replay.stdout);
-    let text = finish(&mut closewait(&["replay", recording.path()]));
-    assert!(text.stdout.contains("opened in netopen (bash) < do_redirections (bash)"), "{}", text.stdout);
+    let report = finish(&mut closewait(&["report", recording.path()]));
+    // Lines are wrapped.
+    let words: Vec<&str> = report.stdout.split_whitespace().collect();
+    let text = words.join(" ");
+    assert!(text.contains("opened in netopen (bash) < do_redirections (bash)"), "{}", report.stdout);
 }
 
 #[test]
