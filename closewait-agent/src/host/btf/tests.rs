@@ -152,15 +152,19 @@ fn finds_every_member_in_the_running_kernel() {
     let found = layout(&btf);
     let text = format!("{found:?}");
     let missing: Vec<_> = text.split(", ").filter(|field| field.contains(&MISSING.to_string())).collect();
-    // One of `file_count` and `file_ref` is always missing; `sock_cgroup` came with 5.15 and stable kernels since
+    // One of `file_count` and `file_ref` is always missing, and `regs_lr` on x86_64; `sock_cgroup` came with 5.15 and stable kernels since
     // 5.10.
-    let optional = ["file_count", "file_ref", "sock_cgroup", "sock_v6"];
+    let optional = ["file_count", "file_ref", "sock_cgroup", "sock_v6", "regs_lr"];
     assert!(missing.iter().all(|field| optional.iter().any(|name| field.contains(name))), "{missing:?}");
     assert!((found.file_count == MISSING) != (found.file_ref == MISSING), "{text}");
     let sock_bytes = btf.size_of("sock").unwrap();
     assert!(found.sock_state < 64 && found.sock_err < sock_bytes && found.sock_socket < sock_bytes, "{text}");
     assert!(found.tcp_rcv_nxt > sock_bytes && found.tcp_rcv_nxt < btf.size_of("tcp_sock").unwrap(), "{text}");
     assert!(found.socket_ino > btf.size_of("socket").unwrap(), "{text}");
+    // Programs see the same order, so it never changes (`user_regs_struct`, `user_pt_regs`).
+    let registers = [found.regs_pc, found.regs_sp, found.regs_fp, found.regs_lr];
+    let expected = if cfg!(target_arch = "x86_64") { [128, 152, 32, MISSING] } else { [256, 248, 232, 240] };
+    assert_eq!(registers, expected);
     assert_eq!(abilities(&btf).keepopen_bit, 3);
 }
 
