@@ -96,6 +96,9 @@ pub enum Command {
     /// Ask Java virtual machines for an agent; the agent starts this itself
     #[command(hide = true)]
     JvmDumps,
+    /// Peek at unread requests for an agent; the agent starts this itself
+    #[command(hide = true)]
+    Peeks,
 }
 
 /// Options of every command.
@@ -206,6 +209,10 @@ pub struct StatusArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
+    /// Show labels instead of addresses and names of hosts, users, programs, files and functions, for readers outside: file-1,
+    /// 2001:db8::1. Ports, numbers and verdicts stay
+    #[arg(long)]
+    pub redact: bool,
     /// Agent to query.
     #[command(flatten)]
     pub asked: AgentArgs,
@@ -316,6 +323,10 @@ pub struct ReportArgs {
     /// Leave out incidents that ended before the last part of this length, such as 15m
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "file")]
     pub last: Option<Duration>,
+    /// Show labels instead of addresses and names of hosts, users, programs, files and functions, for readers outside: file-1,
+    /// 2001:db8::1. Ports, numbers and verdicts stay
+    #[arg(long)]
+    pub redact: bool,
     /// Filters.
     #[command(flatten)]
     pub filters: Filters,

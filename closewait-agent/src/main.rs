@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok((command, configuration)) => {
             // An agent never waits for a reader of its log. Its helpers have the same environment: one warning is
             // enough.
-            let is_helper = matches!(command, Command::Hooks(_) | Command::JvmDumps);
+            let is_helper = matches!(command, Command::Hooks(_) | Command::JvmDumps | Command::Peeks);
             if is_helper || matches!(command, Command::Run(_)) {
                 logging::never_wait();
             }

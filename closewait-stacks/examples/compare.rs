@@ -104,9 +104,10 @@ fn compare(reader: &str, pid: u32, counts: &mut Counts) -> Result<(), Box<dyn Er
 
 fn read(pid: u32) -> Result<Vec<Stack>, Box<dyn Error>> {
     let open = |mapping: &Mapping| files::open(pid, mapping);
-    let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
-    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 4096)?);
+    let memory = live::LiveMemory::open(pid)?;
     let limit = ReadLimit::new(1_000_000, 256 << 20);
+    let symbols = FileSymbols::new(&open, MemoryReader::new(&memory, &limit));
+    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 4096, &|| true)?);
     let process = TargetProcess {
         memory: MemoryReader::new(&memory, &limit),
         mappings: &mappings,

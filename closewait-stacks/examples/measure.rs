@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kind = ProgramKind::named(kind).ok_or_else(|| format!("{kind} is none of go, python, native"))?;
     let (pid, passes) = (pid.parse()?, passes.first().map_or(Ok(100), |passes| passes.parse())?);
     let (memory, symbols) = (live::LiveMemory::open(pid)?, NoSymbols);
-    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 2048)?);
+    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 2048, &|| true)?);
     let mut times = Vec::new();
     for _ in 0..passes {
         let limit = ReadLimit::new(READS, 256 << 20);

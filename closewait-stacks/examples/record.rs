@@ -1,4 +1,4 @@
-//! Saves an image of a running process, for the tests of its reader: `cargo run --example record -- PID go|python|native FILE`.
+//! Saves an image of a running process, for the tests of its reader: `cargo run --example record -- PID go|python|php|ruby|native FILE`.
 //!
 //! An image has the top of stacks, and of the first one the environment is a part. Start the program with an empty one: `env -i PROGRAM`.
 
@@ -16,14 +16,17 @@ use closewait_stacks::{
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [pid, kind, file] = &arguments[..] else { return Err("usage: record PID go|python|native FILE".into()) };
-    let kind = ProgramKind::named(kind).ok_or_else(|| format!("{kind} is none of go, python, native"))?;
+    let [pid, kind, file] = &arguments[..] else {
+        return Err("usage: record PID go|python|php|ruby|native FILE".into());
+    };
+    let kind = ProgramKind::named(kind).ok_or_else(|| format!("{kind} is none of go, python, php, ruby, native"))?;
     let pid = pid.parse()?;
     let open = |mapping: &Mapping| files::open(pid, mapping);
-    let (memory, symbols) = (live::LiveMemory::open(pid)?, FileSymbols::new(&open));
-    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 512)?);
-    let recorder = ImageRecorder::new(&memory, &symbols, &mappings, &threads);
+    let memory = live::LiveMemory::open(pid)?;
     let limit = ReadLimit::new(1_000_000, 256 << 20);
+    let symbols = FileSymbols::new(&open, MemoryReader::new(&memory, &limit));
+    let (mappings, threads) = (live::mappings(pid)?, live::threads(pid, 512, &|| true)?);
+    let recorder = ImageRecorder::new(&memory, &symbols, &mappings, &threads);
     let process = TargetProcess {
         memory: MemoryReader::new(&recorder, &limit),
         mappings: &mappings,

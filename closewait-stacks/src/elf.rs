@@ -68,13 +68,13 @@ pub struct DynamicSymbol {
 }
 
 impl<'a> Object<'a> {
-    /// Reads the object whose file starts in `mapping`; `None` if there is none.
+    /// Reads the object whose file starts in `mapping`; `None` if there is none, or the mapping is shared with others.
     ///
     /// # Errors
     ///
     /// If its memory cannot be read.
     pub fn at(memory: MemoryReader<'a>, mapping: &'a Mapping) -> Result<Option<Self>, MemoryError> {
-        if mapping.offset != 0 || !mapping.readable {
+        if mapping.offset != 0 || !mapping.readable || mapping.shared {
             return Ok(None);
         }
         let header = memory.array::<{ size_of::<FileHeader64<Endianness>>() }>(mapping.start)?;
@@ -122,7 +122,8 @@ impl<'a> Object<'a> {
         const STEPS: u64 = 256;
         // The mappings of an object follow one another. The same file can be loaded twice, and a small file can have two segments in
         // its first page, each of which is mapped with offset 0.
-        let starts = |one: &&Mapping| one.offset == 0 && (one.inode, &one.device) == (own.inode, &own.device);
+        let starts =
+            |one: &&Mapping| one.offset == 0 && !one.shared && (one.inode, &one.device) == (own.inode, &own.device);
         let before = process.mappings.partition_point(|one| one.start <= address);
         let (mut passed, mut tried) = (0, 0);
         for first in process.mappings[..before].iter().rev() {
@@ -347,6 +348,8 @@ mod tests {
         assert!(object.contains(expected));
         assert_eq!(object.dynamic_symbol("getpid").unwrap().map(|symbol| symbol.address), Some(expected));
         assert_eq!(object.dynamic_symbol("no_such_function").unwrap(), None);
+        let shared = Mapping { shared: true, ..object.mapping.clone() };
+        assert!(Object::at(process.memory, &shared).unwrap().is_none(), "it may be a device");
         assert_eq!(Object::containing(&process, 1).unwrap().map(|object| object.bias), None);
     }
 }

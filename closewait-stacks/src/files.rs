@@ -23,6 +23,7 @@ use object::{
 
 use super::{
     elf::{ORDER, is_supported},
+    memory::{MemoryError, MemoryReader},
     process::{Mapping, Symbols},
 };
 
@@ -32,8 +33,12 @@ const MAX_SECTIONS: usize = 4096;
 const MAX_SYMBOLS: u64 = 64 << 20;
 /// Number of bytes of a name that are returned: one more than a name can have, which shows that it is longer.
 const MAX_NAME: usize = 1025;
+/// Number of bytes of names that are read at once.
+const NAMES_AT_ONCE: usize = 1 << 20;
 /// Number of symbols that are read at once.
 const BLOCK: usize = 16 << 10;
+/// Number of steps of work for a symbol that is read: sorting takes most of it.
+const SYMBOL_STEPS: u64 = 16;
 /// Number of symbols before an address that can contain it: symbols of blocks inside of functions have no size.
 const MAX_NESTED: usize = 8;
 /// Number of symbols of any kind that are passed for them.
@@ -45,14 +50,17 @@ type FileKey = (String, u64);
 /// Symbols in the files of a running process. Each file is read at its first use.
 pub struct FileSymbols<'a> {
     open: &'a dyn Fn(&Mapping) -> io::Result<File>,
+    /// Takes steps for the work on the files.
+    work: MemoryReader<'a>,
     files: RefCell<BTreeMap<FileKey, Option<Rc<SymbolFile>>>>,
     bytes_left: Cell<u64>,
 }
 
 impl<'a> FileSymbols<'a> {
-    /// Returns the symbols of a process, without reading any. `open` opens the file of a mapping, as [`open`] does.
-    pub const fn new(open: &'a dyn Fn(&Mapping) -> io::Result<File>) -> Self {
-        Self { open, files: RefCell::new(BTreeMap::new()), bytes_left: Cell::new(MAX_SYMBOLS) }
+    /// Returns the symbols of a process, without reading any. `open` opens the file of a mapping, as [`open`] does. The steps for the work
+    /// are those of `memory`, and the symbols end with its limit.
+    pub const fn new(open: &'a dyn Fn(&Mapping) -> io::Result<File>, memory: MemoryReader<'a>) -> Self {
+        Self { open, work: memory, files: RefCell::new(BTreeMap::new()), bytes_left: Cell::new(MAX_SYMBOLS) }
     }
 
     /// Returns the symbols of the file of a mapping; `None` if it has none, or they are too many.
@@ -64,7 +72,7 @@ impl<'a> FileSymbols<'a> {
         if let Some(known) = self.files.borrow().get(&key) {
             return known.clone();
         }
-        let read = (self.open)(mapping).and_then(|file| SymbolFile::read(&file, &self.bytes_left));
+        let read = (self.open)(mapping).and_then(|file| SymbolFile::read(&file, &self.bytes_left, self.work));
         // A file that cannot be read has no symbols; the frames remain without their names.
         let read = read.ok().flatten().map(Rc::new);
         self.files.borrow_mut().insert(key, read.clone());
@@ -74,11 +82,18 @@ impl<'a> FileSymbols<'a> {
 
 impl Symbols for FileSymbols<'_> {
     fn named(&self, mapping: &Mapping, name: &str) -> Option<u64> {
+        /// Number of symbols whose names are compared between two looks at the time.
+        const AT_ONCE: usize = 8 << 10;
         let file = self.file(mapping)?;
-        file.symbols.iter().find(|symbol| file.has_name(**symbol, name.as_bytes())).map(|symbol| symbol.address)
+        let within = file.symbols.chunks(AT_ONCE).map_while(|part| {
+            self.work.work(4 * part.len() as u64).ok()?;
+            Some(part)
+        });
+        within.flatten().find(|symbol| file.has_name(**symbol, name.as_bytes())).map(|symbol| symbol.address)
     }
 
     fn at(&self, mapping: &Mapping, address: u64) -> Option<(String, u64)> {
+        self.work.work(64).ok()?;
         let file = self.file(mapping)?;
         let after = file.symbols.partition_point(|symbol| symbol.address <= address);
         let functions = file.symbols[..after].iter().rev().take(MAX_PASSED).filter(|symbol| symbol.is_function());
@@ -136,7 +151,7 @@ impl FileSymbol {
 
 impl SymbolFile {
     /// Reads the symbols of a file; `None` if it has none.
-    fn read(file: &File, bytes_left: &Cell<u64>) -> io::Result<Option<Self>> {
+    fn read(file: &File, bytes_left: &Cell<u64>, work: MemoryReader<'_>) -> io::Result<Option<Self>> {
         let mut header = [0; size_of::<FileHeader64<Endianness>>()];
         file.read_exact_at(&mut header, 0)?;
         let Ok((header, _)) = pod::from_bytes::<FileHeader64<Endianness>>(&header) else { return Ok(None) };
@@ -153,10 +168,13 @@ impl SymbolFile {
         let table = sections.iter().find(|section| section.sh_type.get(ORDER) == elf::SHT_SYMTAB);
         let names = |table: &SectionHeader64<_>| sections.get(usize::try_from(table.sh_link.get(ORDER)).ok()?);
         let Some((table, names)) = table.and_then(|table| Some((table, names(table)?))) else { return Ok(None) };
-        let symbols = Self::symbols(file, table, bytes_left)?;
+        let symbols = Self::symbols(file, table, bytes_left, work)?;
         let (start, len) = take(file, names, bytes_left)?;
         let mut names = vec![0; len];
-        file.read_exact_at(&mut names, start)?;
+        for (index, part) in names.chunks_mut(NAMES_AT_ONCE).enumerate() {
+            work.work(part.len() as u64 / 8).map_err(over)?;
+            file.read_exact_at(part, start.saturating_add((index * NAMES_AT_ONCE) as u64))?;
+        }
         Ok(Some(Self { symbols, names }))
     }
 
@@ -165,12 +183,14 @@ impl SymbolFile {
         file: &File,
         table: &SectionHeader64<Endianness>,
         bytes_left: &Cell<u64>,
+        work: MemoryReader<'_>,
     ) -> io::Result<Vec<FileSymbol>> {
         const SIZE: usize = size_of::<Sym64<Endianness>>();
         let (start, len) = take(file, table, bytes_left)?;
         let (mut symbols, mut block) = (Vec::new(), vec![0; BLOCK * SIZE]);
         for from in (0..len).step_by(BLOCK * SIZE) {
             block.truncate((len - from).min(BLOCK * SIZE));
+            work.work(SYMBOL_STEPS * BLOCK as u64).map_err(over)?;
             file.read_exact_at(&mut block, start.saturating_add(from as u64))?;
             let read = block.chunks_exact(SIZE);
             symbols.extend(read.filter_map(|bytes| FileSymbol::of(pod::from_bytes(bytes).ok()?.0)));
@@ -191,6 +211,11 @@ impl SymbolFile {
         let rest = usize::try_from(symbol.name & !FUNCTION).ok().and_then(|at| self.names.get(at..));
         rest.and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.first() == Some(&0))
     }
+}
+
+/// Returns the error of a reading whose limit is reached.
+fn over(limit: MemoryError) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, limit.to_string())
 }
 
 /// Takes the bytes of a section from what is left. Returns its offset in the file and its length.
@@ -233,7 +258,34 @@ mod tests {
     use std::{env, fs, process::Command};
 
     use super::*;
-    use crate::{elf::Object, live, memory::MemoryReader, memory::ReadLimit};
+    use crate::{elf::Object, live, memory::Memory, memory::ReadBound, memory::ReadLimit};
+
+    /// Process without memory, and without time for what takes longer than some steps.
+    struct NoTime;
+
+    impl Memory for NoTime {
+        fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+            Err(MemoryError::Unreadable { address, len: into.len() })
+        }
+
+        fn may_go_on(&self) -> bool {
+            false
+        }
+    }
+
+    fn read(file: &File, left: &Cell<u64>) -> io::Result<Option<SymbolFile>> {
+        let memory = live::LiveMemory::open(std::process::id())?;
+        SymbolFile::read(file, left, MemoryReader::new(&memory, &ReadLimit::new(0, 0)))
+    }
+
+    #[test]
+    fn symbols_are_read_as_long_as_there_is_time() {
+        let limit = ReadLimit::new(0, 0);
+        let file = File::open("/proc/self/exe").unwrap();
+        let read = SymbolFile::read(&file, &Cell::new(MAX_SYMBOLS), MemoryReader::new(&NoTime, &limit));
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(limit.reached(), Some(ReadBound::Time));
+    }
 
     #[inline(never)]
     fn marked_function() -> u32 {
@@ -250,7 +302,7 @@ mod tests {
         let mapping = mappings.iter().find(|mapping| mapping.inode == inode).unwrap();
         let object = Object::at(MemoryReader::new(&memory, &limit), mapping).unwrap().unwrap();
         let open = |mapping: &Mapping| open(pid, mapping);
-        let symbols = FileSymbols::new(&open);
+        let symbols = FileSymbols::new(&open, MemoryReader::new(&memory, &limit));
         let (name, start) = symbols.at(mapping, object.in_file(address) + 1).unwrap();
         assert!(name.contains("marked_function"), "{name}");
         assert_eq!(start, object.in_file(address));
@@ -270,7 +322,7 @@ mod tests {
         assert!(open_regular(&pipe.0, pipe.1).is_err());
         assert!(open_regular(&file.0, pipe.1).is_err());
         let opened = open_regular(&file.0, file.1).unwrap();
-        assert!(SymbolFile::read(&opened, &Cell::new(100)).is_err(), "shorter than a header");
+        assert!(read(&opened, &Cell::new(100)).is_err(), "shorter than a header");
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -278,9 +330,9 @@ mod tests {
     fn no_more_than_the_limit_is_read() {
         let file = File::open("/proc/self/exe").unwrap();
         let left = Cell::new(MAX_SYMBOLS);
-        assert!(SymbolFile::read(&file, &left).unwrap().is_some());
+        assert!(read(&file, &left).unwrap().is_some());
         let needed = MAX_SYMBOLS - left.get();
         let left = Cell::new(needed - 1);
-        assert!(SymbolFile::read(&file, &left).is_err());
+        assert!(read(&file, &left).is_err());
     }
 }

@@ -1,9 +1,9 @@
 //! Kinds of programs that have a reader.
 
 use super::{
-    go, native,
+    go, native, php,
     process::TargetProcess,
-    python,
+    python, ruby,
     stack::{Stack, StackError},
 };
 
@@ -14,16 +14,22 @@ pub enum ProgramKind {
     Go,
     /// See [`python`].
     Python,
+    /// See [`php`].
+    Php,
+    /// See [`ruby`].
+    Ruby,
     /// See [`native`].
     Native,
 }
 
 impl ProgramKind {
-    /// Returns the kind with a name: `go`, `python` or `native`.
+    /// Returns the kind with a name: `go`, `python`, `php`, `ruby` or `native`.
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "go" => Self::Go,
             "python" => Self::Python,
+            "php" => Self::Php,
+            "ruby" => Self::Ruby,
             "native" => Self::Native,
             _ => return None,
         })
@@ -38,6 +44,8 @@ impl ProgramKind {
         match self {
             Self::Go => go::stacks(process),
             Self::Python => python::stacks(process),
+            Self::Php => php::stacks(process),
+            Self::Ruby => ruby::stacks(process),
             Self::Native => native::stacks(process),
         }
     }

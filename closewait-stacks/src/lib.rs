@@ -5,10 +5,13 @@
 //!
 //! - [`memory`]: reads with a limit ([`limit`]); [`live`]: those of a running process; [`image`]: those of a saved one, for tests.
 //! - [`elf`]: executables and libraries as they are loaded; [`files`]: symbols that are only in their files.
-//! - A module for each kind of program: [`go`], [`python`], [`native`]; [`jvm`] parses what a Java virtual machine writes about itself.
+//! - A module for each kind of program: [`go`], [`python`], [`php`], [`ruby`], [`native`]; [`jvm`] parses what a Java virtual machine
+//!   writes about itself.
 //!
 //! A process runs while it is read, so a stack can be torn. One sample is an indication; two samples that agree are evidence.
 
+mod blocks;
+mod calls;
 pub mod elf;
 pub mod files;
 pub mod go;
@@ -19,8 +22,12 @@ pub mod limit;
 pub mod live;
 pub mod memory;
 pub mod native;
+mod numbers;
+pub mod php;
 pub mod process;
 pub mod python;
+pub mod ruby;
+mod runtime;
 pub mod stack;
 
 pub use kind::ProgramKind;

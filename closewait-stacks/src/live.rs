@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _},
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -19,6 +19,11 @@ use super::{
 const MAX_MAPPINGS: usize = 65_530;
 /// Maximum number of bytes of the list of mappings, whose paths the process chooses: a large JVM has 1 MB.
 const MAX_MAPS_BYTES: u64 = 8 << 20;
+
+/// Maximum number of bytes of `status`: 5,000 supplementary groups. The number of a thread in a container is behind them, and then unknown.
+const MAX_STATUS_BYTES: u64 = 64 << 10;
+/// Maximum number of bytes of `comm` and `syscall`, which have up to 150.
+const MAX_LINE_BYTES: u64 = 512;
 
 /// Memory of a running process.
 #[derive(Debug)]
@@ -64,18 +69,24 @@ pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
     }
 }
 
-/// Returns up to `most` threads of a process, with the registers of those that are in a system call.
+/// Returns up to `most` threads of a process, with the registers of those that are in a system call. Returns those that it has when
+/// `may_go_on` is no longer true, which it asks before each.
 ///
 /// # Errors
 ///
 /// If the process has ended.
-pub fn threads(pid: u32, most: usize) -> io::Result<Vec<TargetThread>> {
+pub fn threads(pid: u32, most: usize, may_go_on: &dyn Fn() -> bool) -> io::Result<Vec<TargetThread>> {
+    // All threads of a process are in the pid namespace of the first one: outside of containers, each has one number.
+    let has_inner = numbers(&PathBuf::from(format!("/proc/{pid}"))).is_none_or(|numbers| numbers.len() > 1);
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))?.take(most) {
         let entry = entry?;
+        if !may_go_on() {
+            break;
+        }
         let Some(tid) = entry.file_name().to_str().and_then(|tid| tid.parse().ok()) else { continue };
         // A thread can end at any time; its siblings remain.
-        if let Some(thread) = thread(tid, &entry.path()) {
+        if let Some(thread) = thread(tid, &entry.path(), has_inner) {
             threads.push(thread);
         }
     }
@@ -93,14 +104,28 @@ pub fn thread_count(pid: u32) -> io::Result<usize> {
     Ok(usize::try_from(links.saturating_sub(2)).unwrap_or(usize::MAX))
 }
 
-fn thread(tid: u32, folder: &Path) -> Option<TargetThread> {
-    let name = fs::read(folder.join("comm")).ok()?;
-    // The name of a thread is also in its status; the kernel cuts it in the middle of a character.
-    let status = fs::read(folder.join("status")).ok()?;
+/// Reads the first `most` bytes of a file.
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Returns the numbers of a process or thread, one for each pid namespace, the innermost one last (`proc_pid_status`, fs/proc/array.c at
+/// v5.10); `None` if they are unknown.
+fn numbers(folder: &Path) -> Option<Vec<u32>> {
+    let status = read(&folder.join("status"), MAX_STATUS_BYTES).ok()?;
+    // The name of the thread is in it, too; the kernel cuts it in the middle of a character.
     let status = String::from_utf8_lossy(&status);
-    // One number for each pid namespace, the innermost one last (`proc_pid_status`, fs/proc/array.c at v5.10).
-    let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last()?.parse().ok());
-    let call = fs::read_to_string(folder.join("syscall")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+fn thread(tid: u32, folder: &Path, has_inner: bool) -> Option<TargetThread> {
+    let name = read(&folder.join("comm"), MAX_LINE_BYTES).ok()?;
+    let inner = if has_inner { numbers(folder).and_then(|numbers| numbers.last().copied()) } else { None };
+    let call = read(&folder.join("syscall"), MAX_LINE_BYTES).unwrap_or_default();
+    let call = String::from_utf8_lossy(&call);
     Some(TargetThread {
         tid,
         inner_tid: inner.unwrap_or(tid),
@@ -133,7 +158,7 @@ mod tests {
     }
 
     fn threads_of_this_process() -> usize {
-        threads(std::process::id(), usize::MAX).unwrap().len()
+        threads(std::process::id(), usize::MAX, &|| true).unwrap().len()
     }
 
     #[test]
@@ -147,7 +172,7 @@ mod tests {
         });
         let own = wait.recv().unwrap();
         let own: u32 = own.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        let threads = threads(std::process::id(), 512).unwrap();
+        let threads = threads(std::process::id(), 512, &|| true).unwrap();
         let found = threads.iter().find(|thread| thread.tid == own).expect("the thread");
         assert_eq!((found.inner_tid, found.name.as_str()), (own, "Thread-9 (gr\u{fffd}"));
         // Other tests start and end threads meanwhile.
@@ -155,6 +180,18 @@ mod tests {
         assert!((0..1000).map(|_| counts()).any(|(links, listed)| links == listed), "{:?}", counts());
         end.send(()).unwrap();
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn threads_are_read_as_long_as_there_is_time() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || ended.recv());
+        let asked = std::cell::Cell::new(0);
+        let once = || asked.replace(asked.get() + 1) == 0;
+        assert_eq!(threads(std::process::id(), 512, &once).unwrap().len(), 1);
+        assert_eq!(asked.get(), 2, "the first one was read, the second one was not");
+        drop(end);
+        assert!(other.join().unwrap().is_err());
     }
 
     #[test]
@@ -170,7 +207,7 @@ mod tests {
         assert!(
             mappings.iter().any(|mapping| mapping.executable) && mappings.is_sorted_by_key(|mapping| mapping.start)
         );
-        let threads = threads(pid, 512).unwrap();
+        let threads = threads(pid, 512, &|| true).unwrap();
         assert!(threads.iter().any(|thread| thread.tid == pid), "{threads:?}");
     }
 }

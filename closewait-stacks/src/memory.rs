@@ -30,6 +30,9 @@ pub enum MemoryError {
         /// Number of bytes.
         len: usize,
     },
+    /// The bytes are in a mapping that is never read: their file system may not answer, or the read could change something.
+    #[error("it is on {0}")]
+    Refused(&'static str),
     /// A limit is reached: what is read may have no end.
     #[error("{0}")]
     Limit(ReadBound),
@@ -209,7 +212,7 @@ pub(crate) fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> {
 pub(crate) fn readable<T>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
     match read {
         Ok(value) => Ok(Some(value)),
-        Err(MemoryError::Unreadable { .. }) => Ok(None),
+        Err(MemoryError::Unreadable { .. } | MemoryError::Refused(_)) => Ok(None),
         Err(error @ MemoryError::Limit(_)) => Err(error),
     }
 }

@@ -188,7 +188,10 @@ fn follow<'a>(
         });
         let machine = place.object.and_then(|object| code.objects.get(object)).map(|own| own.object.machine);
         let Some(convention) = machine.and_then(Convention::of) else {
-            return Some(format!("no supported code in {}", shown_path(place.path)));
+            return Some(match &place.rule {
+                Err(reason @ NoRule::Unreadable(_)) => reason.to_string(),
+                Err(_) | Ok(_) => format!("no supported code in {}", shown_path(place.path)),
+            });
         };
         let mut current = match frame.take() {
             Some(frame) if frame.convention == convention => frame,

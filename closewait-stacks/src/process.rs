@@ -28,6 +28,9 @@ pub struct Mapping {
     pub readable: bool,
     /// Whether it has code.
     pub executable: bool,
+    /// Whether writes are seen by others that map the file. Saved images have no such mappings.
+    #[serde(skip)]
+    pub shared: bool,
     /// Offset of `start` in the file.
     pub offset: u64,
     /// Device of the file, as the kernel writes it: `fe:01`.
@@ -100,9 +103,9 @@ impl Symbols for NoSymbols {
 }
 
 impl<'a> TargetProcess<'a> {
-    /// Returns the mappings of the starts of files, which executables and libraries have, the lowest address first.
+    /// Returns the private mappings of the starts of files, which executables and libraries have, the lowest address first.
     pub(crate) fn file_starts(&self) -> impl Iterator<Item = &'a Mapping> {
-        self.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0)
+        self.mappings.iter().filter(|mapping| mapping.inode != 0 && mapping.offset == 0 && !mapping.shared)
     }
 
     /// Returns the mapping that contains `address`.
@@ -124,6 +127,7 @@ impl Mapping {
             end: hexadecimal(end)?,
             readable: rights.starts_with('r'),
             executable: rights.get(2..3)? == "x",
+            shared: rights.get(3..4)? == "s",
             offset: hexadecimal(fields.next()?)?,
             device: fields.next()?.to_owned(),
             inode: fields.next()?.parse().ok()?,
@@ -135,6 +139,15 @@ impl Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Memory, MemoryError, ReadLimit};
+
+    struct NoMemory;
+
+    impl Memory for NoMemory {
+        fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+            Err(MemoryError::Unreadable { address, len: into.len() })
+        }
+    }
 
     #[test]
     fn a_line_of_maps_is_parsed() {
@@ -147,5 +160,16 @@ mod tests {
         assert_eq!(parsed.path, "/usr/lib/a library.so (deleted)");
         assert_eq!(Mapping::parse("7f0a4c000000-7f0a4c021000 ---p 00000000 00:00 0 ").unwrap().path, "");
         assert_eq!(Mapping::parse("nothing"), None);
+        let shared = Mapping::parse("7f0a4c000000-7f0a4c021000 r--s 00000000 00:05 7 /dev/dri/card0").unwrap();
+        assert!(shared.shared && !parsed.shared);
+        let none = ReadLimit::new(0, 0);
+        let mappings = [shared, Mapping { offset: 0, ..parsed.clone() }];
+        let process = TargetProcess {
+            memory: MemoryReader::new(&NoMemory, &none),
+            mappings: &mappings,
+            threads: &[],
+            symbols: &NoSymbols,
+        };
+        assert_eq!(process.file_starts().collect::<Vec<_>>(), [&mappings[1]], "a shared one may be a device");
     }
 }

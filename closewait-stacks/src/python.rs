@@ -11,15 +11,20 @@
 //! and aarch64, rest on the headers and on the checks of each step.
 //!
 //! Not supported: builds without the global interpreter lock (3.13t and later), builds with `Py_TRACE_REFS`, other implementations such
-//! as PyPy. Only what a thread runs has frames here: a greenlet that waits (gevent, eventlet) and a task that waits (asyncio) have none,
-//! and the thread of their event loop shows the loop.
+//! as PyPy. A greenlet that waits (gevent, eventlet) has no frames here.
+//!
+//! Tasks of asyncio that wait are verified in the same way, against the coroutines that the program itself follows: 3.8.18, 3.9.18,
+//! 3.10.13, 3.11.2, 3.11.7, 3.12.1, 3.13.0, 3.13.18, 3.14.10 and 3.15.2, with 39 or 40 tasks each.
 
 mod code;
+mod coroutines;
+mod heap;
 mod layout;
 mod lines;
 mod objects;
 mod runtime;
-mod threads;
+mod task_layout;
+mod tasks;
 mod walk;
 
 use super::{
@@ -27,11 +32,12 @@ use super::{
     stack::{Stack, StackError},
 };
 
-/// Returns the stacks of the threads of a Python program, newest thread first.
+/// Returns the stacks of the threads of a Python program, newest thread first, then those of the tasks of asyncio that wait, oldest first.
 ///
 /// A stack has the state `holds the GIL` if its thread holds the global interpreter lock, `waits for the GIL` if 3.15 or later says so,
 /// and `running` if its frames changed while they were read: then only the frames that did not change are there. A thread that runs
-/// code of several interpreters has one stack for each of them. Threads without frames of Python are left out.
+/// code of several interpreters has one stack for each of them. Threads without frames of Python are left out. A task has no thread, but a name,
+/// and the state [`TASK_STATE`](super::stack::TASK_STATE).
 ///
 /// # Errors
 ///

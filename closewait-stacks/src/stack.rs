@@ -9,6 +9,9 @@ pub const MAX_FRAMES: usize = 128;
 /// Number of bytes that a frame counts for the limit of what a reading keeps: those of its forms before and after its names are known.
 pub(crate) const FRAME_BYTES: usize = 128;
 
+/// State of a task of Python that waits. No thread has it.
+pub const TASK_STATE: &str = "waiting";
+
 /// Stack of a thread, or of what a runtime runs on its threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stack {
@@ -16,7 +19,9 @@ pub struct Stack {
     pub tid: Option<u32>,
     /// Number that the runtime has given to a goroutine, or to another thread of its own.
     pub number: Option<u64>,
-    /// State in the words of the runtime: `semacquire`, `IO wait`.
+    /// Name of a task of Python; `None` for a thread.
+    pub name: Option<Arc<str>>,
+    /// State in the words of the runtime: `semacquire`, `IO wait`; [`TASK_STATE`] of a task of Python.
     pub state: Option<String>,
     /// Frames, innermost first.
     pub frames: Vec<Frame>,
@@ -82,6 +87,7 @@ impl std::fmt::Display for Stack {
     /// Writes a line with thread, number and state, and a line for each frame.
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.tid, self.number) {
+            _ if let Some(name) = &self.name => write!(to, "task {name}")?,
             (Some(tid), None) => write!(to, "thread {tid}")?,
             (None, Some(number)) => write!(to, "number {number}")?,
             (Some(tid), Some(number)) => write!(to, "thread {tid}, number {number}")?,

@@ -146,7 +146,7 @@ _closewait() {
 
     case "${cmd}" in
         closewait)
-            opts="-h -V --output --color --socket --alone --help --version status run top list tail kill report replay explain stacks check config doctor completions help"
+            opts="-h -V --output --color --redact --socket --alone --help --version status run top list tail kill report replay explain stacks check config doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -451,7 +451,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__explain)
-            opts="-h --output --color --help accept_stopped accumulates blocked busy_thread child_keeps client_undecided forgotten fresh gone growth half_close hung inherited leak left never_accepted no_demand none owner_stopped partly_blocked peers_wait pool proxy_wait queue reads_slowly sending serves_others shared slow too_early transient unheld unknown unread_response working"
+            opts="-h --output --color --help accept_stopped accumulates backend_stuck blocked busy_thread child_keeps client_undecided forgotten fresh gone growth half_close hung inherited leak left never_accepted no_demand none owner_stopped partly_blocked peers_wait pool proxy_wait queue reads_slowly sending serves_others shared slow too_early transient unheld unknown unread_response working"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -811,7 +811,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__list)
-            opts="-h --output --color --pid --port --peer --cgroup --older-than --verdict --by --sort --reverse --columns --all --wide --watch --socket --alone --help"
+            opts="-h --output --color --pid --port --peer --cgroup --older-than --verdict --by --sort --reverse --columns --all --wide --watch --redact --socket --alone --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -938,7 +938,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__report)
-            opts="-h --output --color --last --pid --port --peer --cgroup --older-than --verdict --socket --alone --help"
+            opts="-h --output --color --last --redact --pid --port --peer --cgroup --older-than --verdict --socket --alone --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1203,7 +1203,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__status)
-            opts="-h --output --color --socket --alone --help"
+            opts="-h --output --color --redact --socket --alone --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

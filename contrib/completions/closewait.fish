@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_closewait_global_optspecs
-    string join \n output= color= socket= alone h/help V/version
+    string join \n output= color= redact socket= alone h/help V/version
 end
 
 function __fish_closewait_needs_command
@@ -30,6 +30,7 @@ complete -c closewait -n "__fish_closewait_needs_command" -l color -d 'Color of 
 always\t'Color everywhere'
 never\t'No color'"
 complete -c closewait -n "__fish_closewait_needs_command" -l socket -d 'Control socket of the agent to query, if one is running [default: /run/closewait/agent.sock]' -r -F
+complete -c closewait -n "__fish_closewait_needs_command" -l redact -d 'Show labels instead of addresses and names of hosts, users, programs, files and functions, for readers outside: file-1, 2001:db8::1. Ports, numbers and verdicts stay'
 complete -c closewait -n "__fish_closewait_needs_command" -l alone -d 'Do not query a running agent'
 complete -c closewait -n "__fish_closewait_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c closewait -n "__fish_closewait_needs_command" -s V -l version -d 'Print version'
@@ -54,6 +55,7 @@ complete -c closewait -n "__fish_closewait_using_subcommand status" -l color -d 
 always\t'Color everywhere'
 never\t'No color'"
 complete -c closewait -n "__fish_closewait_using_subcommand status" -l socket -d 'Control socket of the agent to query, if one is running [default: /run/closewait/agent.sock]' -r -F
+complete -c closewait -n "__fish_closewait_using_subcommand status" -l redact -d 'Show labels instead of addresses and names of hosts, users, programs, files and functions, for readers outside: file-1, 2001:db8::1. Ports, numbers and verdicts stay'
 complete -c closewait -n "__fish_closewait_using_subcommand status" -l alone -d 'Do not query a running agent'
 complete -c closewait -n "__fish_closewait_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c closewait -n "__fish_closewait_using_subcommand run" -l config -d 'Configuration file, instead of /etc/closewait/closewait.toml and /etc/closewait/conf.d/*.toml' -r -F
@@ -157,6 +159,7 @@ complete -c closewait -n "__fish_closewait_using_subcommand list" -l socket -d '
 complete -c closewait -n "__fish_closewait_using_subcommand list" -l reverse -d 'Reverse the order of rows'
 complete -c closewait -n "__fish_closewait_using_subcommand list" -l all -d 'Show all rows, even if they do not fit the screen'
 complete -c closewait -n "__fish_closewait_using_subcommand list" -l wide -d 'Show all columns and rows, and do not shorten anything to fit the screen'
+complete -c closewait -n "__fish_closewait_using_subcommand list" -l redact -d 'Show labels instead of addresses and names of hosts, users, programs, files and functions, for readers outside: file-1, 2001:db8::1. Ports, numbers and verdicts stay'
 complete -c closewait -n "__fish_closewait_using_subcommand list" -l alone -d 'Do not query a running agent'
 complete -c closewait -n "__fish_closewait_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c closewait -n "__fish_closewait_using_subcommand tail" -l output -d 'Human-readable text, or one JSON object per line' -r -f -a "text\t'Lines and tables'
@@ -218,6 +221,7 @@ proxy_wait\t''
 transient\t''
 unknown\t''"
 complete -c closewait -n "__fish_closewait_using_subcommand report" -l socket -d 'Control socket of the agent to query, if one is running [default: /run/closewait/agent.sock]' -r -F
+complete -c closewait -n "__fish_closewait_using_subcommand report" -l redact -d 'Show labels instead of addresses and names of hosts, users, programs, files and functions, for readers outside: file-1, 2001:db8::1. Ports, numbers and verdicts stay'
 complete -c closewait -n "__fish_closewait_using_subcommand report" -l alone -d 'Do not query a running agent'
 complete -c closewait -n "__fish_closewait_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c closewait -n "__fish_closewait_using_subcommand replay" -l output -d 'Human-readable text, or one JSON object per line' -r -f -a "text\t'Lines and tables'
@@ -320,5 +324,5 @@ complete -c closewait -n "__fish_closewait_using_subcommand help; and not __fish
 complete -c closewait -n "__fish_closewait_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Check the configuration: exit code 0, or 2 with all problems'
 complete -c closewait -n "__fish_closewait_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "show" -d 'Show all settings of `run`, and the source of each'
 complete -c closewait -n "__fish_closewait_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "example" -d 'Print a configuration file with all settings as comments'
-complete -c closewait -n "__fish_closewait_using_subcommand explain" -f -a "accept_stopped accumulates blocked busy_thread child_keeps client_undecided forgotten fresh gone growth half_close hung inherited leak left never_accepted no_demand none owner_stopped partly_blocked peers_wait pool proxy_wait queue reads_slowly sending serves_others shared slow too_early transient unheld unknown unread_response working"
+complete -c closewait -n "__fish_closewait_using_subcommand explain" -f -a "accept_stopped accumulates backend_stuck blocked busy_thread child_keeps client_undecided forgotten fresh gone growth half_close hung inherited leak left never_accepted no_demand none owner_stopped partly_blocked peers_wait pool proxy_wait queue reads_slowly sending serves_others shared slow too_early transient unheld unknown unread_response working"
 complete -c closewait -n "__fish_closewait_using_subcommand completions" -f -a "bash zsh fish"

@@ -23,7 +23,7 @@ pub fn check(kind: ProgramKind, images: &[Image], bytes: &[u8]) {
     if let Ok(stacks) = kind.stacks(&process) {
         assert!(stacks.iter().all(|stack| stack.frames.len() <= MAX_FRAMES));
         assert!(
-            stacks.iter().all(|stack| !stack.frames.is_empty() || stack.cut.is_some()),
+            stacks.iter().all(|stack| !stack.frames.is_empty() || stack.cut.is_some() || stack.state.is_some()),
             "an empty stack has a reason"
         );
     }

@@ -9,7 +9,7 @@ use crate::prelude::*;
 
 /// Targets in the order in which they run, each with its longest input in bytes, enough for several of whatever it reads, and
 /// a folder of files that serve as first inputs, too.
-const TARGETS: [(&str, u32, Option<&str>); 13] = [
+const TARGETS: [(&str, u32, Option<&str>); 14] = [
     ("records", 4096, None),
     ("btf", 4096, None),
     ("tracepoint", 4096, Some("closewait-agent/src/host/tracefs")),
@@ -20,6 +20,7 @@ const TARGETS: [(&str, u32, Option<&str>); 13] = [
     ("cli", 1024, None),
     ("goroutines", 512, None),
     ("python_frames", 512, None),
+    ("script_frames", 512, None),
     ("jvm_dump", 16_384, Some("closewait-stacks/tests/dumps")),
     ("native_frames", 512, None),
     ("unread", 4096, None),

@@ -41,6 +41,10 @@ pub struct ListArgs {
     /// List again at this interval, until SIGINT
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
     pub watch: Option<Duration>,
+    /// Show labels instead of addresses and names of hosts, users, programs, files and functions, for readers outside: file-1,
+    /// 2001:db8::1. Ports, numbers and verdicts stay
+    #[arg(long)]
+    pub redact: bool,
     /// Agent to query.
     #[command(flatten)]
     pub asked: AgentArgs,

@@ -128,7 +128,8 @@ pub(super) fn answer_needing<T>(
     note: &mut dyn FnMut(String),
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let shape = ListShape { socket: asked.socket.clone(), ..shape };
+    let socket = asked.socket.clone().filter(|_| !shape.is_redacted);
+    let shape = ListShape { socket, ..shape };
     if let Some(answer) = ask_agent(asked, query, &shape, note)? {
         return show(answer);
     }

@@ -13,6 +13,7 @@ mod kill;
 mod list;
 #[cfg(test)]
 mod man;
+mod peeks;
 mod reload;
 mod replay;
 mod report;
@@ -80,6 +81,7 @@ pub fn run(command: &Command, configuration: Option<Configuration>) -> ExitCode 
         Command::Kill(kill) => with_open_files(|_| kill::kill(kill).map(|()| 0)),
         Command::Hooks(hooks) => hooks::run(hooks).map(|()| 0),
         Command::JvmDumps => jvm_dumps::run().map(|()| 0),
+        Command::Peeks => peeks::run().map(|()| 0),
         Command::Report(report) => with_open_files(|_| report::report(report).map(|()| 0)),
         Command::Replay(replay) => replay::replay(replay).map(|()| 0),
         Command::Check(check) => Ok(check::check(check)),
@@ -127,6 +129,7 @@ const fn needs_kernel_program(command: &Command) -> bool {
         Command::Replay(_)
         | Command::Hooks(_)
         | Command::JvmDumps
+        | Command::Peeks
         | Command::Explain(_)
         | Command::Stacks(_)
         | Command::Check(_)
@@ -246,6 +249,7 @@ mod tests {
             "top --replay FILE",
             "hooks",
             "jvm-dumps",
+            "peeks",
             "explain",
             "explain hung",
             "completions zsh",
@@ -258,7 +262,8 @@ mod tests {
     fn a_suggested_command_has_the_socket_if_it_has_that_flag() {
         for command in Cli::command().get_subcommands() {
             // No next step has these.
-            if matches!(command.get_name(), "run" | "config" | "completions" | "man" | "hooks" | "jvm-dumps") {
+            if matches!(command.get_name(), "run" | "config" | "completions" | "man" | "hooks" | "jvm-dumps" | "peeks")
+            {
                 continue;
             }
             let has_flag = command.get_arguments().any(|argument| argument.get_long() == Some("socket"));

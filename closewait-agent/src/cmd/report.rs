@@ -24,7 +24,10 @@ use crate::{
     },
 };
 use closewait_engine::{
-    snapshot::query::{Filter, Query, ReportContent},
+    snapshot::{
+        query::{Filter, Query, ReportContent},
+        redact::Redactor,
+    },
     text::{duration, harmless},
     time::BootTime,
 };
@@ -43,7 +46,7 @@ pub(super) fn report(args: &cli::ReportArgs) -> anyhow::Result<()> {
         ReportOutput::Json => ReportFormat::Json,
     };
     match &args.file {
-        Some(file) => of_recording(file, args.last, format),
+        Some(file) => of_recording(file, args, format),
         None => of_host(args, format),
     }
 }
@@ -58,18 +61,19 @@ fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
     let mut notes = Vec::new();
     // The object has the sockets that cannot be seen.
     let form = if is_json(format) { Form::Json } else { Form::Text };
-    let shape = ListShape { form, ..ListShape::default() };
+    let shape = ListShape { form, is_redacted: args.redact, ..ListShape::default() };
     let note = &mut |note| notes.push(note);
     let (header, report) = list::answer_noting(&args.asked, &query, shape, note, |answer| Ok(answer.report()?))?;
     warn(&notes, format);
-    notes.retain(|note| Some(note) != report.unseen.as_ref());
+    // Notes can have names, and the log has them.
+    notes.retain(|note| Some(note) != report.unseen.as_ref() && !args.redact);
     let page = ReportPage {
         report: &report,
         version: &header.version,
         anchor: header.anchor,
         source: ReportSource::Host,
         notes: &notes,
-        socket: args.asked.socket.as_deref(),
+        socket: args.asked.socket.as_deref().filter(|_| !args.redact),
     };
     let mut shown = Vec::new();
     render(&page, format, &mut shown)?;
@@ -81,9 +85,9 @@ fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
 /// # Errors
 ///
 /// If an item cannot be played, after the report, or there is none before it.
-fn of_recording(path: &Path, last: Option<Duration>, format: ReportFormat) -> anyhow::Result<()> {
+fn of_recording(path: &Path, args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
     let failed = || format!("playing {} failed", path.display());
-    let mut source = open(path, last.map_or(RecordingPart::End, RecordingPart::Last))?;
+    let mut source = open(path, args.last.map_or(RecordingPart::End, RecordingPart::Last))?;
     let shown_from = source.shown_from();
     let (mut player, mut last) = (Player::default(), BootTime::default());
     let mut progress = ReplayProgress::new();
@@ -120,11 +124,16 @@ fn of_recording(path: &Path, last: Option<Duration>, format: ReportFormat) -> an
             .map(|error| format!("the rest is missing: {error:#}"))
             .map(|text| harmless(text.as_bytes())),
     );
-    let name = harmless(path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes());
+    let mut name = harmless(path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes());
     let mut report = engine.report_of(last, &Filter::default(), ReportContent::Courses);
     if let Some(from) = shown_from {
         let from = player.anchor().boot(from);
         report.resolved.retain(|resolved| resolved.at >= from);
+    }
+    if args.redact {
+        Redactor::default().report(&mut report);
+        "a recording".clone_into(&mut name);
+        notes.clear();
     }
     let page = ReportPage {
         report: &report,

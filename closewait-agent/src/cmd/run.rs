@@ -42,6 +42,7 @@ use crate::{
         records::KernelSource,
         ring::RingReader,
         scanner::Scanner,
+        unread::PeekHelper,
         worker::{FirstScan, Piece, Workers},
     },
 };
@@ -199,9 +200,11 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     // No program can start after the confinement.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
     let jvm_helper = args.stacks.jvm.then(|| open_files.as_before(JvmHelper::start)).transpose()?;
+    if reads_requests {
+        inspector.peek_by(open_files.as_before(PeekHelper::start)?);
+    }
     // All files are open, and no thread of the start is left: later threads are confined with this one.
-    let keep =
-        Keep { enter_namespaces: args.enter_namespaces, duplicate_descriptors: reads_requests, seccomp: plan.seccomp };
+    let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };
     degraded.extend(drop_privileges(keep, &facts));
     if let Some(connects) = programs.connect_reader()? {
         inspector.read_connects(connects);

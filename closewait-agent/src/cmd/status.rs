@@ -23,7 +23,7 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
     let form = args.shape.output.into();
     let mut notes = Vec::new();
     // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
-    let shape = ListShape { form: Form::Json, ..ListShape::default() };
+    let shape = ListShape { form: Form::Json, is_redacted: args.redact, ..ListShape::default() };
     let note = &mut |note| notes.push(note);
     let (header, report) = list::answer_noting(
         &args.asked,
@@ -35,7 +35,7 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
             Ok(answer.report()?)
         },
     )?;
-    if form == Form::Json {
+    if form == Form::Json || args.redact {
         notes.drain(..).for_each(|note| log::warn!("{note}"));
     }
     let screen = screen(color(args.shape));
@@ -44,7 +44,7 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
         anchor: header.anchor,
         is_root: rustix::process::geteuid().is_root(),
         notes: &notes,
-        socket: args.asked.socket.as_deref(),
+        socket: args.asked.socket.as_deref().filter(|_| !args.redact),
     };
     let mut shown = Vec::new();
     render(&page, form, screen, &mut shown)?;

@@ -28,8 +28,6 @@ pub struct Confined {
 pub struct Keep {
     /// Whether to keep `CAP_SYS_ADMIN`, to enter network namespaces.
     pub enter_namespaces: bool,
-    /// Whether to keep the system call that duplicates descriptors of other processes, to peek at unread requests.
-    pub duplicate_descriptors: bool,
     /// Whether the kernel has filters for system calls.
     pub seccomp: bool,
 }
@@ -37,9 +35,7 @@ pub struct Keep {
 impl Keep {
     /// Returns the system calls of the filter that this agent makes.
     fn allowed(self) -> Vec<libc::c_long> {
-        let of = |kept: bool, call| kept.then_some(call);
-        let calls = [of(self.enter_namespaces, libc::SYS_setns), of(self.duplicate_descriptors, libc::SYS_pidfd_getfd)];
-        calls.into_iter().flatten().collect()
+        self.enter_namespaces.then_some(libc::SYS_setns).into_iter().collect()
     }
 }
 
@@ -63,6 +59,14 @@ pub fn confine_jvm_helper() -> Confined {
     let kept = Capability::JVM_HELPER.into_iter().fold(0, |all, one| all | one.bit());
     let allowed: &[libc::c_long] = &[libc::SYS_setresuid, libc::SYS_setresgid];
     confine_to(|permitted| permitted & kept, Some(allowed), |_kept| None)
+}
+
+/// Drops everything that a helper does not need which peeks at unread requests: the capabilities for kernel programs and namespaces, and
+/// the system calls that [`confine`] refuses, except the one that duplicates descriptors.
+pub fn confine_peek_helper() -> Confined {
+    let dropped =
+        [Capability::Bpf, Capability::Perfmon, Capability::SysAdmin].into_iter().fold(0, |all, one| all | one.bit());
+    confine_to(|permitted| lasting(permitted, false) & !dropped, Some(&[libc::SYS_pidfd_getfd]), |_kept| None)
 }
 
 /// Drops all capabilities but those that `choose` returns of the permitted ones, and the system calls of the filter except `allowed`, if
@@ -237,7 +241,7 @@ mod tests {
     #[test]
     fn a_thread_is_confined_and_what_it_starts_is_too() {
         // The filter would apply to all tests of this process.
-        let keep = Keep { enter_namespaces: false, duplicate_descriptors: false, seccomp: false };
+        let keep = Keep { enter_namespaces: false, seccomp: false };
         let (confined, status) = thread::spawn(move || {
             let confined = confine(keep);
             let status = thread::spawn(|| fs::read_to_string("/proc/thread-self/status").unwrap()).join().unwrap();

@@ -65,6 +65,8 @@ const INSPECTION_TAKES: Duration = Duration::from_secs(5);
 const MAX_STUCK: usize = 8;
 /// Number of threads left behind that read stacks from which on the agent reads no stacks. They do not count for [`MAX_STUCK`].
 const MAX_SLOW_STACKS: usize = 2;
+/// Number of threads left behind that peek at sockets from which on no further peeks start. They do not count for [`MAX_STUCK`].
+const MAX_STUCK_PEEKS: usize = 1;
 /// Number of threads left behind from which on the agent starts no reads at all.
 const MAX_ABANDONED: usize = 16;
 /// Interval between two checks of a silent thread.
@@ -105,6 +107,8 @@ pub enum Subject {
     Path(PathBuf),
     /// The stacks of a process, by its pid. Such a read can also compute for long.
     Stacks(u32),
+    /// The unread bytes of the sockets of a process, by its pid.
+    Peek(u32),
 }
 
 /// Reason why a value was not read.
@@ -248,21 +252,30 @@ fn allowed(abandoned: &[Abandoned], subject: &Subject) -> Result<(), ReadFailure
             ReadFailure::StillWaits
         });
     }
-    let reads_stacks = |thread: &&Abandoned| matches!(thread.subject, Some(Subject::Stacks(_)));
-    let slow = abandoned.iter().filter(reads_stacks).count();
+    let (mut slow, mut peeks, mut others) = (0, 0, 0);
+    for thread in abandoned {
+        *match thread.subject {
+            Some(Subject::Stacks(_)) => &mut slow,
+            Some(Subject::Peek(_)) => &mut peeks,
+            Some(Subject::Process(..) | Subject::Path(_)) | None => &mut others,
+        } += 1;
+    }
     match subject {
         Subject::Stacks(_) if slow >= MAX_SLOW_STACKS => Err(ReadFailure::OtherSlowStacks),
-        Subject::Stacks(_) | Subject::Process(..) | Subject::Path(_) if abandoned.len() - slow >= MAX_STUCK => {
+        Subject::Peek(_) if peeks >= MAX_STUCK_PEEKS => Err(ReadFailure::TooMany),
+        Subject::Stacks(_) | Subject::Peek(_) | Subject::Process(..) | Subject::Path(_) if others >= MAX_STUCK => {
             Err(ReadFailure::TooMany)
         }
-        Subject::Stacks(_) | Subject::Process(..) | Subject::Path(_) => Ok(()),
+        Subject::Stacks(_) | Subject::Peek(_) | Subject::Process(..) | Subject::Path(_) => Ok(()),
     }
 }
 
-/// Whether a thread is blocked on a subject; the stacks of a process are a part of it.
+/// Whether a thread is blocked on a subject; the stacks and sockets of a process are a part of it.
 fn is_blocked_on(abandoned: &[Abandoned], subject: &Subject) -> bool {
-    let is_part =
-        |whole: &Subject| matches!((subject, whole), (Subject::Stacks(own), Subject::Process(pid, _)) if own == pid);
+    let is_part = |whole: &Subject| {
+        let (Subject::Stacks(own) | Subject::Peek(own)) = subject else { return false };
+        matches!(whole, Subject::Process(pid, _) if own == pid)
+    };
     abandoned.iter().filter_map(|thread| thread.subject.as_ref()).any(|whole| whole == subject || is_part(whole))
 }
 

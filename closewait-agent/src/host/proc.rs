@@ -5,6 +5,7 @@
 //! A folder argument is `ROOT/PID` ([`folder`]) or `ROOT/PID/task/TID` ([`threads`]). The process itself may have
 //! chosen any of the bytes read.
 
+mod devices;
 mod elf;
 pub mod fdinfo;
 mod mounts;
@@ -21,6 +22,7 @@ use std::{
 use rustix::process::Pid;
 
 pub use self::{
+    devices::{DeviceKind, device_kinds},
     mounts::Mounts,
     parse::{Call, CgroupPaths, SchedStat, Stat, Status},
     program::{LinkedFile, Linker, folder_in_root, linked_file, linker, read_in_root},

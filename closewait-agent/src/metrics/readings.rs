@@ -148,6 +148,7 @@ impl ReadingsSource {
         let about = [(VERSION, &facts.version), (HOOK, &facts.hook), (KERNEL, &facts.kernel)];
         let about = about.map(|(label, value)| (label, value.clone())).into();
         let memory = usage.memory.map(|memory| plain(MetricValue::Integer(memory)));
+        let frames = numbers.stack_frames.map(|frames| plain(MetricValue::Integer(frames)));
         let dwell = MetricValue::Histogram(histogram(&numbers.dwell, |at| anchor.wall(at)));
         let count = |count| vec![plain(MetricValue::Integer(count))];
         let totals = &numbers.totals;
@@ -167,6 +168,7 @@ impl ReadingsSource {
             (table::REPAIRED, count(repaired)),
             (table::AGENT_CPU, vec![plain(MetricValue::Float(usage.cpu.as_secs_f64()))]),
             (table::AGENT_MEMORY, memory.into_iter().collect()),
+            (table::STACK_FRAMES, frames.into_iter().collect()),
             (table::AGENT_MAP_LIMIT, maps.map(|(map, limit)| one(MAP, map, limit.into())).into()),
             (table::BUILD, vec![MetricPoint { labels: about, value: MetricValue::Integer(1) }]),
         ];

@@ -223,6 +223,9 @@ metrics! {
     /// Memory of the agent.
     AGENT_MEMORY = "agent_memory", "closewait.agent.memory.usage", Gauge, MetricUnit::Bytes, &[],
         "Resident memory of the agent's process, without that of its kernel maps.";
+    /// Kept frames of stacks.
+    STACK_FRAMES = "stack_frames", "closewait.stack.frames", Gauge, MetricUnit::Number("{frame}"), &[],
+        "Frames of stacks that the agent keeps, 16384 at most, about 200 bytes each; absent if it reads no stacks.";
     /// Limits of the agent's maps.
     AGENT_MAP_LIMIT = "agent_map_limit_sockets", "closewait.agent.map.limit", Gauge, MetricUnit::Number("{socket}"), &[MAP],
         "Number of sockets in CLOSE_WAIT above which the agent drops some.";

@@ -6,6 +6,11 @@
 //!
 //! Source of the format: the MessagePack specification, `spec.md`, "Formats". Values of extension types are not in recordings.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a type has one or two kinds of values, and any other one is an error"
+)]
+
 use std::{io::Read, str};
 
 use rmp::Marker;

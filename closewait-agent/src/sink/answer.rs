@@ -25,6 +25,7 @@ use closewait_engine::{
     snapshot::groups::{ListedGroup, ListedGroupBuilder},
     snapshot::hints::{Hint, HintBuilder},
     snapshot::query::{ListContent, Query},
+    snapshot::redact::Redactor,
     snapshot::summary::{ListSummary, ListSummaryBuilder},
     snapshot::view::{Row, View},
     time::BootTime,
@@ -191,6 +192,8 @@ pub struct AnswerCollector<'a> {
     report: Option<IncidentReport>,
     /// Control socket that the user has given: suggested commands of closewait get it.
     socket: Option<PathBuf>,
+    /// Labels instead of addresses and names; `None` if all is shown.
+    redactor: Option<Redactor>,
 }
 
 /// Items that rows refer to.
@@ -239,7 +242,8 @@ impl<'a> AnswerCollector<'a> {
     pub fn new(shape: &ListShape) -> Self {
         let table = matches!(shape.content(), ListContent::Table | ListContent::WideTable);
         let table = table.then(|| SocketTable::of_shape(shape));
-        Self { table, socket: shape.socket.clone(), ..Self::default() }
+        let redactor = shape.is_redacted.then(Redactor::default);
+        Self { table, socket: shape.socket.clone(), redactor, ..Self::default() }
     }
 
     /// Collects the answer to `query` at `now`, without encoding.
@@ -299,6 +303,9 @@ impl<'a> AnswerCollector<'a> {
             return Err(AnswerError::Header);
         }
         let mut item = item;
+        if let Some(redactor) = &mut self.redactor {
+            item.redact(redactor);
+        }
         if self.socket.is_some() {
             self.add_socket(&mut item);
         }
@@ -365,7 +372,7 @@ impl<'a> AnswerCollector<'a> {
     ///
     /// If there is no header.
     pub fn listing(self) -> Result<Listing<'a>, AnswerError> {
-        let Self { header, rows, table, shared, groups, hints, summary, report: _, socket: _ } = self;
+        let Self { header, rows, table, shared, groups, hints, summary, report: _, socket: _, redactor: _ } = self;
         Ok(Listing { header: header.ok_or(AnswerError::Header)?, rows, table, shared, groups, hints, summary })
     }
 

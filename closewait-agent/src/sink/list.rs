@@ -42,6 +42,8 @@ pub struct ListShape {
     pub height: Option<usize>,
     /// Control socket that the user has given, for suggested commands.
     pub socket: Option<PathBuf>,
+    /// Whether labels stand for addresses and names.
+    pub is_redacted: bool,
 }
 
 impl ListShape {

@@ -86,4 +86,6 @@ pub fn render(page: &ReportPage<'_>, format: ReportFormat, to: &mut Vec<u8>) -> 
 }
 
 #[cfg(test)]
+mod redacted;
+#[cfg(test)]
 mod tests;

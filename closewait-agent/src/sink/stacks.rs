@@ -77,7 +77,8 @@ fn text(page: &StacksPage<'_>) -> String {
 
 /// Returns what the threads of a group do, with their state in the words of the runtime.
 fn headline(group: &StackGroup) -> String {
-    let state = group.state.as_ref().map(|state| format!(", {state}")).unwrap_or_default();
+    let state =
+        group.state.as_ref().filter(|_| !group.are_tasks()).map(|state| format!(", {state}")).unwrap_or_default();
     format!("{}{state}", group.headline())
 }
 

@@ -23,7 +23,8 @@ use super::{
     pod_names::PodNames,
     processes::{self, Sampling},
     scanner::ScanItem,
-    stacks, unread,
+    stacks,
+    unread::PeekHelper,
 };
 use crate::{
     beside::beside,
@@ -178,6 +179,8 @@ pub struct Inspector {
     pod_names: PodNames,
     /// Questions to Java virtual machines; `None` if they are not asked.
     jvms: Option<JvmAsker>,
+    /// Process that peeks at unread requests; `None` if nothing does.
+    peeks: Option<PeekHelper>,
     /// Sampled connections of owners; `None` if there are none.
     connects: Option<ConnectReader>,
 }
@@ -191,6 +194,11 @@ impl Inspector {
     /// Makes it ask Java virtual machines for their stacks.
     pub fn ask_jvms(&mut self, jvms: JvmAsker) {
         self.jvms = Some(jvms);
+    }
+
+    /// Makes it peek at unread requests.
+    pub fn peek_by(&mut self, helper: PeekHelper) {
+        self.peeks = Some(helper);
     }
 
     /// Makes it read the stacks in which owners connect.
@@ -234,7 +242,9 @@ impl Inspector {
         for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
-        unread::peek_each(&request.unread_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
+        if let Some(helper) = &mut self.peeks {
+            helper.peek_each(&request.unread_of, &mut |fact| each(ScanItem::fact(fact)));
+        }
         if let Some(connects) = &mut self.connects {
             connects.read(&request.connects_of, &mut Patience::for_one_read(), |fact| each(ScanItem::fact(fact)));
         }

@@ -93,7 +93,7 @@ fn read_now<T>(pid: u32, kinds: JvmThreads, job: &ItemJob<T>) -> Result<StacksRe
     drop(session);
     job.progress();
     let unread = |error| AttachError::Unreadable { what: "its threads", error };
-    let tasks = live::threads(pid, MAX_THREADS).map_err(unread)?;
+    let tasks = live::threads(pid, MAX_THREADS, &|| true).map_err(unread)?;
     let comm = Comm::from_name(&proc::comm(&target.folder).map_err(unread)?);
     let count = live::thread_count(pid).map_err(unread)?.max(tasks.len());
     let (stacks, left_out) = dump.into_stacks(&tasks);

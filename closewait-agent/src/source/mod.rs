@@ -30,6 +30,7 @@ pub mod inspector;
 pub mod jvm;
 pub mod owners;
 pub mod pins;
+mod places;
 mod pod_names;
 pub mod processes;
 pub mod program;

@@ -246,7 +246,7 @@ impl KernelPrograms {
             }
             // Another size than that of an agent that samples none.
             for name in [names::CONNECTS, names::CONNECT_WATCHES].iter().filter(|_| samples_connects) {
-                loader.map_pin_path(*name, pinned.pins().map(name));
+                loader.map_pin_path(name, pinned.pins().map(name));
             }
         }
         let ebpf = loader.load(OBJECT).map_err(KernelProgramError::Load)?;

@@ -12,10 +12,11 @@ use closewait_stacks::{
     go,
     live::{self, LiveMemory},
     memory::ReadLimit,
-    native, python,
+    native, php, python, ruby,
 };
 use thiserror::Error;
 
+use super::places::MemoryPlaces;
 use crate::{
     clock,
     host::{
@@ -128,9 +129,10 @@ pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError
 /// reason instead. Omits the processes for which the limits of the pass leave nothing.
 pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(ProcessStacks)) {
     let (mut left, mut cpu) = (StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS }, Duration::ZERO);
+    let (began, mut done) = (clock::now(), 0);
     for pid in pids.iter().copied() {
         if left.threads == 0 || left.reads == 0 || cpu >= MAX_CPU {
-            return;
+            break;
         }
         let at = clock::now();
         match read_within(pid, left, patience) {
@@ -140,9 +142,20 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
                 left.reads = left.reads.saturating_sub(cost.reads);
                 each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
             }
-            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) => return,
+            // The first one had all of the time, and would keep others waiting the next time, too.
+            Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) if done > 0 => break,
             Err(error) => each(ProcessStacks::new(pid, at, &[], vec![error_text::in_one_line(error)])),
         }
+        done += 1;
+    }
+    if !pids.is_empty() {
+        log::debug!(
+            "stacks of {done} of {} processes with {} threads: {} us of CPU time in {} us",
+            pids.len(),
+            MAX_THREADS - left.threads,
+            cpu.as_micros(),
+            clock::now().since(began).as_micros()
+        );
     }
 }
 
@@ -160,8 +173,10 @@ pub(super) fn read_copies(
     patience: &mut Patience,
 ) -> Result<Vec<CodeStack>, StacksError> {
     let limits = StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS };
-    let read =
-        move |job: &ItemJob<_>| with_process(pid, limits, job, &[], |process, _| copied_stacks(process, &copies));
+    let read = move |job: &ItemJob<_>| {
+        let within = (limits, ReadingEnd::after(limits.cpu));
+        with_process(pid, within, job, &[], |process, _| copied_stacks(process, &copies)).map(|(stacks, _)| stacks)
+    };
     deadline::run_in_steps(Subject::Stacks(pid), "the code of its stacks", patience, read)
         .map_err(|why| StacksError::Unanswered { pid, why })?
         .map_err(|source| StacksError::of(pid, source))
@@ -181,9 +196,33 @@ impl StacksError {
 struct WatchedMemory<'a, T> {
     memory: LiveMemory,
     job: &'a ItemJob<T>,
+    places: MemoryPlaces,
+    /// File system of code that was not read.
+    code_on: Cell<Option<&'static str>>,
     reads: Cell<u32>,
-    /// CPU time of the thread, and time, at which the reading ends with what it has.
-    ends: (Duration, BootTime),
+    end: ReadingEnd,
+}
+
+/// End of a reading, which then returns what it has.
+#[derive(Clone, Copy)]
+struct ReadingEnd {
+    /// CPU time of the thread.
+    cpu: Duration,
+    time: BootTime,
+}
+
+impl ReadingEnd {
+    /// Returns the end of a reading with this CPU time from now on.
+    fn after(cpu: Duration) -> Self {
+        // Before the caller has no more patience, even if the machine is busy.
+        Self { cpu: clock::thread_cpu() + cpu, time: clock::now() + cpu * 3 / 2 }
+    }
+
+    /// Whether it has not come, and the caller waits for the result. Shows that the thread makes progress.
+    fn may_go_on<T>(self, job: &ItemJob<T>) -> bool {
+        job.progress();
+        !job.is_left_behind() && clock::thread_cpu() < self.cpu && clock::now() < self.time
+    }
 }
 
 impl<T> Memory for WatchedMemory<'_, T> {
@@ -193,21 +232,27 @@ impl<T> Memory for WatchedMemory<'_, T> {
         if reads.is_multiple_of(READS_BETWEEN_SIGNS) {
             self.job.progress();
         }
+        if let Err(refused) = self.places.check(address, into.len()) {
+            self.code_on.set(self.code_on.get().or(refused.code_on));
+            return Err(refused.error);
+        }
         self.memory.read(address, into)
     }
 
     fn may_go_on(&self) -> bool {
-        self.job.progress();
-        !self.job.is_left_behind() && clock::thread_cpu() < self.ends.0 && clock::now() < self.ends.1
+        self.end.may_go_on(self.job)
     }
 }
 
 fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(StacksRead, StackCost)> {
     let cpu_before = clock::thread_cpu();
     let comm = Comm::from_name(&proc::comm(&proc::folder(Path::new("/proc"), pid))?);
-    let threads = live::threads(pid, limits.threads)?;
-    let left_out = live::thread_count(pid)?.saturating_sub(limits.threads);
-    let (stacks, mut unread, reads) = with_process(pid, limits, job, &threads, |process, limit| {
+    let end = ReadingEnd::after(limits.cpu);
+    let threads = live::threads(pid, limits.threads, &|| end.may_go_on(job))?;
+    // Threads that end meanwhile are not left out.
+    let most = if end.may_go_on(job) { limits.threads } else { threads.len() };
+    let left_out = live::thread_count(pid)?.saturating_sub(most);
+    let ((stacks, mut unread, reads), code_on) = with_process(pid, (limits, end), job, &threads, |process, limit| {
         let (stacks, mut unread) = stacks(process);
         unread.extend(limit.left_out());
         if let Some(bound) = limit.reached().filter(|_| unread.is_empty()) {
@@ -215,39 +260,38 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
         }
         (stacks, unread, limits.reads.saturating_sub(limit.reads_left()))
     })?;
+    unread.extend(code_on.map(|on| format!("code on {on}, which may not answer")));
     unread.extend(unread_threads(left_out, threads.len()));
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
     let threads = threads.len() + left_out;
     Ok((StacksRead { comm, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
 }
 
-/// Opens the memory of a process, and hands the process with these threads to `read`.
+/// Opens the memory of a process, and hands the process with these threads to `read`. Returns its result, and the file system of code that
+/// was not read.
 fn with_process<T, R>(
     pid: u32,
-    limits: StackLimits,
+    (limits, end): (StackLimits, ReadingEnd),
     job: &ItemJob<T>,
     threads: &[TargetThread],
     read: impl FnOnce(&TargetProcess<'_>, &ReadLimit) -> R,
-) -> io::Result<R> {
+) -> io::Result<(R, Option<&'static str>)> {
     let folder = proc::folder(Path::new("/proc"), pid);
-    // Before the caller has no more patience, even if the machine is busy.
-    let ends = (clock::thread_cpu() + limits.cpu, clock::now() + limits.cpu * 3 / 2);
-    let memory = WatchedMemory { memory: LiveMemory::open(pid)?, job, reads: Cell::new(0), ends };
+    let memory = LiveMemory::open(pid)?;
     let mappings = live::mappings(pid)?;
+    let places = MemoryPlaces::of(&folder, &mappings)?;
+    let memory = WatchedMemory { memory, job, places, code_on: Cell::new(None), reads: Cell::new(0), end };
     job.progress();
     let open = |mapping: &Mapping| match memory.may_go_on() {
         true => opened(&folder, mapping),
         false => Err(io::ErrorKind::TimedOut.into()),
     };
-    let symbols = FileSymbols::new(&open);
     let limit = ReadLimit::new(limits.reads, MAX_BYTES);
-    let process = TargetProcess {
-        memory: MemoryReader::new(&memory, &limit),
-        mappings: &mappings,
-        threads,
-        symbols: &symbols as &dyn Symbols,
-    };
-    Ok(read(&process, &limit))
+    let reader = MemoryReader::new(&memory, &limit);
+    let symbols = FileSymbols::new(&open, reader);
+    let process = TargetProcess { memory: reader, mappings: &mappings, threads, symbols: &symbols as &dyn Symbols };
+    let result = read(&process, &limit);
+    Ok((result, memory.code_on.get()))
 }
 
 /// Returns the stacks of copies: of Go with lines, and otherwise of machine code.
@@ -298,10 +342,13 @@ fn stacks(process: &TargetProcess<'_>) -> (Vec<CodeStack>, Vec<String>) {
         return (stacks, unread);
     }
     let native = of(CodeLanguage::Native, native::stacks(process)).unwrap_or_default();
-    let stacks = match of(CodeLanguage::Python, python::stacks(process)) {
-        Some(python) => beside(python, native),
-        None => native,
-    };
+    // Programs in machine code can contain several interpreters.
+    let readers: [(_, fn(&TargetProcess<'_>) -> _); 3] =
+        [(CodeLanguage::Python, python::stacks), (CodeLanguage::Php, php::stacks), (CodeLanguage::Ruby, ruby::stacks)];
+    let stacks = readers.into_iter().fold(native, |others, (language, read)| match of(language, read(process)) {
+        Some(own) => beside(own, others),
+        None => others,
+    });
     (stacks, unread)
 }
 
@@ -311,26 +358,33 @@ const fn name(language: CodeLanguage) -> &'static str {
         CodeLanguage::Python => "Python",
         CodeLanguage::Native => "machine code",
         CodeLanguage::Jvm => "the JVM",
+        CodeLanguage::Php => "PHP",
+        CodeLanguage::Ruby => "Ruby",
     }
 }
 
-/// Returns the stacks of Python, and those of the threads that run no Python. A thread of Python that waits does so in a function of the
-/// interpreter, which has no frame of Python: the frames of machine code inside the interpreter's loop are put before the others.
-fn beside(mut python: Vec<CodeStack>, native: Vec<CodeStack>) -> Vec<CodeStack> {
-    for other in native {
-        match python.iter_mut().find(|stack| stack.tid.is_some() && stack.tid == other.tid) {
+/// Returns the stacks of an interpreter's threads, and those of the others. A thread that waits does so in a function of the interpreter,
+/// which has no frame of its language: the frames of machine code inside the interpreter's loop are put before the others. A thread
+/// that runs no script has all of them.
+fn beside(mut own: Vec<CodeStack>, others: Vec<CodeStack>) -> Vec<CodeStack> {
+    /// Functions in which the interpreters run code.
+    const LOOPS: [&str; 3] = ["_PyEval_EvalFrameDefault", "execute_ex", "rb_vm_exec"];
+    for other in others {
+        let is_same = |stack: &&mut CodeStack| stack.tid.is_some() && stack.tid == other.tid;
+        match own.iter_mut().find(is_same).filter(|_| other.language == CodeLanguage::Native) {
+            Some(stack) if stack.frames.is_empty() => stack.frames = other.frames,
             Some(stack) => {
                 let is_loop = |frame: &CodeFrame| {
-                    frame.function.as_deref().is_some_and(|name| name.contains("_PyEval_EvalFrameDefault"))
+                    frame.function.as_deref().is_some_and(|name| LOOPS.iter().any(|known| name.contains(known)))
                 };
                 if let Some(at) = other.frames.iter().position(is_loop) {
                     stack.frames.splice(0..0, other.frames.into_iter().take(at));
                 }
             }
-            None => python.push(other),
+            None => own.push(other),
         }
     }
-    python
+    own
 }
 
 /// Makes the stacks of a reader harmless: names come from the process's memory. Takes their bytes from `names_left`, and ends a stack
@@ -362,7 +416,7 @@ fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>, names_left: &mut usiz
         CodeStack {
             language,
             tid: stack.tid,
-            name: None,
+            name: stack.name.map(|name| harmless(name.as_bytes())),
             lock_owner: None,
             state: stack.state.map(text),
             frames,
@@ -387,6 +441,11 @@ mod tests {
         let lens: Vec<_> = shown.iter().map(|stack| (stack.frames.len(), stack.cut.as_deref())).collect();
         let cut = Some("the names of this process are too long");
         assert_eq!((&lens[..], left), (&[(100, None), (50, cut), (0, cut)][..], 0));
+    }
+
+    #[test]
+    fn a_process_without_a_script_has_the_state_that_the_engine_knows() {
+        assert_eq!(php::NO_SCRIPT, closewait_engine::stacks::NO_SCRIPT);
     }
 
     #[test]

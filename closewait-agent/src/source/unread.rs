@@ -1,19 +1,21 @@
-//! Peeks at the first bytes that a program has not read from a socket, on a thread that can be left behind.
+//! Peeks at the first bytes that a program has not read from a socket, in a process and on a thread that can be left behind.
 //!
-//! The agent duplicates the program's descriptor (`pidfd_getfd`), peeks (`MSG_PEEK | MSG_DONTWAIT`), and closes the duplicate at once. The
+//! The helper of the agent duplicates the program's descriptor (`pidfd_getfd`), peeks (`MSG_PEEK | MSG_DONTWAIT`), and closes the duplicate at once. The
 //! program still reads every byte. What such a read could change is excluded before it:
 //!
 //! | risk | treatment |
 //! |---|---|
 //! | the number belongs to another file by now, whose close can wait (`filp_close`, fs/open.c) | the link in `/proc/PID/fd` names the socket, and so do inode and cookie of the duplicate |
 //! | the process has ended, and another one has its number | the link is read after `pidfd_open`, so either both are of one process or the duplication fails |
-//! | the kernel gives the socket the net_cls and net_prio cgroup of the process that gets a descriptor (`__receive_sock`, net/core/sock.c at v5.10) | no duplicate, unless owner and agent are in the same ones, or there are none |
+//! | the kernel gives the socket the net_cls and net_prio cgroup of the process that gets a descriptor (`__receive_sock`, net/core/sock.c at v5.10) | no duplicate, unless owner and helper are in the same ones, or there are none |
 //! | `SO_PEEK_OFF`, an offset that each peek moves (socket(7); for TCP since Linux 6.9) | no peek |
 //! | kernel TLS, which decrypts what is peeked (`tls_sw_recvmsg`, net/tls/tls_sw.c at v5.10) | no peek of a socket with an upper layer protocol (`TCP_ULP`) |
 //! | the program closes meanwhile: then the close of the duplicate is the last, and waits as `SO_LINGER` says (`inet_release`, net/ipv4/af_inet.c) | no peek of a socket that lingers |
 //!
 //! A pending error of the socket is not consumed: after a FIN, a read without data returns 0 first (`SOCK_DONE` in `tcp_recvmsg`,
 //! net/ipv4/tcp.c at v5.10).
+
+mod helper;
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +31,7 @@ use rustix::{
     process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
+pub use self::helper::{PeekHelper, serve_peeks};
 use crate::{
     clock,
     host::{
@@ -37,9 +40,9 @@ use crate::{
     },
 };
 use closewait_engine::{
-    model::{InspectionFact, SocketKey, UnreadQuestion},
+    model::{SocketKey, UnreadQuestion},
     time::BootTime,
-    unread::{self, MAX_PEEKED, UnreadRequest},
+    unread::MAX_PEEKED,
 };
 
 /// Maximum number of sockets of one pass.
@@ -47,11 +50,15 @@ const MAX_SOCKETS: usize = 64;
 /// Maximum length of the name of an upper layer protocol (`TCP_ULP_NAME_MAX`, include/net/tcp.h at v5.10).
 const MAX_ULP_NAME: usize = 16;
 
-/// Request at the head of a socket's receive queue; `None` for bytes of no known protocol.
-type UnreadFound = (SocketKey, BootTime, Option<UnreadRequest>);
+/// First bytes of a socket's receive queue, and the time before the peek.
+type UnreadFound = (SocketKey, BootTime, Vec<u8>);
 
-/// Peeks at the unread requests of these sockets, and hands those that it could see to `each`.
-pub fn peek_each(questions: &[UnreadQuestion], patience: &mut Patience, mut each: impl FnMut(InspectionFact)) {
+/// Peeks at the unread requests of these sockets, and hands the bytes of those that it could see to `each`.
+fn peek_each(
+    questions: &[UnreadQuestion],
+    patience: &mut Patience,
+    mut each: impl FnMut(SocketKey, BootTime, Vec<u8>),
+) {
     let mut processes = BTreeMap::<u32, Vec<UnreadQuestion>>::new();
     for question in questions.iter().take(MAX_SOCKETS) {
         processes.entry(question.pid).or_default().push(*question);
@@ -62,14 +69,14 @@ pub fn peek_each(questions: &[UnreadQuestion], patience: &mut Patience, mut each
         }
     };
     deadline::each(processes.into_iter().collect(), patience, work, |(pid, _), result| match result {
-        ReadResult::Value((key, at, request)) => each(InspectionFact::Unread { key, at, request }),
+        ReadResult::Value((key, at, bytes)) => each(key, at, bytes),
         ReadResult::Unanswered(why) => log::debug!("unread requests of process {pid} are unknown: {why}"),
     });
 }
 
 /// Peeks at the unread requests of a process.
 fn peek_at(pid: u32, questions: &[UnreadQuestion], job: &ItemJob<UnreadFound>) -> io::Result<()> {
-    let may_wait = job.about(Subject::Process(pid, None)).and_then(|()| job.may_wait());
+    let may_wait = job.about(Subject::Peek(pid)).and_then(|()| job.may_wait());
     may_wait.map_err(|why| io::Error::other(why.to_string()))?;
     let number = proc::number(pid).ok_or(io::ErrorKind::NotFound)?;
     job.step("its cgroups");
@@ -85,8 +92,8 @@ fn peek_at(pid: u32, questions: &[UnreadQuestion], job: &ItemJob<UnreadFound>) -
             return Ok(());
         }
         let at = clock::now();
-        match first_request(process.as_fd(), &folder, question) {
-            Ok(Some(request)) => job.put((question.key, at, request)),
+        match first_bytes(process.as_fd(), &folder, question) {
+            Ok(Some(bytes)) => job.put((question.key, at, bytes)),
             Ok(None) => {}
             // The other sockets would be refused, too.
             Err(error) if proc::is_refused(&error) => return Err(error),
@@ -97,13 +104,9 @@ fn peek_at(pid: u32, questions: &[UnreadQuestion], job: &ItemJob<UnreadFound>) -
     Ok(())
 }
 
-/// Returns the request that a program has not read from a socket, or `None` for bytes of no known protocol; `None` if there are no bytes,
-/// the descriptor is of something else by now, or a peek could change something.
-fn first_request(
-    process: BorrowedFd<'_>,
-    folder: &Path,
-    question: &UnreadQuestion,
-) -> io::Result<Option<Option<UnreadRequest>>> {
+/// Returns the first bytes that a program has not read from a socket; `None` if there are none, the descriptor is of something else by
+/// now, or a peek could change something.
+fn first_bytes(process: BorrowedFd<'_>, folder: &Path, question: &UnreadQuestion) -> io::Result<Option<Vec<u8>>> {
     let UnreadQuestion { fd, inode, .. } = *question;
     let link = fs::read_link(folder.join(format!("fd/{fd}")))?;
     let Some(fd) = i32::try_from(fd).ok().filter(|_| link.as_os_str() == format!("socket:[{inode}]").as_str()) else {
@@ -112,14 +115,13 @@ fn first_request(
     let mut bytes = [0; MAX_PEEKED];
     let peeked = peek(&pidfd_getfd(process, fd, PidfdGetfdFlags::empty())?, question, &mut bytes);
     // The duplicate is closed.
-    let request = peeked.map(|length| {
-        let bytes = length.and_then(|length| bytes.get(..length)).filter(|bytes| !bytes.is_empty())?;
-        Some(unread::parse(bytes, bytes.len() == MAX_PEEKED))
+    let first = peeked.map(|length| {
+        length.and_then(|length| bytes.get(..length)).filter(|bytes| !bytes.is_empty()).map(<[u8]>::to_vec)
     });
-    // Nothing else of the queue stays on this thread's stack.
+    // Nothing of the queue stays on this thread's stack.
     bytes.fill(0);
     std::hint::black_box(&bytes);
-    request
+    first
 }
 
 /// Copies the first bytes of the receive queue, and returns their number; `None` if it is another socket, or a peek could change something.
@@ -181,6 +183,7 @@ mod tests {
     };
 
     use super::*;
+    use closewait_engine::unread;
 
     /// Returns both ends of a connection, on which the client has sent these bytes and its FIN.
     fn sent(bytes: &[u8]) -> (TcpStream, TcpStream) {
@@ -205,8 +208,9 @@ mod tests {
     /// Returns what the agent finds: nothing, or the request of the socket.
     fn found(question: UnreadQuestion) -> Vec<Option<String>> {
         let mut found = Vec::new();
-        peek_each(&[question], &mut Patience::for_one_read(), |fact| {
-            let InspectionFact::Unread { key: SocketKey(7), at: _, request } = fact else { panic!("{fact:?}") };
+        peek_each(&[question], &mut Patience::for_one_read(), |key, _at, bytes| {
+            assert_eq!(key, SocketKey(7));
+            let request = unread::parse(&bytes, bytes.len() == MAX_PEEKED);
             found.push(request.map(|request| request.to_string()));
         });
         found

@@ -48,6 +48,7 @@ pub(crate) fn empty() -> IncidentReport {
         totals,
         untracked: 0,
         unseen: None,
+        stack_frames: None,
         groups: Vec::new(),
         more: 0,
         matching: None,

@@ -287,7 +287,10 @@ fn assert_degraded(agent: &Agent, expected: &[&str]) {
     let lacking: Vec<&str> = lacking.into_iter().filter(|(ability, _)| !can(*ability)).map(|(_, what)| what).collect();
     let degraded = agent.events[0]["degraded"].as_array().expect("a list");
     let what: Vec<_> = degraded.iter().filter_map(|one| one.as_str()?.split_once(": ")).map(|(what, _)| what).collect();
-    assert_eq!(what, [&lacking, expected].concat(), "{}", agent.events[0]);
+    // Whether a socket of 5.10 points to its cgroup depends on the kernel's configuration, which Debian's of aarch64 lacks.
+    let is_old = agent.events[0]["kernel"].as_str().is_some_and(|kernel| kernel.starts_with("5.10."));
+    let cgroups: &[&str] = if is_old && what.contains(&"cgroups") { &["cgroups"] } else { &[] };
+    assert_eq!(what, [&lacking, cgroups, expected].concat(), "{}", agent.events[0]);
 }
 
 /// Path for the agent's socket.

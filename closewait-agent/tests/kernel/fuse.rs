@@ -12,9 +12,10 @@ use std::{
     process::{self, Command},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use crate::{
@@ -44,6 +45,7 @@ pub(crate) struct FileSystem {
     path: PathBuf,
     mode: Arc<AtomicU8>,
     over: Arc<AtomicBool>,
+    hanging: Arc<AtomicUsize>,
     daemon: Option<JoinHandle<()>>,
 }
 
@@ -62,10 +64,12 @@ impl FileSystem {
         mount(&path, &options);
         let mode = Arc::new(AtomicU8::new(Mode::Answers as u8));
         let over = Arc::new(AtomicBool::new(false));
+        let hanging = Arc::new(AtomicUsize::new(0));
         let program = fs::read(fs::canonicalize("/bin/sleep").expect("sleep")).expect("sleep");
-        let daemon = Daemon { device, program, mode: Arc::clone(&mode), over: Arc::clone(&over), held: Vec::new() };
+        let (its_mode, its_over, its_hanging) = (Arc::clone(&mode), Arc::clone(&over), Arc::clone(&hanging));
+        let daemon = Daemon { device, program, mode: its_mode, over: its_over, hanging: its_hanging, held: Vec::new() };
         let daemon = Some(thread::spawn(move || daemon.run()));
-        Some(Self { path, mode, over, daemon })
+        Some(Self { path, mode, over, hanging, daemon })
     }
 
     /// Returns the path of the file.
@@ -90,6 +94,21 @@ impl FileSystem {
 
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
+    }
+
+    /// Answers nothing for a time, and everything after it.
+    pub(crate) fn hang_for(&self, time: Duration) {
+        self.set(Mode::Hangs);
+        let mode = Arc::clone(&self.mode);
+        thread::spawn(move || {
+            thread::sleep(time);
+            mode.store(Mode::Answers as u8, Ordering::SeqCst);
+        });
+    }
+
+    /// Returns the number of requests that came while it answered nothing.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.hanging.load(Ordering::SeqCst)
     }
 }
 
@@ -120,6 +139,7 @@ struct Daemon {
     program: Vec<u8>,
     mode: Arc<AtomicU8>,
     over: Arc<AtomicBool>,
+    hanging: Arc<AtomicUsize>,
     /// Requests that were read and not answered.
     held: Vec<Vec<u8>>,
 }
@@ -165,6 +185,7 @@ impl Daemon {
             let operation = u32_at(request, 4);
             let holds = mode == Mode::Hangs as u8 || (mode == Mode::NeverFlushes as u8 && operation == op::FLUSH);
             if holds {
+                self.hanging.fetch_add(1, Ordering::SeqCst);
                 self.held.push(request.to_vec());
             } else {
                 self.answer(request);

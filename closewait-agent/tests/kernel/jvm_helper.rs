@@ -25,13 +25,14 @@ use crate::{
 const ARGUMENTS: [&str; 5] = ["--stuck-after", "300ms", "--stacks", "auto", "--stacks-jvm"];
 
 /// Returns the lines of `/proc/PID/status`.
-fn status(pid: u32) -> BTreeMap<String, String> {
+pub(crate) fn status(pid: u32) -> BTreeMap<String, String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let lines = text.lines().filter_map(|line| line.split_once(':'));
     lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 
-fn helper_of(agent: u32) -> u32 {
+/// Returns the process of this name that an agent has started.
+pub(crate) fn helper_of(agent: u32, name: &str) -> u32 {
     let parent = agent.to_string();
     let mut helper = None;
     let found = || {
@@ -39,7 +40,7 @@ fn helper_of(agent: u32) -> u32 {
         let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         helper = pids.find(|pid| {
             let status = status(*pid);
-            status.get("PPid") == Some(&parent) && status.get("Name").is_some_and(|name| name == "closewait-jvm")
+            status.get("PPid") == Some(&parent) && status.get("Name").is_some_and(|own| own == name)
         });
         helper.is_some()
     };
@@ -60,7 +61,7 @@ fn signal(pid: u32, signal: libc::c_int) {
 #[test]
 fn the_helper_keeps_four_capabilities_and_the_agent_no_more_than_before() {
     let agent = Agent::start(&ARGUMENTS);
-    let helper = helper_of(agent.pid());
+    let helper = helper_of(agent.pid(), "closewait-jvm");
     let kept = [capability::DAC_READ_SEARCH, capability::SETGID, capability::SETUID, capability::SYS_PTRACE];
     let kept = format!("{:016x}", kept.iter().fold(0_u64, |all, one| all | 1 << one));
     let none = format!("{:016x}", 0);
@@ -86,7 +87,7 @@ fn the_helper_keeps_four_capabilities_and_the_agent_no_more_than_before() {
 #[test]
 fn the_helper_ends_with_the_agent_and_only_with_it() {
     let agent = Agent::start(&ARGUMENTS);
-    let helper = helper_of(agent.pid());
+    let helper = helper_of(agent.pid(), "closewait-jvm");
     // A user who ends the agent may signal both.
     for ignored in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal(helper, ignored);
@@ -100,7 +101,7 @@ fn the_helper_ends_with_the_agent_and_only_with_it() {
 fn an_agent_whose_helper_was_killed_goes_on() {
     let ns = Namespace::new();
     let mut agent = Agent::start(&ARGUMENTS);
-    signal(helper_of(agent.pid()), libc::SIGKILL);
+    signal(helper_of(agent.pid(), "closewait-jvm"), libc::SIGKILL);
     let pretender = Pretender::new("killed", &ns);
     agent.wait_for_socket("stuck", &pretender.id);
     agent.wait_for("its process", |event| event["process"]["pid"] == pretender.process.pid());

@@ -4,8 +4,9 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     process::{self, Command},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -14,11 +15,13 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::{Agent, closewait, finish},
+    clock::{patience, poll_until},
     confinement::LASTING,
+    jvm_helper::{helper_of, status},
     net::{Id, Namespace, V4},
     progress::Recording,
     schema,
-    setup::{self, PublicBinary},
+    setup::{self, PublicBinary, capability},
 };
 
 /// Time between two requests.
@@ -141,6 +144,89 @@ fn unread_requests_are_shown_without_their_values_and_can_still_be_read() {
     assert_eq!(replay.code, Some(0), "{}", replay.stderr);
     let mut replayed = replay.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     assert!(replayed.any(|again| again["unread_requests"] == event["unread_requests"]), "{}", replay.stdout);
+}
+
+/// Page of memory that does not arrive until this is dropped, for reads by the kernel (userfaultfd(2)).
+struct LatePage {
+    /// Its end lets the page arrive.
+    _fault: OwnedFd,
+    address: usize,
+}
+
+impl LatePage {
+    const LEN: usize = 1 << 16;
+
+    /// Returns a page; `None` where the kernel has no such memory.
+    fn new() -> Option<Self> {
+        /// `UFFDIO_API` and `UFFDIO_REGISTER`, the version and the mode for missing pages (include/uapi/linux/userfaultfd.h, v6.18).
+        const API: (libc::Ioctl, [u64; 3]) = (0xc018_aa3f_u32 as libc::Ioctl, [0xaa, 0, 0]);
+        const REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
+        const MISSING: u64 = 1;
+        // SAFETY: takes numbers only; the descriptor is nobody else's.
+        let fault = unsafe {
+            let fd = libc::syscall(libc::SYS_userfaultfd, libc::c_long::from(libc::O_CLOEXEC));
+            (fd >= 0).then(|| OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor")))?
+        };
+        // SAFETY: new memory, and texts of the lengths that the calls take; all outlive the calls.
+        unsafe {
+            let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let address = libc::mmap(std::ptr::null_mut(), Self::LEN, rights, flags, -1, 0) as usize;
+            let (mut api, mut range) = (API.1, [address as u64, Self::LEN as u64, MISSING, 0]);
+            crate::socket::check(libc::ioctl(fault.as_raw_fd(), API.0, api.as_mut_ptr()), "UFFDIO_API");
+            crate::socket::check(libc::ioctl(fault.as_raw_fd(), REGISTER, range.as_mut_ptr()), "UFFDIO_REGISTER");
+            Some(Self { _fault: fault, address })
+        }
+    }
+
+    /// Sends the page on a socket, whose lock the kernel keeps until the page arrives.
+    fn send_on(&self, socket: &TcpStream) -> JoinHandle<isize> {
+        let (fd, address) = (socket.as_raw_fd(), self.address);
+        // SAFETY: the memory stays mapped, and the kernel only reads it.
+        thread::spawn(move || unsafe { libc::send(fd, address as *const libc::c_void, 4096, libc::MSG_NOSIGNAL) })
+    }
+}
+
+#[test]
+fn an_agent_ends_while_a_peek_waits_for_the_lock_of_a_socket() {
+    let mut agent = Agent::start(&["--stuck-after", "1s", "--peek", "first-line"]);
+    let helper = helper_of(agent.pid(), "closewait-peek");
+    let kept = format!("{:016x}", (1_u64 << capability::DAC_READ_SEARCH) | (1 << capability::SYS_PTRACE));
+    let is_confined = || {
+        let status = status(helper);
+        [("CapPrm", kept.as_str()), ("CapBnd", &kept), ("NoNewPrivs", "1"), ("Seccomp", "2")]
+            .iter()
+            .all(|(name, value)| status.get(*name).is_some_and(|found| found == value))
+    };
+    assert!(poll_until(patience(), is_confined), "{:?}", status(helper));
+    let ns = Namespace::new();
+    let mut pair = ns.pair(V4);
+    pair.client.write_all(GET).expect("write");
+    // Dropped first, also after a failure: until then the close of the socket would wait.
+    let Some(late) = LatePage::new() else { return };
+    let sending = late.send_on(&pair.server);
+    pair.fin();
+    let waits = || {
+        let threads = fs::read_dir(format!("/proc/{helper}/task")).into_iter().flatten().flatten();
+        let calls = threads.filter_map(|thread| fs::read_to_string(thread.path().join("wchan")).ok());
+        calls.into_iter().any(|call| call.contains("lock_sock"))
+    };
+    let mut passes = 0;
+    while !waits() {
+        passes += 1;
+        assert!(passes < MAX_REQUESTS, "no peek waits");
+        agent.watch(EVERY);
+    }
+    // Other sockets are still reported, without their requests.
+    let other = ns.pair(V4);
+    other.fin();
+    let stuck = agent.wait_for_socket("stuck", &other.id);
+    assert_eq!(stuck["owners"][0]["pid"], process::id(), "{stuck}");
+    agent.stop().totals();
+    assert!(waits(), "the peek has ended before the agent");
+    drop(late);
+    sending.join().expect("its end");
+    let has_ended = || !waits() && status(helper).get("State").is_none_or(|state| state.starts_with(['Z', 'X']));
+    assert!(poll_until(patience(), has_ended), "the helper stays");
 }
 
 #[test]

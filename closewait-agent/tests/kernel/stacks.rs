@@ -1,10 +1,18 @@
 //! `closewait stacks` of a running process, which is not stopped, signaled or changed.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
-use crate::agent::{Running, closewait, finish};
+use crate::{
+    agent::{Running, closewait, finish},
+    clock,
+    fuse::FileSystem,
+};
 
 /// Lines of `/proc/PID/status` that a debugger or a signal would change.
 fn untouched(pid: u32) -> Vec<String> {
@@ -21,12 +29,17 @@ fn untouched(pid: u32) -> Vec<String> {
     status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
 }
 
+/// Waits until a process sleeps.
+fn wait_for_sleep(pid: u32) {
+    let sleeps = || fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|name| name.contains("nanosleep"));
+    assert!(clock::poll_until(clock::patience(), sleeps), "it does not sleep");
+}
+
 #[test]
 fn the_stack_of_a_process_that_sleeps_is_read_while_it_sleeps() {
     let sleeper = Running::spawn(Command::new("sleep").arg("1000"));
     let pid = sleeper.pid();
-    let sleeps = || fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|name| name.contains("nanosleep"));
-    assert!(crate::clock::poll_until(crate::clock::patience(), sleeps), "it does not sleep");
+    wait_for_sleep(pid);
     let before = untouched(pid);
     for _ in 0..5 {
         let finished = finish(&mut closewait(&["stacks", &pid.to_string(), "--output", "json"]));
@@ -36,6 +49,24 @@ fn the_stack_of_a_process_that_sleeps_is_read_while_it_sleeps() {
         assert_eq!((&group["waits_for"], &group["tids"][0]), (&"a period of time".into(), &pid.into()), "{page}");
     }
     assert_eq!(untouched(pid), before, "it was neither stopped nor woken");
+}
+
+#[test]
+fn no_page_is_asked_of_a_file_system_that_hangs() {
+    /// Time after which the file system answers again: a process that waits for it cannot be killed.
+    const HANGS: Duration = Duration::from_secs(10);
+    let Some(files) = FileSystem::mount("stacks") else { return };
+    let sleeper = Running::spawn(&mut files.command());
+    wait_for_sleep(sleeper.pid());
+    files.hang_for(HANGS);
+    let began = Instant::now();
+    let finished = finish(&mut closewait(&["stacks", &sleeper.pid().to_string()]));
+    let took = began.elapsed();
+    assert_eq!(files.unanswered(), 0, "{finished:?}");
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stdout.contains("not read further: its code is on fuse"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("not read: code on fuse, which may not answer"), "{}", finished.stdout);
+    assert!(took < Duration::from_secs(1) * clock::slowness(), "{took:?}");
 }
 
 #[test]

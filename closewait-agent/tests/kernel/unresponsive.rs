@@ -227,6 +227,11 @@ impl Handed {
     pub(crate) fn fin(&self) {
         self.client.shutdown(Shutdown::Write).expect("shutdown");
     }
+
+    /// Returns the client's end.
+    pub(crate) fn into_client(self) -> TcpStream {
+        self.client
+    }
 }
 
 /// Runs a command that owns the server's end of a connection.

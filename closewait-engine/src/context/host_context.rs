@@ -431,6 +431,11 @@ impl HostContext {
         self.connections.all()
     }
 
+    /// Returns the number of frames of all kept stacks.
+    pub(crate) fn stack_frames(&self) -> usize {
+        self.stacks.frames()
+    }
+
     /// Returns the numbers of threads of a process that waited with a timeout at the latest inspections, oldest first.
     pub(crate) fn wait_samples(&self, pid: u32) -> impl Iterator<Item = WaitsSample> {
         self.wait_samples.get(&pid).into_iter().flatten().copied()

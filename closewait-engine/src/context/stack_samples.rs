@@ -1,6 +1,7 @@
 //! Stacks of owners, as of the last read of each.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -21,49 +22,56 @@ const MAX_FRAMES: usize = 16_384;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct StackSamples {
     samples: BTreeMap<u32, Arc<ProcessStacks>>,
-    /// Time of the last request for each process.
-    asked: BTreeMap<u32, BootTime>,
+    /// Time from which each process waits for its next read. Recordings have it under an earlier name.
+    #[serde(rename = "asked")]
+    due: BTreeMap<u32, BootTime>,
     /// Requested processes that were not read yet.
     reading: BTreeSet<u32>,
 }
 
 impl StackSamples {
-    /// Returns the `owners` whose stacks an inspection at `now` reads; the least recently read come first. Forgets the stacks of other
-    /// processes.
+    /// Returns the `owners` whose stacks an inspection at `now` reads; those that have waited longest come first, so that
+    /// new processes cannot keep others waiting. Forgets the stacks of other processes.
     pub(super) fn request(&mut self, now: BootTime, owners: &BTreeSet<u32>) -> Vec<u32> {
         self.samples.retain(|pid, _| owners.contains(pid));
-        self.asked.retain(|pid, _| owners.contains(pid));
-        let asked = |pid: &u32| self.asked.get(pid).copied();
-        let is_due = |pid: &u32| asked(pid).is_none_or(|asked| now.since(asked) >= INTERVAL);
-        let mut due: Vec<u32> = owners.iter().copied().filter(is_due).collect();
-        due.sort_by_key(asked);
-        for pid in &due {
-            self.asked.insert(*pid, now);
-            self.reading.insert(*pid);
+        self.due.retain(|pid, _| owners.contains(pid));
+        for pid in owners {
+            self.due.entry(*pid).or_insert(now);
         }
-        due
+        let is_due = |(pid, since): &(&u32, &BootTime)| **since <= now && !self.reading.contains(pid);
+        let mut due: Vec<(BootTime, u32)> = self.due.iter().filter(is_due).map(|(pid, since)| (*since, *pid)).collect();
+        due.sort_unstable();
+        self.reading.extend(due.iter().map(|(_, pid)| *pid));
+        due.into_iter().map(|(_, pid)| pid).collect()
     }
 
     /// Stores the stacks of a process.
     pub(super) fn learn(&mut self, mut stacks: ProcessStacks) {
         self.reading.remove(&stacks.pid);
+        self.due.insert(stacks.pid, stacks.at + INTERVAL);
         if let Some(before) = self.samples.get(&stacks.pid) {
             stacks.continue_from(before);
         }
         self.samples.insert(stacks.pid, Arc::new(stacks));
-        let mut frames: usize = self.samples.values().map(|stacks| stacks.frames()).sum();
+        let mut frames = self.frames();
         while frames > MAX_FRAMES {
-            let oldest = self.samples.values().min_by_key(|stacks| (stacks.at, stacks.pid)).map(|stacks| stacks.pid);
-            let Some(dropped) = oldest.and_then(|pid| self.samples.remove(&pid)) else { return };
+            // A few programs with large stacks must not take the place of all others.
+            let largest = self.samples.values().max_by_key(|stacks| (stacks.frames(), Reverse(stacks.at)));
+            let Some(dropped) = largest.map(|stacks| stacks.pid).and_then(|pid| self.samples.remove(&pid)) else {
+                return;
+            };
             frames = frames.saturating_sub(dropped.frames());
         }
     }
 
-    /// Ends an inspection: a process that it had no time for is requested again.
+    /// Ends an inspection: a process that it had no time for is requested again, and keeps its place.
     pub(super) fn inspection_ended(&mut self) {
-        for pid in std::mem::take(&mut self.reading) {
-            self.asked.remove(&pid);
-        }
+        self.reading.clear();
+    }
+
+    /// Returns the number of kept frames, [`MAX_FRAMES`] at most.
+    pub(super) fn frames(&self) -> usize {
+        self.samples.values().map(|stacks| stacks.frames()).sum()
     }
 
     /// Returns the stacks of a process that was read at `at`; `None` if they are older than [`MAX_AGE`], or of an earlier process with
@@ -128,12 +136,32 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_samples_are_dropped_over_the_limit() {
+    fn the_largest_samples_are_dropped_over_the_limit_and_of_those_the_oldest() {
         let mut samples = StackSamples::default();
+        samples.learn(sample(99, second(0), 30));
         for pid in 1..=20 {
             samples.learn(sample(pid, second(u64::from(100 - pid)), 40));
         }
-        // 32 groups of 40 frames are 1,280 frames.
-        assert_eq!(samples.samples.keys().copied().collect::<Vec<_>>(), (1..=12).collect::<Vec<_>>());
+        // 32 groups of 40 frames are 1,280 frames. The small sample stays, although it is the oldest.
+        assert_eq!(samples.frames(), 12 * 1280 + 960);
+        assert!(samples.samples.keys().copied().eq((1..=12).chain([99])), "{:?}", samples.samples.keys());
+    }
+
+    #[test]
+    fn new_processes_keep_nobody_waiting() {
+        let mut samples = StackSamples::default();
+        samples.request(second(0), &BTreeSet::from([7]));
+        // There was no time for it, and meanwhile others have come.
+        samples.inspection_ended();
+        let mut owners = BTreeSet::from([1, 2, 7]);
+        assert_eq!(samples.request(second(5), &owners), [7, 1, 2]);
+        samples.learn(sample(1, second(5), 1));
+        samples.inspection_ended();
+        owners.insert(3);
+        assert_eq!(samples.request(second(10), &owners), [7, 2, 3]);
+        assert!(samples.request(second(10), &owners).is_empty(), "they are being read");
+        samples.learn(sample(7, second(10), 1));
+        samples.inspection_ended();
+        assert_eq!(samples.request(second(70), &owners), [2, 3, 1, 7]);
     }
 }

@@ -14,7 +14,7 @@ pub(crate) use self::gather::{OwnerConnections, STARTED, Sources};
 pub use self::{
     clients::{ClientFacts, OwnerClients},
     reading::{CounterEvidence, EvidenceReading},
-    stacks::StackEvidence,
+    stacks::{OwnLoops, StackEvidence},
     waits::{Waits, WaitsSample},
 };
 use crate::{model::PortCloses, time::BootTime};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::evidence::{
-    Backends, ClientFacts, GroupEvidence, LateExits, OwnerClients, PeersRead, Siblings, StackEvidence, Waits,
+    Backends, ClientFacts, GroupEvidence, LateExits, OwnLoops, OwnerClients, PeersRead, Siblings, StackEvidence, Waits,
 };
 use super::{
     Flow, RULES, Trend, left,
@@ -112,8 +112,22 @@ fn waits(dice: &mut Dice, count: u32) -> Waits {
 fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
     let mut threads = || dice.below(u64::from(count) + 3) as u32;
     let (idle, pool, at_line, others) = (threads(), threads(), threads(), threads());
+    let (in_loops, second) = (threads(), threads());
     let stopped = dice.below(8) as u32 / 7 * others;
-    StackEvidence { threads: idle + pool + at_line + others, idle, pool, at_line, stopped, complete: dice.below(3) > 0 }
+    let meanings = [OwnLoops::Workers, OwnLoops::Handlers, OwnLoops::AsMany, OwnLoops::Undecided];
+    let loops = dice.maybe(|dice| dice.one(&meanings)).filter(|_| in_loops > 0);
+    StackEvidence {
+        threads: idle + pool + at_line + second + in_loops + others,
+        idle,
+        pool,
+        at_line,
+        at_lines: at_line + second,
+        lines: u32::from(at_line > 0) + u32::from(second > 0),
+        in_loops,
+        loops,
+        stopped,
+        complete: dice.below(3) > 0,
+    }
 }
 
 fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupEvidence {

@@ -380,6 +380,9 @@ pub struct IncidentReport {
     /// Reason why the report may lack sockets; `None` if the agent sees all.
     #[serde(deserialize_with = "harmless_lines")]
     pub unseen: Option<String>,
+    /// Number of frames of stacks that the agent keeps; `None` if it reads none.
+    #[serde(default)]
+    pub stack_frames: Option<u64>,
     /// Groups with sockets in CLOSE_WAIT, the most urgent first.
     pub groups: Vec<ReportedGroup>,
     /// Number of further groups, which are less urgent.

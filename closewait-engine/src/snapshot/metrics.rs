@@ -136,6 +136,8 @@ pub struct MetricsSnapshot {
     pub exhaustion: MetricSeries<(GroupLabels, Limit), Duration>,
     /// Backlogs of the listeners on the ports of `stuck`.
     pub backlogs: MetricSeries<GroupLabels, BacklogNumbers>,
+    /// Number of kept frames of stacks; `None` if the agent reads none.
+    pub stack_frames: Option<u64>,
 }
 
 impl Engine {
@@ -181,7 +183,13 @@ impl Engine {
             incidents: incidents.finish(|(.., severity), _| Reverse(*severity)),
             exhaustion: exhaustion.finish(|_, left| *left),
             backlogs: backlogs.finish(|_, numbers| Reverse(numbers.waiting)),
+            stack_frames: self.stack_frames(),
         }
+    }
+
+    /// Returns the number of frames of stacks that the engine keeps; `None` if the agent reads none.
+    pub(crate) fn stack_frames(&self) -> Option<u64> {
+        self.config.reads_stacks.then(|| self.host_context.stack_frames() as u64)
     }
 
     /// Returns the verdicts on the open incidents at `now`, as in a report; nothing if that would take too long.

@@ -5,6 +5,7 @@ pub mod groups;
 pub mod hints;
 pub mod metrics;
 pub mod query;
+pub mod redact;
 mod report;
 pub mod summary;
 pub mod urgency;

@@ -84,6 +84,7 @@ impl Engine {
             totals: self.totals(),
             untracked: self.tracker.untracked(),
             unseen: self.config.unseen_sockets.clone(),
+            stack_frames: self.stack_frames(),
             more: all.saturating_sub(ranked.len() + others) as u64,
             matching: (!filter.is_empty()).then_some(matching as u64),
             groups: ranked.into_iter().map(|(_, group)| group).collect(),

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::scripts;
 use crate::text::harmless_field;
 
-/// Kind of code that a stack shows. A stack of Python can begin with frames of machine code: the function of the interpreter that waits.
+/// Kind of code that a stack shows. A stack of Python, PHP or Ruby can begin with frames of machine code: the function of the interpreter
+/// that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CodeLanguage {
     /// Go: goroutines.
@@ -15,6 +17,10 @@ pub enum CodeLanguage {
     Native,
     /// Java and other languages of a Java virtual machine.
     Jvm,
+    /// PHP.
+    Php,
+    /// Ruby.
+    Ruby,
 }
 
 /// Call of a function that has not returned.
@@ -33,17 +39,20 @@ pub struct CodeFrame {
     pub object: Option<String>,
 }
 
-/// Stack of a thread, or of a goroutine.
+/// State of a task of Python that waits for its event loop to continue it. No thread has it.
+pub const TASK_STATE: &str = "waiting";
+
+/// Stack of a thread, of a goroutine, or of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeStack {
     /// Kind of code.
     pub language: CodeLanguage,
     /// Thread, in the agent's pid namespace; `None` for a goroutine that no thread runs.
     pub tid: Option<u32>,
-    /// Name that the runtime has for the thread; `None` where no reader knows one.
+    /// Name that the runtime has for the thread or task; `None` where no reader knows one.
     #[serde(deserialize_with = "harmless_field")]
     pub name: Option<String>,
-    /// State in the words of the runtime: `IO wait`, `sync.Mutex.Lock`.
+    /// State in the words of the runtime: `IO wait`, `sync.Mutex.Lock`; [`TASK_STATE`] of a task.
     #[serde(deserialize_with = "harmless_field")]
     pub state: Option<String>,
     /// Position, in the list of stacks, of the thread that owns the lock that this one waits for; `None` if the runtime does not say it.
@@ -63,8 +72,15 @@ impl CodeLanguage {
             Self::Python => "python",
             Self::Native => "native",
             Self::Jvm => "jvm",
+            Self::Php => "php",
+            Self::Ruby => "ruby",
         }
     }
+}
+
+/// Whether a stack is that of a task of Python, by its state.
+pub(super) fn is_task(language: CodeLanguage, state: Option<&str>) -> bool {
+    language == CodeLanguage::Python && state == Some(TASK_STATE)
 }
 
 impl CodeFrame {
@@ -84,8 +100,15 @@ impl CodeFrame {
     /// Returns the kind of code of a frame in a stack of `language`.
     pub(super) const fn language(&self, language: CodeLanguage) -> CodeLanguage {
         match language {
-            CodeLanguage::Python if self.object.is_some() => CodeLanguage::Native,
-            CodeLanguage::Go | CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Jvm => language,
+            CodeLanguage::Python | CodeLanguage::Php | CodeLanguage::Ruby if self.object.is_some() => {
+                CodeLanguage::Native
+            }
+            CodeLanguage::Go
+            | CodeLanguage::Python
+            | CodeLanguage::Native
+            | CodeLanguage::Jvm
+            | CodeLanguage::Php
+            | CodeLanguage::Ruby => language,
         }
     }
 
@@ -98,6 +121,7 @@ impl CodeFrame {
             CodeLanguage::Python => {
                 format!("{}:{}", self.file_name()?, function.rsplit('.').next().unwrap_or(function))
             }
+            CodeLanguage::Php | CodeLanguage::Ruby => scripts::table_name(self, function),
             CodeLanguage::Native => function.split('@').next().unwrap_or(function).to_owned(),
         })
     }
@@ -106,7 +130,9 @@ impl CodeFrame {
 impl std::fmt::Display for CodeFrame {
     /// Writes `reserve (orders.py:7)`; without a file, the name of the object instead.
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.write_str(self.function.as_deref().unwrap_or("unknown function"))?;
+        let name = self.function.as_deref().unwrap_or("unknown function");
+        // Functions of V8 that JavaScript calls: its own have no names in memory.
+        to.write_str(if name.starts_with("Builtins_") { "JavaScript" } else { name })?;
         let object = self.object.as_deref().and_then(|path| path.rsplit('/').next());
         match (self.file_name(), self.line, object) {
             (Some(file), Some(line), _) => write!(to, " ({file}:{line})"),

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     carriers::is_virtual,
-    frame::{CodeFrame, CodeLanguage, CodeStack},
+    frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     idle::idle,
     lock_owner::LockOwner,
     origin::FrameOrigin,
+    own_loop::waits_in_own_loop,
     waits::{CodeWait, wait_of, waits_for_monitor},
 };
 use crate::{
@@ -26,11 +27,11 @@ const MAX_TIDS: usize = 8;
 pub struct StackGroup {
     /// Kind of code.
     pub language: CodeLanguage,
-    /// Number of threads or goroutines.
+    /// Number of threads, goroutines or tasks.
     pub count: u32,
     /// Threads, the first 8, in the agent's pid namespace; empty for goroutines that no thread runs.
     pub tids: Vec<u32>,
-    /// Names of the first 8 threads that have one.
+    /// Names of the first 8 threads or tasks that have one.
     pub names: Vec<String>,
     /// State in the words of the runtime.
     pub state: Option<String>,
@@ -42,8 +43,12 @@ pub struct StackGroup {
     pub work: ThreadWork,
     /// Number of frames inside the application's innermost frame; `None` if the stack has none of the application.
     pub place: Option<usize>,
+    /// Whether the threads wait for work or for a result in the function that they began with.
+    pub in_own_loop: bool,
     /// Time of the first of the consecutive samples in which some of these threads were at this line; `None` outside of samples.
     pub since: Option<BootTime>,
+    /// Number of threads at this line at [`Self::since`]; `None` outside of samples, and in recordings of older versions.
+    pub first_count: Option<u32>,
     /// Thread that owns the lock that these wait for; `None` if the runtime does not say it.
     pub lock_owner: Option<LockOwner>,
 }
@@ -62,6 +67,8 @@ struct EqualStacks {
     #[serde(deserialize_with = "harmless_field")]
     cut: Option<String>,
     since: Option<BootTime>,
+    #[serde(default)]
+    first_count: Option<u32>,
     /// Stack of the thread that owns the lock that these wait for.
     #[serde(default)]
     lock_owner: Option<Box<CodeStack>>,
@@ -69,21 +76,21 @@ struct EqualStacks {
 
 impl From<EqualStacks> for StackGroup {
     fn from(read: EqualStacks) -> Self {
-        let EqualStacks { language, count, mut tids, mut names, state, frames, cut, since, lock_owner } = read;
+        let EqualStacks { language, count, mut tids, mut names, state, frames, cut, since, first_count, lock_owner } =
+            read;
         tids.truncate(MAX_TIDS);
         names.truncate(MAX_TIDS);
         let lock_owner = lock_owner.map(|stack| LockOwner::new(*stack));
         let stack = CodeStack { language, tid: None, name: None, state, lock_owner: None, frames, cut };
-        Self { count, tids, names, since, lock_owner, ..group(&stack) }
+        Self { count, tids, names, since, first_count, lock_owner, ..group(&stack) }
     }
 }
 
 impl From<StackGroup> for EqualStacks {
     fn from(group: StackGroup) -> Self {
-        let StackGroup { language, count, tids, names, state, frames, cut, work: _, place: _, since, lock_owner } =
-            group;
+        let StackGroup { language, count, tids, names, state, frames, cut, since, first_count, lock_owner, .. } = group;
         let lock_owner = lock_owner.map(|owner| Box::new(owner.stack));
-        Self { language, count, tids, names, state, frames, cut, since, lock_owner }
+        Self { language, count, tids, names, state, frames, cut, since, first_count, lock_owner }
     }
 }
 
@@ -114,15 +121,42 @@ impl StackGroup {
         self.frames.is_empty() && self.cut.is_none() && is_virtual(self.state.as_deref())
     }
 
+    /// Whether these are tasks of Python, which an event loop runs.
+    pub fn are_tasks(&self) -> bool {
+        is_task(self.language, self.state.as_deref())
+    }
+
+    /// Returns the word for one of these: `thread`, `goroutine` or `task`.
+    pub fn unit(&self) -> &'static str {
+        match self.language {
+            CodeLanguage::Go => "goroutine",
+            CodeLanguage::Python if self.are_tasks() => "task",
+            CodeLanguage::Python
+            | CodeLanguage::Php
+            | CodeLanguage::Ruby
+            | CodeLanguage::Native
+            | CodeLanguage::Jvm => "thread",
+        }
+    }
+
+    /// Returns what these wait for, in words; `None` if the stack does not show it.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        match self.work {
+            ThreadWork::Waits(CodeWait::Signal) if self.are_tasks() => Some("another task or a result"),
+            ThreadWork::Waits(wait) => Some(wait.words()),
+            ThreadWork::Idle(work) => Some(work),
+            ThreadWork::Unknown => None,
+        }
+    }
+
     /// Returns what the threads do, in a line: `8 threads wait for a lock in reserve (orders.py:7)`.
     pub fn headline(&self) -> String {
-        let one = if self.language == CodeLanguage::Go { "goroutine" } else { "thread" };
-        let who = count(self.count, one);
+        let who = count(self.count, self.unit());
         let (s, is) = if self.count == 1 { ("s", "is") } else { ("", "are") };
         let place = self.place().map(|place| format!(" in {place}")).unwrap_or_default();
         match self.work {
             ThreadWork::Idle(work) => format!("{who} {is} idle: wait{s} for {work}"),
-            ThreadWork::Waits(wait) => format!("{who} wait{s} for {}{place}", wait.words()),
+            ThreadWork::Waits(_) => format!("{who} wait{s} for {}{place}", self.waits_for().unwrap_or_default()),
             ThreadWork::Unknown if self.has_not_begun() => {
                 format!("{who} {} not begun", if self.count == 1 { "has" } else { "have" })
             }
@@ -144,7 +178,7 @@ impl StackGroup {
                 match self.language {
                     CodeLanguage::Go => true,
                     CodeLanguage::Jvm => are_unnamed() || are_named(),
-                    CodeLanguage::Python | CodeLanguage::Native => are_named(),
+                    CodeLanguage::Python | CodeLanguage::Native | CodeLanguage::Php | CodeLanguage::Ruby => are_named(),
                 }
             }
             _ => self.tids.iter().any(|tid| other.tids.contains(tid)),
@@ -204,6 +238,10 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         // Also in `Object.wait`, which takes the lock again before it returns.
         (None, None | Some(CodeWait::Signal)) if waits_for_monitor(stack) => ThreadWork::Waits(CodeWait::Lock),
         (None, Some(wait)) => ThreadWork::Waits(wait),
+        // Of a future, which anything can complete.
+        (None, None) if is_task(language, stack.state.as_deref()) && !stack.frames.is_empty() => {
+            ThreadWork::Waits(CodeWait::Signal)
+        }
         (None, None) => ThreadWork::Unknown,
     };
     StackGroup {
@@ -216,7 +254,9 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         cut: stack.cut.clone(),
         work,
         place,
+        in_own_loop: work == ThreadWork::Waits(CodeWait::Signal) && waits_in_own_loop(stack, place),
         since: None,
+        first_count: None,
         lock_owner: None,
     }
 }
@@ -306,6 +346,42 @@ mod tests {
         let group = |frames: &[&str]| group_stacks(&[stack(CodeLanguage::Go, frames)]).remove(0);
         assert!(group(&[peek, serve]).is_idle());
         assert!(!group(&[peek, other, serve]).is_idle());
+    }
+
+    /// Returns the group of a task with these frames.
+    fn task(frames: &[&str]) -> StackGroup {
+        let stack = stack(CodeLanguage::Python, frames);
+        let state = Some(super::super::TASK_STATE.to_owned());
+        group_stacks(&[CodeStack { state, name: Some("Task-7".to_owned()), ..stack }]).remove(0)
+    }
+
+    #[test]
+    fn tasks_are_called_so_with_what_they_wait_for() {
+        let (handle, reserve) = ("handle /srv/app/app.py:20", "reserve /srv/app/app.py:12");
+        let lock = "Lock.acquire /usr/lib/python3.11/asyncio/locks.py:114";
+        let enter = "_ContextManagerMixin.__aenter__ /usr/lib/python3.11/asyncio/locks.py:15";
+        let limit = "wait_for /usr/lib/python3.12/asyncio/tasks.py:510";
+        let pool = "Pool._acquire /srv/venv/lib/python3.11/site-packages/asyncpg/pool.py:860";
+        let get = "Queue.get /usr/lib/python3.11/asyncio/queues.py:158";
+        let serve = "Server.serve_forever /usr/lib/python3.11/asyncio/base_events.py:372";
+        let start = "RequestHandler.start /srv/venv/lib/python3.11/site-packages/aiohttp/web_protocol.py:480";
+        for (frames, expected) in [
+            (&[lock, enter, reserve, handle][..], "1 task waits for a lock in reserve (app.py:12)"),
+            (&[lock, limit, reserve], "1 task waits for a lock in reserve (app.py:12)"),
+            (&[get, pool, reserve], "1 task waits for a connection of a pool in reserve (app.py:12)"),
+            (&[get, reserve], "1 task is idle: waits for work"),
+            (&[get, reserve, handle], "1 task waits for another task or a result in reserve (app.py:12)"),
+            (&[reserve, handle], "1 task waits for another task or a result in reserve (app.py:12)"),
+            (&[serve, handle], "1 task is idle: waits for clients"),
+            (&[start], "1 task is idle: waits for the next request"),
+            (&[reserve, start], "1 task waits for another task or a result in reserve (app.py:12)"),
+        ] {
+            assert_eq!(task(frames).headline(), expected);
+        }
+        let mut other = task(&[reserve]);
+        assert!(other.is_at_same_line(&task(&[reserve])), "the same name");
+        other.names = vec!["Task-8".to_owned()];
+        assert!(!other.is_at_same_line(&task(&[reserve])));
     }
 
     #[test]

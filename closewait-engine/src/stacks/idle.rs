@@ -6,9 +6,10 @@
 
 use super::{
     carriers::is_virtual,
-    frame::{CodeFrame, CodeLanguage, CodeStack},
+    frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     jvm::JVM_IDLE,
     origin::FrameOrigin,
+    scripts::{RUBY_IDLE, idle_without_script},
     waits::matches,
 };
 
@@ -45,6 +46,18 @@ const PYTHON_IDLE: &[(&str, &str)] = &[
     ("server.py:handle_one_request", "the next request"),
 ];
 
+/// Functions of tasks of Python that do so. A queue is in the table [`PYTHON_QUEUE`].
+const TASK_IDLE: &[(&str, &str)] =
+    &[("base_events.py:serve_forever", "clients"), ("web_protocol.py:start", "the next request")];
+
+/// The same, and the function that waits for an item of a queue: work, if the function that the task began with calls it, and a result for
+/// a request otherwise.
+const PYTHON_QUEUE: &[(&str, &str)] = &[("queues.py:get", "work"), TASK_IDLE[0], TASK_IDLE[1]];
+
+/// Functions of machine code that do so.
+const NATIVE_IDLE: &[(&str, &str)] =
+    &[("uv__io_poll < uv_run < node::SpinEventLoop%", EVENTS), ("uv__io_poll < uv_run < node::worker::%", EVENTS)];
+
 /// Beginnings of functions that a runtime starts for itself. A stack that ends with one is none of the program's.
 const BACKGROUND: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "runtime.bgsweep"),
@@ -58,6 +71,9 @@ const BACKGROUND: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "runtime.ensureSigM%"),
     (CodeLanguage::Go, "runtime.ReadTrace%"),
     (CodeLanguage::Go, "runtime.unique_runtime_%"),
+    (CodeLanguage::Native, "node::%PlatformWorkerThread%"),
+    (CodeLanguage::Native, "node::inspector::%StartIoThreadMain"),
+    (CodeLanguage::Native, "node::WorkerThreadsTaskRunner::DelayedTaskScheduler::%"),
 ];
 
 /// Work that an idle event loop waits for.
@@ -65,6 +81,12 @@ pub const EVENTS: &str = "events";
 
 /// Work that an idle thread of a runtime waits for.
 pub(super) const BACKGROUND_WORK: &str = "work of the runtime";
+
+/// Whether the function that a task began with calls what waits, without a library between them.
+fn takes_work(stack: &CodeStack) -> bool {
+    let is_runtime = |frame: &&CodeFrame| frame.origin(stack.language) == FrameOrigin::Runtime;
+    stack.frames.iter().take_while(is_runtime).count() + 1 >= stack.frames.len()
+}
 
 /// Returns what an idle thread waits for; `None` for a thread that is not known to be idle.
 pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
@@ -84,10 +106,13 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     {
         return Some(BACKGROUND_WORK);
     }
+    let is_task = is_task(language, stack.state.as_deref());
     let is_inner = |frame: &&CodeFrame| match frame.origin(language) {
         FrameOrigin::Runtime => true,
-        // Servers of Java are libraries.
-        FrameOrigin::Library => language == CodeLanguage::Jvm,
+        // Servers of Java and Ruby are libraries, and so are those of asyncio and the event loop of Node.
+        FrameOrigin::Library => {
+            is_task || matches!(language, CodeLanguage::Jvm | CodeLanguage::Ruby | CodeLanguage::Native)
+        }
         FrameOrigin::Application => false,
     };
     let inner = stack.frames.iter().take_while(is_inner);
@@ -99,9 +124,52 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
     };
     let table = match language {
         CodeLanguage::Go => GO_IDLE,
+        CodeLanguage::Python if is_task && takes_work(stack) => PYTHON_QUEUE,
+        CodeLanguage::Python if is_task => TASK_IDLE,
         CodeLanguage::Python => PYTHON_IDLE,
         CodeLanguage::Jvm => JVM_IDLE,
-        CodeLanguage::Native => &[],
+        CodeLanguage::Ruby => RUBY_IDLE,
+        CodeLanguage::Php => return idle_without_script(stack),
+        CodeLanguage::Native => NATIVE_IDLE,
     };
     table.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stacks::{CodeWait, StackGroup, ThreadWork, group_stacks};
+
+    /// Returns the group of a thread of Node with these functions of its executable.
+    fn node(functions: &[&str]) -> StackGroup {
+        let frame = |function: &&str| CodeFrame {
+            function: Some((*function).to_owned()),
+            object: Some("/usr/bin/node".to_owned()),
+            ..CodeFrame::default()
+        };
+        let stack = CodeStack {
+            language: CodeLanguage::Native,
+            tid: None,
+            name: None,
+            state: None,
+            lock_owner: None,
+            frames: functions.iter().map(frame).collect(),
+            cut: None,
+        };
+        group_stacks(&[stack]).remove(0)
+    }
+
+    #[test]
+    fn threads_of_node_are_idle_unless_javascript_has_called_what_waits() {
+        let main = ["uv__io_poll", "uv_run", "node::SpinEventLoopInternal", "node::NodeMainInstance::Run", "_start"];
+        assert_eq!(node(&main).work, ThreadWork::Idle(EVENTS));
+        let worker = ["uv_cond_wait", "node::(anonymous namespace)::PlatformWorkerThread"];
+        assert_eq!(node(&worker).work, ThreadWork::Idle(BACKGROUND_WORK));
+        let called = ["v8::internal::Builtin_HandleApiCall", "Builtins_CEntry_Return1_ArgvOnStack_BuiltinExit"];
+        let child = node(&[&["uv__io_poll", "uv_run", "node::SyncProcessRunner::Spawn"], &called[..]].concat());
+        assert_eq!(child.work, ThreadWork::Waits(CodeWait::Process));
+        assert_eq!(child.place().map(ToString::to_string).as_deref(), Some("JavaScript (node)"));
+        let file = node(&[&["uv__fs_work", "uv_fs_open", "node::fs::Open"], &called[..]].concat());
+        assert_eq!(file.work, ThreadWork::Waits(CodeWait::File));
+    }
 }

@@ -3,6 +3,7 @@
 use super::{
     frame::{CodeFrame, CodeLanguage},
     jvm::{JDK_PACKAGES, JVM_LIBRARIES},
+    scripts,
 };
 
 /// Part of a program that a function belongs to.
@@ -30,6 +31,7 @@ impl CodeFrame {
             CodeLanguage::Python => of_python(self),
             CodeLanguage::Native => of_machine_code(self),
             CodeLanguage::Jvm => of_jvm(self),
+            CodeLanguage::Php | CodeLanguage::Ruby => scripts::origin(self),
         }
     }
 }
@@ -43,7 +45,8 @@ fn of_go(frame: &CodeFrame) -> FrameOrigin {
     if function.starts_with("main.") {
         return FrameOrigin::Application;
     }
-    if file.contains("/pkg/mod/") || file.contains("/vendor/") || file.contains('@') {
+    // Distributions install packages to the last one.
+    if file.contains("/pkg/mod/") || file.contains("/vendor/") || file.contains('@') || file.contains("/gocode/src/") {
         return FrameOrigin::Library;
     }
     let package = package(function);
@@ -119,8 +122,45 @@ fn of_machine_code(frame: &CodeFrame) -> FrameOrigin {
         true if is_library => FrameOrigin::Runtime,
         _ if object.starts_with('[') => FrameOrigin::Runtime,
         _ if is_library => FrameOrigin::Library,
-        _ => FrameOrigin::Application,
+        _ => of_executable(frame.function.as_deref().unwrap_or_default()),
     }
+}
+
+/// Beginnings of the names of functions that an executable can contain, and that are not its own: those of the C library in a static one
+/// (ISO C reserves names that begin with two underscores), and of the standard libraries of C++ and Rust.
+const LINKED: &[(&str, FrameOrigin)] = &[
+    ("__", FrameOrigin::Runtime),
+    ("pthread_", FrameOrigin::Runtime),
+    ("start_thread", FrameOrigin::Runtime),
+    ("std::", FrameOrigin::Runtime),
+    ("core::", FrameOrigin::Runtime),
+    ("alloc::", FrameOrigin::Runtime),
+    ("<std::", FrameOrigin::Runtime),
+    ("<core::", FrameOrigin::Runtime),
+    ("<alloc::", FrameOrigin::Runtime),
+    ("crossbeam_", FrameOrigin::Library),
+    ("<crossbeam_", FrameOrigin::Library),
+    ("parking_lot", FrameOrigin::Library),
+    ("lock_api::", FrameOrigin::Library),
+    ("tokio::", FrameOrigin::Library),
+    ("<tokio::", FrameOrigin::Library),
+    ("futures_", FrameOrigin::Library),
+    ("rayon_core::", FrameOrigin::Library),
+    ("mio::", FrameOrigin::Library),
+    ("hyper::", FrameOrigin::Library),
+    ("r2d2::", FrameOrigin::Library),
+    ("postgres::", FrameOrigin::Library),
+    ("tokio_postgres::", FrameOrigin::Library),
+    ("uv_", FrameOrigin::Library),
+    // Node. What calls these functions for JavaScript stands for the program's own functions, which have no names in memory.
+    ("Builtins_", FrameOrigin::Application),
+    ("node::", FrameOrigin::Runtime),
+    ("v8::", FrameOrigin::Runtime),
+];
+
+fn of_executable(function: &str) -> FrameOrigin {
+    let linked = LINKED.iter().find(|(beginning, _)| function.starts_with(beginning));
+    linked.map_or(FrameOrigin::Application, |(_, origin)| *origin)
 }
 
 #[cfg(test)]
@@ -206,6 +246,23 @@ mod tests {
             ("/opt/oracle/libclntsh.so.19.1", FrameOrigin::Library),
         ] {
             assert_eq!(at("f", "", object).origin(CodeLanguage::Native), expected, "{object}");
+        }
+    }
+
+    #[test]
+    fn functions_of_libraries_in_an_executable_are_not_its_own() {
+        for (function, expected) in [
+            ("shop::reserve", FrameOrigin::Application),
+            ("std::sys::sync::mutex::futex::Mutex::lock_contended", FrameOrigin::Runtime),
+            ("<alloc::boxed::Box<F,A> as core::ops::function::FnOnce<Args>>::call_once", FrameOrigin::Runtime),
+            ("<shop::Orders as core::ops::function::FnOnce<()>>::call_once", FrameOrigin::Application),
+            ("crossbeam_channel::flavors::list::Channel<T>::recv", FrameOrigin::Library),
+            ("__futex_abstimed_wait_common", FrameOrigin::Runtime),
+            ("std::condition_variable::wait", FrameOrigin::Runtime),
+            ("node::SyncProcessRunner::Spawn", FrameOrigin::Runtime),
+            ("Builtins_CEntry_Return1_ArgvOnStack_BuiltinExit", FrameOrigin::Application),
+        ] {
+            assert_eq!(at(function, "", "/srv/app/server").origin(CodeLanguage::Native), expected, "{function}");
         }
     }
 }

@@ -31,6 +31,23 @@ pub struct ProcessStacks {
     pub unread: Vec<String>,
 }
 
+/// Maximum number of lines at which threads wait for locks that count together, and that a text names: a deadlock has two, or three.
+const MAX_LINES: usize = 3;
+
+/// Adds up the threads of each line, and returns the lines with the most threads, at most three.
+pub fn largest_lines(lines: Vec<(&CodeFrame, u32)>) -> Vec<(&CodeFrame, u32)> {
+    let mut sums: Vec<(&CodeFrame, u32)> = Vec::new();
+    for (line, count) in lines {
+        match sums.iter_mut().find(|(known, _)| *known == line) {
+            Some((_, sum)) => *sum = sum.saturating_add(count),
+            None => sums.push((line, count)),
+        }
+    }
+    sums.sort_by_key(|(_, sum)| u32::MAX - sum);
+    sums.truncate(MAX_LINES);
+    sums
+}
+
 impl ProcessStacks {
     /// Groups the stacks that an inspection read.
     pub fn new(pid: u32, at: BootTime, stacks: &[CodeStack], unread: Vec<String>) -> Self {
@@ -43,7 +60,7 @@ impl ProcessStacks {
         }
         let ungrouped = further.iter().fold(0, |sum: u32, group| sum.saturating_add(group.count));
         for group in &mut groups {
-            group.since = Some(at);
+            (group.since, group.first_count) = (Some(at), Some(group.count));
             group.keep_innermost(MAX_FRAMES);
         }
         Self { pid, at, groups, ungrouped, unread }
@@ -53,7 +70,7 @@ impl ProcessStacks {
     pub fn continue_from(&mut self, before: &Self) {
         for group in &mut self.groups {
             if let Some(same) = before.groups.iter().find(|one| one.is_at_same_line(group)) {
-                group.since = same.since;
+                (group.since, group.first_count) = (same.since, same.first_count);
             }
         }
     }
@@ -66,7 +83,22 @@ impl ProcessStacks {
     /// Returns the most important fact about why a program makes no progress, in a sentence; `None` if the stacks show none.
     pub fn headline(&self) -> Option<String> {
         let pinned = self.pinned_carriers().map(|pinned| pinned.headline());
-        pinned.or_else(|| self.main_group().map(StackGroup::headline))
+        pinned.or_else(|| self.main_group().map(|main| self.headline_of(main)))
+    }
+
+    /// Returns what the threads of the main group do. If they wait for a lock, further lines follow at which others wait for one: in a
+    /// deadlock, each line alone says little.
+    fn headline_of(&self, main: &StackGroup) -> String {
+        let wait = ThreadWork::Waits(CodeWait::Lock);
+        if main.work != wait {
+            return main.headline();
+        }
+        let locked = || self.groups.iter().filter(|group| group.work == wait && group.language == main.language);
+        let lines = largest_lines(locked().filter_map(|group| Some((group.place()?, group.count))).collect());
+        let [(first, count), others @ ..] = &lines[..] else { return main.headline() };
+        let largest = locked().find(|group| group.place() == Some(*first)).unwrap_or(main);
+        let text = StackGroup { count: *count, ..largest.clone() }.headline();
+        others.iter().fold(text, |text, (line, count)| format!("{text}, {count} in {line}"))
     }
 
     /// Returns the carriers of virtual threads, if all of them are pinned; `None` otherwise.
@@ -80,13 +112,16 @@ impl ProcessStacks {
     }
 
     /// Returns the group that says most about why a program makes no progress: of those that wait in the application's code, the largest
-    /// that waits for something of its own, or else the largest that waits for another thread or a time. Workers wait for another thread,
-    /// too, if a queue has no work for them.
+    /// that waits for something of its own, or else the largest that waits for another thread or a time; workers that a queue may have no
+    /// work for are the last choice.
     pub fn main_group(&self) -> Option<&StackGroup> {
         let weight = |group: &StackGroup| match group.work {
             ThreadWork::Waits(CodeWait::Events | CodeWait::Accept) | ThreadWork::Idle(_) | ThreadWork::Unknown => None,
-            ThreadWork::Waits(CodeWait::Signal | CodeWait::Sleep) => Some((0, group.count)),
-            ThreadWork::Waits(_) => Some((1, group.count)),
+            // The first task of a program often waits for its end.
+            ThreadWork::Waits(CodeWait::Signal | CodeWait::Sleep) if group.count == 1 && group.are_tasks() => None,
+            ThreadWork::Waits(_) if group.in_own_loop => Some((0, group.count)),
+            ThreadWork::Waits(CodeWait::Signal | CodeWait::Sleep) => Some((1, group.count)),
+            ThreadWork::Waits(_) => Some((2, group.count)),
         };
         let of_application = self.groups.iter().rev().filter(|group| group.place.is_some());
         of_application
@@ -140,6 +175,32 @@ mod tests {
         let (queued, locked) = (("work", "/srv/pool.py", 9), ("__enter__", "/usr/lib/python3.11/threading.py", 270));
         let expected = Some("1 thread waits for a lock in reserve (orders.py:5)".to_owned());
         assert_eq!(main(&[&[WAIT, queued], &[WAIT, queued], &[locked, reserve]]), expected);
+    }
+
+    #[test]
+    fn the_lines_of_a_deadlock_are_named_together() {
+        let locked = ("__enter__", "/usr/lib/python3.11/threading.py", 270);
+        let (reserve, release) = (("reserve", "/srv/orders.py", 5), ("release", "/srv/orders.py", 8));
+        let began = ("Thread.run", "/usr/lib/python3.11/threading.py", 982);
+        let lines: [&[_]; 4] =
+            [&[locked, reserve], &[locked, reserve, began], &[locked, release], &[WAIT, ("work", "/srv/pool.py", 9)]];
+        let stacks: Vec<_> = lines.iter().zip(1..).map(|(lines, tid)| stack(tid, lines)).collect();
+        let sample = ProcessStacks::new(7, second(0), &stacks, Vec::new());
+        let expected = "2 threads wait for a lock in reserve (orders.py:5), 1 in release (orders.py:8)";
+        assert_eq!(sample.headline().as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn the_number_of_threads_at_a_line_is_kept_from_the_first_sample() {
+        let at = |n, threads: u32| {
+            let stacks: Vec<_> = (1..=threads).map(|tid| stack(tid, &[WAIT, ("work", "/srv/pool.py", 9)])).collect();
+            ProcessStacks::new(7, second(n), &stacks, Vec::new())
+        };
+        let (first, mut next) = (at(10, 3), at(70, 8));
+        next.continue_from(&first);
+        assert_eq!((next.groups[0].first_count, next.groups[0].count), (Some(3), 8));
+        let recorded = serde_json::to_string(&next.groups[0]).unwrap();
+        assert_eq!(serde_json::from_str::<StackGroup>(&recorded).unwrap(), next.groups[0]);
     }
 
     #[test]

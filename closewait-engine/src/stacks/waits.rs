@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack},
     jvm::JVM_WAITS,
+    scripts::{PHP_WAITS, RUBY_WAITS, waits_to_enter},
 };
 
 /// Event that a thread waits for.
@@ -76,6 +77,7 @@ const GO: &[(&str, CodeWait)] = &[
     ("runtime.chanrecv%", CodeWait::Signal),
     ("runtime.chansend%", CodeWait::Signal),
     ("runtime.selectgo", CodeWait::Signal),
+    ("runtime.block", CodeWait::Signal),
     ("time.Sleep", CodeWait::Sleep),
     ("database/sql.(*DB).conn", CodeWait::Pool),
     ("github.com/jackc/pgx/v5/pgxpool.(*Pool).Acquire", CodeWait::Pool),
@@ -126,6 +128,29 @@ const PYTHON: &[(&str, CodeWait)] = &[
     ("impl.py:_do_get", CodeWait::Pool),
     ("pool.py:getconn", CodeWait::Pool),
     ("pool.py:connection", CodeWait::Pool),
+    ("locks.py:acquire", CodeWait::Lock),
+    ("locks.py:__aenter__", CodeWait::Lock),
+    ("_synchronization.py:acquire", CodeWait::Lock),
+    ("locks.py:wait%", CodeWait::Signal),
+    ("queues.py:get", CodeWait::Signal),
+    ("queues.py:put", CodeWait::Signal),
+    ("tasks.py:sleep", CodeWait::Sleep),
+    ("streams.py:open_connection", CodeWait::Connect),
+    ("streams.py:read%", CodeWait::Receive),
+    ("streams.py:drain", CodeWait::Send),
+    ("base_events.py:create_connection", CodeWait::Connect),
+    ("base_events.py:getaddrinfo", CodeWait::Resolve),
+    ("%_events.py:sock_connect", CodeWait::Connect),
+    ("%_events.py:sock_recv%", CodeWait::Receive),
+    ("%_events.py:sock_send%", CodeWait::Send),
+    ("%_events.py:sock_accept", CodeWait::Accept),
+    ("pool.py:%acquire%", CodeWait::Pool),
+    ("pool_async.py:getconn", CodeWait::Pool),
+    ("pool_async.py:connection", CodeWait::Pool),
+    ("connection.py:get_connection", CodeWait::Pool),
+    ("connector.py:_wait_for_available_connection", CodeWait::Pool),
+    ("connection_pool.py:wait_for_connection", CodeWait::Pool),
+    ("client_reqrep.py:start", CodeWait::Receive),
 ];
 
 /// Functions of the C library and others with the same names on all systems.
@@ -138,6 +163,7 @@ const NATIVE: &[(&str, CodeWait)] = &[
     ("pthread_rwlock_%", CodeWait::Lock),
     ("pthread_cond_%", CodeWait::Signal),
     ("__pthread_cond_%", CodeWait::Signal),
+    ("_queue_SimpleQueue_get%", CodeWait::Signal),
     ("PyThread_acquire_lock%", CodeWait::Lock),
     ("_PyMutex_Lock%", CodeWait::Lock),
     ("PyMutex_Lock%", CodeWait::Lock),
@@ -169,12 +195,33 @@ const NATIVE: &[(&str, CodeWait)] = &[
     ("clock_nanosleep%", CodeWait::Sleep),
     ("sleep", CodeWait::Sleep),
     ("usleep", CodeWait::Sleep),
+    ("pause", CodeWait::Sleep),
+    ("sigwait%", CodeWait::Signal),
+    ("sigsuspend", CodeWait::Signal),
     ("wait4", CodeWait::Process),
     ("waitpid", CodeWait::Process),
     ("waitid", CodeWait::Process),
     ("fsync", CodeWait::File),
     ("fdatasync", CodeWait::File),
     ("flock", CodeWait::File),
+    // Rust: `<std::sys::sync::mutex::futex::Mutex>::lock_contended`, in older versions without the brackets.
+    ("%std::sys::%Mutex%::lock%", CodeWait::Lock),
+    ("%std::sys::%RwLock%::%", CodeWait::Lock),
+    ("%parking_lot::raw_%", CodeWait::Lock),
+    ("%std::sys::%Condvar%::wait%", CodeWait::Signal),
+    ("%std::thread::%park%", CodeWait::Signal),
+    ("%std::sync::mp%::recv%", CodeWait::Signal),
+    ("%crossbeam_channel::%::recv%", CodeWait::Signal),
+    ("%parking_lot::condvar::%", CodeWait::Signal),
+    ("%std::thread::%Join%::join", CodeWait::Join),
+    ("std::thread::%sleep", CodeWait::Sleep),
+    ("std::condition_variable%", CodeWait::Signal),
+    ("std::mutex::lock", CodeWait::Lock),
+    ("std::thread::join", CodeWait::Join),
+    // Node: calls that its only thread for JavaScript waits in.
+    ("node::SyncProcessRunner::%", CodeWait::Process),
+    ("node::fs::%", CodeWait::File),
+    ("v8::internal::FutexEmulation::%", CodeWait::Signal),
     ("PQgetResult", CodeWait::Receive),
     ("mysql_real_query", CodeWait::Receive),
 ];
@@ -187,14 +234,17 @@ pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeW
         CodeLanguage::Python => PYTHON,
         CodeLanguage::Native => NATIVE,
         CodeLanguage::Jvm => JVM_WAITS,
+        CodeLanguage::Php => PHP_WAITS,
+        CodeLanguage::Ruby => RUBY_WAITS,
     };
     table.iter().find(|(pattern, _)| matches(pattern, &name)).map(|(_, wait)| *wait)
 }
 
-/// Whether a thread of Java waits for a monitor: the function that enters it (`synchronized`) has no frame of its own
-/// (`java.lang.Thread.State`).
+/// Whether a thread of Java or Ruby waits for a monitor: the function that enters it (`synchronized`) has no frame of its own
+/// (`java.lang.Thread.State`). In Ruby, the function that enters it also calls the block in it.
 pub(super) fn waits_for_monitor(stack: &CodeStack) -> bool {
-    stack.language == CodeLanguage::Jvm && stack.state.as_deref().is_some_and(|state| state.contains("BLOCKED"))
+    waits_to_enter(stack)
+        || stack.language == CodeLanguage::Jvm && stack.state.as_deref().is_some_and(|state| state.contains("BLOCKED"))
 }
 
 /// Whether a name matches a pattern in which `%` stands for any characters: names of Go have `*`.

@@ -38,7 +38,9 @@ pub(super) fn frames(
             Ok((frames, cut))
         }
         Err(CutReason::Memory(error @ MemoryError::Limit(_))) => Err(error),
-        Err(CutReason::Memory(error @ MemoryError::Unreadable { .. })) => Ok((frames, Some(error.to_string()))),
+        Err(CutReason::Memory(error @ (MemoryError::Unreadable { .. } | MemoryError::Refused(_)))) => {
+            Ok((frames, Some(error.to_string())))
+        }
         Err(CutReason::Because(why)) => Ok((frames, Some(why))),
     }
 }

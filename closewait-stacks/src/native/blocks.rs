@@ -66,7 +66,7 @@ impl<'a> StackBlocks<'a> {
     }
 
     fn add(&mut self, address: u64, len: u64) -> Result<(), MemoryError> {
-        let mapping = self.process.mapping(address).filter(|mapping| mapping.readable);
+        let mapping = self.process.mapping(address).filter(|mapping| mapping.readable && !mapping.shared);
         let mapping = mapping.ok_or(MemoryError::Unreadable { address, len: 8 })?;
         if self.blocks.len() >= MAX_BLOCKS {
             return Err(MemoryError::Limit(ReadBound::Reads));

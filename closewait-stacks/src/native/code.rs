@@ -89,6 +89,7 @@ impl std::fmt::Display for NoRule<'_> {
             Self::Generated => to.write_str("generated code"),
             Self::NoTable(object) => write!(to, "no unwind table for {}", shown_path(object)),
             Self::Malformed(object) => write!(to, "malformed unwind table of {}", shown_path(object)),
+            Self::Unreadable(MemoryError::Refused(place)) => write!(to, "its code is on {place}"),
             Self::Unreadable(error) => write!(to, "unwind table: {error}"),
         }
     }

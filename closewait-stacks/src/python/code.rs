@@ -4,13 +4,14 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     super::{
+        blocks::{signed_half, word},
         limit::{MAX_FILE_BYTES, MAX_FUNCTION_BYTES},
         memory::{MemoryError, MemoryReader, readable},
         stack::{FRAME_BYTES, Frame},
     },
-    layout::{InitShim, InstructionsPlace, MAX_RECORD, PythonLayout},
+    layout::{FrameLayout, InitShim, InstructionPlace, InstructionsPlace, MAX_RECORD, PythonLayout},
     lines::LineTable,
-    objects::{ObjectReader, ObjectType, signed_half, word},
+    objects::{ObjectReader, ObjectType},
 };
 
 /// Frame before its names are read.
@@ -31,6 +32,23 @@ pub(super) enum RawInstruction {
     Offset(i64),
     /// Address.
     Address(u64),
+}
+
+impl FrameLayout {
+    /// Returns the number of bytes of a frame that are read.
+    pub(super) fn len(&self) -> usize {
+        let (InstructionPlace::Index { at, .. } | InstructionPlace::Address { at }) = self.instruction;
+        [self.previous, self.code, at, self.owner.unwrap_or(0)].into_iter().fold(0, usize::max) + 8
+    }
+
+    /// Returns the frame with these first bytes.
+    pub(super) fn raw(&self, address: u64, record: &[u8]) -> RawFrame {
+        let instruction = match self.instruction {
+            InstructionPlace::Index { at, unit } => RawInstruction::Offset(i64::from(signed_half(record, at)) * unit),
+            InstructionPlace::Address { at } => RawInstruction::Address(word(record, at)),
+        };
+        RawFrame { address, code: word(record, self.code) & !self.tags, instruction }
+    }
 }
 
 /// Frame with its names, or the reason why there is none.
@@ -68,7 +86,7 @@ enum Known {
 /// Code objects that were read; many threads share them.
 pub(super) struct CodeReader<'a> {
     memory: MemoryReader<'a>,
-    objects: ObjectReader<'a>,
+    pub(super) objects: ObjectReader<'a>,
     layout: PythonLayout,
     known: RefCell<BTreeMap<u64, Known>>,
 }
@@ -77,6 +95,11 @@ impl<'a> CodeReader<'a> {
     pub(super) fn new(memory: MemoryReader<'a>, layout: PythonLayout) -> Self {
         let objects = ObjectReader::new(memory, &layout);
         Self { memory, objects, layout, known: RefCell::new(BTreeMap::new()) }
+    }
+
+    /// Returns the place of the instructions of code objects.
+    pub(super) const fn instructions(&self) -> InstructionsPlace {
+        self.layout.code.instructions
     }
 
     /// Returns the function, file and line of a frame.

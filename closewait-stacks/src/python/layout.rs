@@ -22,6 +22,12 @@ pub(super) struct PythonLayout {
     pub(super) frame: FrameLayout,
     /// Fields of `PyCodeObject`.
     pub(super) code: CodeLayout,
+    /// `modules`, from 3.12 `imports.modules`, of `PyInterpreterState`; `None` from 3.14 on, where tasks are found without it.
+    pub(super) modules: Option<u64>,
+    /// Offsets for coroutines, from 3.14.
+    pub(super) published: Option<PublishedPlaces>,
+    /// Size of `_PyRuntimeState`; 0 before 3.13.
+    pub(super) runtime_len: u64,
     /// Size of `PyASCIIObject`: a text of ASCII characters follows it.
     pub(super) ascii: u64,
     /// Size of `PyCompactUnicodeObject`: any other text follows it.
@@ -43,6 +49,17 @@ pub(super) enum LockPlace {
         /// Offset of `last_holder`, from what it points to.
         holder: u64,
     },
+}
+
+/// Offsets that 3.14 and later publish for coroutines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PublishedPlaces {
+    /// `gi_iframe`.
+    pub(super) coroutine_frame: u64,
+    /// `gi_frame_state`.
+    pub(super) coroutine_state: u64,
+    /// `stackpointer` of a frame.
+    pub(super) stack: usize,
 }
 
 /// Fields of `PyThreadState`.
@@ -142,6 +159,7 @@ impl PythonLayout {
             8 => {
                 let mut layout = Self::before_3_11();
                 layout.lock = LockPlace::Runtime { holder: 1160 };
+                layout.modules = Some(56);
                 Some(layout)
             }
             9 => Some(Self::before_3_11()),
@@ -188,6 +206,9 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Bytes(48),
                 shim: InitShim::Absent,
             },
+            modules: Some(856),
+            published: None,
+            runtime_len: 0,
             ascii: 48,
             compact: 72,
         }
@@ -224,6 +245,9 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Inside(184),
                 shim: InitShim::Absent,
             },
+            modules: Some(888),
+            published: None,
+            runtime_len: 0,
             ascii: 48,
             compact: 72,
         }
@@ -260,9 +284,19 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Inside(192),
                 shim: InitShim::Unnamed,
             },
+            modules: Some(944),
+            published: None,
+            runtime_len: 0,
             ascii: 40,
             compact: 56,
         }
+    }
+
+    /// Adds the offsets for coroutines, as 3.14 and later publish them.
+    pub(super) fn with_coroutines(mut self, minor: u8, words: &[u64; WORDS], coroutine: Option<[u64; 4]>) -> Self {
+        let frame = WordPlaces::of_minor(minor).and_then(|places| words.get(places.frame..));
+        self.published = frame.zip(coroutine).and_then(|(frame, coroutine)| PublishedPlaces::of(frame, &coroutine));
+        self
     }
 
     /// Returns the offsets that 3.13 and later publish at the start of `_PyRuntime`.
@@ -328,9 +362,32 @@ impl PythonLayout {
                 instructions: InstructionsPlace::Inside(near(code + 9)? as u64),
                 shim: InitShim::OneName,
             },
+            modules: if minor == 13 { Some(words[11]) } else { None },
+            published: None,
+            runtime_len: words[3],
             ascii: 40,
             compact: 56,
         })
+    }
+}
+
+impl PublishedPlaces {
+    /// Returns the place of `gen_object` in `_Py_DebugOffsets`, in words of 8 bytes; `None` before 3.14, which does not publish it.
+    pub(super) const fn place(minor: u8) -> Option<u64> {
+        match minor {
+            14 => Some(83),
+            15 => Some(99),
+            _ => None,
+        }
+    }
+
+    /// Returns the offsets in these words, which begin with `interpreter_frame` and `gen_object`; `None` if one is none.
+    pub(super) fn of(frame: &[u64], coroutine: &[u64; 4]) -> Option<Self> {
+        let [_, _, coroutine_frame, coroutine_state] = *coroutine;
+        let stack = usize::try_from(*frame.get(6)?).ok()?;
+        let are_near =
+            [coroutine_frame, coroutine_state, stack as u64].into_iter().all(|at| at <= MAX_RECORD as u64 - 8);
+        are_near.then_some(Self { coroutine_frame, coroutine_state, stack })
     }
 }
 

@@ -1,68 +1,17 @@
 //! Objects of CPython: their types, texts and bytes.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-};
+use std::{cell::Cell, sync::Arc};
 
 use super::{
-    super::memory::{MemoryError, MemoryReader},
+    super::{
+        blocks::{BLOCK, BlockReader, word},
+        memory::{MemoryError, MemoryReader, readable},
+    },
     layout::PythonLayout,
 };
 
-/// Number of bytes that are read at once; it divides the size of every page, so a block is mapped whole or not at all.
-const BLOCK: usize = 1024;
-/// Maximum number of blocks that are kept.
-const MAX_BLOCKS: usize = 4096;
 /// Maximum size of an object of type `str` or `bytes`. The line table of a function has some 3 bytes a line.
 const MAX_BYTES: usize = 1 << 20;
-
-/// Memory that is read in blocks, each of them once.
-pub(super) struct BlockReader<'a> {
-    memory: MemoryReader<'a>,
-    blocks: RefCell<BTreeMap<u64, Box<[u8; BLOCK]>>>,
-}
-
-impl<'a> BlockReader<'a> {
-    pub(super) const fn new(memory: MemoryReader<'a>) -> Self {
-        Self { memory, blocks: RefCell::new(BTreeMap::new()) }
-    }
-
-    /// Forgets all blocks, so that each one is read again.
-    pub(super) fn forget(&self) {
-        self.blocks.borrow_mut().clear();
-    }
-
-    pub(super) fn fill(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-        let mut blocks = self.blocks.borrow_mut();
-        self.memory.work(1 + into.len() as u64 / 8)?;
-        if blocks.len() >= MAX_BLOCKS {
-            blocks.clear();
-        }
-        let (mut at, mut rest) = (address, into);
-        while !rest.is_empty() {
-            let from = (at % BLOCK as u64) as usize;
-            let start = at - from as u64;
-            let block = match blocks.entry(start) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(place) => place.insert(Box::new(self.memory.array(start)?)),
-            };
-            let len = rest.len().min(BLOCK - from);
-            let (now, later) = rest.split_at_mut(len);
-            now.copy_from_slice(&block[from..from + len]);
-            rest = later;
-            at = at.wrapping_add(len as u64);
-        }
-        Ok(())
-    }
-
-    pub(super) fn u64(&self, address: u64) -> Result<u64, MemoryError> {
-        let mut bytes = [0; 8];
-        self.fill(address, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-}
 
 /// Type of objects that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +99,19 @@ impl<'a> ObjectReader<'a> {
         self.memory.name(&text, most).map(Some)
     }
 
+    /// Whether an object is this text of ASCII characters.
+    pub(super) fn is_text(&self, object: u64, expected: &str) -> Result<bool, MemoryError> {
+        let mut header = [0; 40];
+        let is_text = readable(self.fill(object, ObjectType::Text, &mut header))?.unwrap_or(false);
+        // Compact and of ASCII characters.
+        if !is_text || header[32] & 96 != 96 || word(&header, 16) != expected.len() as u64 {
+            return Ok(false);
+        }
+        let mut text = vec![0; expected.len()];
+        self.blocks.fill(object.wrapping_add(self.ascii), &mut text)?;
+        Ok(text == expected.as_bytes())
+    }
+
     /// Returns the number of bytes in an object of type `bytes`; `None` if it is none.
     pub(super) fn len_of_bytes(&self, object: u64) -> Result<Option<u64>, MemoryError> {
         let mut header = [0; 24];
@@ -171,16 +133,4 @@ impl<'a> ObjectReader<'a> {
         self.blocks.fill(start, &mut contents)?;
         Ok(Some(contents))
     }
-}
-
-/// Returns the 8 bytes at `at` as a number; 0 beyond the end.
-pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
-    let part = bytes.get(at..).and_then(|rest| rest.first_chunk());
-    part.map_or(0, |part| u64::from_le_bytes(*part))
-}
-
-/// Returns the 4 bytes at `at` as a number with a sign; 0 beyond the end.
-pub(super) fn signed_half(bytes: &[u8], at: usize) -> i32 {
-    let part = bytes.get(at..).and_then(|rest| rest.first_chunk());
-    part.map_or(0, |part| i32::from_le_bytes(*part))
 }

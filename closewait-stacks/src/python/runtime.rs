@@ -7,7 +7,7 @@ use super::{
         process::{Mapping, TargetProcess},
         stack::StackError,
     },
-    layout::{PythonLayout, WORDS},
+    layout::{PublishedPlaces, PythonLayout, WORDS},
 };
 
 /// Maximum number of files that are searched for CPython.
@@ -95,7 +95,12 @@ impl FoundObject<'_, '_> {
         if named.is_some_and(|named| named != minor) {
             return Err(StackError::Unexpected(format!("Python 3.{minor} has the symbols of another version")));
         }
-        Ok(RunningPython { runtime, minor, layout: PythonLayout::published(minor, &words)?, machine })
+        let coroutine = match PublishedPlaces::place(minor) {
+            Some(place) => readable(memory.words::<4>(runtime.wrapping_add(8 * place)))?,
+            None => None,
+        };
+        let layout = PythonLayout::published(minor, &words)?.with_coroutines(minor, &words, coroutine);
+        Ok(RunningPython { runtime, minor, layout, machine })
     }
 
     /// Returns the minor version, from `Py_Version` or the newest function that the object has; `None` before 3.8.

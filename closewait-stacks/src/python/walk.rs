@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
+        blocks::{BlockReader, signed_half, word},
         memory::{MemoryError, readable},
+        numbers::ThreadNumbers,
         process::TargetProcess,
         stack::{Frame, MAX_FRAMES, Stack, StackError},
     },
-    code::{CodeReader, NamedFrame, RawFrame, RawInstruction},
-    layout::{FIRST_FOREIGN_OWNER, InstructionPlace, LockPlace, MAX_RECORD, PythonLayout},
-    objects::{BlockReader, signed_half, word},
+    code::{CodeReader, NamedFrame, RawFrame},
+    layout::{FIRST_FOREIGN_OWNER, LockPlace, MAX_RECORD, PythonLayout},
     runtime::RunningPython,
-    threads::ThreadNumbers,
+    tasks,
 };
 
 /// Maximum number of interpreters. A program has one, unless it makes more itself, as mod_wsgi does.
@@ -31,19 +32,19 @@ const CYCLE: &str = "the frames form a cycle";
 
 /// Walk through the memory of a running CPython.
 pub(super) struct PythonWalk<'a, 'p> {
-    process: &'p TargetProcess<'a>,
-    python: RunningPython,
-    layout: PythonLayout,
+    pub(super) process: &'p TargetProcess<'a>,
+    pub(super) python: RunningPython,
+    pub(super) layout: PythonLayout,
     /// Memory of the frames of one thread.
     frames: BlockReader<'a>,
-    codes: CodeReader<'a>,
+    pub(super) codes: CodeReader<'a>,
     numbers: ThreadNumbers<'a>,
 }
 
 /// Frames of a thread before their names are read, innermost first.
-struct RawStack {
-    frames: Vec<RawFrame>,
-    cut: Option<&'static str>,
+pub(super) struct RawStack {
+    pub(super) frames: Vec<RawFrame>,
+    pub(super) cut: Option<&'static str>,
 }
 
 /// First fields of a thread state.
@@ -65,7 +66,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
         }
     }
 
-    /// Returns the stacks of all threads that have frames.
+    /// Returns the stacks of all threads that have frames, and of the tasks of asyncio that wait.
     pub(super) fn stacks(&self) -> Result<Vec<Stack>, StackError> {
         let memory = self.process.memory;
         let mut interpreter = memory.u64(self.python.runtime.wrapping_add(self.layout.interpreters))?;
@@ -73,8 +74,10 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
             return Err(StackError::Unexpected("Python has not started, or has ended".to_owned()));
         }
         let (mut stacks, mut left) = (Vec::new(), MAX_THREADS);
+        let (mut interpreters, mut threads) = (Vec::new(), Vec::new());
         for _ in 0..MAX_INTERPRETERS {
-            match self.interpreter(interpreter, &mut left, &mut stacks) {
+            interpreters.push(interpreter);
+            match self.interpreter(interpreter, &mut left, &mut stacks, &mut threads) {
                 // The memory changes while it is read, and other threads can have been read before.
                 Err(error) if stacks.is_empty() => return Err(error),
                 Err(_) => break,
@@ -89,11 +92,18 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
         if let Some(why) = stacks.first().and_then(|stack| stack.cut.clone()).filter(|_| !has_frames) {
             return Err(StackError::Unexpected(format!("Python 3.{}: {why}", self.python.minor)));
         }
+        stacks.extend(tasks::stacks(self, &interpreters, &threads));
         Ok(stacks)
     }
 
-    /// Adds the stacks of the threads of an interpreter.
-    fn interpreter(&self, interpreter: u64, left: &mut usize, stacks: &mut Vec<Stack>) -> Result<(), StackError> {
+    /// Adds the stacks of the threads of an interpreter, and the addresses of their states.
+    fn interpreter(
+        &self,
+        interpreter: u64,
+        left: &mut usize,
+        stacks: &mut Vec<Stack>,
+        threads: &mut Vec<u64>,
+    ) -> Result<(), StackError> {
         let holder = self.place_of_holder(interpreter)?;
         let mut address = self.process.memory.u64(interpreter.wrapping_add(self.layout.threads))?;
         let mut seen = BTreeSet::new();
@@ -105,6 +115,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
                 let minor = self.python.minor;
                 return Err(StackError::Unexpected(format!("Python 3.{minor} has an unknown thread state")));
             }
+            threads.push(address);
             let stack = self.stack(&thread, holder)?;
             if !stack.frames.is_empty() || stack.cut.is_some() {
                 stacks.push(stack);
@@ -195,11 +206,7 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
 
     fn walk(&self, first: u64) -> Result<RawStack, MemoryError> {
         let layout = &self.layout.frame;
-        let in_instruction = match layout.instruction {
-            InstructionPlace::Index { at, .. } | InstructionPlace::Address { at } => at,
-        };
-        let len = [layout.previous, layout.code, in_instruction, layout.owner.unwrap_or(0)];
-        let len = len.into_iter().fold(0, usize::max) + 8;
+        let len = layout.len();
         let (mut frames, mut seen, mut address) = (Vec::new(), BTreeSet::new(), first);
         while address != 0 {
             let mut record = [0; MAX_RECORD];
@@ -216,20 +223,19 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
             }
             let owner = layout.owner.and_then(|at| record.get(at).copied());
             if owner.is_none_or(|owner| owner < FIRST_FOREIGN_OWNER) {
-                let instruction = match layout.instruction {
-                    InstructionPlace::Index { at, unit } => {
-                        RawInstruction::Offset(i64::from(signed_half(&record, at)) * unit)
-                    }
-                    InstructionPlace::Address { at } => RawInstruction::Address(word(&record, at)),
-                };
-                frames.push(RawFrame { address, code: word(&record, layout.code) & !layout.tags, instruction });
+                frames.push(layout.raw(address, &record));
             }
             address = word(&record, layout.previous);
         }
         Ok(RawStack { frames, cut: None })
     }
 
-    fn name(&self, raw: RawStack, tid: Option<u32>, state: Option<&'static str>) -> Result<Stack, MemoryError> {
+    pub(super) fn name(
+        &self,
+        raw: RawStack,
+        tid: Option<u32>,
+        state: Option<&'static str>,
+    ) -> Result<Stack, MemoryError> {
         let mut frames: Vec<Frame> = Vec::new();
         let mut cut = raw.cut.map(str::to_owned);
         for frame in &raw.frames {
@@ -241,13 +247,13 @@ impl<'a, 'p> PythonWalk<'a, 'p> {
                 }
                 Ok(NamedFrame::Call(_)) => format!("more than {MAX_FRAMES} frames"),
                 Ok(NamedFrame::Damaged) => DAMAGED.to_owned(),
-                Err(MemoryError::Unreadable { .. }) => UNREADABLE.to_owned(),
+                Err(MemoryError::Unreadable { .. } | MemoryError::Refused(_)) => UNREADABLE.to_owned(),
                 Err(error @ MemoryError::Limit(_)) if frames.is_empty() => return Err(error),
                 Err(error @ MemoryError::Limit(_)) => error.to_string(),
             };
             cut = Some(why);
             break;
         }
-        Ok(Stack { tid, number: None, state: state.map(str::to_owned), frames, cut })
+        Ok(Stack { tid, state: state.map(str::to_owned), frames, cut, ..Stack::default() })
     }
 }

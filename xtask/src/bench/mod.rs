@@ -8,6 +8,7 @@ mod overhead;
 mod process;
 mod record;
 mod refresh;
+mod stacks;
 
 use clap::Subcommand;
 
@@ -30,6 +31,8 @@ pub(crate) enum Bench {
     Memory,
     /// Measure the bytes of a flight recording per hour, and what a checkpoint costs the event loop
     Record(record::Record),
+    /// Measure passes over the stacks of many processes, and connections per second meanwhile
+    Stacks(stacks::Stacks),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
 }
@@ -56,6 +59,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Exporters(options) => options.run(binary, dir),
         Bench::Memory => memory::run(binary, dir),
         Bench::Record(options) => options.run(binary, dir),
+        Bench::Stacks(options) => options.run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
     })
 }

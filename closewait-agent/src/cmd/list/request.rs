@@ -59,7 +59,7 @@ impl ListRequest {
     ///
     /// If they do not fit together.
     pub(super) fn new(args: &cli::ListArgs) -> Result<Self, ListError> {
-        let cli::ListArgs { shape, filters, by, sort, reverse, columns, all, wide, watch: _, asked } = args;
+        let cli::ListArgs { shape, filters, by, sort, reverse, columns, all, wide, watch: _, redact, asked } = args;
         let of_report = *by == GroupByArg::Group;
         let by = group_by(*by);
         let form = shape.output.into();
@@ -74,7 +74,8 @@ impl ListRequest {
         check_sort(*sort, by, of_report)?;
         let order = RowOrder { by: sort.map(Into::into), reverse: *reverse };
         let style = Style { width: None, wide: *wide, color: color(*shape) };
-        let shape = ListShape { form, by, style, order, columns, height: None, socket: asked.socket.clone() };
+        let (is_redacted, socket) = (*redact, asked.socket.clone().filter(|_| !redact));
+        let shape = ListShape { form, by, style, order, columns, height: None, socket, is_redacted };
         let filter = filter(filters);
         let query = if of_report {
             Query::Report { filter, content: ReportContent::Groups }

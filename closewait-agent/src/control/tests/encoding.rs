@@ -46,9 +46,10 @@ fn the_rules_are_those_of_this_version_of_the_protocol() {
 }
 
 /// Names of all rules for present sockets.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "accept_stopped",
     "accumulates",
+    "backend_stuck",
     "blocked",
     "busy_thread",
     "child_keeps",

@@ -171,7 +171,9 @@ mod tests {
 
     #[test]
     fn what_the_agent_never_does_is_refused() {
-        for call in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_init_module, libc::SYS_setuid] {
+        let to_processes = [libc::SYS_ptrace, libc::SYS_process_vm_writev, libc::SYS_process_madvise];
+        let others = [libc::SYS_execve, libc::SYS_mount, libc::SYS_init_module, libc::SYS_setuid];
+        for call in to_processes.into_iter().chain(others) {
             assert_eq!(filtered(&[], call), Some(libc::EPERM), "system call {call}");
         }
     }

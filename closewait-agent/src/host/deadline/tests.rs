@@ -146,6 +146,21 @@ fn stacks_that_take_long_keep_no_other_reads_from_starting() {
 }
 
 #[test]
+fn a_peek_that_waits_keeps_only_other_peeks_from_starting() {
+    let thread = |subject| Abandoned { subject: Some(subject), watch: Arc::default() };
+    let mut abandoned = vec![thread(Subject::Peek(1))];
+    assert!(matches!(allowed(&abandoned, &Subject::Peek(2)), Err(ReadFailure::TooMany)));
+    abandoned.extend((10..17).map(|pid| thread(Subject::Process(pid, None))));
+    for subject in [Subject::Process(1, None), Subject::Stacks(1), Subject::Process(2, None)] {
+        allowed(&abandoned, &subject).unwrap();
+    }
+    // Reads that do not answer keep peeks from starting, too.
+    abandoned[0] = thread(Subject::Process(1, None));
+    assert!(matches!(allowed(&abandoned, &Subject::Peek(1)), Err(ReadFailure::StillWaits)));
+    assert!(matches!(allowed(&abandoned, &Subject::Peek(2)), Err(ReadFailure::TooMany)));
+}
+
+#[test]
 fn a_read_of_stacks_that_computes_for_too_long_blames_no_file_system() {
     let left = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&left);

@@ -7,7 +7,7 @@ use super::super::mountinfo::{Mount, mounts, unescape};
 /// File systems with a server: another machine or a program. The agent opens no file there: if the server is gone, a
 /// thread that has opened one on FUSE or 9p can wait in a way that no signal ends (`request_wait_answer` in
 /// fs/fuse/dev.c and `p9_client_rpc` in net/9p/client.c, v5.10).
-const SERVED: [&str; 22] = [
+pub(super) const SERVED: [&str; 22] = [
     "9p",
     "afs",
     "autofs",
@@ -61,6 +61,15 @@ pub(super) enum Behind {
     Served(String),
 }
 
+/// Mark of a mount in a list.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MountMark<'b> {
+    /// Number of the mount.
+    Id(&'b [u8]),
+    /// `MAJOR:MINOR` of the device.
+    Device(&'b [u8]),
+}
+
 /// Mounts of a process, by name.
 pub struct Mounts<'a> {
     all: Vec<Mount<'a>>,
@@ -72,8 +81,8 @@ impl<'a> Mounts<'a> {
         Self { all: mounts(mountinfo).collect() }
     }
 
-    /// Returns the file system behind the mount with this number; `None` if there is no such mount. Also searches
-    /// layers of overlayfs and ecryptfs in `others`, the `mountinfo` of the process that most likely mounted them:
+    /// Returns the file system behind the mount with this mark; `None` if there is no such mount. Also searches layers
+    /// of overlayfs and ecryptfs in `others`, the `mountinfo` of the process that most likely mounted them:
     /// the path of a layer is a path of that process. Reads it only for a mount that has layers. `backing` returns
     /// the file behind a loop device.
     ///
@@ -82,17 +91,30 @@ impl<'a> Mounts<'a> {
     /// If `others` cannot be read.
     pub(super) fn behind(
         &self,
-        id: &[u8],
+        mark: MountMark<'_>,
         others: impl FnOnce() -> io::Result<Vec<u8>>,
         backing: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
     ) -> io::Result<Option<Behind>> {
-        let Some(mount) = self.with_id(id) else { return Ok(None) };
+        let found = match mark {
+            MountMark::Id(id) => self.with_id(id),
+            MountMark::Device(device) => self.all.iter().find(|mount| mount.device == device),
+        };
+        let Some(mount) = found else { return Ok(None) };
+        // Pages of mapped files are on file systems of known types only, and never on nodes of devices.
+        let depth = match mark {
+            MountMark::Device(_) if mount.kind == b"devtmpfs" => {
+                return Ok(Some(Behind::Served("devtmpfs".to_owned())));
+            }
+            MountMark::Device(_) => 1,
+            MountMark::Id(_) => 0,
+        };
+        let has_layers = layers(mount, backing).is_some();
         // A finding in these mounts is certain; a path of another mount namespace can lead anywhere here, or nowhere.
-        if let Found::Served(kind) = self.below(mount, backing, 0) {
-            return Ok(Some(Behind::Served(kind)));
-        }
-        if layers(mount, backing).is_none() {
-            return Ok(Some(Behind::Local));
+        match self.below(mount, backing, depth) {
+            Found::Served(kind) => return Ok(Some(Behind::Served(kind))),
+            Found::Unknown(kind) if !has_layers => return Ok(Some(Behind::Served(kind))),
+            Found::Local | Found::Unknown(_) if has_layers => {}
+            Found::Local | Found::Unknown(_) => return Ok(Some(Behind::Local)),
         }
         Ok(Some(match Mounts::parse(&others()?).below(mount, backing, 0) {
             Found::Served(kind) | Found::Unknown(kind) => Behind::Served(kind),
@@ -233,7 +255,7 @@ mod tests {
             b"7:2" => Some(b"/images/disk".to_vec()),
             _ => None,
         };
-        Mounts::parse(own.as_bytes()).behind(b"99", || Ok(HOST.into()), &backing).unwrap().unwrap()
+        Mounts::parse(own.as_bytes()).behind(MountMark::Id(b"99"), || Ok(HOST.into()), &backing).unwrap().unwrap()
     }
 
     fn overlay(options: &str) -> Behind {
@@ -275,7 +297,7 @@ mod tests {
         }
         // An overlay whose only mount is itself.
         let own = b"99 1 0:50 / / rw - overlay overlay rw,lowerdir=/a".as_slice();
-        let found = Mounts::parse(own).behind(b"99", || Ok(own.into()), &|_| None).unwrap();
+        let found = Mounts::parse(own).behind(MountMark::Id(b"99"), || Ok(own.into()), &|_| None).unwrap();
         assert!(matches!(found, Some(Behind::Served(_))));
     }
 
@@ -294,7 +316,7 @@ mod tests {
     fn a_file_on_anything_else_is_local_or_served_by_its_type() {
         assert_eq!(behind("99 1 0:5 / /proc rw - proc proc rw"), Behind::Local);
         assert_eq!(behind("99 1 0:5 / /n rw - nfs4 host:/ rw"), Behind::Served("nfs4".to_owned()));
-        let cut = Mounts::parse(b"99 1 0:5 / /n rw -").behind(b"99", || Ok(Vec::new()), &|_| None);
+        let cut = Mounts::parse(b"99 1 0:5 / /n rw -").behind(MountMark::Id(b"99"), || Ok(Vec::new()), &|_| None);
         assert!(cut.unwrap().is_none());
     }
 
@@ -302,7 +324,7 @@ mod tests {
     fn other_mounts_are_read_only_for_one_that_has_layers() {
         let asked = |line: &str| {
             let others = || Err(io::Error::other("asked"));
-            Mounts::parse(line.as_bytes()).behind(b"99", others, &|_| None).is_err()
+            Mounts::parse(line.as_bytes()).behind(MountMark::Id(b"99"), others, &|_| None).is_err()
         };
         assert!(!asked("99 1 8:1 / / rw - ext4 /dev/sda1 rw") && !asked("99 1 0:5 / /n rw - nfs4 host:/ rw"));
         assert!(
@@ -325,7 +347,7 @@ mod tests {
         #[test]
         fn any_list_of_mounts_is_survived(text: Vec<u8>) {
             for text in [text.clone(), [b"1 0 7:0 / / rw - overlay x lowerdir=", text.as_slice()].concat()] {
-                drop(Mounts::parse(&text).behind(b"1", || Ok(text.clone()), &|_| Some(b"/x".to_vec())));
+                drop(Mounts::parse(&text).behind(MountMark::Id(b"1"), || Ok(text.clone()), &|_| Some(b"/x".to_vec())));
             }
         }
     }

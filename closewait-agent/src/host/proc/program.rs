@@ -11,12 +11,12 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{
     elf,
-    mounts::{Behind, Mounts},
+    mounts::{Behind, MountMark, Mounts},
     parse::lines,
 };
 
 /// Maximum bytes to read of a list of mounts.
-const MAX_MOUNTINFO_BYTES: u64 = 4 << 20;
+pub(super) const MAX_MOUNTINFO_BYTES: u64 = 4 << 20;
 /// Sections that the Go linker writes.
 const GO: [&[u8]; 2] = [b".go.buildinfo", b".note.go.buildid"];
 
@@ -141,7 +141,7 @@ fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
     for list in [process.join("mountinfo"), "/proc/self/mountinfo".into()] {
         match super::read(&list, MAX_MOUNTINFO_BYTES) {
             Ok(text) => {
-                if let Some(behind) = Mounts::parse(&text).behind(mount, hosts, &backing_file)? {
+                if let Some(behind) = Mounts::parse(&text).behind(MountMark::Id(mount), hosts, &backing_file)? {
                     return Ok(Some(behind));
                 }
             }
@@ -154,14 +154,14 @@ fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
 
 /// Returns the file behind a loop device `MAJOR:MINOR`. The kernel prints its name without an access to the file
 /// (`loop_attr_backing_file_show` in drivers/block/loop.c, v5.10).
-fn backing_file(device: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn backing_file(device: &[u8]) -> Option<Vec<u8>> {
     let path = format!("/sys/dev/block/{}/loop/backing_file", str::from_utf8(device).ok()?);
     super::read(Path::new(&path), super::MAX_FILE_BYTES).ok().map(|text| text.trim_ascii_end().to_owned())
 }
 
 #[cfg(fuzzing)]
 pub(super) fn fuzz(text: &[u8]) {
-    drop(Mounts::parse(text).behind(b"1", || Ok(text.into()), &|_| None));
+    drop(Mounts::parse(text).behind(MountMark::Id(b"1"), || Ok(text.into()), &|_| None));
 }
 
 #[cfg(test)]

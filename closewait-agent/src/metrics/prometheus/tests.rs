@@ -58,6 +58,7 @@ pub(in crate::metrics) fn numbers() -> MetricsSnapshot {
     let exemplar = DwellExemplar { cookie: u64::MAX, netns: Some(u32::MAX), dwell, at: BootTime(2_000_000_000) };
     (numbers.dwell.counts[3], numbers.dwell.exemplars[3]) = (2, Some(exemplar));
     numbers.dwell.sum_seconds = 1.4;
+    numbers.stack_frames = Some(1280);
     numbers.dwell.exponential.counts = vec![(-8, 2)];
     numbers
 }
@@ -129,6 +130,7 @@ fn a_page_has_the_values_with_their_labels() {
         "closewait_exited_total{how=\"listener_closed\"} 0",
         "closewait_agent_cpu_seconds_total 1.25",
         "closewait_agent_memory_bytes 6291456",
+        "closewait_stack_frames 1280",
         "closewait_build_info{version=\"1.2.3\",hook=\"btf\",kernel=\"6.12.1\"} 1",
     ] {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");

@@ -29,6 +29,7 @@ fn families() -> Vec<MetricFamily> {
     let exemplar = DwellExemplar { cookie: 77, netns: Some(5), dwell, at: BootTime(2_000_000_000) };
     (numbers.dwell.counts[3], numbers.dwell.exemplars[3]) = (2, Some(exemplar));
     numbers.dwell.sum_seconds = 1.4;
+    numbers.stack_frames = Some(1280);
     numbers.totals.skipped_by_kernel = Some(6);
     let anchor = TimeAnchor::booted_at(UNIX_EPOCH + Duration::from_secs(1000));
     ReadingsSource {

@@ -16,6 +16,7 @@ use closewait_engine::{
     process::{NextStep, Process},
     snapshot::groups::ListedGroup,
     snapshot::hints::Hint,
+    snapshot::redact::Redactor,
     snapshot::summary::ListSummary,
     snapshot::view::Row,
     text::{harmless_field, harmless_lines},
@@ -46,6 +47,34 @@ pub enum AnswerItem<'a> {
     Hint(Box<Hint>),
     /// Numbers of sockets and groups, to show above a table.
     Summary(ListSummary),
+}
+
+impl AnswerItem<'_> {
+    /// Puts labels in place of addresses and names.
+    pub(super) fn redact(&mut self, redactor: &mut Redactor) {
+        match self {
+            Self::Header(header) => redactor.unseen(&mut header.unseen),
+            Self::Listener(listener) => {
+                let Seen { what, owners, .. } = listener.to_mut();
+                redactor.listener(what);
+                redactor.owners(owners);
+            }
+            Self::Workload(workload) => redactor.workload(workload.to_mut()),
+            Self::Process(process) => redactor.process(process.to_mut()),
+            Self::Row(row) => {
+                redactor.socket(row.socket.to_mut());
+                row.gone.iter_mut().for_each(|gone| redactor.exit(gone.to_mut()));
+                row.owners.iter_mut().for_each(|owners| redactor.owners(owners.to_mut()));
+                row.proxy_peer.iter_mut().for_each(|peer| redactor.proxy_peer(peer.to_mut()));
+                redactor.verdict(&mut row.verdict);
+            }
+            Self::Report(report) => redactor.report(report),
+            Self::Group(group) => redactor.reported_group(group),
+            Self::ListedGroup(group) => redactor.listed_group(group),
+            Self::Hint(hint) => redactor.hint(hint),
+            Self::Summary(_) => {}
+        }
+    }
 }
 
 /// Header of an answer.

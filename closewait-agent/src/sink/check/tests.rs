@@ -43,6 +43,7 @@ fn report(watched: bool, groups: Vec<ReportedGroup>) -> IncidentReport {
         totals: Totals::default(),
         untracked: 0,
         unseen: None,
+        stack_frames: None,
         groups,
         more: 0,
         matching: None,

@@ -135,6 +135,7 @@ fn shown(view: &View<'_>, query: &ListRequest) -> String {
         columns: columns.iter().map(|column| (*column).to_owned()).collect(),
         height: *height,
         socket: socket.map(PathBuf::from),
+        is_redacted: false,
     };
     let listing = sent(&View { rows: selected.cloned().collect(), ..*view }, Some(view.rows.len()), &shape);
     let mut to = Vec::new();

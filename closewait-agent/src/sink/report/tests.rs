@@ -44,7 +44,7 @@ fn moved(course: IncidentCourse, seconds: u64) -> IncidentCourse {
 }
 
 /// Returns a report with a full group, other problems, normal groups and a resolved incident.
-fn report() -> IncidentReport {
+pub(super) fn report() -> IncidentReport {
     let mut report = report_of(scene());
     let (first, second) = (637, BootTime(635_000_000_000));
     let group = &mut report.groups[0];
@@ -58,12 +58,12 @@ fn report() -> IncidentReport {
     report
 }
 
-fn page<'a>(report: &'a IncidentReport, notes: &'a [String]) -> ReportPage<'a> {
+pub(super) fn page<'a>(report: &'a IncidentReport, notes: &'a [String]) -> ReportPage<'a> {
     let anchor = TimeAnchor::booted_at(UNIX_EPOCH + Duration::from_secs(1_790_000_000));
     ReportPage { report, version: "0.1.0", anchor, source: ReportSource::Host, notes, socket: None }
 }
 
-fn shown(page: &ReportPage<'_>, format: ReportFormat) -> String {
+pub(super) fn shown(page: &ReportPage<'_>, format: ReportFormat) -> String {
     let mut to = Vec::new();
     render(page, format, &mut to).unwrap();
     String::from_utf8(to).unwrap()

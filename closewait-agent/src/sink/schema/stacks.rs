@@ -13,17 +13,19 @@ use closewait_engine::{
 /// Maximum number of groups of stacks in an event.
 const MAX_GROUPS: usize = 8;
 
-/// Threads with equal stacks.
+/// Threads, goroutines or tasks with equal stacks.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub(in crate::sink) struct StackGroupObject<'a> {
-    /// Number of threads or goroutines.
+    /// Kind of these: `thread`, `goroutine`, or `task` of an event loop.
+    unit: &'static str,
+    /// Number of threads, goroutines or tasks.
     count: u32,
-    /// The first 8 threads, in the agent's pid namespace; empty for goroutines that no thread runs.
+    /// The first 8 threads, in the agent's pid namespace; empty for goroutines that no thread runs, and for tasks.
     tids: &'a [u32],
-    /// Names of the first 8 threads that have one in the runtime: `http-nio-8080-exec-1`; empty where no reader knows them.
+    /// Names of the first 8 threads or tasks that have one in the runtime: `http-nio-8080-exec-1`, `Task-7`; empty where no reader knows them.
     names: &'a [String],
-    /// Kind of code: `go`, `python`, `jvm` or `native`.
+    /// Kind of code: `go`, `python`, `php`, `ruby`, `jvm` or `native`.
     language: &'static str,
     /// State in the words of the runtime; `null` if the runtime has none.
     state: Option<&'a str>,
@@ -81,13 +83,14 @@ impl<'a> StackGroupObject<'a> {
     /// Converts a group of a sample that was taken at `at`.
     pub(in crate::sink) fn new(group: &'a StackGroup, at: Option<BootTime>) -> Self {
         Self {
+            unit: group.unit(),
             count: group.count,
             tids: &group.tids,
             names: &group.names,
             language: group.language.name(),
             state: group.state.as_deref(),
             idle: group.is_idle(),
-            waits_for: waits_for(group.work),
+            waits_for: group.waits_for(),
             lock_owner: group.lock_owner.as_ref().map(LockOwnerObject::of),
             place: group.place,
             frames: group.frames.iter().map(FrameObject::of).collect(),

@@ -36,6 +36,8 @@ pub(in crate::sink) struct StatusObject<'a> {
     untracked: u64,
     /// Reason why the answer may lack sockets, as text for people; `null` if there is none.
     unseen: Option<&'a str>,
+    /// Number of frames of stacks that the agent keeps, 16384 at most, with about 200 bytes each; `null` if it reads no stacks.
+    stack_frames: Option<u64>,
     /// Groups, the most urgent first; 64 at most.
     groups: Vec<StatusGroupObject<'a>>,
     /// Number of further groups, which are less urgent.
@@ -116,6 +118,7 @@ pub(super) fn write(report: &IncidentReport, anchor: TimeAnchor, to: &mut Vec<u8
         count: report.totals.tracked.saturating_add(report.untracked),
         untracked: report.untracked,
         unseen: report.unseen.as_deref(),
+        stack_frames: report.stack_frames,
         groups: report.groups.iter().map(|group| StatusGroupObject::new(group, &time)).collect(),
         more_groups: report.more,
     };

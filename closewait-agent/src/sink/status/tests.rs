@@ -99,6 +99,7 @@ pub(crate) fn report(mut pileups: Vec<Pileup>) -> IncidentReport {
         totals: Totals { tracked, entered: tracked + 81, left: 81, ..Totals::default() },
         untracked: 0,
         unseen: None,
+        stack_frames: None,
         groups: pileups
             .into_iter()
             .map(|pileup| ReportedGroup { piles_up_since: None, stuck: 0, pileup, course: None })

@@ -262,7 +262,7 @@ fn ask(helper: &UnixStream, (pid, started_ns): JvmProcess) -> io::Result<JvmStac
             DumpReply::Refused(why) => Err(why),
         });
     }
-    let numbers = move || live::threads(pid, MAX_THREADS).unwrap_or_default();
+    let numbers = move || live::threads(pid, MAX_THREADS, &|| true).unwrap_or_default();
     // Stacks without numbers are better than none.
     let tasks = deadline::run(Subject::Stacks(pid), "its threads", &mut Patience::for_one_read(), numbers);
     let (stacks, unread) = dump.into_stacks(&tasks.unwrap_or_default());

@@ -139,7 +139,7 @@ impl Sources<'_> {
             },
             backends: self.backends(&pids, members),
             waits: self.waits(&pids, members),
-            stacks: self.stacks(&pids),
+            stacks: self.stacks(&pids, members),
             sending: number(sockets().filter(|socket| socket.send_queue_bytes.is_some_and(|bytes| bytes > 0)).count()),
             older_than_owner: self.older_than_owner(members),
             eof_unread: number(sockets().filter(|socket| socket.unread_bytes.is_some_and(|bytes| bytes > 0)).count()),
@@ -226,13 +226,13 @@ impl Sources<'_> {
         number(members.iter().filter(|(_, one)| older(one) == Some(true)).count())
     }
 
-    fn stacks(&self, pids: &BTreeSet<u32>) -> Option<StackEvidence> {
+    fn stacks(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<StackEvidence> {
         let owners = pids.iter().map(|pid| self.host_context.processes().get(pid));
         let stacks = owners.flat_map(|owner| match owner {
             Some(owner) => self.working(owner).into_iter().map(|process| process.stacks.as_deref()).collect(),
             None => vec![None],
         });
-        StackEvidence::of(stacks)
+        StackEvidence::of(stacks, &|at| entered_by(members, at))
     }
 
     /// Returns the processes that do the work of an owner: its workers, or itself if it has none.
@@ -254,11 +254,15 @@ impl Sources<'_> {
         // Each sample covers one process.
         let sampled = pids.first().filter(|_| pids.len() == 1);
         let samples = sampled.into_iter().flat_map(|pid| self.host_context.wait_samples(*pid));
-        let entered_by = |at: BootTime| members.iter().filter(|(_, one)| one.since.latest() <= at).count();
-        let samples = samples.map(|sample| (sample.limited, number(entered_by(sample.at))));
+        let samples = samples.map(|sample| (sample.limited, entered_by(members, sample.at)));
         waits.follows = waits.follows(number(members.len()), samples);
         Some(waits)
     }
+}
+
+/// Returns the number of sockets that had entered at a time.
+fn entered_by(members: &[(SocketKey, &TrackedSocket)], at: BootTime) -> u32 {
+    number(members.iter().filter(|(_, one)| one.since.latest() <= at).count())
 }
 
 /// Returns a number of sockets or processes.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    stacks::{CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork},
+    stacks::{CodeFrame, CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork, largest_lines},
     text::count,
     time::BootTime,
 };
@@ -21,29 +21,83 @@ pub struct StackEvidence {
     pub idle: u32,
     /// Number of threads that have waited for a connection of a pool in two samples at least 30 s apart.
     pub pool: u32,
-    /// Number of threads of the largest group that has waited for a lock at one line of the application in two such samples. Threads that
-    /// wait for a signal there can be the idle ones of a pool that the application has written itself.
+    /// Number of threads that have waited for a lock at one line of the application in two such samples: the line with the most of them.
     pub at_line: u32,
+    /// Number of threads that have waited for locks at up to three such lines of one process.
+    pub at_lines: u32,
+    /// Number of these lines.
+    pub lines: u32,
+    /// Number of threads that wait for work or for a result in the function that they began with.
+    pub in_loops: u32,
+    /// Meaning of most of these; `None` without such threads.
+    pub loops: Option<OwnLoops>,
     /// Number of virtual threads that cannot run, because all carriers have waited for a lock at one line in two such samples.
     pub stopped: u32,
-    /// Whether all stacks were read, and show what each thread does. An event loop's do not: its tasks wait without a stack.
+    /// Whether all stacks were read, and show what each thread does. An event loop's do not: it can serve connections without tasks, and
+    /// only tasks of asyncio are read.
     pub complete: bool,
 }
 
+/// Meaning of threads that wait in the function that they began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnLoops {
+    /// Workers without work: there are too few of them for the sockets, or their number has not risen with that of the sockets.
+    Workers,
+    /// Handlers, one for each socket: their number has risen with that of the sockets.
+    Handlers,
+    /// As many as sockets, by chance or because they are handlers: neither number has risen.
+    AsMany,
+    /// Nothing shows which.
+    Undecided,
+}
+
+impl OwnLoops {
+    /// Returns the meaning of `threads` that wait at one line, of which there were `first` when they were first seen there. `then` and `now`
+    /// are the numbers of sockets at these two times.
+    fn of(first: u32, threads: u32, then: u32, now: u32) -> Self {
+        let more = u64::from(now.saturating_sub(then));
+        let rise = u64::from(threads.saturating_sub(first)) * 10;
+        if more >= 2.max(u64::from(now) / 3) && rise >= more * 7 {
+            Self::Handlers
+        } else if more >= 2.max(u64::from(now) / 3) && rise <= more * 3 || u64::from(now) > u64::from(threads) * 2 {
+            Self::Workers
+        } else if now >= 3 && (now..=now.saturating_add(1)).contains(&threads) {
+            // One client may still wait.
+            Self::AsMany
+        } else {
+            Self::Undecided
+        }
+    }
+}
+
 impl StackEvidence {
-    /// Counts the stacks of all owners, `None` for one that was not read. Returns `None` if none was read.
-    pub(crate) fn of<'s>(owners: impl Iterator<Item = Option<&'s ProcessStacks>>) -> Option<Self> {
+    /// Counts the stacks of all owners, `None` for one that was not read. `sockets_at` returns the number of the group's sockets at a time.
+    /// Returns `None` if no stack was read.
+    pub(crate) fn of<'s>(
+        owners: impl Iterator<Item = Option<&'s ProcessStacks>>,
+        sockets_at: &dyn Fn(BootTime) -> u32,
+    ) -> Option<Self> {
         let mut evidence = Self { complete: true, ..Self::default() };
+        let mut most = 0;
         for owner in owners {
-            match owner {
-                Some(stacks) => evidence.add(stacks),
-                None => evidence.complete = false,
+            let Some(stacks) = owner else {
+                evidence.complete = false;
+                continue;
+            };
+            evidence.add(stacks);
+            let is_loop = |group: &&StackGroup| group.in_own_loop || waits_for_turn(group, &stacks.groups);
+            let loops = stacks.groups.iter().filter(is_loop);
+            if let Some(group) = loops.max_by_key(|group| group.count).filter(|group| group.count > most) {
+                most = group.count;
+                let (first, since) = (group.first_count.unwrap_or(group.count), group.since.unwrap_or(stacks.at));
+                evidence.loops = Some(OwnLoops::of(first, group.count, sockets_at(since), sockets_at(stacks.at)));
             }
         }
         (evidence.threads > 0).then_some(evidence)
     }
 
     fn add(&mut self, stacks: &ProcessStacks) {
+        let mut lines: Vec<(&CodeFrame, u32)> = Vec::new();
         let is_known = |group: &StackGroup| !matches!(group.work, ThreadWork::Unknown) && !runs_tasks(group.work);
         self.complete &= stacks.ungrouped == 0 && stacks.unread.is_empty() && stacks.groups.iter().all(is_known);
         let is_steady = |since: Option<BootTime>| since.is_some_and(|since| stacks.at.since(since) >= STEADY);
@@ -56,6 +110,10 @@ impl StackEvidence {
         for group in &stacks.groups {
             let is_steady = is_steady(group.since);
             self.threads = self.threads.saturating_add(group.count);
+            if group.in_own_loop || waits_for_turn(group, &stacks.groups) {
+                self.in_loops = self.in_loops.saturating_add(group.count);
+                continue;
+            }
             match group.work {
                 work if runs_tasks(work) => {}
                 ThreadWork::Idle(_) | ThreadWork::Waits(CodeWait::Accept) => {
@@ -63,7 +121,7 @@ impl StackEvidence {
                 }
                 ThreadWork::Waits(CodeWait::Pool) if is_steady => self.pool = self.pool.saturating_add(group.count),
                 ThreadWork::Waits(CodeWait::Lock) if is_steady && group.place.is_some() => {
-                    self.at_line = self.at_line.max(group.count);
+                    lines.extend(group.place().map(|place| (place, group.count)));
                 }
                 ThreadWork::Waits(
                     CodeWait::Pool
@@ -83,37 +141,73 @@ impl StackEvidence {
                 | ThreadWork::Unknown => {}
             }
         }
+        let lines = largest_lines(lines);
+        let sum = lines.iter().fold(0_u32, |sum, (_, count)| sum.saturating_add(*count));
+        self.at_line = self.at_line.max(lines.first().map_or(0, |(_, count)| *count));
+        if sum > self.at_lines {
+            (self.at_lines, self.lines) = (sum, u32::try_from(lines.len()).unwrap_or(0));
+        }
+    }
+
+    /// Returns the number of threads that wait for work, with those in loops of the program's own if they are known to be workers.
+    pub fn waiting_for_work(&self) -> u32 {
+        let workers = if self.loops == Some(OwnLoops::Workers) { self.in_loops } else { 0 };
+        self.idle.saturating_add(workers)
     }
 
     /// Returns the number of threads that do something, or wait for something other than work.
     pub fn working(&self) -> u32 {
-        self.threads.saturating_sub(self.idle)
+        self.threads.saturating_sub(self.waiting_for_work())
     }
 
     /// Whether every thread waits for work: none of them will close a socket that it has forgotten.
     pub fn all_idle(&self) -> bool {
-        self.complete && self.threads > 0 && self.idle == self.threads
+        self.complete && self.threads > 0 && self.waiting_for_work() >= self.threads
+    }
+
+    /// Returns the meaning of the threads in loops of the program's own; `None` if others may work on half of the `sockets`.
+    pub fn only_loops(&self, sockets: u32) -> Option<OwnLoops> {
+        let others = self.threads.saturating_sub(self.idle.saturating_add(self.in_loops));
+        self.loops.filter(|_| self.complete && u64::from(others) * 2 < u64::from(sockets))
     }
 
     /// Returns what the threads at one line do, in words.
     pub fn blocked(&self) -> String {
-        let Self { at_line, threads, stopped, .. } = self;
+        let Self { at_line, at_lines, lines, threads, stopped, .. } = self;
         let stopped = match stopped {
             0 => String::new(),
             stopped => format!(", and keep {} from running", count(*stopped, "virtual thread")),
         };
-        format!("{at_line} of {threads} stacks have waited for a lock at one line for at least 30s{stopped}")
+        if *lines > 1 {
+            format!("{at_lines} of {threads} stacks have waited for locks at {lines} lines for at least 30s{stopped}")
+        } else {
+            format!("{at_line} of {threads} stacks have waited for a lock at one line for at least 30s{stopped}")
+        }
     }
 
     /// Whether the threads at one line explain why `sockets` are not closed: with those that they keep from running, they are at least
-    /// half as many as the sockets, or most of the threads that work.
+    /// half as many as the sockets, or most of the threads that work. In a deadlock, they wait at two or three lines, and no other works.
     pub fn blocks(&self, sockets: u32) -> bool {
         let at_line = if self.at_line > 0 { u64::from(self.at_line) + u64::from(self.stopped) } else { 0 };
-        at_line > 0 && (at_line * 2 >= u64::from(sockets) || at_line * 10 >= u64::from(self.working()) * 7)
+        let most_working = |threads: u64| threads * 10 >= u64::from(self.working()) * 7;
+        let at_lines = u64::from(self.at_lines) + u64::from(self.stopped);
+        at_line > 0 && (at_line * 2 >= u64::from(sockets) || most_working(at_line) || most_working(at_lines))
     }
 }
 
-/// Whether a thread runs an event loop, whose tasks have no stacks while they wait.
+/// Whether threads wait for the lock of a queue that another worker has while it waits for an item: as one of those that share the receiver
+/// of a channel of Rust.
+fn waits_for_turn(group: &StackGroup, groups: &[StackGroup]) -> bool {
+    let takes = |one: &&StackGroup| one.in_own_loop && function_of(one) == function_of(group);
+    let taking = || groups.iter().filter(takes).map(|one| one.count).sum::<u32>();
+    group.work == ThreadWork::Waits(CodeWait::Lock) && group.place.is_some() && taking() == 1
+}
+
+fn function_of(group: &StackGroup) -> Option<&str> {
+    group.place()?.function.as_deref()
+}
+
+/// Whether a thread runs an event loop, whose own stack shows nothing about its tasks.
 fn runs_tasks(work: ThreadWork) -> bool {
     matches!(work, ThreadWork::Idle(EVENTS) | ThreadWork::Waits(CodeWait::Events))
 }
@@ -123,7 +217,7 @@ mod tests {
     use super::*;
     use crate::{
         stacks::{
-            CodeFrame, CodeLanguage, CodeStack,
+            CodeFrame, CodeLanguage, CodeStack, TASK_STATE,
             carriers::{FREE_CARRIER, PINNED, VIRTUAL},
         },
         testing::python_stack,
@@ -151,7 +245,7 @@ mod tests {
             }
             last = Some(next);
         }
-        StackEvidence::of([last.as_ref()].into_iter()).expect("stacks")
+        StackEvidence::of([last.as_ref()].into_iter(), &|_| 0).expect("stacks")
     }
 
     #[test]
@@ -163,6 +257,35 @@ mod tests {
         assert_eq!(twice.at_line, 2);
         assert!(twice.blocks(4) && twice.blocks(1000), "all that work");
         assert!(!evidence(&[sample(0, lines), sample(20, lines)]).blocks(1), "the samples are too close");
+    }
+
+    /// Returns a sample of an idle event loop with tasks that have these frames.
+    fn tasks(second: u64, lines: &[&[(&str, &str, u32)]]) -> ProcessStacks {
+        let mut stacks = vec![python_stack(1, &[LOOP])];
+        for (number, frames) in lines.iter().enumerate() {
+            stacks.push(CodeStack {
+                tid: None,
+                name: Some(format!("Task-{number}")),
+                state: Some(TASK_STATE.to_owned()),
+                ..python_stack(1, frames)
+            });
+        }
+        ProcessStacks::new(7, BootTime(0) + Duration::from_secs(second), &stacks, Vec::new())
+    }
+
+    #[test]
+    fn tasks_that_wait_for_a_lock_count_and_idle_ones_prove_nothing() {
+        const ACQUIRE: (&str, &str, u32) = ("Lock.acquire", "/usr/lib/python3.11/asyncio/locks.py", 114);
+        const GET: (&str, &str, u32) = ("Queue.get", "/usr/lib/python3.11/asyncio/queues.py", 158);
+        let locked: &[&[_]] = &[&[ACQUIRE, RESERVE], &[ACQUIRE, RESERVE], &[GET, WORK]];
+        let read = evidence(&[tasks(0, locked), tasks(60, locked)]);
+        assert_eq!((read.threads, read.idle, read.at_line, read.complete), (4, 1, 2, false));
+        assert!(read.blocks(4) && !evidence(&[tasks(60, locked)]).blocks(4), "one sample");
+        let idle: &[&[_]] = &[&[GET, WORK], &[GET, WORK]];
+        let read = evidence(&[tasks(0, idle), tasks(60, idle)]);
+        assert!(!read.all_idle() && !read.blocks(1) && read.loops.is_none());
+        let none = evidence(&[tasks(0, &[]), tasks(60, &[])]);
+        assert!(!none.all_idle() && !none.blocks(1));
     }
 
     #[test]
@@ -201,13 +324,86 @@ mod tests {
         assert!(idle.all_idle());
         let read = sample(0, &[&[IDLE], &[IDLE]]);
         for owners in [[Some(&read), None], [None, Some(&read)]] {
-            assert!(!StackEvidence::of(owners.into_iter()).expect("stacks").all_idle(), "another owner was not read");
+            assert!(
+                !StackEvidence::of(owners.into_iter(), &|_| 0).expect("stacks").all_idle(),
+                "another owner was not read"
+            );
         }
-        assert_eq!(StackEvidence::of([None].into_iter()), None);
+        assert_eq!(StackEvidence::of([None].into_iter(), &|_| 0), None);
         assert!(!evidence(&[sample(0, &[&[IDLE], &[FETCH]])]).all_idle(), "one runs");
         assert!(!evidence(&[sample(0, &[&[LOOP], &[IDLE]])]).all_idle(), "tasks of an event loop have no stack");
         let pooled: &[&[_]] = &[&[POOLED, FETCH]];
         let pool = evidence(&[sample(0, pooled), sample(60, pooled)]);
         assert_eq!((pool.pool, pool.at_line), (1, 0));
+    }
+
+    const QUEUED: (&str, &str, u32) = ("Queue.get", "/usr/lib/python3.11/queue.py", 171);
+    const WORK: (&str, &str, u32) = ("work", "/srv/orders.py", 30);
+    const BEGAN: (&str, &str, u32) = ("Thread.run", "/usr/lib/python3.11/threading.py", 982);
+
+    /// Returns the evidence of `threads` threads of the program's own that wait in their first function, one minute after there were
+    /// `before`, with 3 sockets before and `sockets` now.
+    fn loops(before: usize, threads: usize, sockets: u32) -> StackEvidence {
+        let mut samples = [(10, before), (70, threads)].map(|(second, count)| {
+            let lines: Vec<&[_]> = vec![&[QUEUED, WORK, BEGAN]; count];
+            sample(second, &lines)
+        });
+        let [first, last] = &mut samples;
+        last.continue_from(first);
+        let at = last.at;
+        StackEvidence::of([Some(&*last)].into_iter(), &|time| if time < at { 3 } else { sockets }).expect("stacks")
+    }
+
+    #[test]
+    fn the_number_of_threads_tells_idle_workers_from_handlers() {
+        let workers = loops(8, 8, 7);
+        assert_eq!(
+            (workers.in_loops, workers.loops),
+            (8, Some(OwnLoops::Workers)),
+            "four more sockets, and no more threads"
+        );
+        assert!(workers.all_idle());
+        assert_eq!(loops(3, 8, 9).loops, Some(OwnLoops::Handlers), "five more of both");
+        assert_eq!(loops(8, 8, 3).loops, Some(OwnLoops::Undecided), "no more sockets");
+        assert_eq!(loops(4, 4, 3).loops, Some(OwnLoops::AsMany), "one client still waits");
+        assert_eq!(loops(6, 8, 8).loops, Some(OwnLoops::AsMany), "two more threads for five more sockets");
+        let undecided = loops(8, 8, 3);
+        assert!(!undecided.all_idle() && undecided.only_loops(3) == Some(OwnLoops::Undecided));
+        assert_eq!(OwnLoops::of(8, 8, 17, 17), OwnLoops::Workers, "most sockets have no thread");
+    }
+
+    #[test]
+    fn threads_that_may_work_on_the_sockets_leave_the_loops_undecided() {
+        let mixed: &[&[_]] = &[&[QUEUED, WORK, BEGAN], &[QUEUED, WORK, BEGAN], &[LOCKED, RESERVE]];
+        let evidence = |sockets| {
+            let read = sample(0, mixed);
+            StackEvidence::of([Some(&read)].into_iter(), &|_| sockets).expect("stacks").only_loops(sockets)
+        };
+        assert_eq!(evidence(2), None, "one may work on half of them");
+        assert_eq!(evidence(6), Some(OwnLoops::Workers));
+    }
+
+    #[test]
+    fn two_lines_of_a_deadlock_count_together() {
+        const RELEASE: (&str, &str, u32) = ("release", "/srv/orders.py", 8);
+        let lines: &[&[_]] =
+            &[&[LOCKED, RESERVE], &[LOCKED, RELEASE], &[LOCKED, RESERVE, BEGAN], &[LOCKED, RELEASE, BEGAN], &[IDLE]];
+        let deadlock = evidence(&[sample(0, lines), sample(60, lines)]);
+        assert_eq!((deadlock.at_line, deadlock.at_lines, deadlock.lines), (2, 4, 2));
+        assert!(deadlock.blocks(100), "all that work");
+        assert_eq!(deadlock.blocked(), "4 of 5 stacks have waited for locks at 2 lines for at least 30s");
+        let busy = [lines, &[&[FETCH], &[FETCH]]].concat();
+        assert!(!evidence(&[sample(0, &busy), sample(60, &busy)]).blocks(100), "two may finish");
+        let once = evidence(&[sample(0, lines)]);
+        assert_eq!((once.at_lines, once.blocks(1)), (0, false));
+    }
+
+    #[test]
+    fn workers_that_wait_for_their_turn_at_a_queue_are_not_blocked() {
+        let lines: &[&[_]] = &[&[QUEUED, WORK, BEGAN], &[LOCKED, WORK, BEGAN], &[LOCKED, WORK, BEGAN]];
+        let pool = evidence(&[sample(0, lines), sample(60, lines)]);
+        assert_eq!((pool.in_loops, pool.at_line), (3, 0));
+        let hung = evidence(&[sample(0, &lines[1..]), sample(60, &lines[1..])]);
+        assert_eq!((hung.in_loops, hung.at_line), (0, 2), "nobody takes work");
     }
 }

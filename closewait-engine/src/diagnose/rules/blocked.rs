@@ -2,7 +2,7 @@
 
 use crate::diagnose::{
     About, Case, Explanation, Judgement, Rule,
-    evidence::{CounterEvidence, MIN_DEMAND, Waits},
+    evidence::{CounterEvidence, MIN_DEMAND, OwnLoops, StackEvidence, Waits},
     text,
 };
 use crate::model::{Certainty, Class};
@@ -11,9 +11,6 @@ use super::sure_from;
 
 /// Detects a server that makes no progress on a port while the threads that should serve it wait without a timeout.
 pub(super) struct Blocked;
-
-/// Detects threads that wait without a timeout while other threads of the program serve connections.
-pub(super) struct PartlyBlocked;
 
 /// CPU use of all threads, in thousandths of one CPU, at which one of them may be doing the work that the others wait for.
 const SOME_CPU: u32 = 50;
@@ -29,8 +26,8 @@ impl Rule for Blocked {
                    only wait in accept() and have not read most of the sockets, or they show nothing about single connections \
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread; or stacks show that threads \
                    have waited for a lock at one line for 30 s or longer, at least half as many as the group has sockets or most of those \
-                   that work, and do not show that all threads wait for work",
-            class: &[Class::Hung],
+                   that work, or most of these at up to three lines, and do not show that all threads wait for work",
+            class: &[Class::Hung, Class::Unknown],
             certainty: &[
                 (
                     Certainty::High,
@@ -44,7 +41,10 @@ impl Rule for Blocked {
                      the owner does not listen itself; if a thread works, which the others may wait for; if the other connections \
                      of the program could not be read; if the threads show nothing about single connections and the program has \
                      read most of the sockets (Go); if threads of the runtime's own may be the ones that wait (JVM); or if an \
-                     event loop leaves connections in the backlog",
+                     event loop leaves connections in the backlog; unknown if stacks show \
+                     threads that wait for work or for a result in the function that they began with, and nothing shows which: \
+                     workers are fewer than half of the sockets, or their number stays while that of the sockets rises; \
+                     handlers rise with the sockets, or are as many",
                 ),
             ],
             says: "the program has hung since its last progress",
@@ -54,6 +54,7 @@ impl Rule for Blocked {
                 "a server whose clients wait for events (long polling): it has answered, or serves other connections",
                 "a server without new connections: it might still serve them",
                 "an event loop that waits for events: it is idle, not stuck",
+                "an idle pool of the program's own: see `forgotten`",
             ],
             seen: &["gevent/gevent#464", "Netflix, Java 21 virtual threads (2024)", "gin-gonic/gin#596"],
         }
@@ -77,10 +78,20 @@ impl Rule for Blocked {
         if !case.is_server() || evidence.demand < MIN_DEMAND || evidence.progresses(case.now) == Some(true) {
             return None;
         }
-        if evidence.stacks.is_some_and(|stacks| stacks.all_idle()) && !only_accepts(case) {
+        let loops = super::own_loops(case);
+        let is_idle = |stacks: StackEvidence| match stacks.loops {
+            Some(OwnLoops::Workers) => loops.is_some() && stacks.all_idle(),
+            _ => stacks.all_idle(),
+        };
+        if evidence.stacks.is_some_and(is_idle) && !only_accepts(case) {
             return None;
         }
         let at_line = evidence.stacks.filter(|stacks| stacks.blocks(case.group.count));
+        match loops.filter(|_| at_line.is_none()) {
+            Some(OwnLoops::Workers) => return None,
+            Some(OwnLoops::Undecided) => return Some(undecided(case)),
+            Some(OwnLoops::Handlers | OwnLoops::AsMany) | None => {}
+        }
         let count = u64::from(case.group.count);
         let blocked = u64::from(waits.blocked);
         // Each socket may have a thread with a timeout, which will finish.
@@ -134,6 +145,7 @@ impl Rule for Blocked {
         // The waiting threads may wait for one that works.
         let works = waits.running > 0 || waits.cpu_permille >= SOME_CPU;
         let guess = works
+            || loops == Some(OwnLoops::AsMany)
             || evidence.progresses(case.now).is_none()
             || !(at_line.is_some() || waits.for_itself())
             || !case.group.is_most(case.group.awaiting)
@@ -157,62 +169,24 @@ impl Rule for Blocked {
     }
 }
 
-impl Rule for PartlyBlocked {
-    fn about(&self) -> &'static About {
-        &About {
-            name: "partly_blocked",
-            when: "the socket is a server's; the program serves other connections of the port; the oldest of the group entered 15 s \
-                   ago or longer; the FIN is unread on at least half of the sockets; all threads of the owner wait without a \
-                   timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
-                   wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets",
-            class: &[Class::Hung],
-            certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
-            says: "some requests hang, while the program serves others",
-            next: "see what the waiting threads wait for",
-            not: &["a slow path: its threads wait with a timeout, one for each socket"],
-            seen: &["jetty/jetty.project#8908"],
-        }
-    }
-
-    fn counter_evidence(&self) -> &'static [CounterEvidence] {
-        &[
-            CounterEvidence::LateExits,
-            CounterEvidence::PeersWait,
-            CounterEvidence::BackendsWait,
-            CounterEvidence::Sending,
-            CounterEvidence::Threads,
-        ]
-    }
-
-    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
-        let evidence = &case.group.evidence;
-        let waits = evidence.waits?;
-        let count = case.group.count;
-        let applies = case.is_server()
-            && evidence.progresses(case.now) == Some(true)
-            && case.group.oldest >= super::SOME_AGE
-            && evidence.eof_unread * 2 >= count
-            && !waits.multiplexes
-            && waits.idle_loop != Some(true);
-        let all_wait = waits.complete && waits.blocked == waits.threads;
-        let enough_wait = count >= 3 && waits.blocked >= count && waits.follows == Some(false);
-        if !applies || !(all_wait || enough_wait) {
-            return None;
-        }
-        Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
+/// Returns the judgement on threads that wait for work or for a result, and nothing shows which.
+fn undecided<'c>(case: &'c Case<'_>) -> Judgement<'c> {
+    Judgement::new(Class::Unknown, Certainty::Low, move || {
+        let (owner, port) = (text::owner(case), text::port(case));
+        let in_loops = case.group.evidence.stacks.map_or(0, |stacks| stacks.in_loops);
+        Explanation {
             text: format!(
-                "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; \
-                 {threads} without a timeout.{doing}",
-                port = text::port(case),
-                owner = text::owner(case),
-                count = text::count(count, "socket"),
-                since = text::duration(case.group.oldest),
-                threads = threads(&waits, waits.blocked),
+                "{owner} has served no other connection of port {port} for {stalled}; {in_loops} of its threads wait in the function that \
+                 they began with, for work or for a result: an idle pool, whose program has forgotten {count}, and hung requests look \
+                 the same.{doing}",
+                stalled = text::duration(case.stalled()),
+                count = text::count(case.group.count.max(1), "socket"),
                 doing = text::doing(case),
             ),
-            next: text::dump(case),
-        }))
-    }
+            next: format!("send a request to port {port} and see whether {owner} answers; check again when more sockets have entered")
+                .into(),
+        }
+    })
 }
 
 /// Whether nearly all threads but those that accept connections wait without a timeout, while most sockets were never read: all threads of a
@@ -247,7 +221,8 @@ pub(super) fn leaves_backlog(case: &Case<'_>) -> bool {
     case.group.oldest_unaccepted.is_some_and(|age| age >= super::undecided::FRESH)
 }
 
-fn threads(waits: &Waits, count: u32) -> String {
+/// Returns the subject and the verb of a sentence about `count` threads that wait.
+pub(super) fn threads(waits: &Waits, count: u32) -> String {
     let wait = if count == 1 { "waits" } else { "wait" };
     if waits.threads == 1 {
         "its only thread waits".to_owned()
@@ -257,7 +232,7 @@ fn threads(waits: &Waits, count: u32) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::diagnose::{
         evidence::{Backends, LateExits, PeersRead, Siblings, StackEvidence},
@@ -265,7 +240,7 @@ mod tests {
     };
 
     /// Returns a thread pool whose 20 threads wait for one lock, with all evidence read.
-    fn hung(age: u64) -> Scene {
+    pub(in crate::diagnose::rules) fn hung(age: u64) -> Scene {
         let mut scene = Scene::server().of(20).aged(age);
         scene.socket.send_queue_bytes = Some(0);
         scene.group.awaiting = scene.group.count;
@@ -294,7 +269,7 @@ mod tests {
         scene
     }
 
-    fn result(scene: &Scene) -> (Class, Certainty) {
+    pub(in crate::diagnose::rules) fn result(scene: &Scene) -> (Class, Certainty) {
         let verdict = scene.verdict();
         (verdict.class, verdict.certainty)
     }
@@ -462,22 +437,23 @@ mod tests {
     }
 
     #[test]
-    fn blocked_threads_beside_served_connections_are_a_guess() {
-        let mut scene = hung(20);
-        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
-        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
-    }
-
-    #[test]
-    fn a_process_of_several_whose_threads_all_wait_is_perhaps_hung() {
-        let mut scene = hung(20).of(1);
-        scene.group.evidence.eof_unread = 1;
-        scene.group.evidence.siblings = None;
-        scene.group.evidence.closes.as_mut().unwrap().last = Some(scene.now);
-        scene.group.evidence.waits =
-            Some(Waits { threads: 1, complete: true, blocked: 1, idle_loop: Some(false), ..Waits::default() });
-        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
-        scene.group.evidence.waits.as_mut().unwrap().complete = false;
-        assert_ne!(scene.verdict().rule, "partly_blocked");
+    fn threads_in_loops_of_the_programs_own_are_hung_only_if_they_are_handlers() {
+        use crate::model::ReadState;
+        let mut scene = hung(190).reading(ReadState::IdleFin);
+        let stacks = StackEvidence { threads: 24, idle: 4, in_loops: 20, complete: true, ..StackEvidence::default() };
+        let mut with = |loops, at_line| {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), at_line, ..stacks });
+            result(&scene)
+        };
+        assert_eq!(with(OwnLoops::Handlers, 0), (Class::Hung, Certainty::High));
+        assert_eq!(with(OwnLoops::AsMany, 0), (Class::Hung, Certainty::Low), "it may be a coincidence");
+        assert_eq!(with(OwnLoops::Undecided, 0), (Class::Unknown, Certainty::Low));
+        assert_eq!(with(OwnLoops::Workers, 0).0, Class::Leak);
+        assert_eq!(with(OwnLoops::Undecided, 10), (Class::Hung, Certainty::High), "others wait for a lock");
+        let mut scene = scene.reading(ReadState::NeverRead);
+        scene.group.evidence.stacks = Some(StackEvidence { loops: Some(OwnLoops::Workers), ..stacks });
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High), "idle workers would have read the requests");
+        scene.group.evidence.stacks = Some(StackEvidence { in_loops: 8, loops: Some(OwnLoops::Workers), ..stacks });
+        assert_eq!(result(&scene), (Class::Hung, Certainty::High), "twelve others may wait for results");
     }
 }

@@ -16,7 +16,8 @@ impl Rule for Forgotten {
             when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout; at \
                    most half of the threads, and at most one for every four sockets, do anything else; no connection to another \
                    program waits for an answer, and, if an event loop serves no others, none has got one in the last 10 s; the program has read from most of the sockets, or one event loop serves them; stacks, if all were read, count instead of \
-                   system calls, except those of an event loop",
+                   system calls, except those of an event loop; workers of the program's own wait for work if they are fewer than half of \
+                   the sockets, or if their number stays while that of the sockets rises",
             class: &[Class::Leak],
             certainty: &[
                 (
@@ -62,7 +63,7 @@ impl Rule for Forgotten {
         }
         let backends = evidence.backends?;
         let idle = match waits.idle_loop {
-            _ if let Some(stacks) = stacks => stacks.idle > 0,
+            _ if let Some(stacks) = stacks => stacks.waiting_for_work() > 0,
             Some(idle) => idle && waits.limited == 0,
             // A thread for each connection may wait for an event of something else.
             None if waits.events >= 2 && waits.events * 10 >= case.group.count * 7 => false,
@@ -130,7 +131,7 @@ impl Rule for Forgotten {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Backends, Siblings, StackEvidence, Waits},
+        evidence::{Backends, OwnLoops, Siblings, StackEvidence, Waits},
         testing::Scene,
     };
 
@@ -178,5 +179,36 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "four may work on the twelve sockets");
         scene.group.evidence.stacks = Some(StackEvidence { complete: false, ..idle });
         assert_eq!(scene.check(&Forgotten), None);
+    }
+
+    #[test]
+    fn workers_of_the_programs_own_wait_for_work_if_their_number_shows_it() {
+        let mut scene = Scene::server().of(12).aged(90).reading(crate::model::ReadState::IdleFin).replied(true);
+        scene.group.evidence.waits =
+            Some(Waits { threads: 9, complete: true, accepting: 1, blocked: 8, locked: 8, ..Waits::default() });
+        scene.group.evidence.backends = Some(Backends::default());
+        assert_eq!(scene.check(&Forgotten), None, "eight threads may work on them");
+        let stacks = StackEvidence { threads: 9, idle: 1, in_loops: 8, complete: true, ..StackEvidence::default() };
+        let mut check = |loops| {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), ..stacks });
+            scene.check(&Forgotten).map(|judgement| judgement.certainty)
+        };
+        assert_eq!(check(OwnLoops::Workers), Some(Certainty::Medium));
+        for loops in [OwnLoops::Handlers, OwnLoops::AsMany, OwnLoops::Undecided] {
+            assert_eq!(check(loops), None, "{loops:?}");
+        }
+    }
+
+    #[test]
+    fn a_healthy_pool_with_a_few_young_sockets_is_not_blamed() {
+        let mut scene = Scene::server().of(2).aged(8).reading(crate::model::ReadState::IdleFin).replied(true);
+        scene.group.evidence.waits =
+            Some(Waits { threads: 9, complete: true, accepting: 1, blocked: 8, locked: 8, ..Waits::default() });
+        scene.group.evidence.backends = Some(Backends::default());
+        let stacks = StackEvidence { threads: 9, idle: 1, in_loops: 8, complete: true, ..StackEvidence::default() };
+        for loops in [OwnLoops::Workers, OwnLoops::Undecided] {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), ..stacks });
+            assert_eq!(scene.verdict().certainty, Certainty::Low, "{loops:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod accept_stopped;
 mod accumulates;
+mod backend_stuck;
 mod blocked;
 mod busy;
 mod forgotten;
@@ -10,6 +11,7 @@ mod half_close;
 mod inherited;
 mod never_accepted;
 mod owner_stopped;
+mod partly_blocked;
 mod peers_wait;
 mod pool;
 mod proxy_wait;
@@ -24,7 +26,10 @@ mod working;
 
 use std::time::Duration;
 
-use super::{Case, Rule, evidence::MIN_DEMAND};
+use super::{
+    Case, Rule,
+    evidence::{MIN_DEMAND, OwnLoops},
+};
 use crate::{model::Certainty, process::ProgramRuntime};
 
 pub use self::half_close::SILENT as STREAM_OVER;
@@ -35,8 +40,8 @@ pub use self::half_close::SILENT as STREAM_OVER;
 ///   peer still reads.
 /// - `fresh` excludes groups that are too young to judge.
 /// - Facts about the whole group follow, equal for all of its sockets: the owner is stopped, the peers wait, the program sends.
-/// - Causes that do not blame the program that serves the socket precede those that do: a copy of the descriptor in another process,
-///   a program that is slow but finishes, a backend that a proxy waits for.
+/// - Causes that do not blame the program that serves the socket alone precede those that do: a copy of the descriptor in another
+///   process, a program that is slow but finishes, a backend that a server or a proxy waits for.
 /// - Rules that blame a program come after all of these; each declares the counter-evidence that it checks.
 /// - The last rules report that the evidence does not decide, and which evidence would.
 pub const RULES: &[&dyn Rule] = &[
@@ -53,6 +58,7 @@ pub const RULES: &[&dyn Rule] = &[
     &reads_slowly::ReadsSlowly,
     &pool::Pool,
     &slow::Slow,
+    &backend_stuck::BackendStuck,
     &proxy_wait::ProxyWait,
     &busy::BusyThread,
     &queue::Queue,
@@ -60,7 +66,7 @@ pub const RULES: &[&dyn Rule] = &[
     &working::Working,
     &forgotten::Forgotten,
     &blocked::Blocked,
-    &blocked::PartlyBlocked,
+    &partly_blocked::PartlyBlocked,
     &accumulates::Accumulates,
     &shared::Shared,
     &working::ServesOthers,
@@ -95,6 +101,13 @@ fn is_handed_over(case: &Case<'_>) -> Option<bool> {
 /// Whether an owner, or the process of the listener, is a known proxy.
 fn is_known_proxy(case: &Case<'_>) -> bool {
     case.processes.iter().any(|process| process.runtime.is_some_and(ProgramRuntime::is_proxy))
+}
+
+/// Returns what threads mean that wait in loops of the program's own; `None` if there are none, if other threads may work on the sockets,
+/// or if the program has not read most of the sockets: workers without work would have.
+fn own_loops(case: &Case<'_>) -> Option<OwnLoops> {
+    let loops = case.group.evidence.stacks?.only_loops(case.group.count);
+    loops.filter(|_| !case.group.is_mostly_unread())
 }
 
 /// Minimum time without progress for a certainty of `medium`: jobs of half a minute are common.

@@ -22,8 +22,8 @@ impl Rule for ProxyWait {
             certainty: &[
                 (
                     Certainty::High,
-                    "more than 90 % of at least 3 sockets have one, their number grows or the program has closed none, and it \
-                     serves no other connection of the port",
+                    "a proxy, of which more than 90 % of at least 3 sockets have one, their number grows or the program has closed \
+                     none, and it serves no other connection of the port",
                 ),
                 (Certainty::Medium, "otherwise: matching times can be a coincidence"),
             ],
@@ -32,6 +32,7 @@ impl Rule for ProxyWait {
             not: &[
                 "a hung proxy: a hung server behind a proxy also leaves sockets at the proxy, so this rule precedes those for hung \
                  programs",
+                "a server whose threads all wait for a backend, and that serves no other connection for 60 s or longer: see `backend_stuck`",
                 "a server with one connection of its own, as to a database: it matches one socket, not half of the group",
             ],
             seen: &["kubernetes/kubernetes#18354", "docker/for-linux#335", "etcd-io/etcd#2743"],
@@ -46,7 +47,9 @@ impl Rule for ProxyWait {
         let flow = case.group.flow.as_ref();
         let piles_up = flow.is_some_and(|flow| flow.closed == 0 || flow.trend == Some(Trend::Growing));
         let serves = case.group.evidence.progresses(case.now) == Some(true);
-        let sure = piles_up && !serves && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
+        // A server that serves no client is hung, once it is clear that the other program does not answer: see `backend_stuck`.
+        let sure =
+            piles_up && !serves && !asks_another(case) && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
         Some(Judgement::new(Class::ProxyWait, if sure { Certainty::High } else { Certainty::Medium }, move || {
             let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
             let state = match proxy_peer.state {
@@ -79,7 +82,7 @@ impl Rule for ProxyWait {
 
 /// Whether the program is a server whose threads wait for the answer of another program. A proxy also reads from its client, so it
 /// has read the FIN; a server reads from its client when it has answered.
-fn asks_another(case: &Case<'_>) -> bool {
+pub(super) fn asks_another(case: &Case<'_>) -> bool {
     let group = &case.group;
     let read = group.in_state(ReadState::IdleFin) + group.in_state(ReadState::Goodbye);
     let waits = group.evidence.waits.filter(Waits::show_connections);

@@ -19,7 +19,7 @@ impl Rule for Queue {
             certainty: &[(
                 Certainty::Low,
                 "proxy_wait for a known proxy, an event loop, threads in connect(), or half as many connections as sockets; hung for \
-                 another program that serves no new connection of the port; else unknown: closewait cannot see whether these \
+                 another program that serves no new connection of the port, with half as many connections only after 60 s; else unknown: closewait cannot see whether these \
                  sockets wait for those connections",
             )],
             says: "the clients may wait for a backend, in a queue or a tunnel",
@@ -51,7 +51,9 @@ impl Rule for Queue {
                 && !case.group.is_mostly_unread();
         let class = match (waiting, evidence.progresses(case.now)) {
             (1.., _) if is_proxy || loops => Class::ProxyWait,
-            (1.., Some(false)) if case.group.is_most(waiting) => Class::ProxyWait,
+            (1.., Some(false)) if case.group.is_most(waiting) && !super::backend_stuck::serves_none(case) => {
+                Class::ProxyWait
+            }
             (0, _) if is_proxy && loops => return Some(behind(case)),
             (1.., Some(false)) if evidence.demand >= 2 => Class::Hung,
             (1.., Some(false) | None) => Class::Unknown,

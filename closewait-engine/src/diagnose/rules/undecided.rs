@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
+use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::OwnLoops, text};
 use crate::model::{Certainty, Class, Dwell};
 
 /// Covers groups whose sockets have just entered CLOSE_WAIT.
@@ -119,7 +119,8 @@ impl Rule for NoDemand {
             class: &[Class::Unknown, Class::Hung],
             certainty: &[(
                 Certainty::Low,
-                "hung if at least as many threads as sockets wait without a timeout, otherwise unknown: a program that hangs and one \
+                "hung if at least as many threads as sockets wait without a timeout, and stacks do not show that they may be idle \
+                 workers, otherwise unknown: a program that hangs and one \
                  that has forgotten these sockets look the same until the next request",
             )],
             says: "the program has got no request since the onset",
@@ -137,7 +138,8 @@ impl Rule for NoDemand {
         // The threads that a runtime has for itself, and those that wait for work, prove nothing.
         let blocked = evidence.waits.filter(|waits| waits.show_connections() && waits.idle_loop != Some(true));
         let count = case.group.count;
-        let hangs = blocked.is_some_and(|waits| count >= 2 && waits.blocked_of_program() >= count);
+        let are_workers = matches!(super::own_loops(case), Some(OwnLoops::Workers | OwnLoops::Undecided));
+        let hangs = blocked.is_some_and(|waits| count >= 2 && waits.blocked_of_program() >= count) && !are_workers;
         Some(Judgement::new(if hangs { Class::Hung } else { Class::Unknown }, Certainty::Low, move || {
             let (owner, port) = (text::owner(case), text::port(case));
             Explanation {

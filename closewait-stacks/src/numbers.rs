@@ -1,19 +1,17 @@
-//! Threads of the kernel that belong to thread states.
+//! Threads of the kernel that belong to the threads of a runtime.
 
 use std::collections::BTreeMap;
 
 use object::elf;
 
 use super::{
-    super::{
-        memory::{MemoryError, MemoryReader, readable},
-        process::TargetThread,
-    },
-    objects::word,
+    blocks::word,
+    memory::{MemoryError, MemoryReader, readable},
+    process::TargetThread,
 };
 
 /// Numbers of the threads of a process.
-pub(super) struct ThreadNumbers<'a> {
+pub(crate) struct ThreadNumbers<'a> {
     memory: MemoryReader<'a>,
     machine: u16,
     /// `TargetThread::tid` of each `TargetThread::inner_tid`.
@@ -21,13 +19,13 @@ pub(super) struct ThreadNumbers<'a> {
 }
 
 impl<'a> ThreadNumbers<'a> {
-    pub(super) fn new(memory: MemoryReader<'a>, machine: u16, threads: &[TargetThread]) -> Self {
+    pub(crate) fn new(memory: MemoryReader<'a>, machine: u16, threads: &[TargetThread]) -> Self {
         let by_inner = threads.iter().map(|thread| (thread.inner_tid, thread.tid)).collect();
         Self { memory, machine, by_inner }
     }
 
     /// Returns the number of the thread that the program itself numbers `inner`; `None` if there is none.
-    pub(super) fn of_inner(&self, inner: u64) -> Option<u32> {
+    pub(crate) fn of_inner(&self, inner: u64) -> Option<u32> {
         self.by_inner.get(&u32::try_from(inner).ok()?).copied()
     }
 
@@ -40,7 +38,7 @@ impl<'a> ThreadNumbers<'a> {
     /// # Errors
     ///
     /// If the limit of reads is reached.
-    pub(super) fn of_pthread(&self, address: u64) -> Result<Option<u32>, MemoryError> {
+    pub(crate) fn of_pthread(&self, address: u64) -> Result<Option<u32>, MemoryError> {
         if address == 0 || !address.is_multiple_of(8) {
             return Ok(None);
         }

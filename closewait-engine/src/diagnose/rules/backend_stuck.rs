@@ -1,0 +1,173 @@
+//! Servers that serve no client, because all of their threads wait for another program.
+
+use super::{LONG_STALLED, STALLED, proxy_wait::asks_another};
+use crate::diagnose::{
+    About, Case, Explanation, Judgement, Rule,
+    evidence::{CounterEvidence, MIN_DEMAND},
+    text,
+};
+use crate::model::{Certainty, Class};
+
+/// Detects a server whose threads all wait for the answer of another program, for so long that it serves no client.
+pub(super) struct BackendStuck;
+
+impl Rule for BackendStuck {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "backend_stuck",
+            when: "the socket is a server's, and the server is no known proxy; at least half of the group's sockets have another \
+                   connection with matching times; the program has read the requests, and at least half as many threads as sockets \
+                   wait without a timeout; for 60 s or longer, the program has served no other connection of the port, while 2 or \
+                   more arrived",
+            class: &[Class::Hung],
+            certainty: &[
+                (Certainty::Medium, "after 3 min or longer without progress"),
+                (Certainty::Low, "sooner: the other program may be slow"),
+            ],
+            says: "the program is stuck, because the one at the other end of its other connections does not answer",
+            next: "inspect the other end; give the calls to it a timeout",
+            not: &[
+                "a server that serves others meanwhile, and a proxy: see `proxy_wait`",
+                "a slow backend: the server finishes some requests",
+            ],
+            seen: &[],
+        }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[
+            CounterEvidence::LateExits,
+            CounterEvidence::OtherConnections,
+            CounterEvidence::Closes,
+            CounterEvidence::PeersWait,
+            CounterEvidence::Sending,
+        ]
+    }
+
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
+        let (towards, _) = case.proxy_peers.towards.filter(|_| case.group.is_most(case.proxy_peers.paired))?;
+        if !serves_none(case) {
+            return None;
+        }
+        let certainty = if case.stalled() >= LONG_STALLED { Certainty::Medium } else { Certainty::Low };
+        Some(Judgement::new(Class::Hung, certainty, move || {
+            let (owner, paired) = (text::owner(case), case.proxy_peers.paired);
+            Explanation {
+                text: format!(
+                    "{owner} waits for {towards}, which does not answer: {connections} of matching times to other programs, its \
+                     threads wait without a timeout, and it has served no other connection of port {port} for {stalled}, while \
+                     {demand} arrived.{doing}",
+                    connections = match paired {
+                        1 => "it has 1 connection".to_owned(),
+                        paired => format!("it has {paired} connections"),
+                    },
+                    port = text::port(case),
+                    stalled = text::duration(case.stalled()),
+                    demand = case.group.evidence.demand,
+                    doing = text::doing(case),
+                ),
+                next: format!("see why {towards} does not answer {owner}, and give these calls a timeout").into(),
+            }
+        }))
+    }
+}
+
+/// Whether a server, which is no proxy, has read the requests, waits for other programs with its threads, and has served no other client for a
+/// minute.
+pub(super) fn serves_none(case: &Case<'_>) -> bool {
+    let evidence = &case.group.evidence;
+    case.is_server()
+        && evidence.demand >= MIN_DEMAND
+        && evidence.progresses(case.now) == Some(false)
+        && case.stalled() >= STALLED
+        && asks_another(case)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        diagnose::{
+            evidence::{Backends, LateExits, PeersRead, Siblings, Waits},
+            testing::{Scene, process, secs},
+        },
+        model::ReadState,
+        process::ProgramRuntime,
+    };
+
+    /// Returns a server whose five threads have waited for a backend for this number of seconds.
+    fn waiting(age: u64) -> Scene {
+        let mut scene = Scene::server().of(5).aged(age).paired(5).reading(ReadState::IdleFin);
+        scene.socket.send_queue_bytes = Some(0);
+        (scene.group.awaiting, scene.group.unanswered) = (5, 5);
+        let evidence = &mut scene.group.evidence;
+        evidence.demand = 4;
+        evidence.late_exits = Some(LateExits::default());
+        evidence.siblings = Some(Siblings::default());
+        evidence.peer_ends = PeersRead { read: 5, half_closed: 0 };
+        evidence.backends = Some(Backends { waiting: 5, answered: false });
+        evidence.waits = Some(Waits { threads: 7, complete: true, events: 1, blocked: 6, ..Waits::default() });
+        scene
+    }
+
+    fn result(scene: &Scene) -> (Class, &'static str, Certainty) {
+        let verdict = scene.verdict();
+        (verdict.class, verdict.rule, verdict.certainty)
+    }
+
+    #[test]
+    fn a_server_that_waits_for_a_dead_backend_and_serves_none_is_hung() {
+        assert_eq!(
+            result(&waiting(50)),
+            (Class::ProxyWait, "proxy_wait", Certainty::Medium),
+            "the backend may be slow"
+        );
+        assert_eq!(result(&waiting(70)), (Class::Hung, "backend_stuck", Certainty::Low));
+        assert_eq!(result(&waiting(190)), (Class::Hung, "backend_stuck", Certainty::Medium));
+        let verdict = waiting(190).verdict();
+        assert!(verdict.text.starts_with("app[42] waits for 10.0.0.7:9000, which does not answer"), "{}", verdict.text);
+        assert!(verdict.next.text.contains("10.0.0.7:9000"), "{}", verdict.next.text);
+    }
+
+    #[test]
+    fn a_server_that_serves_others_or_finishes_some_requests_is_not_hung() {
+        let mut scene = waiting(190);
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        assert_eq!(result(&scene).0, Class::ProxyWait, "it serves others");
+        let mut scene = waiting(190);
+        scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(90) });
+        assert_eq!(result(&scene).0, Class::Transient, "it is slow");
+        let mut scene = waiting(190);
+        scene.group.evidence.siblings = None;
+        assert_eq!(result(&scene).0, Class::ProxyWait, "its other connections were not read");
+        let mut scene = waiting(190);
+        scene.group.evidence.demand = 1;
+        assert_eq!(result(&scene).0, Class::ProxyWait, "no client asks");
+    }
+
+    #[test]
+    fn a_proxy_is_not_hung_if_its_other_end_is() {
+        let mut scene = waiting(190);
+        scene.processes = vec![process(42, "haproxy", "/usr/sbin/haproxy")];
+        scene.processes[0].runtime = Some(ProgramRuntime::HaProxy);
+        assert_eq!(result(&scene).0, Class::ProxyWait);
+        assert_eq!(
+            result(&waiting(190).reading(ReadState::FinConsumed)).0,
+            Class::ProxyWait,
+            "it reads from its clients"
+        );
+        let mut scene = waiting(190);
+        scene.group.evidence.waits.as_mut().unwrap().blocked = 2;
+        assert_eq!(result(&scene).0, Class::ProxyWait, "its threads do not wait for it");
+    }
+
+    #[test]
+    fn without_matching_times_as_many_waiting_connections_are_a_guess() {
+        let mut scene = waiting(190);
+        (scene.proxy_peers.paired, scene.proxy_peers.own, scene.proxy_peers.towards) = (0, None, None);
+        assert_eq!(result(&scene), (Class::Hung, "queue", Certainty::Low));
+        let mut early = waiting(50);
+        (early.proxy_peers.paired, early.proxy_peers.own, early.proxy_peers.towards) = (0, None, None);
+        assert_eq!(result(&early), (Class::ProxyWait, "queue", Certainty::Low));
+    }
+}

@@ -1,0 +1,120 @@
+//! Servers some of whose threads wait without a timeout.
+
+use crate::diagnose::{
+    About, Case, Explanation, Judgement, Rule,
+    evidence::{CounterEvidence, OwnLoops},
+    text,
+};
+use crate::model::{Certainty, Class};
+
+/// Detects threads that wait without a timeout while other threads of the program serve connections.
+pub(super) struct PartlyBlocked;
+
+impl Rule for PartlyBlocked {
+    fn about(&self) -> &'static About {
+        &About {
+            name: "partly_blocked",
+            when: "the socket is a server's; the program serves other connections of the port; the oldest of the group entered 15 s \
+                   ago or longer; the FIN is unread on at least half of the sockets; all threads of the owner wait without a \
+                   timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
+                   wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets",
+            class: &[Class::Hung],
+            certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
+            says: "some requests hang, while the program serves others",
+            next: "see what the waiting threads wait for",
+            not: &[
+                "a slow path: its threads wait with a timeout, one for each socket",
+                "idle workers of the program's own, whose stacks were read",
+            ],
+            seen: &["jetty/jetty.project#8908"],
+        }
+    }
+
+    fn counter_evidence(&self) -> &'static [CounterEvidence] {
+        &[
+            CounterEvidence::LateExits,
+            CounterEvidence::PeersWait,
+            CounterEvidence::BackendsWait,
+            CounterEvidence::Sending,
+            CounterEvidence::Threads,
+        ]
+    }
+
+    fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
+        let evidence = &case.group.evidence;
+        let waits = evidence.waits?;
+        let count = case.group.count;
+        let applies = case.is_server()
+            && evidence.progresses(case.now) == Some(true)
+            && case.group.oldest >= super::SOME_AGE
+            && evidence.eof_unread * 2 >= count
+            && !waits.multiplexes
+            && waits.idle_loop != Some(true)
+            // Idle workers of the program's own, perhaps.
+            && !matches!(super::own_loops(case), Some(OwnLoops::Workers | OwnLoops::Undecided));
+        let all_wait = waits.complete && waits.blocked == waits.threads;
+        let enough_wait = count >= 3 && waits.blocked >= count && waits.follows == Some(false);
+        if !applies || !(all_wait || enough_wait) {
+            return None;
+        }
+        Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
+            text: format!(
+                "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; \
+                 {threads} without a timeout.{doing}",
+                port = text::port(case),
+                owner = text::owner(case),
+                count = text::count(count, "socket"),
+                since = text::duration(case.group.oldest),
+                threads = super::blocked::threads(&waits, waits.blocked),
+                doing = text::doing(case),
+            ),
+            next: text::dump(case),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::blocked::tests::{hung, result};
+    use crate::{
+        diagnose::evidence::{OwnLoops, Siblings, StackEvidence, Waits},
+        model::{Certainty, Class, ReadState},
+    };
+
+    #[test]
+    fn blocked_threads_beside_served_connections_are_a_guess() {
+        let mut scene = hung(20);
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+    }
+
+    #[test]
+    fn a_process_of_several_whose_threads_all_wait_is_perhaps_hung() {
+        let mut scene = hung(20).of(1);
+        scene.group.evidence.eof_unread = 1;
+        scene.group.evidence.siblings = None;
+        scene.group.evidence.closes.as_mut().unwrap().last = Some(scene.now);
+        scene.group.evidence.waits =
+            Some(Waits { threads: 1, complete: true, blocked: 1, idle_loop: Some(false), ..Waits::default() });
+        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+        scene.group.evidence.waits.as_mut().unwrap().complete = false;
+        assert_ne!(scene.verdict().rule, "partly_blocked");
+    }
+
+    #[test]
+    fn idle_workers_beside_served_connections_are_not_hung() {
+        let mut scene = hung(20).reading(ReadState::IdleFin);
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        assert_eq!(scene.verdict().rule, "partly_blocked");
+        let stacks = StackEvidence { threads: 24, idle: 4, in_loops: 20, complete: true, ..StackEvidence::default() };
+        for (loops, class) in [
+            (OwnLoops::Workers, Class::Leak),
+            (OwnLoops::Undecided, Class::Unknown),
+            (OwnLoops::AsMany, Class::Hung),
+            (OwnLoops::Handlers, Class::Hung),
+        ] {
+            scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), ..stacks });
+            assert_eq!(result(&scene).0, class, "{loops:?}");
+        }
+    }
+}

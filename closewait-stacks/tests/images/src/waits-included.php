@@ -1,0 +1,3 @@
+<?php
+// Part of waits.php.
+(new Shop\Orders\Shelf())->reserve(22);
