@@ -57,15 +57,13 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
     let sk = Typed::new(ctx.arg::<*const c_void>(0));
     let (openers, samples) = (ability!(openers), ability!(connects) != 0);
     if (openers != 0 || samples) && connects(ctx.arg(1), ctx.arg(2)) {
+        // `tcp_v4_connect` runs in the connecting task, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
+        let is_kept = openers == keeps::ALL || (openers != 0 && connects_to_watched(sk));
+        if is_kept && sock::protocol(sk) == Some(IPPROTO_TCP) {
+            sock::keep_opener(sk);
+        }
         if samples && sock::protocol(sk) == Some(IPPROTO_TCP) {
             connect::sample(sk);
-        }
-        if openers == 0 {
-            return;
-        }
-        // `tcp_v4_connect` runs in the connecting task, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
-        if (openers == keeps::ALL || connects_to_watched(sk)) && sock::protocol(sk) == Some(IPPROTO_TCP) {
-            sock::keep_opener(sk);
         }
         return;
     }
@@ -173,8 +171,11 @@ pub(crate) fn classic(ctx: &TracePointContext) {
     let Some(sk) = fields.follow(trace_layout!(skaddr)) else { return };
     let Some(old) = fields.read(trace_layout!(oldstate)) else { return };
     let Some(new) = fields.read(trace_layout!(newstate)) else { return };
-    if ability!(connects) != 0 && connects(old, new) && fields.read(trace_layout!(protocol)) == Some(IPPROTO_TCP) {
-        connect::sample(sk);
+    if ability!(connects) != 0 && connects(old, new) {
+        if fields.read(trace_layout!(protocol)) == Some(IPPROTO_TCP) {
+            connect::sample(sk);
+        }
+        return;
     }
     let Some(change) = Change::new(sk, old, new, || fields.read(trace_layout!(protocol))) else { return };
     record(ctx, &change, |record| {

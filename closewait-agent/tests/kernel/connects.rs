@@ -1,8 +1,8 @@
 //! `run --stacks auto`: the code that opens the connections of an incident.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{self, Command},
+    net::{TcpListener, TcpStream},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -19,65 +19,47 @@ use crate::{
     setup::{self, PublicBinary},
 };
 
-/// Time between two connections.
+/// Time between two checks.
 const EVERY: Duration = Duration::from_millis(200);
-/// Maximum number of connections.
-const MAX_CONNECTIONS: usize = 200;
+/// Maximum number of checks.
+const MAX_TRIES: usize = 300;
 
-/// Function that the agent has to name.
-#[inline(never)]
-fn open_backend(address: SocketAddr) -> TcpStream {
-    let connected = TcpStream::connect(address);
-    // Code behind the call, so that it is no jump.
-    connected.expect("connect")
-}
-
-/// Function that calls the one that connects.
-#[inline(never)]
-fn fetch(sockets: &mut Vec<TcpStream>, address: SocketAddr) {
-    sockets.push(open_backend(address));
-}
-
-/// Connects to a peer that closes, until the agent reports an incident that `is_enough`.
-fn until(agent: &mut Agent, is_enough: impl Fn(&Value) -> bool) -> Value {
+/// Has a shell connect to a peer that closes, until the agent reports an incident that `is_enough`. Returns the event and the shell's
+/// process id.
+fn until(agent: &mut Agent, is_enough: impl Fn(&Value) -> bool) -> (Value, u32) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let address = listener.local_addr().expect("an address");
-    // Another process connects to the same port, and closes.
-    let script = format!("while :; do : 3<>/dev/tcp/127.0.0.1/{}; sleep 0.1; done", address.port());
-    let _unwatched = Running::spawn(Command::new("bash").args(["-c", &script]));
+    let script = format!("while :; do exec {{fd}}<>/dev/tcp/127.0.0.1/{}; sleep 0.2; done", address.port());
+    let shell = Running::spawn(Command::new("bash").args(["-c", &script]));
     // It ends with this process.
     thread::spawn(move || listener.incoming().for_each(drop));
     let is_ours = |event: &Value| {
         event["event"] == "pileup" && event["group"]["remote"]["port"] == address.port() && is_enough(event)
     };
-    let mut sockets = Vec::new();
+    let mut tries = 0;
     while !agent.events.iter().any(&is_ours) {
-        assert!(sockets.len() < MAX_CONNECTIONS, "no such incident after {MAX_CONNECTIONS} connections");
-        fetch(&mut sockets, address);
+        assert!(tries < MAX_TRIES, "no such incident");
+        tries += 1;
+        // A process without stuck sockets connects to the same port.
+        drop(TcpStream::connect(address).expect("connect"));
         agent.watch(EVERY);
     }
     let event = agent.wait_for("the incident", is_ours);
     schema::check_event(&event);
-    event
+    (event, shell.pid())
 }
 
-/// Returns the functions of a stack, those of this module without their paths.
-fn functions(stack: &Value) -> Vec<&str> {
-    let frames = stack["frames"].as_array().expect("frames").iter();
-    frames.filter_map(|frame| frame["function"].as_str()?.rsplit("connects::").next()).collect()
-}
-
-/// Checks that an incident names the functions that opened its connections.
+/// Checks that an incident names the functions of the shell that opened its connections.
 fn assert_opened_in(event: &Value) {
     let opened = &event["evidence"]["opened_in"];
     let stacks = opened["stacks"].as_array().expect("stacks");
     let sampled = opened["sampled"].as_u64().expect("a number");
     assert!(sampled >= 1 && sampled <= opened["connects"].as_u64().expect("a number"), "{opened}");
-    let stack = &stacks[0];
-    let functions = functions(stack);
-    let at = functions.iter().position(|name| *name == "open_backend").unwrap_or_else(|| panic!("{functions:?}"));
-    assert_eq!(functions.get(at + 1), Some(&"fetch"), "{functions:?}");
-    assert!(functions.iter().any(|name| name.contains("opened") || name.contains("until")), "{functions:?}");
+    let frames = stacks[0]["frames"].as_array().expect("frames").iter();
+    let functions: Vec<&str> = frames.filter_map(|frame| frame["function"].as_str()).collect();
+    let place = |wanted: &str| functions.iter().position(|name| *name == wanted);
+    let (open, redirect) = (place("netopen"), place("do_redirections"));
+    assert!(open.is_some() && open < redirect && redirect < place("execute_command"), "{functions:?}");
 }
 
 fn connects(facts: Vec<InspectionFact>) -> Vec<ConnectSamples> {
@@ -97,11 +79,11 @@ fn an_incident_names_the_code_that_opens_its_connections() {
     command.args(["run", "--output", "json", "--stuck-after", "1s", "--stacks", "auto", "--record", recording.path()]);
     setup::become_nobody(&mut command, &LASTING);
     let mut agent = Agent::spawn(&mut command);
-    let event = until(&mut agent, |event| event["evidence"]["opened_in"] != Value::Null);
+    let (event, shell) = until(&mut agent, |event| event["evidence"]["opened_in"] != Value::Null);
     assert_opened_in(&event);
     agent.stop().totals();
     let all = connects(recording.facts());
-    assert!(!all.is_empty() && all.iter().all(|of| of.pid == process::id()), "another process: {all:?}");
+    assert!(!all.is_empty() && all.iter().all(|of| of.pid == shell), "another process: {all:?}");
     let most = all.iter().map(|of| of.samples.len()).max();
     assert!(most <= Some(4), "no more than the limit: {most:?}");
 
@@ -110,8 +92,11 @@ fn an_incident_names_the_code_that_opens_its_connections() {
     let mut replayed = replay.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let opened = |event: &Value| event["evidence"]["opened_in"].clone();
     assert!(replayed.any(|again| opened(&again) == opened(&event)), "{}", replay.stdout);
-    let text = finish(&mut closewait(&["replay", recording.path()]));
-    assert!(text.stdout.contains("opened in ") && text.stdout.contains("open_backend"), "{}", text.stdout);
+    let report = finish(&mut closewait(&["report", recording.path()]));
+    // Lines are wrapped.
+    let words: Vec<&str> = report.stdout.split_whitespace().collect();
+    let text = words.join(" ");
+    assert!(text.contains("opened in netopen (bash) < do_redirections (bash)"), "{}", report.stdout);
 }
 
 #[test]
@@ -120,7 +105,7 @@ fn the_classic_tracepoint_samples_connections_too() {
         return;
     }
     let mut agent = Agent::start(&["--stuck-after", "1s", "--stacks", "auto", "--hook", "classic"]);
-    let event = until(&mut agent, |event| event["evidence"]["opened_in"] != Value::Null);
+    let (event, _shell) = until(&mut agent, |event| event["evidence"]["opened_in"] != Value::Null);
     assert_opened_in(&event);
     agent.stop().totals();
 }
@@ -129,7 +114,7 @@ fn the_classic_tracepoint_samples_connections_too() {
 fn without_stacks_no_connection_is_sampled() {
     let recording = Recording::new("no-connects");
     let mut agent = Agent::start(&["--stuck-after", "1s", "--record", recording.path()]);
-    let event = until(&mut agent, |_any| true);
+    let (event, _shell) = until(&mut agent, |_any| true);
     assert_eq!(event["evidence"].get("opened_in"), Some(&Value::Null), "{event}");
     agent.stop().totals();
     assert!(connects(recording.facts()).is_empty());

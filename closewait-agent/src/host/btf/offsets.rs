@@ -10,7 +10,7 @@ pub fn layout(btf: &Btf) -> Layout {
     let at = |type_name, path| btf.offset(type_name, path).unwrap_or(MISSING);
     let sock = |path| at("sock", path);
     let tcp = |path| at("tcp_sock", path);
-    let registers = registers();
+    let registers = registers(btf);
     Layout {
         sock_family: sock("__sk_common.skc_family"),
         sock_state: sock("__sk_common.skc_state"),
@@ -71,13 +71,16 @@ pub fn layout(btf: &Btf) -> Layout {
     }
 }
 
-/// Offsets of program counter, stack pointer, frame pointer and link register in `struct pt_regs`: programs see the same order, so it
-/// never changes (arch/x86/include/asm/ptrace.h; `user_pt_regs` of arch/arm64/include/uapi/asm/ptrace.h; v6.18).
-const fn registers() -> [u32; 4] {
+/// Returns the offsets of program counter, stack pointer, frame pointer and link register in `struct pt_regs`
+/// (arch/x86/include/asm/ptrace.h, arch/arm64/include/asm/ptrace.h; v6.18).
+fn registers(btf: &Btf) -> [u32; 4] {
+    let at = |path| btf.offset("pt_regs", path).unwrap_or(MISSING);
     if cfg!(target_arch = "x86_64") {
-        [128, 152, 32, MISSING]
+        [at("ip"), at("sp"), at("bp"), MISSING]
     } else if cfg!(target_arch = "aarch64") {
-        [256, 248, 232, 240]
+        // `x29` and `x30` of the array.
+        let [fp, lr] = [29, 30].map(|number| btf.offset("pt_regs", "regs").map_or(MISSING, |regs| regs + 8 * number));
+        [at("pc"), at("sp"), fp, lr]
     } else {
         [MISSING; 4]
     }

@@ -163,6 +163,10 @@ fn finds_every_member_in_the_running_kernel() {
     assert!(found.sock_state < 64 && found.sock_err < sock_bytes && found.sock_socket < sock_bytes, "{text}");
     assert!(found.tcp_rcv_nxt > sock_bytes && found.tcp_rcv_nxt < btf.size_of("tcp_sock").unwrap(), "{text}");
     assert!(found.socket_ino > btf.size_of("socket").unwrap(), "{text}");
+    // Programs see the same order, so it never changes (`user_regs_struct`, `user_pt_regs`).
+    let registers = [found.regs_pc, found.regs_sp, found.regs_fp, found.regs_lr];
+    let expected = if cfg!(target_arch = "x86_64") { [128, 152, 32, MISSING] } else { [256, 248, 232, 240] };
+    assert_eq!(registers, expected);
     assert_eq!(abilities(&btf).keepopen_bit, 3);
 }
 
