@@ -20,8 +20,8 @@ impl Rule for Pool {
                 (
                     Certainty::Low,
                     "idle connections only, or one event and unread responses: connections that the program forgot after use look \
-                     the same; unknown if most threads wait without a timeout, or stacks show threads that wait for a connection of a pool: an idle \
-                     pool and an exhausted one look the same",
+                     the same; unknown if most threads wait without a timeout, or stacks show threads that wait for a connection of a pool, or \
+                     at least half as many as sockets that wait for a lock: an idle pool and an exhausted one look the same",
                 ),
             ],
             says: "idle connections, which the pool will notice and replace at their next use",
@@ -72,19 +72,31 @@ impl Rule for Pool {
         let waiting = match case.group.evidence.stacks {
             Some(stacks) if stacks.pool > 0 => {
                 let wait = if stacks.pool == 1 { "waits" } else { "wait" };
-                Some(format!("{} of {} threads {wait} for a connection of a pool", stacks.pool, stacks.threads))
+                Some(format!(
+                    "{} of {} threads {wait} for a connection of a pool, perhaps for one of these",
+                    stacks.pool, stacks.threads
+                ))
+            }
+            // They may hold the connections meanwhile.
+            Some(stacks) if stacks.blocks(count) => {
+                Some(format!("{}, and may keep these.{}", stacks.blocked(), text::doing(case)))
             }
             Some(stacks) if stacks.complete => None,
             Some(_) | None => waits
                 .filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads)
-                .map(|waits| format!("{} of {} threads wait without a timeout", waits.blocked, waits.threads)),
+                .map(|waits| {
+                    format!(
+                        "{} of {} threads wait without a timeout, perhaps for one of these",
+                        waits.blocked, waits.threads
+                    )
+                }),
         };
         let (class, certainty, threads, next) = match waiting {
             Some(waiting) => (
                 Class::Unknown,
                 Certainty::Low,
-                format!("; {waiting}, perhaps for one of these"),
-                text::dump(case).and("a thread that waits for a connection shows an exhausted pool"),
+                format!("; {waiting}"),
+                text::dump(case).and("a thread that waits for a connection shows an exhausted pool, one that waits for a lock a hang"),
             ),
             None => (
                 Class::Pool,
@@ -164,5 +176,13 @@ mod tests {
         let judgement = scene.check(&Pool).unwrap();
         assert_eq!(judgement.class, Class::Unknown);
         assert!(judgement.text.contains("5 of 13 threads wait for a connection of a pool"), "{judgement:?}");
+        scene.group.evidence.stacks = Some(StackEvidence { at_line: 8, at_lines: 8, lines: 1, ..stacks });
+        let judgement = scene.check(&Pool).unwrap();
+        assert_eq!(
+            (judgement.class, judgement.certainty),
+            (Class::Unknown, Certainty::Low),
+            "they may hang with these"
+        );
+        assert!(judgement.text.contains("8 of 13 stacks have waited for a lock at one line"), "{judgement:?}");
     }
 }
