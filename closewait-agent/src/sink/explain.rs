@@ -401,7 +401,7 @@ mod tests {
         for part in when.split("; ").chain([*next]).chain(not.iter().copied()) {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
-        assert!(text.contains(&sentence(says)) && text.contains("blocked (rule of hung, unknown)"), "{text}");
+        assert!(text.contains(&sentence(says)) && text.contains("blocked (rule of hung)"), "{text}");
         for kind in source.counter_evidence {
             assert!(text.contains(kind.meaning()), "{} is missing in {text}", kind.name());
         }
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(objects.len(), Topics::names().count());
         assert_eq!((&objects[0]["kind"], &objects[0]["name"]), (&"class".into(), &"hung".into()));
         let blocked = objects.iter().find(|object| object["name"] == "blocked").unwrap();
-        assert_eq!((&blocked["kind"], &blocked["classes"]), (&"rule".into(), &serde_json::json!(["hung", "unknown"])));
+        assert_eq!((&blocked["kind"], &blocked["classes"]), (&"rule".into(), &serde_json::json!(["hung"])));
         assert_eq!(blocked["counter_evidence"].as_array().unwrap().len(), 7);
     }
 }

@@ -46,7 +46,7 @@ fn the_rules_are_those_of_this_version_of_the_protocol() {
 }
 
 /// Names of all rules for present sockets.
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 30] = [
     "accept_stopped",
     "accumulates",
     "backend_stuck",
@@ -61,6 +61,7 @@ const NAMES: [&str; 29] = [
     "inherited",
     "never_accepted",
     "no_demand",
+    "own_pool",
     "owner_stopped",
     "partly_blocked",
     "peers_wait",

@@ -27,7 +27,7 @@ impl Rule for Blocked {
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread; or stacks show that threads \
                    have waited for a lock at one line for 30 s or longer, at least half as many as the group has sockets or most of those \
                    that work, or most of these at up to three lines, and do not show that all threads wait for work",
-            class: &[Class::Hung, Class::Unknown],
+            class: &[Class::Hung],
             certainty: &[
                 (
                     Certainty::High,
@@ -41,10 +41,7 @@ impl Rule for Blocked {
                      the owner does not listen itself; if a thread works, which the others may wait for; if the other connections \
                      of the program could not be read; if the threads show nothing about single connections and the program has \
                      read most of the sockets (Go); if threads of the runtime's own may be the ones that wait (JVM); or if an \
-                     event loop leaves connections in the backlog; unknown if stacks show \
-                     threads that wait for work or for a result in the function that they began with, and nothing shows which: \
-                     workers are fewer than half of the sockets, or their number stays while that of the sockets rises; \
-                     handlers rise with the sockets, or are as many",
+                     event loop leaves connections in the backlog",
                 ),
             ],
             says: "the program has hung since its last progress",
@@ -54,7 +51,7 @@ impl Rule for Blocked {
                 "a server whose clients wait for events (long polling): it has answered, or serves other connections",
                 "a server without new connections: it might still serve them",
                 "an event loop that waits for events: it is idle, not stuck",
-                "an idle pool of the program's own: see `forgotten`",
+                "an idle pool of the program's own: see `own_pool`",
             ],
             seen: &["gevent/gevent#464", "Netflix, Java 21 virtual threads (2024)", "gin-gonic/gin#596"],
         }
@@ -88,8 +85,7 @@ impl Rule for Blocked {
         }
         let at_line = evidence.stacks.filter(|stacks| stacks.blocks(case.group.count));
         match loops.filter(|_| at_line.is_none()) {
-            Some(OwnLoops::Workers) => return None,
-            Some(OwnLoops::Undecided) => return Some(undecided(case)),
+            Some(OwnLoops::Workers | OwnLoops::Undecided) => return None,
             Some(OwnLoops::Handlers | OwnLoops::AsMany) | None => {}
         }
         let count = u64::from(case.group.count);
@@ -167,26 +163,6 @@ impl Rule for Blocked {
             next: text::dump(case).and(&format!("see what happened {} ago", text::duration(case.stalled()))),
         }))
     }
-}
-
-/// Returns the judgement on threads that wait for work or for a result, and nothing shows which.
-fn undecided<'c>(case: &'c Case<'_>) -> Judgement<'c> {
-    Judgement::new(Class::Unknown, Certainty::Low, move || {
-        let (owner, port) = (text::owner(case), text::port(case));
-        let in_loops = case.group.evidence.stacks.map_or(0, |stacks| stacks.in_loops);
-        Explanation {
-            text: format!(
-                "{owner} has served no other connection of port {port} for {stalled}; {in_loops} of its threads wait in the function that \
-                 they began with, for work or for a result: an idle pool, whose program has forgotten {count}, and hung requests look \
-                 the same.{doing}",
-                stalled = text::duration(case.stalled()),
-                count = text::count(case.group.count.max(1), "socket"),
-                doing = text::doing(case),
-            ),
-            next: format!("send a request to port {port} and see whether {owner} answers; check again when more sockets have entered")
-                .into(),
-        }
-    })
 }
 
 /// Whether nearly all threads but those that accept connections wait without a timeout, while most sockets were never read: all threads of a

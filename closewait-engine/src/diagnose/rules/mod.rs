@@ -10,6 +10,7 @@ mod gone;
 mod half_close;
 mod inherited;
 mod never_accepted;
+mod own_pool;
 mod owner_stopped;
 mod partly_blocked;
 mod peers_wait;
@@ -66,6 +67,7 @@ pub const RULES: &[&dyn Rule] = &[
     &working::Working,
     &forgotten::Forgotten,
     &blocked::Blocked,
+    &own_pool::OwnPool,
     &partly_blocked::PartlyBlocked,
     &accumulates::Accumulates,
     &shared::Shared,

@@ -32,7 +32,7 @@ impl Rule for ProxyWait {
             not: &[
                 "a hung proxy: a hung server behind a proxy also leaves sockets at the proxy, so this rule precedes those for hung \
                  programs",
-                "a server whose threads all wait for a backend, and that serves no other connection for 60 s or longer: see `backend_stuck`",
+                "a server whose threads all wait for a backend, and that has served no other client for 60 s: see `backend_stuck`",
                 "a server with one connection of its own, as to a database: it matches one socket, not half of the group",
             ],
             seen: &["kubernetes/kubernetes#18354", "docker/for-linux#335", "etcd-io/etcd#2743"],

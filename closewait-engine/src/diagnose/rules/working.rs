@@ -78,7 +78,8 @@ impl Rule for ServesOthers {
             class: &[Class::Unknown, Class::Leak],
             certainty: &[(
                 Certainty::Low,
-                "unknown; a leak if fewer threads work than half of the number of sockets, or the program has answered most of \
+                "unknown; a leak if fewer threads work than half of the number of sockets (stacks, if all were read, count instead of \
+                 system calls), or the program has answered most of \
                  them: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something on most",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
@@ -104,8 +105,14 @@ impl Rule for ServesOthers {
         }
         let most = |number| case.group.is_most(number);
         let waits = evidence.waits.filter(Waits::show_connections);
-        let idle_threads = waits
-            .is_some_and(|waits| waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count);
+        // Those of a runtime with many tasks on each thread show only in stacks. The tasks of an event loop have none.
+        let stacks = evidence.stacks.filter(|stacks| stacks.complete && !case.group.is_mostly_unread());
+        let idle_threads = match stacks {
+            Some(stacks) => u64::from(stacks.working()) * 2 < u64::from(case.group.count),
+            None => waits.is_some_and(|waits| {
+                waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count
+            }),
+        };
         // A program reads the FIN when it is done with the request, or about to be.
         let done = most(case.group.in_state(ReadState::FinConsumed))
             || most(case.group.answered)
@@ -147,7 +154,10 @@ impl Rule for ServesOthers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::{evidence::Siblings, testing::Scene};
+    use crate::diagnose::{
+        evidence::{Siblings, StackEvidence},
+        testing::Scene,
+    };
 
     #[test]
     fn one_sleeping_thread_for_each_socket_is_slow() {
@@ -180,5 +190,20 @@ mod tests {
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
         scene.group.evidence.waits = Some(Waits { threads: 1, complete: true, accepting: 1, ..Waits::default() });
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak);
+    }
+
+    #[test]
+    fn stacks_show_a_forgetful_program_whose_threads_do_not() {
+        let mut scene = Scene::server().of(9).aged(70).reading(ReadState::IdleFin);
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        scene.group.evidence.waits = Some(Waits { threads: 6, complete: true, multiplexes: true, ..Waits::default() });
+        let mut class = |idle, complete| {
+            let stacks = StackEvidence { threads: 20, idle, complete, ..StackEvidence::default() };
+            scene.group.evidence.stacks = Some(stacks);
+            scene.check(&ServesOthers).unwrap().class
+        };
+        assert_eq!(class(16, true), Class::Leak, "four goroutines work");
+        assert_eq!(class(15, true), Class::Unknown, "five may work on most of them");
+        assert_eq!(class(16, false), Class::Unknown, "some stacks are unknown");
     }
 }
