@@ -68,7 +68,7 @@ mod tests {
     fn the_hint_lists_similar_names_each_once_and_the_best_first() {
         let hint = |name| unknown(name).to_string();
         assert!(hint("hnug").ends_with("hint: similar names: hung"), "{}", hint("hnug"));
-        assert!(hint("poool").ends_with("hint: similar names: pool"), "{}", hint("poool"));
+        assert!(hint("poool").ends_with("hint: similar names: pool, own_pool"), "{}", hint("poool"));
         assert!(hint("Never-Acepted").contains("hint: similar names: never_accepted"), "{}", hint("Never-Acepted"));
         assert_eq!(hint("xyz"), "no class or rule has the name xyz\nhint: list all names:\n    closewait explain");
     }

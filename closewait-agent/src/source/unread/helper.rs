@@ -252,7 +252,8 @@ mod tests {
         };
         assert_eq!(request.to_string(), "GET /late");
         // The helper knows no such process, and has ended the second pass.
-        assert!(!asker.waits && ask(&mut asker).is_empty() && !asker.waits);
+        assert!(!asker.waits);
+        assert!(ask(&mut asker).is_empty() && !asker.waits);
         asker.helper = None;
         serving.join().unwrap();
     }
