@@ -98,7 +98,7 @@ pub(crate) fn disturbed(pid: u32) -> Vec<String> {
     let is_disturbed = |line: &str| match line.split_once(':') {
         Some(("State", value)) => value.trim().starts_with(['t', 'T']),
         Some(("TracerPid", value)) => value.trim() != "0",
-        Some(("SigPnd" | "ShdPnd", value)) => value.trim().trim_matches('0') != "",
+        Some(("SigPnd" | "ShdPnd", value)) => !value.trim().trim_matches('0').is_empty(),
         _ => false,
     };
     texts.filter(|text| text.lines().any(is_disturbed)).collect()

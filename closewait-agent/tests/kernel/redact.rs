@@ -29,7 +29,7 @@ fn nothing_original_is_in_a_redacted_answer() {
     let mut agent = Agent::start(&["--stuck-after", "300ms", "--stacks", "auto", "--socket", &socket]);
     handed.fin();
     agent.wait_for_socket("stuck", &handed.id);
-    let (port, pid) = (handed.id.local.port().to_string(), owner.pid().to_string());
+    let port = handed.id.local.port().to_string();
     let shown = |arguments: &[&str]| {
         let finished = finish(&mut closewait(arguments));
         assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
@@ -64,7 +64,7 @@ fn nothing_original_is_in_a_redacted_answer() {
         let object = [&["status", "--output", "json", "--redact"][..], asked].concat();
         let status: Value = serde_json::from_str(&shown(&object)).expect("JSON");
         let groups = status["groups"].as_array().expect("groups");
-        let ours = groups.iter().find(|group| group["owner"]["pid"].to_string() == pid).expect("our group");
+        let ours = groups.iter().find(|group| group["owner"]["pid"] == owner.pid()).expect("our group");
         assert!(ours["owner"]["comm"].as_str().is_some_and(|name| name.starts_with("program-")), "{ours}");
         assert!(!status.to_string().contains(PROGRAM) && !status.to_string().contains("127.0.0.1"), "{status}");
     }
