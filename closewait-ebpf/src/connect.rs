@@ -71,7 +71,9 @@ fn copy(sk: u64, now_ns: u64, task: u64, port: u16) {
     let Some(mut entry) = maps::reserve_connect() else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: `record` points to the whole reserved record, which this program alone writes until it submits it.
-    unsafe { (&raw mut (*record).head).write(head) };
+    let to = unsafe { &raw mut (*record).head };
+    // SAFETY: as above.
+    unsafe { to.write(head) };
     // SAFETY: as above.
     let stack: *mut u8 = unsafe { (&raw mut (*record).stack).cast() };
     let mut len = 0;
@@ -86,6 +88,8 @@ fn copy(sk: u64, now_ns: u64, task: u64, port: u16) {
         len += CHUNK_BYTES;
     }
     // SAFETY: as above.
-    unsafe { (&raw mut (*record).head.stack_len).write(len as u16) };
+    let to = unsafe { &raw mut (*record).head.stack_len };
+    // SAFETY: as above.
+    unsafe { to.write(len as u16) };
     maps::submit_connect(entry);
 }
