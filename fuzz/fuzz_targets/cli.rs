@@ -47,6 +47,7 @@ fuzz_target!(|bytes: &[u8]| {
             | Command::Explain(_)
             | Command::Stacks(_)
             | Command::JvmDumps
+            | Command::Peeks
             | Command::Completions(_)
             | Command::Doctor(_)
             | Command::Tail(_)

@@ -2,7 +2,7 @@
 #![no_main]
 
 use closewait_stacks::{
-    jvm::{JvmThread, MAX_JVM_THREADS, has_virtual_threads, lock_owners, json, merged, text},
+    jvm::{JvmThread, MAX_JVM_THREADS, has_virtual_threads, json, lock_owners, merged, text},
     stack::MAX_FRAMES,
 };
 use libfuzzer_sys::fuzz_target;
