@@ -10,12 +10,15 @@ mod waits;
 
 use std::time::Duration;
 
-pub(crate) use self::gather::{OwnerConnections, STARTED, Sources};
 pub use self::{
     clients::{ClientFacts, OwnerClients},
     reading::{CounterEvidence, EvidenceReading},
     stacks::{OwnLoops, StackEvidence},
     waits::{Waits, WaitsSample},
+};
+pub(crate) use self::{
+    gather::{OwnerConnections, STARTED, Sources},
+    stacks::STEADY,
 };
 use crate::{model::PortCloses, time::BootTime};
 

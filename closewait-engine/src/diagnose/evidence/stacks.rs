@@ -10,7 +10,7 @@ use crate::{
 
 /// Minimum time between the first and the last sample in which threads are at one line, for evidence that they are blocked there. One
 /// sample is an indication.
-const STEADY: Duration = Duration::from_secs(30);
+pub(crate) const STEADY: Duration = Duration::from_secs(30);
 
 /// Threads or goroutines of all owners of a group, by what their stacks show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,6 +183,11 @@ impl StackEvidence {
         } else {
             format!("{at_line} of {threads} stacks have waited for a lock at one line for at least 30s{stopped}")
         }
+    }
+
+    /// Returns what the threads do that wait for a connection of a pool, in words.
+    pub fn waiting_for_pool(&self) -> String {
+        format!("{} of {} stacks have waited for a connection of a pool for at least 30s", self.pool, self.threads)
     }
 
     /// Whether the threads at one line explain why `sockets` are not closed: with those that they keep from running, they are at least
