@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::{
     query::{EVERYTHING, Filter, ReportContent},
     urgency::Urgency,
-    view::RowFacts,
+    view::facts_of,
 };
 use crate::{
     Engine,
@@ -34,7 +34,10 @@ impl Engine {
         let mut members = self.members(now, |_flow_key| true);
         if !filter.is_empty() {
             members.retain(|_flow_key, members| {
-                members.retain(|(_, one)| filter.matches_facts(&self.facts(one, &grouping, now), now));
+                members.retain(|(_, one)| {
+                    filter.matches_ends(&one.socket)
+                        && filter.matches_facts(&facts_of(one, &grouping, &self.host_context, now), now)
+                });
                 !members.is_empty()
             });
         }
@@ -111,19 +114,6 @@ impl Engine {
     pub(crate) fn grouping(&self, now: BootTime) -> Grouping<'_> {
         let flows = self.flows.as_ref();
         Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
-    }
-
-    /// Returns the facts about a socket that filters compare.
-    fn facts<'a>(&'a self, one: &'a TrackedSocket, grouping: &Grouping<'a>, now: BootTime) -> RowFacts<'a> {
-        let owners = one.owners.as_deref();
-        RowFacts {
-            socket: &one.socket,
-            dwell: Some(one.since.dwell(now)),
-            gone: None,
-            owners,
-            listener: grouping.origins(&one.socket).listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     time::Duration,
     vec,
 };
@@ -88,7 +89,7 @@ impl<'a> Row<'a> {
 }
 
 /// Iterator over the sockets that match a filter, by minimum age, oldest first. It judges each socket when it returns it, and
-/// never judges a socket whose facts do not match the filter.
+/// neither sorts nor judges a socket whose facts do not match the filter.
 pub struct Selection<'a> {
     /// Time of the selection.
     pub now: BootTime,
@@ -102,7 +103,7 @@ pub struct Selection<'a> {
     pub processes: &'a BTreeMap<u32, Process>,
     filter: &'a Filter,
     host_context: &'a HostContext,
-    grouping: Grouping<'a>,
+    grouping: Rc<Grouping<'a>>,
     tracked: vec::IntoIter<(SocketKey, &'a TrackedSocket)>,
     gone: vec::IntoIter<&'a Lingering>,
     /// Causes of which a row had texts already; `None` if all rows have texts.
@@ -118,7 +119,13 @@ impl<'a> Selection<'a> {
         host_context: &'a HostContext,
         grouping: Grouping<'a>,
     ) -> Self {
-        let mut tracked: Vec<_> = tracker.iter().collect();
+        let grouping = Rc::new(grouping);
+        let fits = |socket: &Socket, facts: &dyn Fn() -> RowFacts<'a>| {
+            filter.is_empty() || filter.matches_ends(socket) && filter.matches_facts(&facts(), now)
+        };
+        let fitting =
+            tracker.iter().filter(|(_, one)| fits(&one.socket, &|| facts_of(one, &grouping, host_context, now)));
+        let mut tracked: Vec<_> = fitting.collect();
         // The wider interval comes first, then the endpoints decide, so that the order is always the same.
         tracked.sort_by_key(|(_, one)| {
             let earliest = match one.since {
@@ -127,11 +134,13 @@ impl<'a> Selection<'a> {
             };
             (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
         });
-        let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
+        let fitting = lingering.iter().map(|(_, one)| one);
+        let mut gone: Vec<_> =
+            fitting.filter(|one| fits(&one.socket, &|| facts_of_gone(one, &grouping, host_context))).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
         Self {
             now,
-            total: tracked.len() + gone.len(),
+            total: tracker.len() + lingering.len(),
             untracked: tracker.untracked(),
             unseen: None,
             processes: host_context.processes(),
@@ -144,24 +153,21 @@ impl<'a> Selection<'a> {
         }
     }
 
+    /// Returns the groups of all sockets, for other parts of the same answer.
+    pub(crate) fn grouping(&self) -> Rc<Grouping<'a>> {
+        Rc::clone(&self.grouping)
+    }
+
     /// Makes only those verdicts have texts that hints show: of each cause, the verdict of the oldest row. Other texts are empty.
     #[must_use]
     pub fn with_texts_of_hints(self) -> Self {
         Self { explained: Some(BTreeSet::new()), ..self }
     }
 
-    /// Returns the row of a socket in CLOSE_WAIT; `None` if it does not match the filter.
+    /// Returns the row of a socket in CLOSE_WAIT; `None` if its verdict does not match the filter.
     fn tracked(&mut self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
-        let owners = one.owners.as_deref();
+        let facts = facts_of(one, &self.grouping, self.host_context, self.now);
         let origins = self.grouping.origins(&one.socket);
-        let facts = RowFacts {
-            socket: &one.socket,
-            dwell: Some(one.since.dwell(self.now)),
-            gone: None,
-            owners,
-            listener: origins.listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        };
         let mut proxy_peer = None;
         let row = self.judged(facts, |grouping, explained| {
             let verdict;
@@ -171,30 +177,19 @@ impl<'a> Selection<'a> {
         Some(Row { conntrack: self.host_context.conntrack(one.socket.netns), proxy_peer, ..row })
     }
 
-    /// Returns the row of a socket of which only a descriptor is left; `None` if it does not match the filter.
+    /// Returns the row of a socket of which only a descriptor is left; `None` if its verdict does not match the filter.
     fn gone(&mut self, one: &'a Lingering) -> Option<Row<'a>> {
-        let owners = one.owners.as_deref();
+        let facts = facts_of_gone(one, &self.grouping, self.host_context);
         let origins = self.grouping.origins(&one.socket);
-        let facts = RowFacts {
-            socket: &one.socket,
-            dwell: one.gone.dwell,
-            gone: Some(&one.gone),
-            owners,
-            listener: origins.listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        };
         self.judged(facts, |grouping, explained| grouping.judge_lingering(one, origins, explained))
     }
 
-    /// Returns the row of a socket; computes the verdict only if the facts match the filter.
+    /// Returns the row of a socket whose facts match the filter; `None` if its verdict does not.
     fn judged(
         &mut self,
         facts: RowFacts<'a>,
         verdict: impl FnOnce(&Grouping<'a>, &mut dyn FnMut(Class, RuleName) -> bool) -> Verdict,
     ) -> Option<Row<'a>> {
-        if !self.filter.matches_facts(&facts, self.now) {
-            return None;
-        }
         let explained = &mut self.explained;
         let mut is_explained = |class, rule| match explained {
             Some(explained) => explained.insert(cause(&facts, class, rule)),
@@ -216,6 +211,37 @@ impl<'a> Selection<'a> {
             verdict,
         };
         self.filter.matches_verdict(row.verdict.class).then_some(row)
+    }
+}
+
+/// Returns the facts about a socket in CLOSE_WAIT that filters compare at `now`.
+pub(crate) fn facts_of<'a>(
+    one: &'a TrackedSocket,
+    grouping: &Grouping<'a>,
+    host_context: &'a HostContext,
+    now: BootTime,
+) -> RowFacts<'a> {
+    let owners = one.owners.as_deref();
+    RowFacts {
+        socket: &one.socket,
+        dwell: Some(one.since.dwell(now)),
+        gone: None,
+        owners,
+        listener: grouping.origins(&one.socket).listener,
+        workload: host_context.workload(&one.socket, owners),
+    }
+}
+
+/// Returns the facts about a socket of which only a descriptor is left.
+fn facts_of_gone<'a>(one: &'a Lingering, grouping: &Grouping<'a>, host_context: &'a HostContext) -> RowFacts<'a> {
+    let owners = one.owners.as_deref();
+    RowFacts {
+        socket: &one.socket,
+        dwell: one.gone.dwell,
+        gone: Some(&one.gone),
+        owners,
+        listener: grouping.origins(&one.socket).listener,
+        workload: host_context.workload(&one.socket, owners),
     }
 }
 
@@ -258,25 +284,25 @@ mod tests {
     const NOW: BootTime = BootTime(100_000_000_000);
 
     /// Returns the number of verdicts and the ports of the rows if `filter` selects among sockets on ports 80 to 84.
-    fn judged(filter: &Filter) -> (u32, Vec<u16>) {
-        let sockets: Vec<_> = (80..85).map(socket_on_port).collect();
-        let (tracker, lingering) =
+    fn judged(filter: &Filter) -> (usize, Vec<u16>) {
+        let (count, rows) = rows(filter);
+        (count, rows.into_iter().map(|(port, _)| port).collect())
+    }
+
+    /// Returns the number of verdicts, and the ports and classes of the rows if `filter` selects among sockets on ports 80 to 84.
+    fn rows(filter: &Filter) -> (usize, Vec<(u16, Class)>) {
+        let (mut tracker, lingering) =
             (Tracker::new(Duration::from_secs(60), 10, KeySecret::default()), LingeringSockets::default());
+        for port in 80..85 {
+            tracker.enter(SocketKey((1 << 63) + u64::from(port)), BootTime(u64::from(port)), socket_on_port(port));
+        }
         let host_context = HostContext::default();
         let keys = GroupKeys::default();
         let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, &keys, None);
-        let mut selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
-        let (mut count, mut ports) = (0, Vec::new());
-        for socket in &sockets {
-            let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
-            let facts = RowFacts { socket, dwell, gone: None, owners: None, listener: None, workload: None };
-            let row = selection.judged(facts, |_grouping, _explained| {
-                count += 1;
-                verdict(if socket.local.port == 80 { Class::Leak } else { Class::Hung }, Certainty::High)
-            });
-            ports.extend(row.map(|row| row.socket.local.port));
-        }
-        (count, ports)
+        let selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
+        assert_eq!(selection.total, 5);
+        let count = selection.tracked.len();
+        (count, selection.map(|row| (row.socket.local.port, row.verdict.class)).collect())
     }
 
     #[test]
@@ -284,8 +310,11 @@ mod tests {
         let ports = |ports: &[u16]| Filter { ports: ports.to_vec(), ..Filter::default() };
         assert_eq!(judged(&Filter::default()), (5, vec![80, 81, 82, 83, 84]));
         assert_eq!(judged(&ports(&[80, 82])), (2, vec![80, 82]));
-        assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[80, 82]) }), (2, vec![82]));
-        assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[1]) }), (0, Vec::new()));
+        let (_, class) = rows(&Filter::default()).1[0];
+        assert_eq!(judged(&Filter { verdicts: vec![class], ..ports(&[80, 82]) }), (2, vec![80, 82]));
+        let others = Class::ALL.iter().copied().filter(|other| *other != class).collect();
+        assert_eq!(judged(&Filter { verdicts: others, ..ports(&[80, 82]) }), (2, Vec::new()));
+        assert_eq!(judged(&ports(&[1])), (0, Vec::new()));
     }
 
     #[test]
