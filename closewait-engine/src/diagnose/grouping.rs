@@ -11,10 +11,10 @@ use crate::{
     },
     flow::flows::Flows,
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
-    model::{Class, Listener, Owner, ProxyPeer, Role, RuleName, Socket, SocketKey, Verdict},
+    model::{Class, Dwell, Listener, Owner, ProxyPeer, Role, RuleName, Socket, SocketKey, Verdict},
     process::Process,
     time::BootTime,
-    track::lingering::Lingering,
+    track::lingering::{Lingering, LingeringSockets},
     track::tracked_socket::TrackedSocket,
     track::tracker::Tracker,
 };
@@ -52,6 +52,8 @@ pub(crate) struct Grouping<'a> {
     host_context: &'a HostContext,
     keys: &'a GroupKeys,
     flows: Option<&'a Flows>,
+    lingering: Option<&'a LingeringSockets>,
+    abandoned: OnceCell<BTreeMap<FlowKey, BootTime>>,
     listeners: OnceCell<BTreeMap<u16, Vec<&'a Seen<Listener>>>>,
     connections: OnceCell<BTreeMap<u32, OwnerConnections<'a>>>,
     members: OnceCell<SortedMembers<'a, OnceCell<GroupedSockets<'a>>>>,
@@ -68,7 +70,42 @@ impl<'a> Grouping<'a> {
         flows: Option<&'a Flows>,
     ) -> Self {
         let (listeners, connections, members) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { now, stuck_after, tracker, host_context, keys, flows, listeners, connections, members }
+        let (lingering, abandoned) = (None, OnceCell::new());
+        Self {
+            now,
+            stuck_after,
+            tracker,
+            host_context,
+            keys,
+            flows,
+            lingering,
+            abandoned,
+            listeners,
+            connections,
+            members,
+        }
+    }
+
+    /// Adds sockets that have exited while a program still has a descriptor of them: the hang of a program that has left those behind began
+    /// with them. Keepalive of a peer that is gone ends a connection after a minute, and with it the oldest sockets of a group.
+    #[must_use]
+    pub(crate) fn with_lingering(self, lingering: &'a LingeringSockets) -> Self {
+        Self { lingering: Some(lingering), ..self }
+    }
+
+    /// Returns the earliest entry of a flow's sockets that have exited with an open descriptor; `None` without one.
+    fn abandoned_since(&self, flow_key: FlowKey) -> Option<BootTime> {
+        let abandoned = self.abandoned.get_or_init(|| {
+            let mut abandoned = BTreeMap::<FlowKey, BootTime>::new();
+            for (_, one) in self.lingering.into_iter().flat_map(LingeringSockets::iter) {
+                let Some(Dwell::Exact(dwell)) = one.gone.dwell else { continue };
+                let entered = one.gone.at - dwell;
+                let first = abandoned.entry(self.keys.flow(&one.socket)).or_insert(entered);
+                *first = entered.min(*first);
+            }
+            abandoned
+        });
+        abandoned.get(&flow_key).copied()
     }
 
     /// Returns the sockets by group.
@@ -114,6 +151,7 @@ impl<'a> Grouping<'a> {
             entries,
             listeners,
             of_owner: self.members().clients_of(owner),
+            abandoned_since: self.abandoned_since(flow_key),
         };
         let evidence = sources.evidence(members);
         let group = group_of(members, self.now, self.stuck_after);
@@ -203,7 +241,7 @@ impl<'a> Grouping<'a> {
             now: self.now,
             stuck_after: self.stuck_after,
             socket,
-            dwell: crate::model::Dwell::Between { at_least: Duration::ZERO, at_most: None },
+            dwell: Dwell::Between { at_least: Duration::ZERO, at_most: None },
             entered: gone.at,
             gone: Some(gone),
             owners: owners.as_deref(),

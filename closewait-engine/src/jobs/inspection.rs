@@ -295,7 +295,8 @@ impl Engine {
         let forgotten = self.tracker.forget_stale_facts(due_by, refreshed);
         let flows = self.flows.as_ref();
         let grouping =
-            Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows);
+            Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
+                .with_lingering(&self.lingering);
         let due = self.tracker.due(due_by);
         let judged: Vec<_> = due
             .iter()

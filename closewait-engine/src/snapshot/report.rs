@@ -114,6 +114,7 @@ impl Engine {
     pub(crate) fn grouping(&self, now: BootTime) -> Grouping<'_> {
         let flows = self.flows.as_ref();
         Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
+            .with_lingering(&self.lingering)
     }
 }
 

@@ -20,6 +20,7 @@ const TAKES: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Python, "threading.py:wait%"),
     // A semaphore that counts items; the locks of Python have no frame.
     (CodeLanguage::Python, "threading.py:acquire"),
+    (CodeLanguage::Jvm, "java.util.concurrent.Semaphore.%cquire%"),
     (CodeLanguage::Jvm, "java.util.concurrent.%.take%"),
     (CodeLanguage::Jvm, "java.util.concurrent.%.poll%"),
     (CodeLanguage::Jvm, "java.util.concurrent.locks.%.await%"),

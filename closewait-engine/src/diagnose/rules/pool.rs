@@ -102,7 +102,7 @@ impl Rule for Pool {
             Some(stacks) if stacks.blocks(count) => {
                 Some(format!("{}, and may keep these.{}", stacks.blocked(), text::doing(case)))
             }
-            Some(stacks) if stacks.complete => None,
+            Some(stacks) if !stacks.unknown => None,
             Some(_) | None => waits
                 .filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads)
                 .map(|waits| {
@@ -207,6 +207,10 @@ mod tests {
         let stacks = StackEvidence { threads: 13, pool: 0, complete: true, ..StackEvidence::default() };
         scene.group.evidence.stacks = Some(stacks);
         assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "no thread waits for a connection");
+        scene.group.evidence.stacks = Some(StackEvidence { complete: false, ..stacks });
+        assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "tasks of an event loop would have stacks");
+        scene.group.evidence.stacks = Some(StackEvidence { complete: false, unknown: true, ..stacks });
+        assert_eq!(scene.check(&Pool).unwrap().class, Class::Unknown, "some stacks are unknown");
         scene.group.evidence.stacks = Some(StackEvidence { pool: 5, ..stacks });
         let judgement = scene.check(&Pool).unwrap();
         assert_eq!(judgement.class, Class::Unknown);

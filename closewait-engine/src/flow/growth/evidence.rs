@@ -16,9 +16,9 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
-        Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
-        Since, Slope, Socket, SocketKey, Task, count_age,
+        AgeCounts, Certainty, Class, Dwell, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis,
+        Limit, Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident,
+        Shape, Since, Slope, Socket, SocketKey, Task, count_age,
     },
     process::Process,
     snapshot::metrics::service_of,
@@ -82,7 +82,14 @@ impl Engine {
             }
             (flow_key, one.since, key)
         });
-        let ended = flows.handle_timeout(now, sockets);
+        let abandoned = self.lingering.iter().filter_map(|(_, one)| {
+            let Some(Dwell::Exact(dwell)) = one.gone.dwell.filter(|_| one.gone.seen && one.gone.how.is_by_peer())
+            else {
+                return None;
+            };
+            Some((self.group_keys.flow(&one.socket), one.gone.at - dwell))
+        });
+        let ended = flows.handle_timeout(now, sockets, abandoned);
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
             self.host_context.watch(&ports, now);
             self.outputs.push_back(Output::WatchPorts(ports));
