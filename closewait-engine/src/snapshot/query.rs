@@ -48,6 +48,22 @@ pub enum Query {
     },
 }
 
+impl Query {
+    /// Returns the filter of the sockets; `None` for events.
+    pub fn filter(&self) -> Option<&Filter> {
+        match self {
+            Self::List { filter, .. } | Self::Report { filter, .. } => Some(filter),
+            Self::Tail { .. } => None,
+        }
+    }
+
+    /// Whether the answer needs the owners of sockets that entered a moment ago, too: data for programs, and a selection by owner.
+    pub fn needs_all_owners(&self) -> bool {
+        let for_programs = matches!(self, Self::List { content: ListContent::Sockets, .. });
+        for_programs || self.filter().is_some_and(|filter| !filter.pids.is_empty() || !filter.cgroups.is_empty())
+    }
+}
+
 /// Content of an incident report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -31,16 +31,9 @@ impl Engine {
     /// forecasts are those of the whole port or remote endpoint.
     pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
-        let mut members = self.members(now, |_flow_key| true);
-        if !filter.is_empty() {
-            members.retain(|_flow_key, members| {
-                members.retain(|(_, one)| {
-                    filter.matches_ends(&one.socket)
-                        && filter.matches_facts(&facts_of(one, &grouping, &self.host_context, now), now)
-                });
-                !members.is_empty()
-            });
-        }
+        let fitting =
+            self.tracker.iter().filter(|(_, one)| filter.is_empty() || self.fits(one, filter, &grouping, now));
+        let members = self.members_of(fitting, now, |_flow_key| true);
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
         let mut flows: Vec<_> = members.iter().collect();
         let all = flows.len();
@@ -93,6 +86,11 @@ impl Engine {
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
             resolved,
         }
+    }
+
+    /// Whether the facts about a socket match a filter at `now`.
+    fn fits<'a>(&'a self, one: &'a TrackedSocket, filter: &Filter, grouping: &Grouping<'a>, now: BootTime) -> bool {
+        filter.matches_ends(&one.socket) && filter.matches_facts(&facts_of(one, grouping, &self.host_context, now), now)
     }
 
     /// Returns the course of a group's incident; if the group is `whole`, until `now`.

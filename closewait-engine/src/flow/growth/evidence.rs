@@ -154,8 +154,18 @@ impl Engine {
 
     /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
     pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
-        let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
-        for (key, tracked) in self.tracker.iter().filter(|(_, one)| one.since.latest() <= at) {
+        self.members_of(self.tracker.iter(), at, wanted)
+    }
+
+    /// Returns those of these sockets that are in the wanted flows and had entered by `at`, oldest first.
+    pub(crate) fn members_of<'a>(
+        &self,
+        sockets: impl Iterator<Item = (SocketKey, &'a TrackedSocket)>,
+        at: BootTime,
+        wanted: impl Fn(FlowKey) -> bool,
+    ) -> BTreeMap<FlowKey, Members<'a>> {
+        let mut members = BTreeMap::<FlowKey, Members<'a>>::new();
+        for (key, tracked) in sockets.filter(|(_, one)| one.since.latest() <= at) {
             let flow_key = self.flow_of(&tracked.socket);
             if wanted(flow_key) {
                 members.entry(flow_key).or_default().push((key, tracked));
