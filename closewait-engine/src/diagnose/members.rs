@@ -171,12 +171,13 @@ pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: 
     remotes.sort_unstable();
     remotes.dedup();
     let mut reads = BTreeMap::<ReadState, u32>::new();
-    let (mut unanswered, mut asked_nothing, mut answered, mut awaiting) = (0, 0, 0, 0);
+    let (mut unanswered, mut asked_nothing, mut answered, mut replied, mut awaiting) = (0, 0, 0, 0, 0);
     for (_, one) in members {
         if let Some(state) = one.socket.read_state() {
             *reads.entry(state).or_default() += 1;
         }
         unanswered += u32::from(one.socket.sent_bytes == Some(0));
+        replied += u32::from(one.socket.replied() == Some(true));
         asked_nothing += u32::from(one.socket.asked_nothing() == Some(true));
         match one.socket.answered() {
             Some(true) => answered += 1,
@@ -194,6 +195,7 @@ pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: 
         unanswered,
         asked_nothing,
         answered,
+        replied,
         awaiting,
         remotes: number(remotes.len()),
         oldest_unaccepted: None,
