@@ -1,7 +1,5 @@
 //! Effect of each fact: one method for each part of [`Observation`].
 
-use std::sync::Arc;
-
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     flow::flows::EndedBy,
@@ -11,7 +9,7 @@ use super::{
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
-    track::tracker::Left,
+    track::tracker::{Departed, Left},
 };
 
 impl Engine {
@@ -66,7 +64,7 @@ impl Engine {
                         self.windows.finished_uncounted(dwell);
                     }
                 }
-                let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
+                let sent_before = tracked.as_ref().and_then(|tracked| tracked.sent_bytes);
                 let sent = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
                 // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
                 let answered = wrote == Some(true) || sent.is_some_and(|sent| sent > 0);
@@ -81,7 +79,7 @@ impl Engine {
                     let ended = (ended == Some(true)).then(|| EndedBy(closer.as_ref().map(|closer| closer.pid)));
                     flows.left(self.group_keys.flow(&socket), at, entered, dwell, (finished, ended));
                 }
-                let socket = with_earlier_facts(socket, tracked.as_deref());
+                let socket = with_earlier_facts(socket, tracked.as_ref());
                 if fd_open == Some(true) {
                     let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
                     let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
@@ -171,10 +169,9 @@ impl Engine {
     }
 
     /// Reports an exit that the agent missed: the socket exited at an unknown time before `at`.
-    pub(super) fn missed_exit(&mut self, at: BootTime, missed: Arc<TrackedSocket>) {
+    pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
         self.exits.left(at, ExitCause::Unknown, &missed.socket, None);
         if missed.reported || self.config.events == Events::All {
-            let missed = Arc::unwrap_or_clone(missed);
             let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
             self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
@@ -212,12 +209,12 @@ impl Engine {
 }
 
 /// Adds facts that do not change, from earlier findings about the socket, to the facts of its last record.
-fn with_earlier_facts(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
+fn with_earlier_facts(socket: Socket, tracked: Option<&Departed>) -> Socket {
     let Some(tracked) = tracked else { return socket };
     Socket {
-        role: socket.role.or(tracked.socket.role),
-        cgroup: socket.cgroup.or(tracked.socket.cgroup),
-        opener: socket.opener.clone().or_else(|| tracked.socket.opener.clone()),
+        role: socket.role.or(tracked.role),
+        cgroup: socket.cgroup.or(tracked.cgroup),
+        opener: socket.opener.clone().or_else(|| tracked.opener.clone()),
         ..socket
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     time::BootTime,
     track::hashing::KeyedState,
     track::lingering::Lingering,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
     track::tracker::Tracker,
 };
 
@@ -46,7 +46,7 @@ fn waiting<'a>(socket: &Socket, listeners: impl Iterator<Item = &'a Seen<Listene
 /// Sockets and counts of a group while it is built.
 #[derive(Default)]
 struct GroupBuilder<'a> {
-    members: Vec<(SocketKey, &'a TrackedSocket)>,
+    members: Vec<SocketView<'a>>,
     ages: Vec<Duration>,
     reads: BTreeMap<ReadState, u32>,
     unanswered: u32,
@@ -56,17 +56,18 @@ struct GroupBuilder<'a> {
 }
 
 impl<'a> GroupBuilder<'a> {
-    fn add(&mut self, key: SocketKey, tracked: &'a TrackedSocket, now: BootTime) {
-        self.members.push((key, tracked));
-        self.ages.push(tracked.since.dwell(now).at_least());
-        if let Some(state) = tracked.socket.read_state() {
+    fn add(&mut self, tracked: SocketView<'a>, now: BootTime) {
+        let socket = tracked.socket();
+        self.members.push(tracked);
+        self.ages.push(tracked.dwell(now).at_least());
+        if let Some(state) = socket.read_state() {
             *self.reads.entry(state).or_default() += 1;
         }
-        self.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
-        let answered = tracked.socket.answered();
+        self.unanswered += u32::from(socket.sent_bytes == Some(0));
+        let answered = socket.answered();
         self.answered += u32::from(answered == Some(true));
         self.awaiting += u32::from(answered == Some(false));
-        self.remotes.insert(tracked.socket.remote.address);
+        self.remotes.insert(socket.remote.address);
     }
 
     /// Builds the group, without its flow.
@@ -107,8 +108,8 @@ fn sole_owners<'k>(keys: impl Iterator<Item = &'k GroupKey>) -> SoleOwners {
 }
 
 /// Whether the owner of an accepted socket is unknown because no scan has ended since its entry.
-fn is_unscanned(owner: GroupOwner, tracked: &TrackedSocket) -> bool {
-    owner == GroupOwner::Unknown && tracked.owners.is_none()
+fn is_unscanned(owner: GroupOwner, tracked: SocketView<'_>) -> bool {
+    owner == GroupOwner::Unknown && !tracked.is_scanned()
 }
 
 /// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
@@ -120,9 +121,9 @@ fn join_sole_owners(
     for (flow_key, owner) in sole_owners {
         let Some(owner) = owner else { continue };
         let Some(unknown) = gathered.remove(&(GroupOwner::Unknown, *flow_key)) else { continue };
-        for (key, tracked) in unknown.members {
+        for tracked in unknown.members {
             let owner = if is_unscanned(GroupOwner::Unknown, tracked) { *owner } else { GroupOwner::Unknown };
-            gathered.entry((owner, *flow_key)).or_default().add(key, tracked, now);
+            gathered.entry((owner, *flow_key)).or_default().add(tracked, now);
         }
     }
 }
@@ -134,7 +135,7 @@ fn owner_clients(gathered: &HashMap<GroupKey, GroupBuilder<'_>, KeyedState>) -> 
         if let (GroupOwner::Held(..), FlowKey::Remote(..)) = (owner, flow_key) {
             let (groups, entries) = clients.entry(*owner).or_default();
             *groups += 1;
-            entries.extend(group.members.iter().map(|(_, one)| one.since.latest()));
+            entries.extend(group.members.iter().map(|one| one.latest()));
         }
     }
     let of = |(groups, entries): (u32, Vec<BootTime>)| {
@@ -181,15 +182,15 @@ impl<'a> Grouping<'a> {
         let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
         let mut oldest_unaccepted = BTreeMap::<FlowKey, Duration>::new();
         let mut entries = BTreeMap::<FlowKey, Vec<BootTime>>::new();
-        for (key, tracked) in tracker.iter() {
+        for tracked in tracker.iter() {
             let (owner, flow_key) = keys.group(tracked);
             if owner == GroupOwner::Backlog {
                 let oldest = oldest_unaccepted.entry(flow_key).or_default();
-                *oldest = tracked.since.dwell(now).at_least().max(*oldest);
+                *oldest = tracked.dwell(now).at_least().max(*oldest);
             }
-            entries.entry(flow_key).or_default().push(tracked.since.latest());
+            entries.entry(flow_key).or_default().push(tracked.latest());
             if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
-                gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
+                gathered.entry((owner, flow_key)).or_default().add(tracked, now);
             }
         }
         #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
@@ -229,7 +230,7 @@ impl<'a> Grouping<'a> {
             let pairs = match owner {
                 GroupOwner::Held(pid, _) => {
                     let waiting = connections.get(&pid).map_or(&[][..], |of| of.waiting.as_slice());
-                    let sockets = gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since));
+                    let sockets = gathered.members.iter().map(|one| (one.key(), one.socket(), one.since()));
                     pairing::pair(sockets, waiting)
                 }
                 GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
@@ -242,16 +243,15 @@ impl<'a> Grouping<'a> {
     }
 
     /// Judges a socket in CLOSE_WAIT.
-    pub(crate) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
-        self.judge(key, tracked, self.origins(&tracked.socket), |_, _| true).0
+    pub(crate) fn verdict(&self, tracked: SocketView<'_>) -> Verdict {
+        self.judge(tracked, self.origins(&tracked.socket()), |_, _| true).0
     }
 
     /// Judges a socket in CLOSE_WAIT. The texts of the verdict are empty unless `explained` returns true for its class and rule.
     /// Returns the other side of a proxied connection, for which the socket waits, too.
     pub(crate) fn judge(
         &self,
-        key: SocketKey,
-        tracked: &TrackedSocket,
+        tracked: SocketView<'_>,
         origins: Origins<'a>,
         explained: impl FnOnce(Class, RuleName) -> bool,
     ) -> (Verdict, Option<&'a ProxyPeer>) {
@@ -260,46 +260,48 @@ impl<'a> Grouping<'a> {
         let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
             Some(grouped) => grouped,
             None => {
-                alone = self.alone(key, tracked);
+                alone = self.alone(tracked);
                 &alone
             }
         };
-        let own = pairs.get(&key).copied();
+        let own = pairs.get(&tracked.key()).copied();
         let proxy_peers = ProxyPeers { own: own.cloned(), ..proxy_peers.clone() };
-        let processes = self.processes(origins.listener, tracked.owners.as_deref());
+        let (socket, owners) = (tracked.socket(), tracked.owners());
+        let owners = owners.as_deref();
+        let processes = self.processes(origins.listener, owners);
         let case = Case {
             now: self.now,
             stuck_after: self.stuck_after,
-            socket: &tracked.socket,
-            dwell: tracked.since.dwell(self.now),
-            entered: tracked.since.latest(),
+            socket: &socket,
+            dwell: tracked.dwell(self.now),
+            entered: tracked.latest(),
             gone: None,
-            owners: tracked.owners.as_deref(),
+            owners,
             blind: self.host_context.blind().is_some(),
-            place: self.host_context.place(tracked.socket.inode),
-            untouched: self.now.since(tracked.touched),
+            place: self.host_context.place(socket.inode),
+            untouched: self.now.since(tracked.touched()),
             group,
             listener: origins.listener,
             listeners: origins.count,
             proxy_peers: &proxy_peers,
             processes: &processes,
-            conntrack: self.host_context.conntrack(tracked.socket.netns),
+            conntrack: self.host_context.conntrack(socket.netns),
         };
         (diagnose::verdict(&case, explained), own)
     }
 
-    fn group_key(&self, tracked: &TrackedSocket) -> GroupKey {
+    fn group_key(&self, tracked: SocketView<'_>) -> GroupKey {
         let (owner, flow_key) = self.keys.group(tracked);
         let sole = self.sole_owners.get(&flow_key).filter(|_| is_unscanned(owner, tracked));
         (sole.copied().flatten().unwrap_or(owner), flow_key)
     }
 
     /// Returns a group of one socket.
-    fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
+    fn alone(&self, tracked: SocketView<'_>) -> GroupedSockets<'a> {
         let mut gathered = GroupBuilder::default();
-        gathered.add(key, tracked, self.now);
-        let is_unaccepted = tracked.socket.accepted == Some(false);
-        let oldest_unaccepted = is_unaccepted.then(|| tracked.since.dwell(self.now).at_least());
+        gathered.add(tracked, self.now);
+        let is_unaccepted = tracked.accepted() == Some(false);
+        let oldest_unaccepted = is_unaccepted.then(|| tracked.dwell(self.now).at_least());
         GroupedSockets {
             group: Group { oldest_unaccepted, ..gathered.group(self.stuck_after) },
             ..GroupedSockets::default()
@@ -400,7 +402,7 @@ mod tests {
         let keys = GroupKeys::default();
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
         assert_eq!(grouping.groups.len(), MAX_GROUPS);
-        let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
+        let verdict = |number| grouping.verdict(tracker.get(key(number)).unwrap());
         let judged = |number| (verdict(number).class, verdict(number).rule);
         assert_eq!(judged(last), judged(0), "each is the only socket of its group");
     }

@@ -18,6 +18,7 @@ use crate::{
     jobs::inspection::{MAX_OWNER_AGE, REFRESH_INTERVAL},
     model::{InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
     time::BootTime,
+    track::socket_view::{InspectedSocket, Owners, SocketView},
 };
 
 /// Maximum time before an answer. The client waits for 5 s.
@@ -121,7 +122,7 @@ impl Engine {
             return Some(self.scan_owners());
         }
         let is_old = self.scanned.is_none_or(|scanned| at.since(scanned) >= MAX_OWNER_AGE);
-        if !is_old && self.tracker.iter().all(|(_, tracked)| tracked.owners.is_some()) {
+        if !is_old && self.tracker.iter().all(SocketView::is_scanned) {
             return None;
         }
         let Queries { scans_asked, scans_ended, .. } = self.queries;
@@ -197,15 +198,15 @@ impl Engine {
     /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.
     fn request_for_query(&mut self, owners: bool) -> InspectionRequest {
         if !owners {
-            let cgroups = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
+            let cgroups = self.tracker.iter().filter_map(SocketView::cgroup);
             return InspectionRequest { cgroups: self.host_context.unnamed(cgroups), ..InspectionRequest::default() };
         }
         let Self { tracker, lingering, host_context, group_keys, config, now, .. } = self;
-        let tracked = tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()));
-        let lingering = lingering.iter().map(|(_, one)| (&one.socket, one.owners.as_deref()));
+        let tracked = tracker.iter().map(InspectedSocket::from);
+        let lingering = lingering.iter().map(|(_, one)| InspectedSocket::from((&one.socket, one.owners.as_deref())));
         let mut request = host_context.inspection_request(*now, false, tracked.chain(lingering));
         if config.reads_progress {
-            let sockets = tracker.iter().map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            let sockets = tracker.iter().map(|one| (group_keys.flow_of(one), one));
             request.peer_ends_of = host_context.peer_request(*now, sockets);
         }
         request
@@ -223,14 +224,16 @@ impl Engine {
 
     /// Returns the PIDs of at most `most` owners of sockets, as of the last scan.
     pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
-        let tracked = self.tracker.iter().filter_map(|(_, one)| one.owners.as_deref());
-        let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref());
+        let tracked = self.tracker.iter().filter_map(SocketView::owners);
+        let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref()).map(Owners::Others);
         let mut pids = BTreeSet::new();
-        for owner in tracked.chain(lingering).flatten() {
-            if pids.len() >= most {
-                break;
+        for owners in tracked.chain(lingering) {
+            for owner in &*owners {
+                if pids.len() >= most {
+                    return pids;
+                }
+                pids.insert(owner.task.pid);
             }
-            pids.insert(owner.task.pid);
         }
         pids
     }

@@ -268,6 +268,8 @@ impl FromStr for Class {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
     use crate::{
         diagnose::Seen,
@@ -339,7 +341,7 @@ mod tests {
     fn any_owner_matches_and_for_an_unaccepted_socket_that_of_its_listener() {
         let owners = [owner("a", 10, 3), owner("b", 20, 3)];
         let socket = socket();
-        let held = Row { owners: Some(&owners), ..row(&socket) };
+        let held = Row { owners: Some(Cow::Borrowed(&owners)), ..row(&socket) };
         let of = |pid| Filter { pids: vec![1, pid], ..Filter::default() };
         assert!(fits(&of(20), &held) && !fits(&of(30), &held));
 
@@ -414,7 +416,7 @@ mod tests {
         }
         let rooted = Socket { cgroup: Some(1), ..socket.clone() };
         let by_id = Filter { cgroups: vec!["id:1".to_owned()], ..Filter::default() };
-        let without_path = Row { workload: None, ..Row { socket: &rooted, ..row.clone() } };
+        let without_path = Row { workload: None, ..Row { socket: Cow::Borrowed(&rooted), ..row.clone() } };
         assert!(fits(&by_id, &without_path) && !fits(&by_id, &row));
         let other = Filter { cgroups: vec!["id:12".to_owned()], ..Filter::default() };
         assert!(!fits(&other, &without_path));

@@ -13,7 +13,7 @@ use crate::{
     flow::group_key::FlowKey,
     model::{IncidentCourse, IncidentReport, ReportedGroup},
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
 };
 
 /// Maximum number of groups of an [`IncidentReport`].
@@ -34,7 +34,7 @@ impl Engine {
         let mut members = self.members(now, |_flow_key| true);
         if !filter.is_empty() {
             members.retain(|_flow_key, members| {
-                members.retain(|(_, one)| filter.matches_facts(&self.facts(one, &grouping, now), now));
+                members.retain(|one| self.matches(*one, filter, &grouping, now));
                 !members.is_empty()
             });
         }
@@ -55,9 +55,9 @@ impl Engine {
                 continue;
             }
             // The oldest sockets come first.
-            let is_stuck = |one: &TrackedSocket| one.since.dwell(now).at_least() >= self.config.stuck_after;
-            let stuck = members.partition_point(|(_, one)| is_stuck(one)) as u64;
-            let oldest = members.first().map(|(_, one)| one.since.latest());
+            let is_stuck = |one: &SocketView<'_>| one.dwell(now).at_least() >= self.config.stuck_after;
+            let stuck = members.partition_point(is_stuck) as u64;
+            let oldest = members.first().map(|one| one.latest());
             let piles_up_since = pileup.incident.map(|incident| incident.began);
             ranked.push((
                 (pileup.urgency(), oldest, *flow_key),
@@ -113,17 +113,19 @@ impl Engine {
         Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
     }
 
-    /// Returns the facts about a socket that filters compare.
-    fn facts<'a>(&'a self, one: &'a TrackedSocket, grouping: &Grouping<'a>, now: BootTime) -> RowFacts<'a> {
-        let owners = one.owners.as_deref();
-        RowFacts {
-            socket: &one.socket,
-            dwell: Some(one.since.dwell(now)),
+    /// Whether the facts about a socket match a filter.
+    fn matches(&self, one: SocketView<'_>, filter: &Filter, grouping: &Grouping<'_>, now: BootTime) -> bool {
+        let (socket, owners) = (one.socket(), one.owners());
+        let owners = owners.as_deref();
+        let facts = RowFacts {
+            socket: &socket,
+            dwell: Some(one.dwell(now)),
             gone: None,
             owners,
-            listener: grouping.origins(&one.socket).listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        }
+            listener: grouping.origins(&socket).listener,
+            workload: self.host_context.workload(&socket, owners),
+        };
+        filter.matches_facts(&facts, now)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sockets with their verdicts at one time, for `closewait list`.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -10,14 +11,14 @@ use std::{
 use crate::{
     context::host_context::HostContext,
     diagnose::Seen,
-    diagnose::grouping::Grouping,
-    model::{Class, Dwell, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, SocketKey, Verdict},
+    diagnose::grouping::{Grouping, Origins},
+    model::{Class, Dwell, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, Verdict},
     process::Process,
     snapshot::hints::{HintCause, cause},
     snapshot::query::Filter,
     time::BootTime,
     track::lingering::{Lingering, LingeringSockets},
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
     track::tracker::Tracker,
     workload::Workload,
 };
@@ -26,13 +27,13 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Facts about the socket.
-    pub socket: &'a Socket,
+    pub socket: Cow<'a, Socket>,
     /// Dwell time, for an ended connection as of its exit; `None` if unknown.
     pub dwell: Option<Dwell>,
     /// Exit of the socket, if only its descriptor is left.
     pub gone: Option<&'a Exit>,
     /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
-    pub owners: Option<&'a [Owner]>,
+    pub owners: Option<Cow<'a, [Owner]>>,
     /// Listener that the socket waits at or came from.
     pub listener: Option<&'a Seen<Listener>>,
     /// Unit, container or pod of the socket's cgroup.
@@ -81,10 +82,20 @@ pub struct RowFacts<'a> {
 
 impl<'a> Row<'a> {
     /// Returns the facts that filters compare.
-    pub fn facts(&self) -> RowFacts<'a> {
-        let Self { socket, dwell, gone, owners, listener, workload, .. } = *self;
-        RowFacts { socket, dwell, gone, owners, listener, workload }
+    pub fn facts(&self) -> RowFacts<'_> {
+        let Self { ref socket, dwell, gone, ref owners, listener, workload, .. } = *self;
+        RowFacts { socket, dwell, gone, owners: owners.as_deref(), listener, workload }
     }
+}
+
+/// Facts of a row before its verdict.
+struct Facts<'a> {
+    socket: Cow<'a, Socket>,
+    dwell: Option<Dwell>,
+    gone: Option<&'a Exit>,
+    owners: Option<Cow<'a, [Owner]>>,
+    origins: Origins<'a>,
+    workload: Option<&'a Workload>,
 }
 
 /// Iterator over the sockets that match a filter, by minimum age, oldest first. It judges each socket when it returns it, and
@@ -103,7 +114,7 @@ pub struct Selection<'a> {
     filter: &'a Filter,
     host_context: &'a HostContext,
     grouping: Grouping<'a>,
-    tracked: vec::IntoIter<(SocketKey, &'a TrackedSocket)>,
+    tracked: vec::IntoIter<SocketView<'a>>,
     gone: vec::IntoIter<&'a Lingering>,
     /// Causes of which a row had texts already; `None` if all rows have texts.
     explained: Option<BTreeSet<HintCause>>,
@@ -120,12 +131,12 @@ impl<'a> Selection<'a> {
     ) -> Self {
         let mut tracked: Vec<_> = tracker.iter().collect();
         // The wider interval comes first, then the endpoints decide, so that the order is always the same.
-        tracked.sort_by_key(|(_, one)| {
-            let earliest = match one.since {
+        tracked.sort_by_key(|one| {
+            let earliest = match one.since() {
                 Since::Exact(since) => Some(since),
                 Since::Between { earliest, .. } => earliest,
             };
-            (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
+            (one.latest(), earliest.map(Reverse), one.ends())
         });
         let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
@@ -151,47 +162,40 @@ impl<'a> Selection<'a> {
     }
 
     /// Returns the row of a socket in CLOSE_WAIT; `None` if it does not match the filter.
-    fn tracked(&mut self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
-        let owners = one.owners.as_deref();
-        let origins = self.grouping.origins(&one.socket);
-        let facts = RowFacts {
-            socket: &one.socket,
-            dwell: Some(one.since.dwell(self.now)),
-            gone: None,
-            owners,
-            listener: origins.listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        };
+    fn tracked(&mut self, one: SocketView<'a>) -> Option<Row<'a>> {
+        let (socket, owners) = (Cow::Owned(one.socket()), one.owners().map(Cow::from));
+        let origins = self.grouping.origins(&socket);
+        let workload = self.host_context.workload(&socket, owners.as_deref());
+        let conntrack = self.host_context.conntrack(socket.netns);
+        let facts = Facts { socket, dwell: Some(one.dwell(self.now)), gone: None, owners, origins, workload };
         let mut proxy_peer = None;
         let row = self.judged(facts, |grouping, explained| {
             let verdict;
-            (verdict, proxy_peer) = grouping.judge(key, one, origins, explained);
+            (verdict, proxy_peer) = grouping.judge(one, origins, explained);
             verdict
         })?;
-        Some(Row { conntrack: self.host_context.conntrack(one.socket.netns), proxy_peer, ..row })
+        Some(Row { conntrack, proxy_peer, ..row })
     }
 
     /// Returns the row of a socket of which only a descriptor is left; `None` if it does not match the filter.
     fn gone(&mut self, one: &'a Lingering) -> Option<Row<'a>> {
-        let owners = one.owners.as_deref();
-        let origins = self.grouping.origins(&one.socket);
-        let facts = RowFacts {
-            socket: &one.socket,
-            dwell: one.gone.dwell,
-            gone: Some(&one.gone),
-            owners,
-            listener: origins.listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        };
+        let (socket, owners) = (Cow::Borrowed(&one.socket), one.owners.as_deref());
+        let origins = self.grouping.origins(&socket);
+        let workload = self.host_context.workload(&socket, owners);
+        let (dwell, gone, owners) = (one.gone.dwell, Some(&one.gone), owners.map(Cow::Borrowed));
+        let facts = Facts { socket, dwell, gone, owners, origins, workload };
         self.judged(facts, |grouping, explained| grouping.judge_lingering(one, origins, explained))
     }
 
     /// Returns the row of a socket; computes the verdict only if the facts match the filter.
     fn judged(
         &mut self,
-        facts: RowFacts<'a>,
+        facts: Facts<'a>,
         verdict: impl FnOnce(&Grouping<'a>, &mut dyn FnMut(Class, RuleName) -> bool) -> Verdict,
     ) -> Option<Row<'a>> {
+        let Facts { socket, dwell, gone, owners, origins: Origins { listener, .. }, workload } = facts;
+        let owned = owners.as_deref();
+        let facts = RowFacts { socket: &socket, dwell, gone, owners: owned, listener, workload };
         if !self.filter.matches_facts(&facts, self.now) {
             return None;
         }
@@ -201,8 +205,7 @@ impl<'a> Selection<'a> {
             None => true,
         };
         let verdict = verdict(&self.grouping, &mut is_explained);
-        let RowFacts { socket, dwell, gone, owners, listener, workload } = facts;
-        let process = self.grouping.process(socket, owners);
+        let process = self.grouping.process(&socket, owned);
         let row = Row {
             socket,
             dwell,
@@ -223,8 +226,8 @@ impl<'a> Iterator for Selection<'a> {
     type Item = Row<'a>;
 
     fn next(&mut self) -> Option<Row<'a>> {
-        while let Some((key, one)) = self.tracked.next() {
-            if let Some(row) = self.tracked(key, one) {
+        while let Some(one) = self.tracked.next() {
+            if let Some(row) = self.tracked(one) {
                 return Some(row);
             }
         }
@@ -269,7 +272,8 @@ mod tests {
         let (mut count, mut ports) = (0, Vec::new());
         for socket in &sockets {
             let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
-            let facts = RowFacts { socket, dwell, gone: None, owners: None, listener: None, workload: None };
+            let (of_row, origins) = (Cow::Borrowed(socket), Origins::default());
+            let facts = Facts { socket: of_row, dwell, gone: None, owners: None, origins, workload: None };
             let row = selection.judged(facts, |_grouping, _explained| {
                 count += 1;
                 verdict(if socket.local.port == 80 { Class::Leak } else { Class::Hung }, Certainty::High)
@@ -306,9 +310,9 @@ mod tests {
                 (Class::Unknown, "too_early", &owners[1]),
             ];
             rows.map(|(class, rule, owners)| {
-                let owners = Some(&owners[..]);
-                let facts =
-                    RowFacts { socket: &socket, dwell: None, gone: None, owners, listener: None, workload: None };
+                let (owners, origins) = (Some(Cow::Borrowed(&owners[..])), Origins::default());
+                let socket = Cow::Borrowed(&socket);
+                let facts = Facts { socket, dwell: None, gone: None, owners, origins, workload: None };
                 let mut is_explained = false;
                 selection.judged(facts, |_grouping, explained| {
                     is_explained = explained(class, rule);

@@ -30,7 +30,7 @@ fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
     let _forgotten = tracker.forget_stale_facts(now, now);
     let (tracked, dwell) = tracker.report(key, now)?;
-    Some((tracked.socket.clone(), dwell))
+    Some((tracked.socket(), dwell))
 }
 
 /// Returns the times of reports up to `until`, in seconds.
@@ -46,26 +46,23 @@ fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
 impl Tracker {
     /// Panics if the redundant parts of the state contradict each other.
     pub(crate) fn check(&self) {
-        assert_eq!(self.schedule.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
-        let (mut reported, mut ends) = (0, BTreeMap::new());
-        for (due, key) in self.schedule.iter() {
-            let tracked = self.sockets.get(&key).unwrap_or_else(|| panic!("{key:?} is due and not there"));
-            assert_eq!(tracked.due, due, "{key:?}");
-            assert!(tracked.due >= tracked.since.latest(), "{key:?} is due before it entered");
-            if let Since::Between { earliest: Some(earliest), latest } = tracked.since {
+        self.sockets.check();
+        let mut ends = BTreeMap::new();
+        for tracked in self.iter() {
+            let key = tracked.key();
+            assert!(tracked.due() >= tracked.latest(), "{key:?} is due before it entered");
+            if let Since::Between { earliest: Some(earliest), latest } = tracked.since() {
                 assert!(earliest <= latest, "{key:?} entered between {earliest} and {latest}");
             }
-            reported += usize::from(tracked.reported);
             if key.is_of_ends() {
-                *ends.entry((tracked.socket.local, tracked.socket.remote)).or_insert(0) += 1;
+                *ends.entry(tracked.ends()).or_insert(0) += 1;
             }
         }
-        assert_eq!(self.reported, reported, "the number of reported sockets");
         assert_eq!(self.by_ends.len(), ends.len(), "endpoints of tracked sockets");
         for (ends, count) in ends {
             let named = self.by_ends.get(&ends).map_or(&[][..], Vec::as_slice);
             assert_eq!(named.len(), count, "{ends:?} {named:?}");
-            assert!(named.iter().all(|key| self.sockets.contains_key(key)), "{ends:?} {named:?}");
+            assert!(named.iter().all(|key| self.sockets.get(*key).is_some()), "{ends:?} {named:?}");
         }
     }
 }
@@ -85,7 +82,7 @@ fn a_descriptor_of_a_socket_proves_that_it_was_accepted() {
     tracker.holds(KEY, None, 99, owner("x", 1, 3));
     tracker.owner_scan_ended(at(100), true, |_socket| None);
     let tracked = tracker.get(KEY).unwrap();
-    assert_eq!((tracked.socket.accepted, tracked.socket.inode), (Some(true), Some(99)));
+    assert_eq!((tracked.accepted(), tracked.inode()), (Some(true), Some(99)));
     assert!(!tracker.has_unheld(at(100)));
 }
 
@@ -97,7 +94,7 @@ fn only_an_accepted_socket_can_lack_an_owner() {
         assert!(!tracker.has_unheld(at(100)), "there was no scan for owners");
         // It entered during the scan.
         tracker.owner_scan_ended(at(80), true, |_socket| None);
-        assert_eq!((tracker.has_unheld(at(80)), tracker.get(KEY).unwrap().owners.is_none()), (lacks, true));
+        assert_eq!((tracker.has_unheld(at(80)), !tracker.get(KEY).unwrap().is_scanned()), (lacks, true));
         tracker.owner_scan_ended(at(100), true, |_socket| None);
         assert_eq!(tracker.has_unheld(at(100)), lacks, "{accepted:?}");
     }
@@ -137,7 +134,7 @@ fn every_socket_has_an_owner_and_descriptors_over_the_limit_are_counted() {
     tracker.enter(other, at(100), socket());
     tracker.held(other, &socket(), owner("y", 2, 3));
     tracker.owner_scan_ended(at(101), true, |_socket| None);
-    let count = |key| tracker.get(key).unwrap().owners.as_ref().unwrap().len();
+    let count = |key| tracker.get(key).unwrap().owners().unwrap().len();
     assert_eq!((count(KEY), count(other), tracker.dropped_owners()), (MAX_MORE_OWNERS + 1, 1, 2));
     tracker.owner_scan_ended(at(102), true, |_socket| None);
     assert_eq!(tracker.dropped_owners(), 0);
@@ -163,7 +160,7 @@ fn only_a_complete_scan_proves_that_a_descriptor_is_closed() {
             tracker.holds(KEY, None, 99, found_owner());
         }
         tracker.owner_scan_ended(at(110), complete, |_socket| None);
-        tracker.get(KEY).and_then(|tracked| tracked.owners.clone())
+        tracker.get(KEY).and_then(|tracked| tracked.owners().map(Owners::into_vec))
     };
     assert_eq!(owners(true, true), Some(vec![found_owner()]));
     assert_eq!(owners(false, true), Some(vec![found_owner()]));
@@ -176,7 +173,7 @@ fn a_scan_that_began_before_the_entry_proves_nothing() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), socket());
     tracker.owner_scan_ended(at(99), true, |_socket| None);
-    assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.owners.clone()), None);
+    assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.owners().map(Owners::into_vec)), None);
 }
 
 #[test]
@@ -284,7 +281,7 @@ fn a_new_socket_at_a_reused_address_is_another_one() {
         assert_eq!(taken.map(|before| before.since), is_another.then_some(entered), "{since:?} {found:?}");
         tracker.present(KEY, at(105), since, found);
         let expected = if is_another { since } else { entered };
-        assert_eq!(tracker.get(KEY).map(|tracked| tracked.since), Some(expected), "{since:?}");
+        assert_eq!(tracker.get(KEY).map(|tracked| tracked.since()), Some(expected), "{since:?}");
     }
 }
 
@@ -312,7 +309,7 @@ fn the_record_of_an_earlier_entry_changes_nothing() {
         tracker.present(KEY, at(100), since, socket());
         assert_eq!(tracker.enter(KEY, entered, socket_before), None);
         let tracked = tracker.get(KEY).unwrap();
-        assert_eq!((tracked.since, tracked.socket.inode), (since, Some(99)), "{entered}");
+        assert_eq!((tracked.since(), tracked.inode()), (since, Some(99)), "{entered}");
         tracker.check();
     }
 }
@@ -323,7 +320,7 @@ fn a_refresh_of_another_socket_with_the_same_endpoints_changes_nothing() {
     tracker.enter(KEY, at(100), socket());
     tracker.refreshed(KEY, at(105), &Socket { inode: Some(1), unread_bytes: Some(7), ..socket() });
     let tracked = tracker.get(KEY).unwrap();
-    assert_eq!((tracked.socket.inode, tracked.socket.unread_bytes, tracked.refreshed), (Some(99), Some(1), None));
+    assert_eq!((tracked.inode(), tracked.socket().unread_bytes, tracked.refreshed()), (Some(99), Some(1), None));
 }
 
 #[test]
@@ -380,10 +377,11 @@ fn unknown_facts_of_one_source_come_from_the_other() {
     let bare = Socket { unread_bytes: None, cookie: None, ..socket() };
     tracker.enter(KEY, at(100), bare);
     tracker.present(KEY, at(101), older(50, 100), Socket { netns: None, ..socket() });
-    let (_, tracked) = tracker.iter().next().expect("one is there");
-    assert_eq!((tracked.socket.unread_bytes, tracked.socket.cookie), (Some(1), Some(7)));
-    assert_eq!(tracked.socket.netns, socket().netns);
-    assert_eq!(tracked.since, Since::Exact(at(100)));
+    let tracked = tracker.iter().next().expect("one is there");
+    let found = tracked.socket();
+    assert_eq!((found.unread_bytes, found.cookie), (Some(1), Some(7)));
+    assert_eq!(found.netns, socket().netns);
+    assert_eq!(tracked.since(), Since::Exact(at(100)));
 }
 
 #[test]
@@ -467,10 +465,10 @@ proptest! {
                 for (key, dwell) in left {
                     prop_assert!(dwell.is_some() || second_stay, "{key:?} left after an unknown time");
                 }
-                let tracked: BTreeMap<_, _> = tracker.iter().map(|(key, tracked)| (key, tracked.since)).collect();
+                let tracked: BTreeMap<_, _> = tracker.iter().map(|tracked| (tracked.key(), tracked.since())).collect();
                 let there = truth.iter().map(|(key, entered)| (*key, entered.map_or(older(10, 50), Since::Exact)));
                 prop_assert_eq!(tracked, there.collect::<BTreeMap<_, _>>());
-                prop_assert_eq!(tracker.schedule.iter().count(), tracker.len());
+                prop_assert_eq!(tracker.iter().count(), tracker.len());
             }
         }
     }
@@ -488,9 +486,9 @@ fn a_scan_confirms_that_a_socket_without_an_address_is_unaccepted() {
         }
         tracker.owner_scan_ended(at(60_100), complete, |_socket| None);
         let forgotten = tracker.forget_stale_facts(at(60_100), at(60_099));
-        let accepted = tracker.get(ends).unwrap().socket.accepted;
+        let accepted = tracker.get(ends).unwrap().accepted();
         tracker.remember(forgotten);
-        assert_eq!(tracker.get(ends).unwrap().socket.accepted, Some(false), "the facts are restored");
+        assert_eq!(tracker.get(ends).unwrap().accepted(), Some(false), "the facts are restored");
         accepted
     };
     assert_eq!(reported(true, false), Some(false));
