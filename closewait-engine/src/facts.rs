@@ -15,7 +15,7 @@ use super::{
 impl Engine {
     pub(super) fn take_in(&mut self, observation: Observation) {
         match observation {
-            Observation::Socket(event) => self.socket_changed(event),
+            Observation::Socket(ref event) => self.socket_changed(event),
             Observation::Scan(fact) => self.scan_found(fact),
             Observation::ScanEnd(ScanEnd::Descriptors { began, blind, saw_listeners }) => {
                 self.scan_ended(began, blind, saw_listeners);
@@ -44,22 +44,23 @@ impl Engine {
         }
     }
 
-    fn socket_changed(&mut self, event: SocketEvent) {
-        match event {
-            SocketEvent::Enter { key, at, socket } => self.entered(key, at, socket),
-            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended } => {
+    /// Takes in the change of a socket: nearly all input. Healthy sockets are not copied.
+    fn socket_changed(&mut self, event: &SocketEvent) {
+        match *event {
+            SocketEvent::Enter { key, at, ref socket } => self.entered(key, at, socket),
+            SocketEvent::Leave { key, at, entered, ref socket, how, ref closer, fd_open, wrote, ended } => {
                 self.something_happened(at);
                 self.audit.left(key, at);
                 // The program has closed the socket, or has ended, while the agent had a duplicate: the agent's close was the last.
                 let is_own_close = closer.as_ref().is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
-                let (closer, ended) = if is_own_close { (None, None) } else { (closer, ended) };
-                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
+                let (closer, ended) = if is_own_close { (None, None) } else { (closer.as_ref(), ended) };
+                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, socket);
                 if let Some(missed) = missed {
                     self.missed_exit(at, missed);
                 }
-                self.exits.left(at, how, &socket, dwell);
+                self.exits.left(at, how, socket, dwell);
                 if let Some(dwell) = dwell {
-                    self.windows.finished(&socket, dwell);
+                    self.windows.finished(socket, dwell);
                     if entered.is_none() {
                         self.windows.finished_uncounted(dwell);
                     }
@@ -76,17 +77,20 @@ impl Engine {
                             false
                         }
                     };
-                    let ended = (ended == Some(true)).then(|| EndedBy(closer.as_ref().map(|closer| closer.pid)));
-                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, (finished, ended));
+                    let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
+                    flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended));
                 }
-                let socket = with_earlier_facts(socket, tracked.as_ref());
+                let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)
+                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
+                if fd_open != Some(true) && !stuck && self.config.events != Events::All {
+                    return;
+                }
+                let (socket, closer) = (with_earlier_facts(socket.clone(), tracked.as_ref()), closer.cloned());
                 if fd_open == Some(true) {
                     let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
                     let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
                     self.lingering.add(key, socket.clone(), gone, owners);
                 }
-                let stuck = tracked.is_some_and(|tracked| tracked.reported)
-                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
                     let verdict = if stuck && !is_own_close {
                         diagnose::left(&socket, dwell, (how, ended), fd_open, (answered, sent)).map(Box::new)
@@ -99,7 +103,7 @@ impl Engine {
         }
     }
 
-    fn entered(&mut self, key: SocketKey, at: BootTime, socket: Socket) {
+    fn entered(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         self.something_happened(at);
         if self.config.events == Events::All {
             self.find(Finding::Enter { at, socket: socket.clone() });
@@ -107,7 +111,7 @@ impl Engine {
         self.lingering.remove(key);
         self.host_context.forget_socket(key);
         if let Some(flows) = &mut self.flows {
-            flows.entered(self.group_keys.flow(&socket), at);
+            flows.entered(self.group_keys.flow(socket), at);
         }
         if let Some(missed) = self.tracker.enter(key, at, socket) {
             self.missed_exit(at, missed);

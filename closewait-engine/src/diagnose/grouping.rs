@@ -396,7 +396,7 @@ mod tests {
         for number in 0..=last {
             let address = std::net::Ipv4Addr::from_bits(number as u32).into();
             let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };
-            tracker.enter(key(number), entered, socket);
+            tracker.enter(key(number), entered, &socket);
         }
         let host_context = HostContext::default();
         let keys = GroupKeys::default();
@@ -413,7 +413,7 @@ mod tests {
         let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
         let key = |number: u64| SocketKey((1 << 63) + number);
         for number in 0..3 {
-            tracker.enter(key(number), entered, socket());
+            tracker.enter(key(number), entered, &socket());
         }
         // Size of the group of each socket.
         let groups = |tracker: &Tracker| {

@@ -315,6 +315,11 @@ impl Packed {
         self.has(bit::WIDE)
     }
 
+    /// Whether all of the socket is here.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.has(bit::WIDE | bit::EARLIEST | bit::OPENER)
+    }
+
     pub(super) fn has_opener(&self) -> bool {
         self.has(bit::OPENER)
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::BuildHasher as _, net::Ipv6Addr, sync::Arc};
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
@@ -122,9 +122,13 @@ impl Sockets {
     }
 
     /// Removes what [`Self::pack`] stored for a socket.
-    fn unpack(&mut self, packed: &Packed) {
+    fn unpack(&mut self, id: u32) {
+        let packed = self.slab.get(id);
         let key = packed.key;
         packed.release(&mut self.interned);
+        if packed.is_plain() {
+            return;
+        }
         if packed.is_wide() {
             self.wide.remove(&key);
             shrink(&mut self.wide);
@@ -151,16 +155,21 @@ impl Sockets {
     }
 
     fn insert_parts(&mut self, key: SocketKey, parts: &Parts<'_>) {
-        if let Some(id) = self.id(key) {
-            self.remove_id(id);
+        let id = self.slab.next_id();
+        let Self { table, state, slab, .. } = self;
+        let is_same = |id: &u32| slab.get(*id).key == key;
+        match table.entry(state.hash_one(key), is_same, |id| state.hash_one(slab.get(*id).key)) {
+            Entry::Vacant(vacant) => drop(vacant.insert(id)),
+            Entry::Occupied(known) => {
+                let known = *known.get();
+                self.remove_id(known);
+                return self.insert_parts(key, parts);
+            }
         }
         let mut packed = self.pack(key, parts);
-        let id = self.slab.next_id();
         packed.place = self.schedule.insert(&self.slab, id, (parts.due, key), !parts.reported);
         self.reported += usize::from(parts.reported);
         self.slab.put(id, packed);
-        let Self { table, state, slab, .. } = self;
-        table.insert_unique(state.hash_one(key), id, |id| state.hash_one(slab.get(*id).key));
     }
 
     /// Removes a socket.
@@ -179,14 +188,14 @@ impl Sockets {
     }
 
     fn remove_id(&mut self, id: u32) {
-        let packed = *self.slab.get(id);
-        if let Ok(found) = self.table.find_entry(self.state.hash_one(packed.key), |known| *known == id) {
+        let Self { slab, table, state, schedule, .. } = self;
+        if let Ok(found) = table.find_entry(state.hash_one(slab.get(id).key), |known| *known == id) {
             let _removed = found.remove();
         }
+        schedule.remove(slab, id);
         self.reported -= usize::from(self.view(id).is_reported());
-        self.schedule.remove(&mut self.slab, id);
+        self.unpack(id);
         self.slab.remove(id);
-        self.unpack(&packed);
     }
 
     /// Changes a socket. Nothing is copied that a checkpoint shares, unless something changes.
@@ -206,7 +215,7 @@ impl Sockets {
             if self.wide.get(&key).is_some_and(|known| **known == *one) {
                 return;
             }
-            self.unpack(&before);
+            self.unpack(id);
         }
         let mut packed = self.pack(key, &one.parts());
         if !before.is_wide() {

@@ -151,23 +151,23 @@ impl Tracker {
     }
 
     /// Tracks a socket that entered. Returns the previous socket at its address, if the exit of that one was missed.
-    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Box<TrackedSocket>> {
-        let Some(before) = self.find(key, &socket) else {
-            self.overflow.remove(&socket);
+    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> Option<Box<TrackedSocket>> {
+        let Some(before) = self.find(key, socket) else {
+            self.overflow.remove(socket);
             if self.sockets.len() < self.most {
-                self.insert_new(key, &socket, Since::Exact(at), at);
+                self.insert_new(key, socket, Since::Exact(at), at);
             } else {
-                self.overflow.entered(&socket);
+                self.overflow.entered(socket);
             }
             return None;
         };
         let known_by = before.key();
         let was_missed = at > before.seen();
-        let is_older = !was_missed && before.is_later_than(at, &socket);
+        let is_older = !was_missed && before.is_later_than(at, socket);
         let before = self.remove(known_by)?;
         if was_missed {
             self.scans.missed(&before.socket, at);
-            self.insert_new(key, &socket, Since::Exact(at), at);
+            self.insert_new(key, socket, Since::Exact(at), at);
             return Some(Box::new(before));
         }
         if is_older {
@@ -176,7 +176,7 @@ impl Tracker {
         }
         // A scan has already found the socket; the record adds the exact time of the entry.
         let mut tracked =
-            TrackedSocket::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
+            TrackedSocket::new(newer(&before.socket, socket.clone()), Since::Exact(at), before.seen, self.stuck_after);
         (tracked.owners, tracked.found, tracked.touched) = (before.owners, before.found, before.touched);
         if before.reported {
             tracked.reported = true;
