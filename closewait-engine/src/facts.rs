@@ -45,7 +45,7 @@ impl Engine {
     }
 
     /// Takes in the change of a socket: nearly all input. Healthy sockets are not copied.
-    fn socket_changed(&mut self, event: &SocketEvent) {
+    pub(super) fn socket_changed(&mut self, event: &SocketEvent) {
         match *event {
             SocketEvent::Enter { key, at, ref socket } => self.entered(key, at, socket),
             SocketEvent::Leave { key, at, entered, ref socket, how, ref closer, fd_open, wrote, ended } => {

@@ -184,7 +184,13 @@ impl Engine {
 
     /// Processes one observation.
     pub fn handle(&mut self, observation: impl Into<Observation>) {
-        self.take_in(observation.into());
+        let observation = observation.into();
+        // Nearly all observations: without a copy.
+        if let Observation::Socket(event) = &observation {
+            self.socket_changed(event);
+        } else {
+            self.take_in(observation);
+        }
     }
 
     /// Counts bytes at `at` that could not be decoded as a record.

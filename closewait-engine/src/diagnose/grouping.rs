@@ -1,7 +1,7 @@
 //! Groups of all sockets at one time. Rules judge each socket as part of its group.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     time::Duration,
 };
@@ -47,19 +47,16 @@ fn waiting<'a>(socket: &Socket, listeners: impl Iterator<Item = &'a Seen<Listene
 #[derive(Default)]
 struct GroupBuilder<'a> {
     members: Vec<SocketView<'a>>,
-    ages: Vec<Duration>,
     reads: BTreeMap<ReadState, u32>,
     unanswered: u32,
     answered: u32,
     awaiting: u32,
-    remotes: BTreeSet<IpAddr>,
 }
 
 impl<'a> GroupBuilder<'a> {
-    fn add(&mut self, tracked: SocketView<'a>, now: BootTime) {
+    fn add(&mut self, tracked: SocketView<'a>) {
         let socket = tracked.socket();
         self.members.push(tracked);
-        self.ages.push(tracked.dwell(now).at_least());
         if let Some(state) = socket.read_state() {
             *self.reads.entry(state).or_default() += 1;
         }
@@ -67,13 +64,14 @@ impl<'a> GroupBuilder<'a> {
         let answered = socket.answered();
         self.answered += u32::from(answered == Some(true));
         self.awaiting += u32::from(answered == Some(false));
-        self.remotes.insert(socket.remote.address);
     }
 
-    /// Builds the group, without its flow.
-    fn group(&mut self, stuck_after: Duration) -> Group {
-        self.ages.sort_unstable();
-        let ages = &self.ages;
+    /// Builds the group as of `now`, without its flow.
+    fn group(&mut self, stuck_after: Duration, now: BootTime) -> Group {
+        // For one group at a time, because there can be a million sockets.
+        let mut ages: Vec<Duration> = self.members.iter().map(|one| one.dwell(now).at_least()).collect();
+        ages.sort_unstable();
+        let remotes = self.remotes();
         let age = |index: usize| ages.get(index).copied().unwrap_or_default();
         let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
         Group {
@@ -86,11 +84,21 @@ impl<'a> GroupBuilder<'a> {
             unanswered: self.unanswered,
             answered: self.answered,
             awaiting: self.awaiting,
-            remotes: number(self.remotes.len()),
+            remotes: number(remotes),
             oldest_unaccepted: None,
             flow: None,
             evidence: GroupEvidence::default(),
         }
+    }
+}
+
+impl GroupBuilder<'_> {
+    /// Returns the number of remote addresses.
+    fn remotes(&self) -> usize {
+        let mut remotes: Vec<IpAddr> = self.members.iter().map(|one| one.ends().1.address).collect();
+        remotes.sort_unstable();
+        remotes.dedup();
+        remotes.len()
     }
 }
 
@@ -113,17 +121,13 @@ fn is_unscanned(owner: GroupOwner, tracked: SocketView<'_>) -> bool {
 }
 
 /// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
-fn join_sole_owners(
-    gathered: &mut HashMap<GroupKey, GroupBuilder<'_>, KeyedState>,
-    sole_owners: &SoleOwners,
-    now: BootTime,
-) {
+fn join_sole_owners(gathered: &mut HashMap<GroupKey, GroupBuilder<'_>, KeyedState>, sole_owners: &SoleOwners) {
     for (flow_key, owner) in sole_owners {
         let Some(owner) = owner else { continue };
         let Some(unknown) = gathered.remove(&(GroupOwner::Unknown, *flow_key)) else { continue };
         for tracked in unknown.members {
             let owner = if is_unscanned(GroupOwner::Unknown, tracked) { *owner } else { GroupOwner::Unknown };
-            gathered.entry((owner, *flow_key)).or_default().add(tracked, now);
+            gathered.entry((owner, *flow_key)).or_default().add(tracked);
         }
     }
 }
@@ -170,16 +174,17 @@ pub(crate) struct Grouping<'a> {
 }
 
 impl<'a> Grouping<'a> {
-    /// Groups all tracked sockets. `flows` is `None` without a watching agent.
+    /// Groups all tracked sockets. `flows` is `None` without a watching agent. The result refers to no socket, so that sockets can
+    /// change while it is there.
     pub(crate) fn new(
         now: BootTime,
         stuck_after: Duration,
-        tracker: &'a Tracker,
+        tracker: &Tracker,
         host_context: &'a HostContext,
         keys: &'a GroupKeys,
         flows: Option<&'a Flows>,
     ) -> Self {
-        let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
+        let mut gathered = HashMap::<GroupKey, GroupBuilder<'_>, KeyedState>::default();
         let mut oldest_unaccepted = BTreeMap::<FlowKey, Duration>::new();
         let mut entries = BTreeMap::<FlowKey, Vec<BootTime>>::new();
         for tracked in tracker.iter() {
@@ -190,13 +195,13 @@ impl<'a> Grouping<'a> {
             }
             entries.entry(flow_key).or_default().push(tracked.latest());
             if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
-                gathered.entry((owner, flow_key)).or_default().add(tracked, now);
+                gathered.entry((owner, flow_key)).or_default().add(tracked);
             }
         }
         #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
         let keys_of_groups = gathered.keys();
         let sole_owners = if host_context.blind().is_some() { SoleOwners::new() } else { sole_owners(keys_of_groups) };
-        join_sole_owners(&mut gathered, &sole_owners, now);
+        join_sole_owners(&mut gathered, &sole_owners);
         let owner_clients = owner_clients(&gathered);
         entries.values_mut().for_each(|entries| entries.sort_unstable());
         let mut listeners = BTreeMap::<u16, Vec<_>>::new();
@@ -226,7 +231,7 @@ impl<'a> Grouping<'a> {
             };
             let evidence = sources.evidence(&gathered.members);
             let oldest_unaccepted = oldest_unaccepted.get(&flow_key).copied();
-            let group = Group { oldest_unaccepted, flow, evidence, ..gathered.group(stuck_after) };
+            let group = Group { oldest_unaccepted, flow, evidence, ..gathered.group(stuck_after, now) };
             let pairs = match owner {
                 GroupOwner::Held(pid, _) => {
                     let waiting = connections.get(&pid).map_or(&[][..], |of| of.waiting.as_slice());
@@ -299,11 +304,11 @@ impl<'a> Grouping<'a> {
     /// Returns a group of one socket.
     fn alone(&self, tracked: SocketView<'_>) -> GroupedSockets<'a> {
         let mut gathered = GroupBuilder::default();
-        gathered.add(tracked, self.now);
+        gathered.add(tracked);
         let is_unaccepted = tracked.accepted() == Some(false);
         let oldest_unaccepted = is_unaccepted.then(|| tracked.dwell(self.now).at_least());
         GroupedSockets {
-            group: Group { oldest_unaccepted, ..gathered.group(self.stuck_after) },
+            group: Group { oldest_unaccepted, ..gathered.group(self.stuck_after, self.now) },
             ..GroupedSockets::default()
         }
     }

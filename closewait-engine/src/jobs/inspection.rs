@@ -32,7 +32,7 @@ const REFRESH_GRACE: Duration = Duration::from_millis(250);
 const MAX_REPORTED: usize = 16_384;
 /// Divisor of the number of all sockets for the size of a report, if that is more than [`MAX_REPORTED`]: each report groups all
 /// sockets again.
-const MAX_REPORTED_PART: usize = 8;
+const MAX_REPORTED_PART: usize = 16;
 /// Divisor of one CPU for the share that inspections may use.
 const CPU_SHARE: u32 = 50;
 /// Maximum CPU time that inspections may save up.
@@ -297,26 +297,19 @@ impl Engine {
         let flows = self.flows.as_ref();
         let grouping =
             Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows);
-        let due = self.tracker.due(due_by);
-        let judged: Vec<_> = due
-            .iter()
-            .take(MAX_REPORTED.max(self.tracker.len() / MAX_REPORTED_PART))
-            .filter_map(|key| {
-                let tracked = self.tracker.get(*key)?;
-                let (socket, owners) = (tracked.socket(), tracked.owners());
-                let (socket, owners) = (&socket, owners.as_deref());
-                let workload = self.host_context.workload(socket, owners).cloned().map(Box::new);
-                let process = grouping.process(socket, owners).cloned().map(Box::new);
-                let flow_key = self.group_keys.flow(socket);
-                let flow_key = flows.map_or(flow_key, |flows| flows.counted_as(flow_key));
-                let incident = flows.and_then(|flows| flows.incident(flow_key)).map(|incident| incident.id);
-                let of = (Box::new(flow_key.group()), incident);
-                Some((*key, Box::new(grouping.verdict(tracked)), workload, process, of))
-            })
-            .collect();
-        for (key, verdict, workload, process, (group, incident)) in judged {
-            let Some((tracked, dwell)) = self.tracker.report(key, at) else { continue };
+        let mut due = self.tracker.due(due_by);
+        due.truncate(MAX_REPORTED.max(self.tracker.len() / MAX_REPORTED_PART));
+        self.outputs.reserve_exact(due.len());
+        for key in due {
+            let Some(tracked) = self.tracker.get(key) else { continue };
             let (socket, owners) = (tracked.socket(), tracked.owners().map(Owners::into_vec));
+            let workload = self.host_context.workload(&socket, owners.as_deref()).cloned().map(Box::new);
+            let process = grouping.process(&socket, owners.as_deref()).cloned().map(Box::new);
+            let flow_key = self.group_keys.flow(&socket);
+            let flow_key = flows.map_or(flow_key, |flows| flows.counted_as(flow_key));
+            let incident = flows.and_then(|flows| flows.incident(flow_key)).map(|incident| incident.id);
+            let (verdict, group) = (Box::new(grouping.verdict(tracked)), Box::new(flow_key.group()));
+            let Some(dwell) = self.tracker.report(key, at) else { continue };
             let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process, group, incident };
             self.outputs.push_back(Output::Finding(finding));
         }

@@ -229,6 +229,7 @@ impl Packed {
     };
 
     /// Packs a socket; `None` if it does not fit. The opener and the earliest entry are only marked.
+    #[inline]
     pub(super) fn new(key: SocketKey, parts: &Parts<'_>, interned: &mut Interned) -> Option<Self> {
         let Parts { socket, since, seen, due, reported, refreshed, owners, found, touched } = *parts;
         let mut packer = Packer::default();

@@ -94,7 +94,13 @@ impl Slab {
         self.len -= 1;
         if !chunk.is_open {
             chunk.is_open = true;
+            let before = self.open.last().map(|before| *before as usize);
             self.open.push(number as u32);
+            if let Some(before) = before.and_then(|before| self.chunks.get_mut(before))
+                && before.used == [0; WORDS]
+            {
+                before.sockets = None;
+            }
         } else if chunk.used == [0; WORDS] && self.open.last() != Some(&(number as u32)) {
             chunk.sockets = None;
         }

@@ -112,13 +112,18 @@ impl Sockets {
             self.wide.insert(key, Arc::new(wide));
             return Packed::wide(key, due);
         };
+        self.store_marked(key, parts);
+        packed
+    }
+
+    /// Stores the parts of a packed socket that its packed form only marks.
+    fn store_marked(&mut self, key: SocketKey, parts: &Parts<'_>) {
         if let Since::Between { earliest: Some(earliest), .. } = parts.since {
             self.earliest.insert(key, earliest);
         }
         if let Some(opener) = &parts.socket.opener {
             self.openers.insert(key, (**opener).clone());
         }
-        packed
     }
 
     /// Removes what [`Self::pack`] stored for a socket.
@@ -201,39 +206,52 @@ impl Sockets {
     /// Changes a socket. Nothing is copied that a checkpoint shares, unless something changes.
     pub(crate) fn change<R>(&mut self, key: SocketKey, change: impl FnOnce(&mut TrackedSocket) -> R) -> Option<R> {
         let id = self.id(key)?;
-        let mut one = self.view(id).to_tracked();
+        if let Some(mut wide) = self.wide.remove(&key) {
+            // In place, because it can have many descriptors.
+            let was_reported = wide.reported;
+            let result = change(Arc::make_mut(&mut wide));
+            let packed = self.pack_or_keep(key, wide);
+            self.replace(id, packed, was_reported);
+            return Some(result);
+        }
+        let before = self.view(id);
+        let (was_reported, mut one) = (before.is_reported(), before.to_tracked());
         let result = change(&mut one);
-        self.replace(id, &one);
+        let packed = self.pack(key, &one.parts());
+        // In this order, so that shared values are not freed and stored again.
+        let before = self.slab.get(id);
+        before.release(&mut self.interned);
+        if before.has_earliest() && !packed.has_earliest() {
+            self.earliest.remove(&key);
+        }
+        if before.has_opener() && !packed.has_opener() {
+            self.openers.remove(&key);
+        }
+        self.replace(id, packed, was_reported);
         Some(result)
     }
 
-    fn replace(&mut self, id: u32, one: &TrackedSocket) {
-        let before = *self.slab.get(id);
-        let key = before.key;
-        let was_reported = self.view(id).is_reported();
-        if before.is_wide() {
-            if self.wide.get(&key).is_some_and(|known| **known == *one) {
-                return;
-            }
-            self.unpack(id);
+    /// Packs a socket that did not fit before, or stores it again.
+    fn pack_or_keep(&mut self, key: SocketKey, wide: Arc<TrackedSocket>) -> Packed {
+        if let Some(packed) = Packed::new(key, &wide.parts(), &mut self.interned) {
+            self.store_marked(key, &wide.parts());
+            return packed;
         }
-        let mut packed = self.pack(key, &one.parts());
-        if !before.is_wide() {
-            // In this order, so that shared values are not freed and stored again.
-            before.release(&mut self.interned);
-            if before.has_earliest() && !packed.has_earliest() {
-                self.earliest.remove(&key);
-            }
-            if before.has_opener() && !packed.has_opener() {
-                self.openers.remove(&key);
-            }
-        }
-        if (before.due, was_reported) == (one.due, one.reported) {
+        let due = wide.due;
+        self.wide.insert(key, wide);
+        Packed::wide(key, due)
+    }
+
+    /// Stores the new packed form of a socket.
+    fn replace(&mut self, id: u32, mut packed: Packed, was_reported: bool) {
+        let before = self.slab.get(id);
+        let is_reported = self.wide.get(&packed.key).map_or_else(|| packed.is_reported(), |wide| wide.reported);
+        if (before.due, was_reported) == (packed.due, is_reported) {
             packed.place = before.place;
         } else {
             self.schedule.remove(&mut self.slab, id);
-            packed.place = self.schedule.insert(&self.slab, id, (one.due, key), !one.reported);
-            self.reported = self.reported + usize::from(one.reported) - usize::from(was_reported);
+            packed.place = self.schedule.insert(&self.slab, id, (packed.due, packed.key), !is_reported);
+            self.reported = self.reported + usize::from(is_reported) - usize::from(was_reported);
         }
         if packed != *self.slab.get(id)
             && let Some(to) = self.slab.get_mut(id)

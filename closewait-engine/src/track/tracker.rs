@@ -444,14 +444,13 @@ impl Tracker {
     }
 
     /// Marks a socket as reported at `now`. It is due again when its age has doubled.
-    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(SocketView<'_>, Dwell)> {
+    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<Dwell> {
         let stuck_after = self.stuck_after;
-        let dwell = self.sockets.change(key, |tracked| {
+        self.sockets.change(key, |tracked| {
             tracked.reported = true;
             tracked.due = next_doubling(tracked.since.latest(), stuck_after, now);
             tracked.since.dwell(now)
-        })?;
-        Some((self.sockets.get(key)?, dwell))
+        })
     }
 
     /// Returns a tracked socket.

@@ -29,8 +29,8 @@ fn tracker() -> Tracker {
 fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
     let _forgotten = tracker.forget_stale_facts(now, now);
-    let (tracked, dwell) = tracker.report(key, now)?;
-    Some((tracked.socket(), dwell))
+    let dwell = tracker.report(key, now)?;
+    Some((tracker.get(key)?.socket(), dwell))
 }
 
 /// Returns the times of reports up to `until`, in seconds.
