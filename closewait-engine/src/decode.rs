@@ -87,7 +87,9 @@ impl Decoder {
             let Record { kind, old_state: old, new_state: new, .. } = record;
             if fits { Ok(()) } else { Err(DecodeError::States { kind, old, new }) }
         };
-        let socket = self.socket(&record, &detail)?;
+        // The records of changes have no details, which the compiler can omit.
+        let is_change = record.kind == kind::ENTER || record.kind == kind::LEAVE;
+        let socket = if is_change { self.socket(&record, &Detail::EMPTY) } else { self.socket(&record, &detail) }?;
         match record.kind {
             kind::ENTER => {
                 states(record.new_state == state::CLOSE_WAIT)?;
@@ -177,6 +179,7 @@ impl Decoder {
         between
     }
 
+    #[inline(always)]
     fn socket(&self, record: &Record, detail: &Detail) -> Result<Socket, DecodeError> {
         let protocol = match record.protocol {
             IPPROTO_TCP => Protocol::Tcp,

@@ -37,7 +37,8 @@ impl GroupKeys {
 
     /// Does what [`Self::flow`] does for a tracked socket.
     pub(crate) fn flow_of(&self, one: SocketView<'_>) -> FlowKey {
-        self.flow_of_facts((one.netns(), one.cgroup()), one.role(), one.ends())
+        let (netns_and_cgroup, ends) = one.site_and_ends();
+        self.flow_of_facts(netns_and_cgroup, one.role(), ends)
     }
 
     fn flow_of_facts(

@@ -229,7 +229,7 @@ impl Packed {
     };
 
     /// Packs a socket; `None` if it does not fit. The opener and the earliest entry are only marked.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(key: SocketKey, parts: &Parts<'_>, interned: &mut Interned) -> Option<Self> {
         let Parts { socket, since, seen, due, reported, refreshed, owners, found, touched } = *parts;
         let mut packer = Packer::default();
@@ -418,8 +418,14 @@ impl Packed {
     }
 
     pub(super) fn ends(&self, interned: &Interned) -> (Endpoint, Endpoint) {
-        let local = Endpoint { address: self.site(interned).local, port: self.local_port };
-        (local, self.remote(&interned.addresses))
+        self.site_and_ends(interned).1
+    }
+
+    /// Returns the network namespace and the cgroup, and the local and the remote endpoint.
+    pub(super) fn site_and_ends(&self, interned: &Interned) -> ((Option<u32>, Option<u64>), (Endpoint, Endpoint)) {
+        let Site { netns, cgroup, local, .. } = self.site(interned);
+        let local = Endpoint { address: local, port: self.local_port };
+        ((netns, cgroup), (local, self.remote(&interned.addresses)))
     }
 
     fn remote(&self, addresses: &Interner<Ipv6Addr>) -> Endpoint {

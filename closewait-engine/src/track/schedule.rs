@@ -13,8 +13,9 @@ use crate::{model::SocketKey, time::BootTime};
 const SMALL: usize = 4096;
 /// In place of the number of a socket that has exited.
 const GAP: u32 = u32::MAX;
-/// Maximum length of a sorted list; in tests less, so that there are several.
-const MAX_LIST: usize = if cfg!(test) { 8 } else { 512 };
+/// Maximum length of a sorted list; in tests less, so that there are several. Small lists would lie between memory that is soon
+/// freed, and keep its pages.
+const MAX_LIST: usize = if cfg!(test) { 8 } else { 4096 };
 
 /// Time at which a socket is due, and its key.
 type Due = (BootTime, SocketKey);
@@ -121,11 +122,11 @@ impl Schedule {
 
 /// Numbers of sockets in ascending order of their due times, in lists that are not empty.
 #[derive(Clone, Debug, Default)]
-struct SortedLists(VecDeque<Vec<u32>>);
+struct SortedLists(VecDeque<VecDeque<u32>>);
 
 impl SortedLists {
     fn first(&self) -> Option<u32> {
-        self.0.front()?.first().copied()
+        self.0.front()?.front().copied()
     }
 
     fn iter(&self) -> impl Iterator<Item = u32> {
@@ -135,7 +136,7 @@ impl SortedLists {
     /// Returns the index of the list that has, or gets, a due time.
     fn list(&self, slab: &Slab, at: Due) -> usize {
         // Most sockets are near one end.
-        let begins_by = |list: &Vec<u32>| list.first().is_some_and(|id| due(slab, *id) <= at);
+        let begins_by = |list: &VecDeque<u32>| list.front().is_some_and(|id| due(slab, *id) <= at);
         if self.0.back().is_some_and(begins_by) {
             return self.0.len() - 1;
         }
@@ -148,10 +149,10 @@ impl SortedLists {
     fn insert(&mut self, slab: &Slab, id: u32, at: Due) {
         let number = self.list(slab, at);
         let Some(list) = self.0.get_mut(number) else {
-            self.0.push_back(vec![id]);
+            self.0.push_back(VecDeque::from([id]));
             return;
         };
-        let index = match list.last() {
+        let index = match list.back() {
             Some(last) if due(slab, *last) < at => list.len(),
             _ => list.partition_point(|id| due(slab, *id) < at),
         };
@@ -159,7 +160,7 @@ impl SortedLists {
             list.insert(index, id);
         } else if index == list.len() {
             // Nearly all arrive at the end: full lists take the least memory.
-            self.0.insert(number + 1, vec![id]);
+            self.0.insert(number + 1, VecDeque::from([id]));
         } else {
             list.insert(index, id);
             let rest = list.split_off(MAX_LIST / 2);
@@ -172,7 +173,7 @@ impl SortedLists {
         let at = due(slab, id);
         let number = self.list(slab, at);
         let Some(list) = self.0.get_mut(number) else { return };
-        let index = if list.first() == Some(&id) { 0 } else { list.partition_point(|id| due(slab, *id) < at) };
+        let index = if list.front() == Some(&id) { 0 } else { list.partition_point(|id| due(slab, *id) < at) };
         debug_assert_eq!(list.get(index), Some(&id), "another socket");
         if list.get(index) == Some(&id) {
             list.remove(index);
@@ -330,6 +331,6 @@ mod tests {
             due.insert(at(1_000_000 + number), false);
         }
         due.insert(at(1000), true);
-        assert_eq!((due.schedule.queue.len(), due.schedule.others.0.iter().map(Vec::len).sum()), (1, 1000));
+        assert_eq!((due.schedule.queue.len(), due.schedule.others.0.iter().map(VecDeque::len).sum()), (1, 1000));
     }
 }

@@ -203,6 +203,15 @@ impl<'a> SocketView<'a> {
         self.wide().map_or_else(|| self.packed.ends(&self.sockets.interned), of_wide)
     }
 
+    /// Returns the network namespace and the cgroup, and the local and the remote endpoint.
+    pub(crate) fn site_and_ends(self) -> ((Option<u32>, Option<u64>), (Endpoint, Endpoint)) {
+        if let Some(wide) = self.wide() {
+            let Socket { netns, cgroup, local, remote, .. } = wide.socket;
+            return ((netns, cgroup), (local, remote));
+        }
+        self.packed.site_and_ends(&self.sockets.interned)
+    }
+
     /// Returns the facts about the socket.
     pub(crate) fn socket(self) -> Socket {
         if let Some(wide) = self.wide() {

@@ -75,11 +75,13 @@ impl Sockets {
         self.reported
     }
 
-    fn id(&self, key: SocketKey) -> Option<u32> {
+    /// Returns the number of a socket.
+    pub(crate) fn id(&self, key: SocketKey) -> Option<u32> {
         self.table.find(self.state.hash_one(key), |id| self.slab.get(*id).key == key).copied()
     }
 
-    fn view(&self, id: u32) -> SocketView<'_> {
+    /// Returns the socket with a number.
+    pub(crate) fn view(&self, id: u32) -> SocketView<'_> {
         SocketView::new(self, self.slab.get(id))
     }
 
@@ -104,6 +106,7 @@ impl Sockets {
     }
 
     /// Packs a socket, and stores the parts that its packed form only marks.
+    #[inline(always)]
     fn pack(&mut self, key: SocketKey, parts: &Parts<'_>) -> Packed {
         let Some(packed) = Packed::new(key, parts, &mut self.interned) else {
             let Parts { socket, since, seen, due, reported, refreshed, owners, found, touched } = *parts;
@@ -159,6 +162,7 @@ impl Sockets {
         self.insert_parts(key, &Parts { socket, since, seen, due, reported, refreshed, owners, found, touched });
     }
 
+    #[inline(always)]
     fn insert_parts(&mut self, key: SocketKey, parts: &Parts<'_>) {
         let id = self.slab.next_id();
         let Self { table, state, slab, .. } = self;
@@ -166,9 +170,8 @@ impl Sockets {
         match table.entry(state.hash_one(key), is_same, |id| state.hash_one(slab.get(*id).key)) {
             Entry::Vacant(vacant) => drop(vacant.insert(id)),
             Entry::Occupied(known) => {
-                let known = *known.get();
-                self.remove_id(known);
-                return self.insert_parts(key, parts);
+                let before = std::mem::replace(known.into_mut(), id);
+                self.remove_entry(before);
             }
         }
         let mut packed = self.pack(key, parts);
@@ -185,18 +188,22 @@ impl Sockets {
         Some(removed)
     }
 
-    /// Removes a socket that is not needed any more.
-    pub(crate) fn delete(&mut self, key: SocketKey) {
-        if let Some(id) = self.id(key) {
-            self.remove_id(id);
-        }
+    /// Removes the socket with a number, which is not needed any more.
+    pub(crate) fn delete(&mut self, id: u32) {
+        self.remove_id(id);
     }
 
     fn remove_id(&mut self, id: u32) {
-        let Self { slab, table, state, schedule, .. } = self;
+        let Self { slab, table, state, .. } = self;
         if let Ok(found) = table.find_entry(state.hash_one(slab.get(id).key), |known| *known == id) {
             let _removed = found.remove();
         }
+        self.remove_entry(id);
+    }
+
+    /// Removes a socket that is no longer in the table of keys.
+    fn remove_entry(&mut self, id: u32) {
+        let Self { slab, schedule, .. } = self;
         schedule.remove(slab, id);
         self.reported -= usize::from(self.view(id).is_reported());
         self.unpack(id);

@@ -152,7 +152,7 @@ impl Tracker {
 
     /// Tracks a socket that entered. Returns the previous socket at its address, if the exit of that one was missed.
     pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> Option<Box<TrackedSocket>> {
-        let Some(before) = self.find(key, socket) else {
+        let Some(before) = self.find(key, socket).map(|id| self.sockets.view(id)) else {
             self.overflow.remove(socket);
             if self.sockets.len() < self.most {
                 self.insert_new(key, socket, Since::Exact(at), at);
@@ -189,23 +189,30 @@ impl Tracker {
     /// Removes a socket that exited at `at`. `entered` is the time of the entry, if the kernel program saw it.
     pub(crate) fn leave(&mut self, key: SocketKey, at: BootTime, entered: Option<BootTime>, socket: &Socket) -> Left {
         let mut missed = None;
-        let mut found = self.find(key, socket);
-        let mut is_another = found.is_some_and(|one| one.differs(socket));
-        if let Some(other) = found.filter(|one| is_another && one.seen() < at).map(SocketView::key) {
-            missed = self.remove(other).map(Box::new);
+        let find = |this: &Self| {
+            let id = this.find(key, socket)?;
+            let one = this.sockets.view(id);
+            Some((id, one.differs(socket), one.seen()))
+        };
+        let mut found = find(self);
+        if let Some((other, true, _)) = found.filter(|(.., seen)| *seen < at) {
+            missed = self.remove(self.sockets.view(other).key()).map(Box::new);
             if let Some(missed) = &missed {
                 self.scans.missed(&missed.socket, at);
             }
             // The socket that exited can be tracked by its endpoints.
-            found = self.find(key, socket);
-            is_another = found.is_some_and(|one| one.differs(socket));
+            found = find(self);
         }
-        let found = found.filter(|one| !is_another && one.ends_with(at, entered));
+        let found = found.filter(|(id, is_another, _)| !is_another && self.sockets.view(*id).ends_with(at, entered));
         let mut dwell = entered.map(|entered| Dwell::Exact(at.since(entered)));
-        let tracked = if let Some(one) = found {
+        let tracked = if let Some((id, ..)) = found {
+            let one = self.sockets.view(id);
             dwell = dwell.or_else(|| Some(one.dwell(at)));
             let (known_by, departed) = (one.key(), Departed::of(one));
-            self.delete(known_by);
+            if known_by.is_of_ends() {
+                self.forget_ends(known_by, one.ends());
+            }
+            self.sockets.delete(id);
             Some(departed)
         } else {
             self.overflow.left(socket);
@@ -453,15 +460,15 @@ impl Tracker {
         })
     }
 
-    /// Returns a tracked socket.
-    fn find(&self, key: SocketKey, socket: &Socket) -> Option<SocketView<'_>> {
-        if let Some(tracked) = self.sockets.get(key) {
-            return Some(tracked);
+    /// Returns the number of a tracked socket.
+    fn find(&self, key: SocketKey, socket: &Socket) -> Option<u32> {
+        if let Some(id) = self.sockets.id(key) {
+            return Some(id);
         }
         // Not empty only after a scan without kernel programs.
         let named_alike = self.by_ends.get(&(socket.local, socket.remote))?;
-        let mut same = named_alike.iter().filter_map(|key| self.sockets.get(*key)).filter(|tracked| {
-            let netns = tracked.netns();
+        let mut same = named_alike.iter().filter_map(|key| self.sockets.id(*key)).filter(|id| {
+            let netns = self.sockets.view(*id).netns();
             socket.netns.is_none() || netns.is_none() || netns == socket.netns
         });
         same.next()
@@ -469,8 +476,8 @@ impl Tracker {
 
     /// Returns the key under which a socket that a scan found is tracked.
     fn find_scanned(&mut self, key: SocketKey, socket: &Socket) -> Option<SocketKey> {
-        if let Some(known) = self.find(key, socket) {
-            return Some(known.key());
+        if let Some(id) = self.find(key, socket) {
+            return Some(self.sockets.view(id).key());
         }
         // `sock_diag` does not report kernel addresses.
         let Self { sockets, scans, .. } = self;
@@ -509,16 +516,6 @@ impl Tracker {
         let tracked = self.sockets.remove(key)?;
         self.forget_ends(key, (tracked.socket.local, tracked.socket.remote));
         Some(tracked)
-    }
-
-    /// Removes a socket that is not needed any more.
-    fn delete(&mut self, key: SocketKey) {
-        if key.is_of_ends()
-            && let Some(ends) = self.sockets.get(key).map(SocketView::ends)
-        {
-            self.forget_ends(key, ends);
-        }
-        self.sockets.delete(key);
     }
 
     fn forget_ends(&mut self, key: SocketKey, ends: (Endpoint, Endpoint)) {

@@ -233,7 +233,9 @@ proptest! {
                 }
                 Step::Remove(key) => prop_assert_eq!(sockets.remove(key), model.remove(&key)),
                 Step::Delete(key) => {
-                    sockets.delete(key);
+                    if let Some(id) = sockets.id(key) {
+                        sockets.delete(id);
+                    }
                     model.remove(&key);
                 }
                 Step::Refresh(key, fresh, at) => change(&mut sockets, &mut model, key, |one| {
@@ -275,7 +277,7 @@ proptest! {
             compare(&restored, model);
         }
         for key in sockets.keys() {
-            sockets.delete(key);
+            sockets.delete(sockets.id(key).unwrap());
         }
         compare(&sockets, &Model::new());
     }
@@ -303,7 +305,7 @@ fn few_sockets_after_many_take_little_memory() {
     };
     let mut sockets = Sockets::of((0..100_000).map(|number| (number, one(number))));
     for number in (0..100_000).filter(|number| number % 1000 > 0) {
-        sockets.delete(SocketKey(number));
+        sockets.delete(sockets.id(SocketKey(number)).unwrap());
         sockets.shrink();
     }
     assert!(sockets.capacity() < 8 * SMALL, "{}", sockets.capacity());
