@@ -3,6 +3,7 @@
 
 mod courses;
 mod late_exits;
+mod recent;
 mod shown;
 
 use std::{
@@ -10,14 +11,12 @@ use std::{
     time::Duration,
 };
 
-use indexmap::{
-    IndexMap,
-    map::Entry::{Occupied, Vacant},
-};
+use indexmap::IndexMap;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::late_exits::EndedBy;
+use self::recent::RecentFlows;
 use self::shown::ShownFacts;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
 use crate::{
@@ -100,6 +99,8 @@ pub(crate) struct Flows {
     /// Counts of each flow, read for every record.
     #[serde(with = "indexmap::map::serde_seq")]
     flows: IndexMap<FlowKey, FlowStats, KeyedState>,
+    #[serde(skip)]
+    recent: RecentFlows,
     /// Time of the next count of the present sockets.
     tick: BootTime,
     window_ends: BootTime,
@@ -119,6 +120,7 @@ impl Flows {
             began: now,
             stuck_after,
             flows: IndexMap::default(),
+            recent: RecentFlows::default(),
             tick: now + stuck_after.min(COUNT_INTERVAL),
             window_ends: now + stuck_after,
             suspects: false,
@@ -420,21 +422,6 @@ impl Flows {
     /// Returns the number of the cohort that a time belongs to.
     fn number(&self, at: BootTime) -> u64 {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
-    }
-
-    /// Returns the counts of a flow and the key under which they are stored: its own, or [`FlowKey::Rest`] over the limit.
-    fn stats_mut(&mut self, key: FlowKey, at: BootTime) -> (FlowKey, &mut FlowStats) {
-        let full = self.flows.len() >= MAX_FLOWS || (key.is_remote() && self.remotes >= MAX_REMOTES);
-        let key = if full { self.counted_as(key) } else { key };
-        let stats = match self.flows.entry(key) {
-            Occupied(known) => known.into_mut(),
-            Vacant(entry) => {
-                self.remotes += usize::from(key.is_remote());
-                entry.insert(FlowStats::default())
-            }
-        };
-        stats.changed = stats.changed.max(at);
-        (key, stats)
     }
 }
 

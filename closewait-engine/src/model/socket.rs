@@ -215,7 +215,7 @@ impl Socket {
 }
 
 /// Process, with the name of one of its tasks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Task {
     /// Process id in the initial pid namespace.
     pub pid: u32,

@@ -1,6 +1,6 @@
 //! Facts that distinguish idle connections of a pool from forgotten ones.
 
-use std::time::Duration;
+use std::{borrow::Borrow, time::Duration};
 
 use crate::{
     model::{Since, Socket},
@@ -53,8 +53,8 @@ impl ClientFacts {
     /// Counts the sockets of a group at `now`, each with the time at which a refresh last saw that data was read. `onset` is the
     /// entry of the oldest. With `watched`, the agent knows the opener of each connection that was opened after the onset, so a
     /// connection without an opener is older.
-    pub(crate) fn of<'a>(
-        sockets: impl Iterator<Item = (&'a Socket, Since, BootTime)>,
+    pub(crate) fn of<S: Borrow<Socket>>(
+        sockets: impl Iterator<Item = (S, Since, BootTime)>,
         onset: BootTime,
         watched: bool,
         now: BootTime,
@@ -62,7 +62,7 @@ impl ClientFacts {
         let (mut facts, mut entries) = (Self::default(), Vec::new());
         facts.opened_after_onset = watched.then_some(0);
         for (socket, since, read) in sockets {
-            let Some(entered) = known(since) else { continue };
+            let (Some(entered), socket) = (known(since), socket.borrow()) else { continue };
             entries.push(entered);
             let unread_bytes = socket.unread_bytes.unwrap_or(0);
             let unread = unread_bytes > 1;
