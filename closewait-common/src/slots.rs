@@ -10,9 +10,9 @@
 //!
 //! - 0: free.
 //! - A number of claims, in the low bits that are 0 in the address of each socket ([`CLAIMS`]): programs that found it free, have
-//!   added 1, and read the word again. Who then reads 1 owns the slot, and adds the address of its socket in place of the claim.
-//!   Who reads anything else subtracts its 1 and uses the hash map.
-//! - The address of its socket, plus claims that are being withdrawn.
+//!   added 1, and read the word again. A program that then reads 1 owns the slot, and adds the address of its socket. One that
+//!   reads anything else subtracts its 1 and uses the hash map.
+//! - The address of its socket plus 1, plus claims that are being withdrawn.
 //!
 //! Between entry and exit the kernel's lock of the socket orders the programs that own a slot. Nothing orders a reader:
 //! [`CHECK`] tells whether a time belongs to an address.
@@ -73,23 +73,29 @@ pub const fn count(max_sockets: u32) -> u32 {
     }
 }
 
-/// Returns the index of a socket's slot. `mask` is the number of slots minus one.
+/// Returns the low half of a socket's address, by which it is placed.
 #[inline(always)]
-pub const fn index(sk: u64, mask: u32) -> u32 {
-    /// 2^64 divided by the golden ratio: multiples of it spread evenly, as do addresses at equal distances.
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    (sk.wrapping_mul(FACTOR) >> (64 - MAX_SLOTS.ilog2())) as u32 & mask
+pub const fn low(sk: u64) -> u64 {
+    sk & 0xffff_ffff
 }
 
-/// Stores the entry time of a socket, unless its slot is taken.
+/// Returns the index of the slot of a socket with this low half of its address. `mask` is the number of slots minus one.
 #[inline(always)]
-pub fn enter(slot: &impl SlotWords, sk: u64, now_ns: u64) -> Place {
+pub const fn index(low: u64, mask: u32) -> u32 {
+    /// 2^64 divided by the golden ratio: multiples of it spread evenly, as do addresses at equal distances.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    (low.wrapping_mul(FACTOR) >> (64 - MAX_SLOTS.ilog2())) as u32 & mask
+}
+
+/// Stores the entry time of a socket, unless its slot is taken. `low` is the low half of its address.
+#[inline(always)]
+pub fn enter(slot: &impl SlotWords, sk: u64, low: u64, now_ns: u64) -> Place {
     let owner = slot.load(OWNER);
-    if owner != 0 || sk & CLAIMS != 0 {
+    if owner != 0 || low & CLAIMS != 0 {
         if owner & !CLAIMS != sk {
             return Place::Taken;
         }
-        write(slot, sk, now_ns);
+        write(slot, owner_of(slot), now_ns);
         return Place::Replaced;
     }
     slot.add(OWNER, 1);
@@ -97,8 +103,11 @@ pub fn enter(slot: &impl SlotWords, sk: u64, now_ns: u64) -> Place {
         slot.add(OWNER, 1_u64.wrapping_neg());
         return Place::Taken;
     }
+    slot.store(CHECK, sk);
+    // A number instead of a pointer, as in `owner_of`.
+    let sk = slot.load(CHECK);
     write(slot, sk, now_ns);
-    slot.add(OWNER, sk.wrapping_sub(1));
+    slot.add(OWNER, sk);
     Place::Slot
 }
 
@@ -114,7 +123,8 @@ pub fn leave(slot: &impl SlotWords, sk: u64) -> Option<u64> {
     if entered_ns == 0 {
         return None;
     }
-    slot.add(OWNER, sk.wrapping_neg());
+    // The address and the claim.
+    slot.add(OWNER, !owner_of(slot));
     Some(entered_ns)
 }
 
@@ -126,6 +136,13 @@ pub fn peek(slot: &impl SlotWords, sk: u64) -> Option<u64> {
     }
     let entered_ns = slot.load(ENTERED_NS);
     (slot.load(CHECK) == entered_ns ^ sk).then_some(entered_ns)
+}
+
+/// Returns the address of the socket that owns a slot. The verifier refuses arithmetic with the address that the program was called
+/// with, a pointer, but not with a number from memory.
+#[inline(always)]
+fn owner_of(slot: &impl SlotWords) -> u64 {
+    slot.load(OWNER) & !CLAIMS
 }
 
 #[inline(always)]

@@ -233,17 +233,27 @@ impl SlotWords for OwnSlot {
     }
 }
 
-/// Returns the slot of a socket.
+/// Returns the low half of a socket's address: of a pointer, the verifier lets programs copy 32 bits, but not shift them.
 #[inline(always)]
-fn slot(sk: u64) -> Option<OwnSlot> {
-    Some(OwnSlot(SLOTS.get_ptr_mut(slots::index(sk, ability!(slot_mask)))?.cast()))
+fn low(sk: u64) -> u64 {
+    let low;
+    // SAFETY: it copies a register, and clears the upper half of the copy.
+    unsafe { asm!("w2 = w1", in("r1") sk, out("r2") low, options(pure, nomem, nostack)) };
+    low
+}
+
+/// Returns the slot of a socket with this low half of its address.
+#[inline(always)]
+fn slot(low: u64) -> Option<OwnSlot> {
+    Some(OwnSlot(SLOTS.get_ptr_mut(slots::index(low, ability!(slot_mask)))?.cast()))
 }
 
 /// Stores the time of entry of a socket, and counts failures.
 #[inline(always)]
 pub(crate) fn store_entry(sk: u64, now_ns: u64) {
-    let Some(slot) = slot(sk) else { return };
-    match slots::enter(&slot, sk, now_ns) {
+    let low = low(sk);
+    let Some(slot) = slot(low) else { return };
+    match slots::enter(&slot, sk, low, now_ns) {
         Place::Slot => {}
         Place::Replaced => count(Counter::Replaced),
         Place::Taken => store_in_hash(sk, now_ns),
@@ -268,7 +278,7 @@ fn store_in_hash(sk: u64, now_ns: u64) {
 /// Removes the time of entry of a socket. Returns it.
 #[inline(always)]
 pub(crate) fn take_entry(sk: u64) -> Option<u64> {
-    if let Some(entered_ns) = slots::leave(&slot(sk)?, sk) {
+    if let Some(entered_ns) = slots::leave(&slot(low(sk))?, sk) {
         return Some(entered_ns);
     }
     let entered_ns = peek_in_hash(sk)?;
@@ -280,7 +290,7 @@ pub(crate) fn take_entry(sk: u64) -> Option<u64> {
 /// Returns the time of entry of a socket, if it is stored.
 #[inline(always)]
 pub(crate) fn peek_entry(sk: u64) -> Option<u64> {
-    slots::peek(&slot(sk)?, sk).or_else(|| peek_in_hash(sk))
+    slots::peek(&slot(low(sk))?, sk).or_else(|| peek_in_hash(sk))
 }
 
 #[inline(always)]

@@ -372,7 +372,7 @@ impl KernelPrograms {
         for (key, entered) in entries {
             self.slots.forget(key.0, entered.0);
             match since.get(&key.0, 0) {
-                Ok(kept) if kept == entered.0 => match since.remove(&key.0) {
+                Ok(kept) if kept <= entered.0 => match since.remove(&key.0) {
                     Err(MapError::KeyNotFound) | Ok(()) => {}
                     Err(source) => return Err(failed(source)),
                 },

@@ -10,7 +10,6 @@
 
 use std::{
     cell::RefCell,
-    cmp::Reverse,
     collections::HashSet,
     fs::File,
     io,
@@ -150,7 +149,8 @@ impl Scanner {
         failed
     }
 
-    /// Returns every socket whose time of entry the kernel stores, by its address at that time.
+    /// Returns every socket whose time of entry the kernel stores, by its address at that time. An address with two entries is there
+    /// twice, the later one last.
     ///
     /// # Errors
     ///
@@ -158,10 +158,8 @@ impl Scanner {
     pub fn entries(&self) -> io::Result<Vec<(SocketKey, BootTime)>> {
         let Some(programs) = &self.programs else { return Ok(Vec::new()) };
         let mut entries = calls::entries(programs.entries.as_fd())?;
+        // After a missed exit, an address can be in both: the later entry is in the slot.
         entries.extend(programs.slots.entries());
-        // After a missed exit, an address can be in both: its present socket is the later one. The next reading has the other one.
-        entries.sort_unstable_by_key(|(sk, at)| (*sk, Reverse(*at)));
-        entries.dedup_by_key(|(sk, _at)| *sk);
         Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), BootTime(at))).collect())
     }
 

@@ -70,15 +70,15 @@ impl SlotTable {
     /// Frees the slot of a socket, unless another socket has entered at the address since `entered_ns`.
     pub(super) fn forget(&self, sk: u64, entered_ns: u64) {
         let mask = self.count.saturating_sub(1);
-        let Some(slot) = self.slots().get(slots::index(sk, mask) as usize) else { return };
+        let Some(slot) = self.slots().get(slots::index(slots::low(sk), mask) as usize) else { return };
         for _ in 0..ATTEMPTS {
             let owner = slot.load(OWNER);
-            if owner & !CLAIMS != sk || slot.load(ENTERED_NS) != entered_ns {
+            if owner & !CLAIMS != sk || slot.load(ENTERED_NS) > entered_ns {
                 return;
             }
-            // The claims that are being withdrawn stay, and their programs subtract them.
-            let free = slot.0[OWNER].compare_exchange(owner, owner & CLAIMS, Ordering::AcqRel, Ordering::Relaxed);
-            if free.is_ok() {
+            // Claims that are being withdrawn stay, and their programs subtract them. One was the socket's own.
+            let free = (owner & CLAIMS).saturating_sub(1);
+            if slot.0[OWNER].compare_exchange(owner, free, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return;
             }
         }
@@ -135,15 +135,19 @@ mod tests {
         (SlotTable::map(file.as_fd(), count).unwrap(), file)
     }
 
+    fn enter(slot: &SharedSlot, at: u64) -> Place {
+        slots::enter(slot, SK, slots::low(SK), at)
+    }
+
     fn slot_of(table: &SlotTable, sk: u64) -> &SharedSlot {
-        &table.slots()[slots::index(sk, table.count - 1) as usize]
+        &table.slots()[slots::index(slots::low(sk), table.count - 1) as usize]
     }
 
     #[test]
     fn another_mapping_sees_the_entries_of_this_one() {
         let (table, file) = table(64);
         assert!(table.entries().is_empty());
-        assert_eq!(slots::enter(slot_of(&table, SK), SK, 7), Place::Slot);
+        assert_eq!(enter(slot_of(&table, SK), 7), Place::Slot);
         let other = SlotTable::map(file.as_fd(), 64).unwrap();
         assert_eq!(other.entries(), [(SK, 7)]);
         drop(table);
@@ -152,10 +156,10 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_forgotten_only_at_its_own_time_and_claims_stay() {
+    fn an_entry_is_forgotten_unless_it_is_later_and_claims_stay() {
         let (table, _file) = table(1);
         let slot = slot_of(&table, SK);
-        assert_eq!(slots::enter(slot, SK, 7), Place::Slot);
+        assert_eq!(enter(slot, 7), Place::Slot);
         // A program that finds the slot taken, before it has withdrawn its claim.
         slot.add(OWNER, 1);
         table.forget(SK, 6);
@@ -164,14 +168,14 @@ mod tests {
         table.forget(SK, 7);
         assert_eq!((table.entries(), slot.load(OWNER)), (Vec::new(), 1));
         slot.add(OWNER, 1_u64.wrapping_neg());
-        assert_eq!(slots::enter(slot, SK, 8), Place::Slot);
+        assert_eq!(enter(slot, 8), Place::Slot);
     }
 
     #[test]
     fn a_slot_that_is_being_written_is_left_out() {
         let (table, _file) = table(1);
         let slot = slot_of(&table, SK);
-        slot.store(OWNER, SK);
+        slot.store(OWNER, SK + 1);
         slot.store(ENTERED_NS, 7);
         assert!(table.entries().is_empty(), "its check is that of another time");
         slot.store(OWNER, 1);

@@ -20,6 +20,10 @@ use super::*;
 
 const SK: u64 = 0xffff_8881_0203_0400;
 
+fn put(slot: &impl SlotWords, sk: u64, now_ns: u64) -> Place {
+    enter(slot, sk, low(sk), now_ns)
+}
+
 /// A slot of one thread.
 #[derive(Default)]
 struct Words([Cell<u64>; WORDS]);
@@ -109,7 +113,7 @@ impl Program<'_> {
                     let now = time.fetch_add(1, Ordering::Relaxed);
                     entered.lock().unwrap().insert((sk, now));
                     own.insert(sk, now);
-                    match enter(self, sk, now) {
+                    match put(self, sk, now) {
                         Place::Slot => {}
                         Place::Replaced => panic!("no exit was missed"),
                         Place::Taken => assert_eq!(self.hash(|hash| hash.insert(sk, now)), None),
@@ -160,23 +164,23 @@ fn sk(number: u64) -> u64 {
 fn a_slot_has_one_socket_until_it_leaves() {
     let slot = Words::default();
     assert_eq!((leave(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
-    assert_eq!(enter(&slot, sk(1), 10), Place::Slot);
-    assert_eq!(enter(&slot, sk(2), 20), Place::Taken);
+    assert_eq!(put(&slot, sk(1), 10), Place::Slot);
+    assert_eq!(put(&slot, sk(2), 20), Place::Taken);
     assert_eq!((leave(&slot, sk(2)), peek(&slot, sk(2)), peek(&slot, sk(1))), (None, None, Some(10)));
     assert_eq!(leave(&slot, sk(1)), Some(10));
     assert_eq!((leave(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
-    assert_eq!(enter(&slot, sk(2), 30), Place::Slot);
+    assert_eq!(put(&slot, sk(2), 30), Place::Slot);
     assert_eq!(leave(&slot, sk(2)), Some(30));
 }
 
 #[test]
 fn an_address_that_enters_again_replaces_the_entry_whose_exit_was_missed() {
     let slot = Words::default();
-    assert_eq!(enter(&slot, SK, 10), Place::Slot);
-    assert_eq!(enter(&slot, SK, 20), Place::Replaced);
+    assert_eq!(put(&slot, SK, 10), Place::Slot);
+    assert_eq!(put(&slot, SK, 20), Place::Replaced);
     // A claim that another program has not withdrawn yet.
     slot.add(OWNER, 1);
-    assert_eq!(enter(&slot, SK, 30), Place::Replaced);
+    assert_eq!(put(&slot, SK, 30), Place::Replaced);
     assert_eq!((peek(&slot, SK), leave(&slot, SK)), (Some(30), Some(30)));
     assert_eq!(slot.load(OWNER), 1);
 }
@@ -186,16 +190,16 @@ fn a_claim_without_an_end_takes_only_its_slot() {
     let slot = Words::default();
     // A program that was interrupted for ever right after its claim.
     slot.add(OWNER, 1);
-    assert_eq!(enter(&slot, SK, 10), Place::Taken);
+    assert_eq!(put(&slot, SK, 10), Place::Taken);
     assert_eq!((leave(&slot, SK), peek(&slot, SK), slot.load(OWNER)), (None, None, 1));
 }
 
 #[test]
 fn a_time_that_belongs_to_another_address_is_not_read() {
     let slot = Words::default();
-    assert_eq!(enter(&slot, sk(1), 10), Place::Slot);
+    assert_eq!(put(&slot, sk(1), 10), Place::Slot);
     // The next owner's address has arrived, its time not yet.
-    slot.store(OWNER, sk(2));
+    slot.store(OWNER, sk(2) + 1);
     assert_eq!(peek(&slot, sk(2)), None);
     slot.store(ENTERED_NS, 20);
     assert_eq!(peek(&slot, sk(2)), None);
@@ -206,7 +210,7 @@ fn a_time_that_belongs_to_another_address_is_not_read() {
 #[test]
 fn an_address_that_is_not_aligned_uses_the_hash_map() {
     let slot = Words::default();
-    assert_eq!(enter(&slot, SK + 8, 10), Place::Taken);
+    assert_eq!(put(&slot, SK + 8, 10), Place::Taken);
     assert_eq!((leave(&slot, SK + 8), slot.load(OWNER)), (None, 0));
 }
 
@@ -215,7 +219,7 @@ fn an_eighth_of_the_sockets_are_slots_and_indices_stay_below_their_number() {
     let counts = [0, 1, 15, 16, 64, 1000, 65_535, 65_536, 262_144, u32::MAX].map(count);
     assert_eq!(counts, [1, 1, 1, 2, 8, 64, 4096, 8192, 8192, 8192]);
     for slots in counts {
-        assert!((0..10_000).all(|number| index(sk(number), slots - 1) < slots));
+        assert!((0..10_000).all(|number| index(low(sk(number)), slots - 1) < slots));
     }
 }
 
@@ -224,7 +228,7 @@ fn sockets_at_equal_distances_spread_over_the_slots() {
     // 13 sockets of 2,432 bytes in each block of 32 KiB, as in the kernel's cache of TCP sockets.
     let address = |number: u64| 0xffff_8881_0200_0000 + number / 13 * 32_768 + number % 13 * 2432;
     let used =
-        |sockets| (0..sockets).map(|number| index(address(number), MAX_SLOTS - 1)).collect::<BTreeSet<_>>().len();
+        |sockets| (0..sockets).map(|number| index(low(address(number)), MAX_SLOTS - 1)).collect::<BTreeSet<_>>().len();
     // At random it would be 971 and 5,178.
     assert!(used(1024) > 930 && used(8192) > 4900, "{} and {}", used(1024), used(8192));
 }
@@ -288,7 +292,7 @@ fn threads_on_one_slot_lose_no_time() {
             scope.spawn(move || {
                 for time in 1..50_000_u64 {
                     let (sk, time) = (sk(number * 8 + time % 8), time << 3 | number);
-                    if enter(&slot, sk, time) == Place::Slot {
+                    if put(&slot, sk, time) == Place::Slot {
                         assert_eq!(peek(&slot, sk), Some(time));
                         assert_eq!(leave(&slot, sk), Some(time));
                         in_slot.fetch_add(1, Ordering::Relaxed);
