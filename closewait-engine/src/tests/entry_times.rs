@@ -34,9 +34,14 @@ impl SlotWords for ModelSlot {
     }
 }
 
-/// Address of a socket of the model kernel. Its real keys are not aligned.
+/// Returns the address of a socket of the model kernel, whose keys follow each other.
 const fn address(key: SocketKey) -> u64 {
-    key.0 << 6
+    (key.0 - KEY.0 + 1) << 6
+}
+
+/// Returns the socket at an address.
+const fn key(address: u64) -> SocketKey {
+    SocketKey((address >> 6) + KEY.0 - 1)
 }
 
 impl EntryTimes {
@@ -69,7 +74,8 @@ impl EntryTimes {
         let hash = self.hash.iter().map(|(key, at)| (*key, *at));
         let slots = self.slots.iter().filter_map(|slot| {
             let owner = slot.load(OWNER) & !CLAIMS;
-            Some((SocketKey(owner >> 6), BootTime(slots::peek(slot, owner).filter(|_| owner != 0)?)))
+            let at = slots::peek(slot, owner).filter(|_| owner != 0)?;
+            Some((key(owner), BootTime(at)))
         });
         hash.chain(slots).collect()
     }
