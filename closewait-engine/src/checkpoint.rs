@@ -58,6 +58,16 @@ impl Engine {
         self.outputs.is_empty().then(|| Checkpoint(Box::new(self.clone())))
     }
 
+    /// Returns a copy without outputs, which answers queries while this engine goes on.
+    ///
+    /// The time that this takes is that of [`Engine::checkpoint`].
+    pub fn snapshot(&mut self) -> Box<Self> {
+        let outputs = std::mem::take(&mut self.outputs);
+        let copy = Box::new(self.clone());
+        self.outputs = outputs;
+        copy
+    }
+
     /// Restores the fields that a checkpoint does not contain.
     fn restored(&mut self) {
         self.lingering.restored();

@@ -4,8 +4,8 @@ use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     flow::flows::EndedBy,
     model::{
-        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
-        Socket, SocketEvent, SocketKey,
+        Dwell, Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
+        Since, Socket, SocketEvent, SocketKey,
     },
     time::BootTime,
     track::tracked_socket::TrackedSocket,
@@ -78,7 +78,11 @@ impl Engine {
                         }
                     };
                     let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
-                    flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended));
+                    let abandoned = fd_open == Some(true)
+                        && how.is_by_peer()
+                        && matches!(dwell, Some(Dwell::Exact(_)))
+                        && !finished;
+                    flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
                 }
                 let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)
                     || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);

@@ -341,7 +341,8 @@ impl Engine {
     /// Returns the sockets at `now` that match `filter`, oldest first. The iterator judges each socket when it returns it.
     pub fn select<'a>(&'a self, now: BootTime, filter: &'a Filter) -> Selection<'a> {
         let Self { tracker, host_context, flows, group_keys, lingering, config, .. } = self;
-        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, group_keys, flows.as_ref());
+        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, group_keys, flows.as_ref())
+            .with_lingering(lingering);
         let mut selection = Selection::new(now, filter, (tracker, lingering), host_context, grouping);
         selection.unseen = config.unseen_sockets.as_deref();
         selection

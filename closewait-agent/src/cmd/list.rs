@@ -230,7 +230,7 @@ pub(super) fn find_out<I: BorrowMut<Inspector>>(
 ) -> Vec<String> {
     let (decoder, mut blind) = (engine.decoder(), Vec::new());
     let mut inspector = LazyCell::new(inspector);
-    engine.handle(QueryEvent::Asked { query: QueryId(1), at: clock::now(), owner_ended: false });
+    engine.handle(QueryEvent::Asked { query: QueryId(1), at: clock::now(), owner_ended: false, all_owners: true });
     while let Some(output) = engine.poll_output() {
         match output {
             Output::Query(QueryCommand::ScanAll { query }) => {

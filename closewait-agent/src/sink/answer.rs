@@ -101,8 +101,8 @@ fn items<'e, E>(
     let (total, untracked) = (selection.total as u64, selection.untracked);
     let unseen = selection.unseen.map(str::to_owned);
     take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total, untracked, unseen }))?;
-    let processes = selection.processes;
-    list(selection, processes, content, engine.summarize(now), &mut take)
+    let (processes, summary) = (selection.processes, engine.summarize(&selection));
+    list(selection, processes, content, summary, &mut take)
 }
 
 /// Gives the items of a list of `rows` behind the header to `take`. `processes` are the inspected owners, by pid.

@@ -80,6 +80,8 @@ pub struct Group {
     pub reads: Vec<(ReadState, u32)>,
     /// Number of sockets on which the program sent no byte.
     pub unanswered: u32,
+    /// Number of sockets on which the peer sent nothing but the FIN.
+    pub asked_nothing: u32,
     /// Number of sockets on which the program has answered the last data: it sent data later by more than a tick.
     pub answered: u32,
     /// Number of sockets on which the program has not answered the last data: it sent no data later by more than a tick, or none at

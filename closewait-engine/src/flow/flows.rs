@@ -161,18 +161,22 @@ impl Flows {
     }
 
     /// Counts an exit at `at` after `dwell`. `entered` is the time of the entry, if the agent saw it; `finished` is whether the
-    /// program caused the exit, and `ended` the process that did so by its end.
+    /// program caused the exit, and `ended` the process that did so by its end. An `abandoned` socket, which the peer has ended while the
+    /// program still has a descriptor of it, has left nothing behind but its state, and is counted as present until its descriptor is closed.
     pub(crate) fn left(
         &mut self,
         key: FlowKey,
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        (finished, ended): (bool, Option<EndedBy>),
+        (finished, ended, abandoned): (bool, Option<EndedBy>, bool),
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
         let (_, stats) = self.stats_mut(key, at);
+        if abandoned {
+            return;
+        }
         let stayed = dwell.map(Dwell::at_least);
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         stats.mature_left += stayed_for(stats.mature_age(stuck_after));
@@ -214,11 +218,13 @@ impl Flows {
         &mut self,
         now: BootTime,
         sockets: impl Iterator<Item = (FlowKey, Since, SocketKey)>,
+        abandoned: impl Iterator<Item = (FlowKey, BootTime)>,
     ) -> Vec<(FlowKey, EndedIncident)> {
         if !self.is_count_due(now) {
             return Vec::new();
         }
         let all = self.count(now, sockets);
+        self.count_abandoned(now, abandoned);
         let window = self.stuck_after.min(COUNT_INTERVAL).max(COUNT_INTERVAL_PER_SOCKET.saturating_mul(all));
         let mut ended = Vec::new();
         for (key, stats) in &mut self.flows {
@@ -249,6 +255,18 @@ impl Flows {
             stats.shown.present(since, socket);
         }
         all
+    }
+
+    /// Counts sockets that the peers have ended while a program has descriptors of them, with the times at which they had entered. Each uses
+    /// a descriptor as before, and only in flows that are still counted.
+    fn count_abandoned(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, BootTime)>) {
+        let stuck_after = self.stuck_after;
+        for (key, entered) in sockets {
+            let key = self.counted_as(key);
+            if let Some(stats) = self.flows.get_mut(&key) {
+                stats.present(now.since(entered), now, stuck_after);
+            }
+        }
     }
 
     fn end_window(&mut self, now: BootTime) {

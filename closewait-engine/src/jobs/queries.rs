@@ -17,12 +17,17 @@ use crate::{
     context::host_context::MAX_PROCESSES,
     jobs::inspection::{MAX_OWNER_AGE, REFRESH_INTERVAL},
     model::{InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
+    snapshot::query::Filter,
     time::BootTime,
     track::socket_view::{InspectedSocket, Owners, SocketView},
 };
 
 /// Maximum time before an answer. The client waits for 5 s.
 const MAX_QUERY_WAIT: Duration = Duration::from_secs(2);
+
+/// Minimum time in CLOSE_WAIT after which a socket without a scan makes a query scan for owners, unless the answer needs all of them.
+/// On a busy host there always is a younger one, which most likely exits before the scan ends.
+const UNSCANNED_AGE: Duration = Duration::from_secs(1);
 
 /// Minimum age of an inspection after which a query inspects owners that it did not cover. Owners over a limit are never covered.
 const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
@@ -77,7 +82,7 @@ impl Queries {
 impl Engine {
     pub(crate) fn query_event(&mut self, event: QueryEvent) {
         match event {
-            QueryEvent::Asked { query, at, owner_ended } => self.asked(query, at, owner_ended),
+            QueryEvent::Asked { query, at, owner_ended, all_owners } => self.asked(query, at, owner_ended, all_owners),
             QueryEvent::ScannedAll { query } => {
                 let has_unheld = self.scanned.is_some_and(|began| self.tracker.has_unheld(began));
                 let scan = has_unheld.then(|| self.scan_owners());
@@ -100,14 +105,14 @@ impl Engine {
         self.continue_queries();
     }
 
-    fn asked(&mut self, query: QueryId, at: BootTime, owner_ended: bool) {
+    fn asked(&mut self, query: QueryId, at: BootTime, owner_ended: bool, all_owners: bool) {
         let step = if self.config.watching {
             let (present, lingering) = (self.not_refreshed(at), self.descriptors_left());
             let refreshed = present.is_empty() && lingering.is_empty();
             if !refreshed {
                 self.outputs.push_back(Output::Query(QueryCommand::Refresh { query, present, lingering }));
             }
-            QueryStep::Refreshing { refreshed, scan: self.owner_scan_for_query(at, owner_ended) }
+            QueryStep::Refreshing { refreshed, scan: self.owner_scan_for_query(at, owner_ended, all_owners) }
         } else {
             self.outputs.push_back(Output::Query(QueryCommand::ScanAll { query }));
             QueryStep::ScanningAll
@@ -116,13 +121,15 @@ impl Engine {
     }
 
     /// Returns the number of the owner scan that has to end before the answer to a query at `at`; `None` if none is needed.
-    fn owner_scan_for_query(&mut self, at: BootTime, owner_ended: bool) -> Option<u64> {
+    fn owner_scan_for_query(&mut self, at: BootTime, owner_ended: bool, all_owners: bool) -> Option<u64> {
         if owner_ended {
             // A running scan may have found the descriptors of the ended process.
             return Some(self.scan_owners());
         }
         let is_old = self.scanned.is_none_or(|scanned| at.since(scanned) >= MAX_OWNER_AGE);
-        if !is_old && self.tracker.iter().all(SocketView::is_scanned) {
+        let needs_scan =
+            |one: SocketView<'_>| !one.is_scanned() && (all_owners || at.since(one.latest()) >= UNSCANNED_AGE);
+        if !is_old && !self.tracker.iter().any(needs_scan) {
             return None;
         }
         let Queries { scans_asked, scans_ended, .. } = self.queries;
@@ -226,16 +233,27 @@ impl Engine {
     pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
         let tracked = self.tracker.iter().filter_map(SocketView::owners);
         let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref()).map(Owners::Others);
-        let mut pids = BTreeSet::new();
+        let (mut pids, mut last) = (BTreeSet::new(), None);
         for owners in tracked.chain(lingering) {
             for owner in &*owners {
                 if pids.len() >= most {
                     return pids;
                 }
-                pids.insert(owner.task.pid);
+                // Sockets of one owner often follow each other.
+                if last.replace(owner.task.pid) != Some(owner.task.pid) {
+                    pids.insert(owner.task.pid);
+                }
             }
         }
         pids
+    }
+
+    /// Whether a tracked socket, or one that has exited and still has a descriptor, may match a filter after the refreshes, scans and
+    /// inspections of a query. If none does, the query needs none of them.
+    pub fn may_match(&self, filter: &Filter) -> bool {
+        // A scan may find a socket whose record was lost, or that was dropped.
+        let may_find = self.losses() != self.losses_at_scan || self.tracker.can_track_dropped();
+        may_find || self.lingering.len() > 0 || self.tracker.iter().any(|one| filter.matches_ends(one.ends()))
     }
 }
 

@@ -406,6 +406,9 @@ pub enum QueryEvent {
         at: BootTime,
         /// Whether a process of [`crate::Engine::owner_pids`] has ended.
         owner_ended: bool,
+        /// Whether the answer needs the owners of sockets that entered a moment ago, too.
+        #[serde(default = "needs_all_owners")]
+        all_owners: bool,
     },
     /// The scan for [`super::QueryCommand::ScanAll`] ended.
     ScannedAll {
@@ -422,6 +425,11 @@ pub enum QueryEvent {
         /// The query.
         query: QueryId,
     },
+}
+
+/// Returns what a query in a recording without that member needs.
+const fn needs_all_owners() -> bool {
+    true
 }
 
 /// Implements the conversion of each part to an [`Observation`].

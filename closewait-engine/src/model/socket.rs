@@ -196,6 +196,11 @@ impl Socket {
         Some(self.last_sent? >= self.last_received?)
     }
 
+    /// Whether the peer sent nothing but the FIN: no request waits for an answer.
+    pub fn asked_nothing(&self) -> Option<bool> {
+        self.received_bytes.map(|received| received <= 1)
+    }
+
     /// Whether the program sent data more than a tick after the last data had arrived; `None` if the times are too close to tell.
     pub fn answered(&self) -> Option<bool> {
         if self.sent_bytes? == 0 {

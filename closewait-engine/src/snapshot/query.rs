@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::peer::Peer;
 use crate::{
-    model::{Class, PileupEnd, PileupGroup},
+    model::{Class, Endpoint, PileupEnd, PileupGroup, Socket},
     snapshot::view::{Row, RowFacts},
     time::BootTime,
     workload::Workload,
@@ -46,6 +46,22 @@ pub enum Query {
         /// Whether events are text for people instead of JSON.
         text: bool,
     },
+}
+
+impl Query {
+    /// Returns the filter of the sockets; `None` for events.
+    pub fn filter(&self) -> Option<&Filter> {
+        match self {
+            Self::List { filter, .. } | Self::Report { filter, .. } => Some(filter),
+            Self::Tail { .. } => None,
+        }
+    }
+
+    /// Whether the answer needs the owners of sockets that entered a moment ago, too: data for programs, and a selection by owner.
+    pub fn needs_all_owners(&self) -> bool {
+        let for_programs = matches!(self, Self::List { content: ListContent::Sockets, .. });
+        for_programs || self.filter().is_some_and(|filter| !filter.pids.is_empty() || !filter.cgroups.is_empty())
+    }
 }
 
 /// Content of an incident report.
@@ -155,14 +171,19 @@ impl Filter {
         self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
     }
 
+    /// Whether the ends of a socket match, without its other facts.
+    pub(crate) fn matches_ends(&self, (local, remote): (Endpoint, Endpoint)) -> bool {
+        let any_port = |port: &u16| [local.port, remote.port].contains(port);
+        (self.ports.is_empty() || self.ports.iter().any(any_port))
+            && (self.peers.is_empty() || self.peers.iter().any(|peer| peer.matches(remote)))
+    }
+
     /// Whether the facts about a socket match, without the verdict.
     pub fn matches_facts(&self, facts: &RowFacts<'_>, now: BootTime) -> bool {
-        let Self { pids, ports, peers, cgroups, older_than, verdicts: _ } = self;
+        let Self { pids, ports: _, peers: _, cgroups, older_than, verdicts: _ } = self;
         let RowFacts { socket, workload, .. } = facts;
-        let any_port = |port: &u16| [socket.local.port, socket.remote.port].contains(port);
-        (pids.is_empty() || owners(facts).any(|pid| pids.contains(&pid)))
-            && (ports.is_empty() || ports.iter().any(any_port))
-            && (peers.is_empty() || peers.iter().any(|peer| peer.matches(socket.remote)))
+        self.matches_ends((socket.local, socket.remote))
+            && (pids.is_empty() || owners(facts).any(|pid| pids.contains(&pid)))
             && (cgroups.is_empty()
                 || cgroups.iter().any(|text| match workload {
                     Some(workload) => is_in_cgroup(workload, text),
@@ -273,7 +294,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Dwell, Endpoint, Socket},
+        model::{Dwell, Endpoint},
         testing::{listener, owner, row, socket, workload},
     };
 

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::{
     query::{EVERYTHING, Filter, ReportContent},
     urgency::Urgency,
-    view::RowFacts,
+    view::facts_of,
 };
 use crate::{
     Engine,
@@ -31,13 +31,8 @@ impl Engine {
     /// forecasts are those of the whole port or remote endpoint.
     pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
-        let mut members = self.members(now, |_flow_key| true);
-        if !filter.is_empty() {
-            members.retain(|_flow_key, members| {
-                members.retain(|one| self.matches(*one, filter, &grouping, now));
-                !members.is_empty()
-            });
-        }
+        let fitting = self.tracker.iter().filter(|one| filter.is_empty() || self.fits(*one, filter, &grouping, now));
+        let members = self.members_of(fitting, now, |_flow_key| true);
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
         let mut flows: Vec<_> = members.iter().collect();
         let all = flows.len();
@@ -92,6 +87,12 @@ impl Engine {
         }
     }
 
+    /// Whether the facts about a socket match a filter at `now`.
+    fn fits<'a>(&'a self, one: SocketView<'a>, filter: &Filter, grouping: &Grouping<'a>, now: BootTime) -> bool {
+        let facts = || facts_of(one, grouping, &self.host_context, now);
+        filter.matches_ends(one.ends()) && filter.matches_facts(&facts().to_compare(), now)
+    }
+
     /// Returns the course of a group's incident; if the group is `whole`, until `now`.
     fn course(&self, flow_key: FlowKey, group: &ReportedGroup, now: BootTime, whole: bool) -> Option<IncidentCourse> {
         let counts = whole.then_some((now, group.pileup.count, group.stuck));
@@ -111,21 +112,7 @@ impl Engine {
     pub(crate) fn grouping(&self, now: BootTime) -> Grouping<'_> {
         let flows = self.flows.as_ref();
         Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
-    }
-
-    /// Whether the facts about a socket match a filter.
-    fn matches(&self, one: SocketView<'_>, filter: &Filter, grouping: &Grouping<'_>, now: BootTime) -> bool {
-        let (socket, owners) = (one.socket(), one.owners());
-        let owners = owners.as_deref();
-        let facts = RowFacts {
-            socket: &socket,
-            dwell: Some(one.dwell(now)),
-            gone: None,
-            owners,
-            listener: grouping.origins(&socket).listener,
-            workload: self.host_context.workload(&socket, owners),
-        };
-        filter.matches_facts(&facts, now)
+            .with_lingering(&self.lingering)
     }
 }
 

@@ -35,7 +35,9 @@ fn encoded(view: &View<'_>, total: Option<usize>, content: ListContent) -> Vec<u
     let mut add = |item: AnswerItem<'_>| frame.add(&item);
     add(AnswerItem::Header(header)).unwrap();
     let engine = Engine::new(Config::default(), BootTime(0));
-    list(view.rows.iter().cloned(), view.processes, content, engine.summarize(view.now), &mut add).unwrap();
+    let everything = Filter::default();
+    let summary = engine.summarize(&engine.select(view.now, &everything));
+    list(view.rows.iter().cloned(), view.processes, content, summary, &mut add).unwrap();
     frame.bytes().to_vec()
 }
 

@@ -87,6 +87,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) entries: &'a [BootTime],
     /// Connections of the group's owner in CLOSE_WAIT, to any remote endpoint.
     pub(crate) of_owner: OwnerClients,
+    /// Earliest entry of sockets of that port or remote endpoint that have exited with an open descriptor; `None` without one.
+    pub(crate) abandoned_since: Option<BootTime>,
 }
 
 impl Sources<'_> {
@@ -112,6 +114,7 @@ impl Sources<'_> {
         });
         // Demand counts the whole port: a server with a process for each connection has a group for each process.
         let first = self.entries.first().copied().unwrap_or(onset);
+        let first = self.abandoned_since.map_or(first, |abandoned| abandoned.min(first));
         let last_exit = self
             .flows
             .filter(|_| is_server)

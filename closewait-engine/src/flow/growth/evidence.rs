@@ -16,9 +16,9 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
-        Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
-        Since, Slope, Socket, SocketKey, Task, count_age,
+        AgeCounts, Certainty, Class, Dwell, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis,
+        Limit, Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident,
+        Shape, Since, Slope, Socket, SocketKey, Task, count_age,
     },
     process::Process,
     snapshot::metrics::service_of,
@@ -82,7 +82,14 @@ impl Engine {
             }
             (flow_key, since, one.key())
         });
-        let ended = flows.handle_timeout(now, sockets);
+        let abandoned = self.lingering.iter().filter_map(|(_, one)| {
+            let Some(Dwell::Exact(dwell)) = one.gone.dwell.filter(|_| one.gone.seen && one.gone.how.is_by_peer())
+            else {
+                return None;
+            };
+            Some((self.group_keys.flow(&one.socket), one.gone.at - dwell))
+        });
+        let ended = flows.handle_timeout(now, sockets, abandoned);
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
             self.host_context.watch(&ports, now);
             self.outputs.push_back(Output::WatchPorts(ports));
@@ -150,8 +157,18 @@ impl Engine {
 
     /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
     pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
-        let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
-        for one in self.tracker.iter().filter(|one| one.latest() <= at) {
+        self.members_of(self.tracker.iter(), at, wanted)
+    }
+
+    /// Returns those of these sockets that are in the wanted flows and had entered by `at`, oldest first.
+    pub(crate) fn members_of<'a>(
+        &self,
+        sockets: impl Iterator<Item = SocketView<'a>>,
+        at: BootTime,
+        wanted: impl Fn(FlowKey) -> bool,
+    ) -> BTreeMap<FlowKey, Members<'a>> {
+        let mut members = BTreeMap::<FlowKey, Members<'a>>::new();
+        for one in sockets.filter(|one| one.latest() <= at) {
             let flow_key = self.counted_as(self.group_keys.flow_of(one));
             if wanted(flow_key) {
                 members.entry(flow_key).or_default().push(one);
