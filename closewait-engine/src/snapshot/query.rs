@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::peer::Peer;
 use crate::{
-    model::{Class, Endpoint, PileupEnd, PileupGroup, Socket},
+    model::{Class, Endpoint, PileupEnd, PileupGroup},
     snapshot::view::{Row, RowFacts},
     time::BootTime,
     workload::Workload,
