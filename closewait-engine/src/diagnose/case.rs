@@ -84,6 +84,8 @@ pub struct Group {
     pub asked_nothing: u32,
     /// Number of sockets on which the program has answered the last data: it sent data later by more than a tick.
     pub answered: u32,
+    /// Number of sockets on which the program sent data at the time of the last data that it received, or later.
+    pub replied: u32,
     /// Number of sockets on which the program has not answered the last data: it sent no data later by more than a tick, or none at
     /// all.
     pub awaiting: u32,

@@ -171,13 +171,14 @@ pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: 
     remotes.sort_unstable();
     remotes.dedup();
     let mut reads = BTreeMap::<ReadState, u32>::new();
-    let (mut unanswered, mut asked_nothing, mut answered, mut awaiting) = (0, 0, 0, 0);
+    let (mut unanswered, mut asked_nothing, mut answered, mut replied, mut awaiting) = (0, 0, 0, 0, 0);
     for one in members {
         let socket = one.socket();
         if let Some(state) = socket.read_state() {
             *reads.entry(state).or_default() += 1;
         }
         unanswered += u32::from(socket.sent_bytes == Some(0));
+        replied += u32::from(socket.replied() == Some(true));
         asked_nothing += u32::from(socket.asked_nothing() == Some(true));
         match socket.answered() {
             Some(true) => answered += 1,
@@ -195,6 +196,7 @@ pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: 
         unanswered,
         asked_nothing,
         answered,
+        replied,
         awaiting,
         remotes: number(remotes.len()),
         oldest_unaccepted: None,

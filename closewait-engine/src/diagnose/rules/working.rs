@@ -116,7 +116,7 @@ impl Rule for ServesOthers {
         // A program that has read the FIN, and has nothing to answer, has nothing to do for the socket.
         let consumed = most(case.group.in_state(ReadState::FinConsumed));
         let owes_nothing =
-            most(case.group.answered) || (consumed && most(case.group.answered + case.group.asked_nothing));
+            most(case.group.answered) || (consumed && most(case.group.replied + case.group.asked_nothing));
         // A program reads the FIN when it is done with the request, or about to be.
         let done = consumed
             || most(case.group.answered)
@@ -190,9 +190,9 @@ mod tests {
             Waits { threads: 1, complete: true, events: 1, limited: 1, idle_loop: Some(true), ..Waits::default() };
         scene.group.evidence.waits = Some(idle_loop);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown, "it may wait for something else");
-        (scene.group.answered, scene.group.asked_nothing) = (3, 6);
+        (scene.group.replied, scene.group.asked_nothing) = (3, 6);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "on the others, it was asked nothing");
-        (scene.group.answered, scene.group.asked_nothing) = (9, 0);
+        (scene.group.answered, scene.group.replied, scene.group.asked_nothing) = (9, 0, 0);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "it has answered them");
         (scene.group.evidence.waits, scene.group.answered) = (threads, 0);
         scene = scene.aged(70);
