@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Dwell, Endpoint},
+        model::{Dwell, Socket},
         testing::{listener, owner, row, socket, workload},
     };
 
