@@ -294,45 +294,27 @@ impl Engine {
             return;
         }
         let forgotten = self.tracker.forget_stale_facts(due_by, refreshed);
+        let Self { tracker, host_context, group_keys, lingering, outputs, config, .. } = self;
         let flows = self.flows.as_ref();
-        let grouping =
-            Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
-                .with_lingering(&self.lingering);
-        let mut due = self.tracker.due(due_by);
-        due.truncate(MAX_REPORTED.max(self.tracker.len() / MAX_REPORTED_PART));
-        let judge = |key: &_| {
-            let tracked = self.tracker.get(*key)?;
+        let grouping = Grouping::new(at, config.stuck_after, tracker, host_context, group_keys, flows);
+        let grouping = grouping.with_lingering(lingering);
+        let mut due = tracker.due(due_by);
+        due.truncate(MAX_REPORTED.max(tracker.len() / MAX_REPORTED_PART));
+        outputs.reserve_exact(due.len());
+        for tracked in due.iter().filter_map(|key| tracker.get(*key)) {
             let (socket, owners) = (tracked.socket(), tracked.owners().map(Owners::into_vec));
-            let workload = self.host_context.workload(&socket, owners.as_deref()).cloned().map(Box::new);
+            let workload = host_context.workload(&socket, owners.as_deref()).cloned().map(Box::new);
             let process = grouping.process(&socket, owners.as_deref()).cloned().map(Box::new);
-            let flow_key = self.group_keys.flow(&socket);
+            let flow_key = group_keys.flow(&socket);
             let flow_key = flows.map_or(flow_key, |flows| flows.counted_as(flow_key));
             let incident = flows.and_then(|flows| flows.incident(flow_key)).map(|incident| incident.id);
             let (verdict, group) = (Box::new(grouping.verdict(tracked)), Box::new(flow_key.group()));
-            Some((
-                *key,
-                Finding::Stuck {
-                    at,
-                    socket,
-                    dwell: tracked.dwell(at),
-                    owners,
-                    verdict,
-                    workload,
-                    process,
-                    group,
-                    incident,
-                },
-            ))
-        };
-        // The groups refer to the sockets, which a report changes.
-        let judged: Vec<_> = due.iter().filter_map(judge).collect();
-        self.outputs.reserve_exact(judged.len());
-        for (key, finding) in judged {
-            if self.tracker.report(key, at).is_none() {
-                continue;
-            }
-            self.outputs.push_back(Output::Finding(finding));
+            let dwell = tracked.dwell(at);
+            let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process, group, incident };
+            outputs.push_back(Output::Finding(finding));
         }
+        drop(grouping);
+        due.into_iter().for_each(|key| self.tracker.report(key, at));
         self.tracker.remember(forgotten);
     }
 }

@@ -171,7 +171,7 @@ impl Filter {
         self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
     }
 
-    /// Whether the local and the remote endpoint of a socket match, without its other facts.
+    /// Whether the ends of a socket match, without its other facts.
     pub(crate) fn matches_ends(&self, (local, remote): (Endpoint, Endpoint)) -> bool {
         let any_port = |port: &u16| [local.port, remote.port].contains(port);
         (self.ports.is_empty() || self.ports.iter().any(any_port))

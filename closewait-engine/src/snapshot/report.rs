@@ -90,7 +90,7 @@ impl Engine {
     /// Whether the facts about a socket match a filter at `now`.
     fn fits<'a>(&'a self, one: SocketView<'a>, filter: &Filter, grouping: &Grouping<'a>, now: BootTime) -> bool {
         let facts = || facts_of(one, grouping, &self.host_context, now);
-        filter.matches_ends(one.ends()) && filter.matches_facts(&facts().compared(), now)
+        filter.matches_ends(one.ends()) && filter.matches_facts(&facts().to_compare(), now)
     }
 
     /// Returns the course of a group's incident; if the group is `whole`, until `now`.

@@ -13,7 +13,7 @@ use crate::{
     context::host_context::HostContext,
     diagnose::Seen,
     diagnose::grouping::{Grouping, Origins},
-    model::{Class, Dwell, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, Verdict},
+    model::{Class, Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, Verdict},
     process::Process,
     snapshot::hints::{HintCause, cause},
     snapshot::query::Filter,
@@ -145,8 +145,8 @@ impl<'a> Selection<'a> {
         grouping: Grouping<'a>,
     ) -> Self {
         let grouping = Rc::new(grouping);
-        let fits = |ends, facts: &dyn Fn() -> Facts<'a>| {
-            filter.is_empty() || filter.matches_ends(ends) && filter.matches_facts(&facts().compared(), now)
+        let fits = |ends: (Endpoint, Endpoint), facts: &dyn Fn() -> Facts<'a>| {
+            filter.is_empty() || filter.matches_ends(ends) && filter.matches_facts(&facts().to_compare(), now)
         };
         let fitting = tracker.iter().filter(|one| fits(one.ends(), &|| facts_of(*one, &grouping, host_context, now)));
         let mut tracked: Vec<_> = fitting.collect();
@@ -159,9 +159,8 @@ impl<'a> Selection<'a> {
             (one.latest(), earliest.map(Reverse), one.ends())
         });
         let fitting = lingering.iter().map(|(_, one)| one);
-        let mut gone: Vec<_> = fitting
-            .filter(|one| fits((one.socket.local, one.socket.remote), &|| facts_of_gone(one, &grouping, host_context)))
-            .collect();
+        let mut gone: Vec<_> =
+            fitting.filter(|one| fits(one.ends(), &|| facts_of_gone(one, &grouping, host_context))).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
         Self {
             now,
@@ -215,15 +214,14 @@ impl<'a> Selection<'a> {
         facts: Facts<'a>,
         verdict: impl FnOnce(&Grouping<'a>, &mut dyn FnMut(Class, RuleName) -> bool) -> Verdict,
     ) -> Option<Row<'a>> {
-        let compared = facts.compared();
         let explained = &mut self.explained;
         let mut is_explained = |class, rule| match explained {
-            Some(explained) => explained.insert(cause(&compared, class, rule)),
+            Some(explained) => explained.insert(cause(&facts.to_compare(), class, rule)),
             None => true,
         };
         let verdict = verdict(&self.grouping, &mut is_explained);
-        let process = self.grouping.process(compared.socket, compared.owners);
         let Facts { socket, dwell, gone, owners, origins: Origins { listener, .. }, workload } = facts;
+        let process = self.grouping.process(&socket, owners.as_deref());
         let row = Row {
             socket,
             dwell,
@@ -240,6 +238,14 @@ impl<'a> Selection<'a> {
     }
 }
 
+impl Facts<'_> {
+    /// Returns the facts that filters compare.
+    pub(crate) fn to_compare(&self) -> RowFacts<'_> {
+        let Self { ref socket, dwell, gone, ref owners, origins: Origins { listener, .. }, workload } = *self;
+        RowFacts { socket, dwell, gone, owners: owners.as_deref(), listener, workload }
+    }
+}
+
 /// Returns the facts about a socket in CLOSE_WAIT at `now`.
 pub(crate) fn facts_of<'a>(
     one: SocketView<'a>,
@@ -247,19 +253,22 @@ pub(crate) fn facts_of<'a>(
     host_context: &'a HostContext,
     now: BootTime,
 ) -> Facts<'a> {
-    let (socket, owners) = (Cow::Owned(one.socket()), one.owners().map(Cow::from));
-    let origins = grouping.origins(&socket);
-    let workload = host_context.workload(&socket, owners.as_deref());
-    Facts { socket, dwell: Some(one.dwell(now)), gone: None, owners, origins, workload }
+    let (socket, owners) = (one.socket(), one.owners().map(Cow::from));
+    let (origins, workload) = (grouping.origins(&socket), host_context.workload(&socket, owners.as_deref()));
+    Facts { socket: Cow::Owned(socket), dwell: Some(one.dwell(now)), gone: None, owners, origins, workload }
 }
 
 /// Returns the facts about a socket of which only a descriptor is left.
 fn facts_of_gone<'a>(one: &'a Lingering, grouping: &Grouping<'a>, host_context: &'a HostContext) -> Facts<'a> {
-    let (socket, owners) = (Cow::Borrowed(&one.socket), one.owners.as_deref());
-    let origins = grouping.origins(&socket);
-    let workload = host_context.workload(&socket, owners);
-    let (dwell, gone, owners) = (one.gone.dwell, Some(&one.gone), owners.map(Cow::Borrowed));
-    Facts { socket, dwell, gone, owners, origins, workload }
+    let owners = one.owners.as_deref();
+    Facts {
+        socket: Cow::Borrowed(&one.socket),
+        dwell: one.gone.dwell,
+        gone: Some(&one.gone),
+        owners: owners.map(Cow::Borrowed),
+        origins: grouping.origins(&one.socket),
+        workload: host_context.workload(&one.socket, owners),
+    }
 }
 
 impl<'a> Iterator for Selection<'a> {

@@ -451,13 +451,12 @@ impl Tracker {
     }
 
     /// Marks a socket as reported at `now`. It is due again when its age has doubled.
-    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<Dwell> {
+    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) {
         let stuck_after = self.stuck_after;
         self.sockets.change(key, |tracked| {
             tracked.reported = true;
             tracked.due = next_doubling(tracked.since.latest(), stuck_after, now);
-            tracked.since.dwell(now)
-        })
+        });
     }
 
     /// Returns the number of a tracked socket.

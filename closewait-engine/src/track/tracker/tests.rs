@@ -29,8 +29,9 @@ fn tracker() -> Tracker {
 fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
     let _forgotten = tracker.forget_stale_facts(now, now);
-    let dwell = tracker.report(key, now)?;
-    Some((tracker.get(key)?.socket(), dwell))
+    tracker.report(key, now);
+    let tracked = tracker.get(key)?;
+    Some((tracked.socket(), tracked.dwell(now)))
 }
 
 /// Returns the times of reports up to `until`, in seconds.
