@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what tracking costs in time and memory, and how long listing takes.
 
+mod answers;
 mod engine;
 mod exporters;
 mod list;
@@ -35,11 +36,16 @@ pub(crate) enum Bench {
     Stacks(stacks::Stacks),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
+    /// Measure the CPU time of an agent's answers about many sockets, and of the copy of its state that they are made from
+    Answers(answers::Answers),
 }
 
 /// Builds as the calling user, starts this program again as root where the benchmark needs that, and measures.
 pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -> Result<()> {
     if let Bench::Engine(options) = bench {
+        return options.run(workspace);
+    }
+    if let Bench::Answers(options) = bench {
         return options.run(workspace);
     }
     let Some(binary) = binary else {
@@ -61,6 +67,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Record(options) => options.run(binary, dir),
         Bench::Stacks(options) => options.run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
+        Bench::Answers(options) => options.run(workspace),
     })
 }
 
