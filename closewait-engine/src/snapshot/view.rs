@@ -99,20 +99,6 @@ pub(crate) struct Facts<'a> {
     workload: Option<&'a Workload>,
 }
 
-impl Facts<'_> {
-    /// Returns the facts that filters compare.
-    pub(crate) fn compared(&self) -> RowFacts<'_> {
-        RowFacts {
-            socket: &self.socket,
-            dwell: self.dwell,
-            gone: self.gone,
-            owners: self.owners.as_deref(),
-            listener: self.origins.listener,
-            workload: self.workload,
-        }
-    }
-}
-
 /// Iterator over the sockets that match a filter, by minimum age, oldest first. It judges each socket when it returns it, and
 /// neither sorts nor judges a socket whose facts do not match the filter.
 pub struct Selection<'a> {

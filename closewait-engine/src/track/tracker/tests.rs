@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{owner, socket, socket_on_port};
+use crate::{
+    testing::{owner, socket, socket_on_port},
+    track::socket_view::Owners,
+};
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Kernel address of a socket.
