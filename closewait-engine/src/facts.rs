@@ -8,8 +8,8 @@ use super::{
         Since, Socket, SocketEvent, SocketKey,
     },
     time::BootTime,
+    track::departed::{Departed, Left},
     track::tracked_socket::TrackedSocket,
-    track::tracker::{Departed, Left},
 };
 
 impl Engine {

@@ -5,6 +5,7 @@ mod courses;
 mod late_exits;
 mod recent;
 mod shown;
+mod trend;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -19,6 +20,7 @@ pub(crate) use self::late_exits::EndedBy;
 use self::recent::RecentFlows;
 use self::shown::ShownFacts;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
+use self::trend::trend;
 use crate::{
     diagnose::{Flow, Trend, evidence::LateExits},
     flow::group_key::FlowKey,
@@ -42,8 +44,6 @@ const MAX_COHORTS: usize = 128;
 const WINDOWS_PER_SPAN: usize = 64;
 /// Maximum number of windows of a trend.
 const MAX_TREND_WINDOWS: usize = 6;
-/// Minimum number of windows for a trend, which gives three differences.
-const MIN_TREND_WINDOWS: usize = 4;
 /// Interval of counts, unless the age at which a socket counts as stuck is less.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// Minimum interval of counts for each socket; a count takes a hundredth of that.
@@ -480,25 +480,6 @@ impl FlowStats {
     fn is_quiet(&self) -> bool {
         self.latest.present == 0 && self.growth.is_none()
     }
-}
-
-/// Returns the trend of a count over the last windows; `None` if there are too few.
-fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
-    if counts.len() < MIN_TREND_WINDOWS {
-        return None;
-    }
-    let (first, last) = (*counts.front()?, *counts.back()?);
-    let (least, most) = (*counts.iter().min()?, *counts.iter().max()?);
-    let pairs = || counts.iter().zip(counts.iter().skip(1));
-    Some(if most - least <= (most / 10).max(1) {
-        Trend::Level
-    } else if pairs().all(|(before, after)| after >= before) && last > first {
-        Trend::Growing
-    } else if pairs().all(|(before, after)| after <= before) {
-        Trend::Falling
-    } else {
-        Trend::Uneven
-    })
 }
 
 #[cfg(test)]

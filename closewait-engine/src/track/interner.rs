@@ -7,14 +7,14 @@ use hashbrown::HashTable;
 use crate::track::hashing::KeyedState;
 
 /// Value of a number; `None` if the number is free.
-type Slot<T> = Option<(T, u32)>;
+type InternedValue<T> = Option<(T, u32)>;
 
 /// Values by number, with their reference counts. The last reference frees a value, so there are never more values than sockets.
 ///
 /// The hasher is keyed, because other hosts and users choose addresses, cgroups and names.
 #[derive(Clone, Debug)]
 pub(super) struct Interner<T> {
-    slots: Vec<Slot<T>>,
+    slots: Vec<InternedValue<T>>,
     free: Vec<u32>,
     table: HashTable<u32>,
     state: KeyedState,
@@ -28,7 +28,7 @@ impl<T> Default for Interner<T> {
     }
 }
 
-fn is_value<T: Eq>(slots: &[Slot<T>], id: u32, value: &T) -> bool {
+fn is_value<T: Eq>(slots: &[InternedValue<T>], id: u32, value: &T) -> bool {
     slots.get(id as usize).and_then(Option::as_ref).is_some_and(|(known, _)| known == value)
 }
 

@@ -1,5 +1,6 @@
 //! Sockets in CLOSE_WAIT, and sockets that have exited but still have a descriptor.
 
+pub(crate) mod departed;
 pub(crate) mod hashing;
 mod interner;
 pub(crate) mod lingering;

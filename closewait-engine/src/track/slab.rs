@@ -9,7 +9,7 @@ const CHUNK: usize = 256;
 const WORDS: usize = CHUNK / 64;
 
 #[derive(Clone, Debug, Default)]
-struct Chunk {
+struct SocketChunk {
     /// The sockets. Behind a pointer that a checkpoint shares: a chunk that changes before the checkpoint is written is copied then.
     /// `None` while the chunk is empty.
     sockets: Option<Arc<[Packed]>>,
@@ -22,7 +22,7 @@ struct Chunk {
 /// Sockets by number. A number stays the same as long as the socket is there; later, another socket gets it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slab {
-    chunks: Vec<Chunk>,
+    chunks: Vec<SocketChunk>,
     /// Chunks that are not full. The last one gets the next socket.
     open: Vec<u32>,
     len: usize,
@@ -71,7 +71,7 @@ impl Slab {
             }
         }
         let chunk = self.chunks.len() as u32;
-        self.chunks.push(Chunk { is_open: true, ..Chunk::default() });
+        self.chunks.push(SocketChunk { is_open: true, ..SocketChunk::default() });
         self.open.push(chunk);
         chunk * CHUNK as u32
     }

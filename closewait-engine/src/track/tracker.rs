@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     limits::{Quota, keep_owner, shrink, some_are_of},
-    model::{Dwell, Endpoint, KeySecret, Opener, Owner, Role, Since, Socket, SocketKey},
+    model::{Dwell, Endpoint, KeySecret, Owner, Role, Since, Socket, SocketKey},
     time::BootTime,
+    track::departed::{Departed, Left},
     track::hashing::{KeyedState, by_key},
     track::overflow::Overflow,
     track::scans::Scans,
-    track::socket_view::{Owners, SocketView},
+    track::socket_view::SocketView,
     track::sockets::Sockets,
     track::tracked_socket::{OwnerScan, TrackedSocket, first_due, newer, next_doubling},
 };
@@ -29,47 +30,6 @@ const MAX_MORE_OWNERS: usize = 1 << 20;
 
 /// End of the clock.
 const NEVER: BootTime = BootTime(u64::MAX);
-
-/// Facts about a tracked socket that exited, as far as its exit needs them.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Departed {
-    /// Whether the engine had reported the socket as stuck.
-    pub(crate) reported: bool,
-    /// [`Socket::role`].
-    pub(crate) role: Option<Role>,
-    /// [`Socket::cgroup`].
-    pub(crate) cgroup: Option<u64>,
-    /// [`Socket::sent_bytes`].
-    pub(crate) sent_bytes: Option<u64>,
-    /// [`Socket::opener`].
-    pub(crate) opener: Option<Box<Opener>>,
-    /// [`TrackedSocket::owners`].
-    pub(crate) owners: Option<Vec<Owner>>,
-}
-
-impl Departed {
-    fn of(one: SocketView<'_>) -> Self {
-        Self {
-            reported: one.is_reported(),
-            role: one.role(),
-            cgroup: one.cgroup(),
-            sent_bytes: one.sent_bytes(),
-            opener: one.opener(),
-            owners: one.owners().map(Owners::into_vec),
-        }
-    }
-}
-
-/// Result of an exit.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// Another tracked socket at the same address: its exit was missed, and so was the entry of the socket that exited now.
-    pub(crate) missed: Option<Box<TrackedSocket>>,
-    /// Tracked socket that exited.
-    pub(crate) tracked: Option<Departed>,
-    /// Dwell time of the socket, if known.
-    pub(crate) dwell: Option<Dwell>,
-}
 
 /// All sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, Serialize, Deserialize)]

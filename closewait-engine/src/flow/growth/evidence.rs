@@ -1,12 +1,13 @@
 //! Reports of incidents, with the evidence that a restart would destroy.
 
+mod counts;
+
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::Duration,
 };
 
+use self::counts::{owners, reads, remotes, shown};
 use super::{Course, Inspected, LEVEL_PERIOD, LastReport};
 use crate::{
     Engine,
@@ -17,13 +18,13 @@ use crate::{
     flow::port_watch::OldestOfPorts,
     model::{
         AgeCounts, Certainty, Class, Dwell, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis,
-        Limit, Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident,
-        Shape, Since, Slope, Socket, SocketKey, Task, count_age,
+        Limit, Milestone, MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since,
+        Slope, Socket, SocketKey, count_age,
     },
     process::Process,
     snapshot::metrics::service_of,
     time::BootTime,
-    track::socket_view::{Owners, SocketView},
+    track::socket_view::SocketView,
     unread::UnreadRequests,
 };
 
@@ -35,8 +36,6 @@ const MAX_OLDEST: usize = 5;
 const MAX_REFRESHED: usize = 32;
 /// Maximum number of remote addresses in a report.
 const MAX_TOP_REMOTES: usize = 3;
-/// Maximum number of reported owners; those with the most sockets come first.
-const MAX_OWNERS: usize = 8;
 /// Maximum number of resolved incidents that the engine keeps for a report.
 const MAX_RESOLVED: usize = 16;
 
@@ -455,56 +454,6 @@ fn identifying_onset(entries: &[Since]) -> Option<BootTime> {
     let growth = entries.get(pause.map_or(0, |pause| pause + 1)..)?;
     let exact = growth.iter().find(|since| matches!(since, Since::Exact(_)));
     exact.or_else(|| growth.first()).map(|since| since.latest())
-}
-
-/// Returns the owners of the sockets with the number of sockets of each, in descending order; `None` if no scan for owners was
-/// possible.
-fn owners(members: &[SocketView<'_>]) -> Option<Vec<(Task, u32)>> {
-    let mut counts = BTreeMap::<u32, (Task, u32)>::new();
-    let mut scanned = false;
-    for owners in members.iter().filter_map(|one| one.owners()) {
-        scanned = true;
-        let mut last = None;
-        for owner in &*owners {
-            if last.replace(owner.task.pid) != Some(owner.task.pid) {
-                counts.entry(owner.task.pid).or_insert_with(|| (owner.task.clone(), 0)).1 += 1;
-            }
-        }
-    }
-    let mut owners: Vec<_> = counts.into_values().collect();
-    owners.sort_by_key(|(task, count)| (Reverse(*count), task.pid));
-    owners.truncate(MAX_OWNERS);
-    scanned.then_some(owners)
-}
-
-fn reads(members: &Members<'_>) -> Vec<(ReadState, u32)> {
-    let mut counts = BTreeMap::<ReadState, u32>::new();
-    for state in members.iter().filter_map(|one| one.socket().read_state()) {
-        *counts.entry(state).or_default() += 1;
-    }
-    counts.into_iter().collect()
-}
-
-/// Returns all remote addresses with their numbers of sockets, the most frequent first.
-fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
-    let mut counts = BTreeMap::<IpAddr, u32>::new();
-    for one in members {
-        *counts.entry(one.ends().1.address).or_default() += 1;
-    }
-    let mut remotes: Vec<_> = counts.into_iter().collect();
-    remotes.sort_by_key(|(address, count)| (Reverse(*count), *address));
-    remotes
-}
-
-fn shown(one: SocketView<'_>, now: BootTime) -> Oldest {
-    let socket = one.socket();
-    Oldest {
-        remote: socket.remote,
-        cookie: socket.cookie,
-        dwell: one.dwell(now),
-        read: socket.read_state(),
-        owners: one.owners().map(Owners::into_vec),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{owner, socket, socket_on_port};
+use crate::{
+    testing::{owner, socket, socket_on_port},
+    track::socket_view::Owners,
+};
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Kernel address of a socket.
@@ -367,8 +370,7 @@ fn the_same_endpoints_in_two_namespaces_are_two_sockets() {
     // Records without the kernel's types do not show which of them exited.
     let nowhere = Socket { netns: None, ..socket() };
     for left in [1, 0] {
-        assert!(tracker.leave(KEY, at(101), None, &nowhere).tracked.is_some());
-        assert_eq!(tracker.len(), left);
+        assert_eq!((tracker.leave(KEY, at(101), None, &nowhere).tracked.is_some(), tracker.len()), (true, left));
     }
 }
 
