@@ -191,8 +191,8 @@ pub struct Abilities {
     pub tick_ns: u32,
     /// 1 if the program samples the stacks of watched processes in their `connect(2)` ([`crate::connect`]).
     pub connects: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// Number of slots for entry times, a power of two, minus one ([`crate::slots`]).
+    pub slot_mask: u32,
     /// Dwell time below which no output shows a socket, nanoseconds: the records of such sockets only identify them.
     /// With 0, every record has all fields.
     pub healthy_below_ns: u64,
@@ -208,7 +208,7 @@ impl Abilities {
         openers: openers::NONE,
         tick_ns: 0,
         connects: 0,
-        _pad: 0,
+        slot_mask: 0,
         healthy_below_ns: 0,
     };
 }

@@ -16,6 +16,7 @@ pub mod histogram;
 pub mod kept;
 pub mod names;
 pub mod record;
+pub mod slots;
 pub mod stats;
 pub mod tcp;
 pub mod watched;

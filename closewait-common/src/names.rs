@@ -14,7 +14,9 @@ pub const REFRESH: &str = "cw_refresh";
 
 /// Ring buffer of [`crate::Record`]s.
 pub const RING: &str = "cw_ring";
-/// Hash from a socket to its time of entry into CLOSE_WAIT. All of its memory is allocated at the start.
+/// Array of [`crate::slots::Slot`]s: times of entry into CLOSE_WAIT, at places that the addresses of sockets tell.
+pub const SLOTS: &str = "cw_slots";
+/// Hash from a socket to its time of entry, for sockets whose slot is taken. All of its memory is allocated at the start.
 pub const SINCE: &str = "cw_since";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "cw_stats";

@@ -8,8 +8,6 @@ use crate::histogram::BUCKETS;
 pub enum Counter {
     /// Sockets that entered CLOSE_WAIT.
     Entered = 0,
-    /// Sockets that exited CLOSE_WAIT.
-    Left = 1,
     /// Exited sockets whose entry was not observed: older than the program, or missed.
     LeftUnseen = 2,
     /// Records dropped because the ring buffer was full.
@@ -20,7 +18,8 @@ pub enum Counter {
     Replaced = 5,
 }
 
-/// Number of counters.
+/// Number of counters. The one with index 1 counted exited sockets before layout 6 ([`crate::kept`]); now their number is that of
+/// all dwell times plus [`Counter::LeftUnseen`].
 pub const COUNTERS: usize = 6;
 
 /// Counts of one CPU since the program was loaded.

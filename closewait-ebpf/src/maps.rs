@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf, ring_buf::RingBufEntry},
@@ -15,9 +15,12 @@ use closewait_common::{
     kept::Kept,
     names::KNOWN_NAMESPACES,
     record::{Detailed, OpenerRecord},
+    slots::{self, MAX_SLOTS, Place, Slot, SlotWords},
     stats::{Counter, Stats},
     watched::{WATCHED_PORTS, Watched},
 };
+
+use crate::globals::ability;
 
 /// Default number of sockets with a stored time of entry; `--max-sockets` changes it.
 const SOCKETS: u32 = 262_144;
@@ -28,8 +31,13 @@ const RING_BYTES: u32 = 4 << 20;
 #[map(name = "cw_ring")]
 static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// Time of entry into CLOSE_WAIT, `CLOCK_BOOTTIME` nanoseconds, by the address of the `struct sock`. Unlike the
-/// cookie, the address exists on every kernel. It is unique while the socket is in that state.
+/// Times of entry into CLOSE_WAIT, at places that the address of the `struct sock` tells. Unlike the cookie, the address
+/// exists on every kernel, and unlike the hash of its connection, it never changes. It is unique while the socket is in that
+/// state. The agent maps the array into its memory to read it and to free slots.
+#[map(name = "cw_slots")]
+static SLOTS: Array<Slot> = Array::with_max_entries(MAX_SLOTS, BPF_F_MMAPABLE);
+
+/// Times of entry of sockets whose slot is taken, `CLOCK_BOOTTIME` nanoseconds, by the address of the `struct sock`.
 ///
 /// Preallocated: otherwise the kernel's allocator runs in softirqs, where it has a use-after-free and a leak on many
 /// kernels (docs/kernel-safety.md), and it is slower.
@@ -186,18 +194,75 @@ pub(crate) fn count_dwell(dwell_ns: u64) {
     add_one(slot);
 }
 
-/// Increments a number atomically, because before Linux 6.1 a softirq on this CPU can interrupt the program with
+/// Increments a number atomically.
+#[inline(always)]
+fn add_one(slot: *mut u64) {
+    add(slot, 1);
+}
+
+/// Adds to a number atomically, because before Linux 6.1 a softirq on this CPU can interrupt the program with
 /// another run of it. `AtomicU64` has no `fetch_add` on this target, which has no compare-and-swap in its base
 /// instruction set.
 #[inline(always)]
-fn add_one(slot: *mut u64) {
+fn add(slot: *mut u64, value: u64) {
     // SAFETY: `slot` lies in a map value: aligned, and alive as long as the program runs.
-    unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) slot, one = in(reg) 1_u64) };
+    unsafe { asm!("lock *(u64 *)({slot} + 0) += {value}", slot = in(reg) slot, value = in(reg) value) };
+}
+
+/// A slot in the map.
+struct OwnSlot(*mut u64);
+
+impl SlotWords for OwnSlot {
+    #[inline(always)]
+    fn load(&self, word: usize) -> u64 {
+        let from = self.0.wrapping_add(word);
+        // SAFETY: `word` is below the number of words, and the slot is a live map value. 8 aligned bytes do not tear.
+        unsafe { from.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, word: usize, value: u64) {
+        let to = self.0.wrapping_add(word);
+        // SAFETY: as above.
+        unsafe { to.write_volatile(value) };
+    }
+
+    #[inline(always)]
+    fn add(&self, word: usize, value: u64) {
+        add(self.0.wrapping_add(word), value);
+    }
+}
+
+/// Returns the low half of a socket's address: of a pointer, the verifier lets programs copy 32 bits, but not shift them.
+#[inline(always)]
+fn low(sk: u64) -> u64 {
+    let low;
+    // SAFETY: it copies a register, and clears the upper half of the copy.
+    unsafe { asm!("w2 = w1", in("r1") sk, out("r2") low, options(pure, nomem, nostack)) };
+    low
+}
+
+/// Returns the slot of a socket with this low half of its address.
+#[inline(always)]
+fn slot(low: u64) -> Option<OwnSlot> {
+    Some(OwnSlot(SLOTS.get_ptr_mut(slots::index(low, ability!(slot_mask)))?.cast()))
 }
 
 /// Stores the time of entry of a socket, and counts failures.
 #[inline(always)]
 pub(crate) fn store_entry(sk: u64, now_ns: u64) {
+    let low = low(sk);
+    let Some(slot) = slot(low) else { return };
+    match slots::enter(&slot, sk, low, now_ns) {
+        Place::Slot => {}
+        Place::Replaced => count(Counter::Replaced),
+        Place::Taken => store_in_hash(sk, now_ns),
+    }
+}
+
+/// Stores the time of entry of a socket whose slot is taken, and counts failures.
+#[inline(always)]
+fn store_in_hash(sk: u64, now_ns: u64) {
     if SINCE.insert(sk, now_ns, u64::from(BPF_NOEXIST)).is_ok() {
         return;
     }
@@ -213,7 +278,10 @@ pub(crate) fn store_entry(sk: u64, now_ns: u64) {
 /// Removes the time of entry of a socket. Returns it.
 #[inline(always)]
 pub(crate) fn take_entry(sk: u64) -> Option<u64> {
-    let entered_ns = peek_entry(sk)?;
+    if let Some(entered_ns) = slots::leave(&slot(low(sk))?, sk) {
+        return Some(entered_ns);
+    }
+    let entered_ns = peek_in_hash(sk)?;
     // It can only fail if another CPU has removed the entry meanwhile, which is fine.
     let _gone: Result<(), i32> = SINCE.remove(sk);
     Some(entered_ns)
@@ -222,6 +290,11 @@ pub(crate) fn take_entry(sk: u64) -> Option<u64> {
 /// Returns the time of entry of a socket, if it is stored.
 #[inline(always)]
 pub(crate) fn peek_entry(sk: u64) -> Option<u64> {
+    slots::peek(&slot(low(sk))?, sk).or_else(|| peek_in_hash(sk))
+}
+
+#[inline(always)]
+fn peek_in_hash(sk: u64) -> Option<u64> {
     let entered_ns = SINCE.get_ptr(sk)?;
     // SAFETY: the pointer is to a live map value; a value that is reused meanwhile is a torn read at worst, and 8
     // aligned bytes do not tear.

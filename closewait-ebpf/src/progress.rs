@@ -4,7 +4,7 @@ use closewait_common::{Record, record::flag, watched};
 
 use crate::{
     globals::{ability, layout},
-    sock::{Pointer, is_accepted, netns},
+    sock::{Pointer, is_accepted, netns, typed_netns},
     time,
 };
 
@@ -30,9 +30,9 @@ fn is_recent(at: u32) -> bool {
 
 /// Returns the key of a socket's local port among the watched ones.
 #[inline(always)]
-pub(crate) fn port_key(sk: impl Pointer, tcp: impl Pointer) -> Option<u64> {
+pub(crate) fn port_key(tcp: impl Pointer) -> Option<u64> {
     let port = u16::from_be(tcp.read(layout!(inet_sport))?);
-    Some(watched::key(netns(sk)?, port, false))
+    Some(watched::key(typed_netns(tcp)?, port, false))
 }
 
 /// Returns the key of a socket's remote port among the watched ones.

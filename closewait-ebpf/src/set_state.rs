@@ -92,14 +92,16 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         if healthy && record.kind == kind::ENTER {
             return;
         }
-        let socket = sock::socket(sk);
         if record.kind == kind::LEAVE {
-            sock::describe_file(socket, record);
+            match tcp {
+                Some(tcp) => sock::describe_file(sock::typed_socket(tcp), record),
+                None => sock::describe_file(sock::socket(sk), record),
+            }
         }
         if healthy {
             return;
         }
-        sock::describe(sk, socket, record);
+        sock::describe(sk, sock::socket(sk), record);
         sock::describe_tcp(tcp, record);
         if record.kind == kind::LEAVE {
             progress::describe_writing(tcp, record);
@@ -139,7 +141,7 @@ fn count_close(sk: Typed) {
         return;
     }
     let Some(tcp) = sk.tcp(IPPROTO_TCP) else { return };
-    let Some(key) = progress::port_key(sk, tcp) else { return };
+    let Some(key) = progress::port_key(tcp) else { return };
     let Some(watched) = maps::watched(key) else { return };
     let now_ns = time::boot_ns();
     // SAFETY: `watched` points to a map value of that type.
@@ -206,7 +208,6 @@ fn record(ctx: &impl EbpfContext, change: &Change, fill: impl FnOnce(&mut Record
         maps::store_entry(sk, now_ns);
         (kind::ENTER, now_ns)
     } else {
-        maps::count(Counter::Left);
         match maps::take_entry(sk) {
             Some(entered_ns) => {
                 maps::count_dwell(now_ns.saturating_sub(entered_ns));

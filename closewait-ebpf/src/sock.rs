@@ -4,7 +4,8 @@
 //!
 //! - [`Probed`]: any address. `bpf_probe_read_kernel` reads it, a call of some 20 ns that fails instead of faulting.
 //! - [`Typed`]: a pointer whose type the verifier knows, because it came as an argument or from a helper. A read is
-//!   one instruction, checked against the kernel's BTF when the program is loaded; on a bad address it returns 0.
+//!   one instruction, checked against the kernel's BTF when the program is loaded; on a bad address it returns 0. So is a
+//!   pointer that such a read returns ([`Pointer::descend`]).
 //!
 //! The tracepoint's program runs in the path of every connection, so it uses the second type.
 
@@ -87,14 +88,19 @@ pub(crate) trait Pointer: Copy {
         Probed(self.raw())
     }
 
-    /// Reads the pointer at `offset` bytes; `None` if it is null. Never by a typed read: for each typed pointer out
-    /// of another, the verifier of 6.18 searches the names of all the kernel's types up to three times
-    /// (`btf_nested_type_is_trusted`, kernel/bpf/btf.c), and three of them made the start 45 ms longer.
+    /// Reads the pointer at `offset` bytes; `None` if it is null. Never by a typed read.
     #[inline(always)]
     fn follow(self, offset: u32) -> Option<Probed> {
         let pointer = self.probed().read::<*const c_void>(offset)?;
         (!pointer.is_null()).then_some(Probed(pointer))
     }
+
+    /// Reads the pointer at `offset` bytes, of the same kind as this one; `None` if it is null.
+    ///
+    /// Of the typed pointers, call it only for one that a helper returned, or that this function did. For a pointer out of an
+    /// argument of the program, which is trusted, the verifier of 6.18 searches the names of all the kernel's types up to three
+    /// times (`btf_nested_type_is_trusted`, kernel/bpf/btf.c), and three of them made the start 45 ms longer.
+    fn descend(self, offset: u32) -> Option<Self>;
 
     /// Wraps a pointer. A typed one must be an argument of the program or read from its context, else the verifier
     /// refuses the program.
@@ -139,6 +145,11 @@ impl Pointer for Probed {
     }
 
     #[inline(always)]
+    fn descend(self, offset: u32) -> Option<Self> {
+        self.follow(offset)
+    }
+
+    #[inline(always)]
     fn tcp(self, protocol: u16) -> Option<Self> {
         (protocol == IPPROTO_TCP).then_some(self)
     }
@@ -168,6 +179,12 @@ impl Pointer for Typed {
         // SAFETY: the verifier has checked that a member of this size is there; the kernel makes a fault read as 0.
         // Volatile, so that the compiler neither splits nor moves it past the check of `offset`.
         Some(unsafe { from.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn descend(self, offset: u32) -> Option<Self> {
+        let pointer = self.read::<*const c_void>(offset)?;
+        (!pointer.is_null()).then_some(Self(pointer))
     }
 
     #[inline(always)]
@@ -217,7 +234,11 @@ pub(crate) fn identify_connection<P: Pointer>(sk: P, tcp: Option<P>, record: &mu
     if is_accepted(sk) {
         record.flags |= flag::BACKLOG;
     }
-    record.netns = netns(sk).unwrap_or(0);
+    record.netns = match tcp {
+        Some(tcp) => typed_netns(tcp),
+        None => netns(sk),
+    }
+    .unwrap_or(0);
 }
 
 /// Whether the socket has inherited a backlog from a listener: it was accepted, or will be.
@@ -236,6 +257,12 @@ pub(crate) fn has_error(sk: impl Pointer) -> bool {
 #[inline(always)]
 pub(crate) fn netns(sk: impl Pointer) -> Option<u32> {
     sk.follow(layout!(sock_net))?.read(layout!(net_inum))
+}
+
+/// Returns the inode of the network namespace, by reads of the kind of the pointer: see [`Pointer::descend`].
+#[inline(always)]
+pub(crate) fn typed_netns(tcp: impl Pointer) -> Option<u32> {
+    tcp.descend(layout!(sock_net))?.read(layout!(net_inum))
 }
 
 /// Writes an IPv4 address, in network byte order, as an IPv4-mapped IPv6 address.
@@ -286,6 +313,12 @@ fn describe_cgroup(sk: impl Pointer, record: &mut Record) {
 #[inline(always)]
 pub(crate) fn socket(sk: impl Pointer) -> Option<Probed> {
     sk.follow(layout!(sock_socket))
+}
+
+/// Returns the same by reads of the kind of the pointer: see [`Pointer::descend`]. Its inode is beyond its type.
+#[inline(always)]
+pub(crate) fn typed_socket<P: Pointer>(tcp: P) -> Option<P> {
+    tcp.descend(layout!(sock_socket))
 }
 
 /// Sets counters and sequence numbers of `struct tcp_sock`.
@@ -415,10 +448,10 @@ pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
 /// Sets whether the last descriptor of the socket is just being closed. `__fput` runs after the last reference to the
 /// file is gone (fs/file_table.c); in `shutdown(2)` the caller still has one.
 #[inline(always)]
-pub(crate) fn describe_file(socket: Option<Probed>, record: &mut Record) {
+pub(crate) fn describe_file(socket: Option<impl Pointer>, record: &mut Record) {
     /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: from this value on, the file has no reference.
     const RELEASED: u64 = 0xc000_0000_0000_0000;
-    let Some(file) = socket.and_then(|socket| socket.follow(layout!(socket_file))) else { return };
+    let Some(file) = socket.and_then(|socket| socket.descend(layout!(socket_file))) else { return };
     let gone = if let Some(reference) = file.read::<u64>(layout!(file_ref)) {
         reference >= RELEASED
     } else if let Some(count) = file.read::<u64>(layout!(file_count)) {

@@ -1,6 +1,7 @@
 pub(crate) mod any_times;
 mod connects;
 mod ended;
+mod entry_times;
 mod late;
 mod lossy;
 mod progress;

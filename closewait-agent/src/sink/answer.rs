@@ -223,10 +223,10 @@ impl SharedItems<'_> {
     /// Returns the row with the items that it refers to.
     fn row<'r>(&'r self, row: &'r AnswerRow<'_>) -> Row<'r> {
         Row {
-            socket: &row.socket,
+            socket: Cow::Borrowed(&row.socket),
             dwell: row.dwell,
             gone: row.gone.as_deref().map(Cow::as_ref),
-            owners: row.owners.as_deref(),
+            owners: row.owners.as_deref().map(Cow::Borrowed),
             listener: row.listener.and_then(|index| self.listeners.get(index as usize)).map(Cow::as_ref),
             workload: row.workload.and_then(|index| self.workloads.get(index as usize)).map(Cow::as_ref),
             conntrack: row.conntrack,

@@ -14,6 +14,7 @@
 //! - [`processes`]: identity and activity of owners, and locations of sockets without one.
 //! - `pod_names`: names of pods and containers for workloads.
 //! - [`ended`]: whether a process has ended.
+//! - `slots`: times of entry in memory that the kernel program shares.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the few kernel types that aya needs.
 //! - `files`: records of the iterators over open files.
@@ -37,6 +38,7 @@ pub mod program;
 pub mod records;
 pub mod ring;
 pub mod scanner;
+mod slots;
 pub mod stacks;
 mod types;
 pub mod unread;

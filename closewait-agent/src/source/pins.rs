@@ -2,7 +2,7 @@
 //!
 //! The program continues while no agent runs: it stores times of entry, counts, and fills the ring buffer. The next
 //! agent adopts all of it if its own program would be the same. If only the program would differ, it adopts the maps
-//! and attaches its own program. It never reads maps of another layout: it removes them.
+//! and attaches its own program. It removes maps of a layout that it does not know, without reading them.
 
 mod recognize;
 
@@ -18,7 +18,7 @@ use std::{
 
 use aya::maps::{Array, Map, MapData};
 use closewait_common::{
-    kept::{Kept, LAYOUT},
+    kept::{Kept, LAYOUT, OLDEST_LAYOUT},
     names,
 };
 use rustix::fs::fstatfs;
@@ -41,12 +41,13 @@ const PROGRAM: &str = "program";
 const OLD_KEPT: &str = "CLOSEWAIT_KEPT";
 /// Names of all files that an agent creates, and of those that agents created before layout 3, to remove all of them.
 /// The link comes first: its removal ends the program.
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     LINK,
     PROGRAM,
     names::KEPT,
     names::RING,
     names::SINCE,
+    names::SLOTS,
     names::STATS,
     names::OPENERS,
     names::WATCHED,
@@ -290,7 +291,8 @@ impl Pins {
             Ok(None) => (Adoption::Fresh, wanted),
             Ok(Some(kept)) if kept.hook == wanted.hook => {
                 let goes_on = kept.program == wanted.program && self.link().exists() && self.program().exists();
-                (if goes_on { Adoption::All } else { Adoption::Maps }, Kept { program: wanted.program, ..kept })
+                let kept = Kept { program: wanted.program, layout: LAYOUT, ..kept };
+                (if goes_on { Adoption::All } else { Adoption::Maps }, kept)
             }
             Ok(Some(_)) => (Adoption::Replaced { why: "it is for another hook".to_owned() }, wanted),
             Err(why) => (Adoption::Replaced { why }, wanted),
@@ -301,7 +303,7 @@ impl Pins {
         Ok(Pinned { pins: self, adoption, kept, program: None })
     }
 
-    /// Returns the notes of the earlier agent, if all of its maps exist and have the layout of this agent. The error
+    /// Returns the notes of the earlier agent, if all of its maps exist and have a layout that this agent can use. The error
     /// is the reason why they cannot be used; `Ok(None)` if nothing exists.
     fn kept(&self) -> Result<Option<Kept>, String> {
         let path = self.map(names::KEPT);
@@ -314,7 +316,7 @@ impl Pins {
         let notes = notes.map_err(|error| format!("its notes cannot be read: {error}"))?;
         let kept = notes.get(&0, 0).map_err(|error| format!("its notes cannot be read: {error}"))?;
         match kept.layout {
-            LAYOUT => Ok(Some(kept)),
+            OLDEST_LAYOUT..=LAYOUT => Ok(Some(kept)),
             0 => Err("it is not complete".to_owned()),
             other => Err(format!("its layout has version {other}, this agent knows {LAYOUT}")),
         }

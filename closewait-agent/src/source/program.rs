@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use aya_log::{EbpfLogger, Level};
 use closewait_common::{
     config::{Abilities, openers},
     kept::Kept,
-    names,
+    names, slots,
     stats::{Counter, Stats},
 };
 use log::Log;
@@ -32,6 +33,7 @@ use super::{
     inspector::ProxyPeerReader,
     pins::{Pinned, Pins, PinsError},
     scanner::{ScanPrograms, Scanner},
+    slots::SlotTable,
     types,
 };
 use crate::host::{
@@ -65,6 +67,18 @@ fn log_verified(name: &str, info: Result<ProgramInfo, ProgramError>) {
         count.map_or("?".to_owned(), |count| count.to_string())
     );
 }
+
+/// Maps that outlive the agent, except those of connections.
+const PINNED: [&str; 8] = [
+    names::KEPT,
+    names::RING,
+    names::STATS,
+    names::OPENERS,
+    names::SLOTS,
+    names::SINCE,
+    names::WATCHED,
+    names::WATCHING,
+];
 
 /// Size of a ring buffer without a writer, bytes.
 const UNUSED_RING: u32 = 4096;
@@ -183,6 +197,8 @@ pub struct KernelPrograms {
     watched: Option<BTreeMap<u64, u64>>,
     /// Whether the tracepoint's program samples connections.
     samples_connects: bool,
+    /// Times of entry, except of sockets whose slot was taken.
+    slots: Arc<SlotTable>,
 }
 
 impl KernelPrograms {
@@ -219,6 +235,7 @@ impl KernelPrograms {
         let samples_connects = plan.abilities.connects != 0 && choices.is_some_and(|choices| choices.connects);
         let connects = u32::from(samples_connects);
         let abilities = Abilities { healthy_below_ns, openers, connects, ..plan.abilities };
+        // The notes are compared without the number of slots, which follows from the pinned `--max-sockets`.
         let pinned = match (pins, choices) {
             (Some(pins), Some(choices)) => Some(pins.adopt(attach::notes(plan, &abilities, level, choices))?),
             _ => None,
@@ -229,6 +246,9 @@ impl KernelPrograms {
             }
             (_, choices) => choices,
         };
+        let max_sockets = choices.map_or(1, |choices| choices.max_sockets);
+        let slot_count = slots::count(max_sockets);
+        let abilities = Abilities { slot_mask: slot_count - 1, ..abilities };
         let mut loader = loader.ready();
         loader
             .btf(btf.as_ref())
@@ -236,7 +256,8 @@ impl KernelPrograms {
             .override_global(names::TRACE_LAYOUT, &plan.trace_layout, true)
             .override_global(names::ABILITIES, &abilities, true)
             .override_global(aya_log::LEVEL, &level, true)
-            .map_max_entries(names::SINCE, choices.map_or(1, |choices| choices.max_sockets))
+            .map_max_entries(names::SLOTS, slot_count)
+            .map_max_entries(names::SINCE, max_sockets.saturating_sub(slot_count).max(1))
             .map_max_entries(names::RING, choices.map_or(UNUSED_RING, |choices| choices.ring_bytes));
         if !samples_connects {
             loader.map_max_entries(names::CONNECTS, UNUSED_RING);
@@ -245,9 +266,7 @@ impl KernelPrograms {
             loader.map_max_entries(names::LOG_RING, UNUSED_RING);
         }
         if let Some(pinned) = &pinned {
-            for name in
-                [names::KEPT, names::RING, names::STATS, names::OPENERS, names::SINCE, names::WATCHED, names::WATCHING]
-            {
+            for name in PINNED {
                 loader.map_pin_path(name, pinned.pins().map(name));
             }
             // Another size than that of an agent that samples none.
@@ -256,7 +275,12 @@ impl KernelPrograms {
             }
         }
         let ebpf = loader.load(OBJECT).map_err(KernelProgramError::Load)?;
-        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None, samples_connects })
+        let name = names::SLOTS;
+        let Some(Map::Array(map)) = ebpf.map(name) else { return Err(KernelProgramError::Missing(name)) };
+        let slots = SlotTable::map(map.fd().as_fd(), slot_count);
+        let slots =
+            Arc::new(slots.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?);
+        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None, samples_connects, slots })
     }
 
     /// Refreshes sockets: when this returns, the ring buffer has a record of each that is still of `kind`, unless the
@@ -308,7 +332,8 @@ impl KernelPrograms {
         let Some(Map::HashMap(entries)) = self.ebpf.map(name) else { return Err(KernelProgramError::Missing(name)) };
         let entries = entries.fd().as_fd().try_clone_to_owned().map_err(KernelProgramError::Descriptor)?;
         let sees_all_processes = self.plan.sees_all_processes;
-        Ok(Scanner { programs: Some(ScanPrograms { files, known, entries, sees_all_processes }) })
+        let slots = Arc::clone(&self.slots);
+        Ok(Scanner { programs: Some(ScanPrograms { files, known, slots, entries, sees_all_processes }) })
     }
 
     /// Loads the iterator over the open files of one process, if the plan allows it. An agent without it works, so this logs
@@ -340,7 +365,7 @@ impl KernelPrograms {
         self.btf = None;
     }
 
-    /// Removes times of entry from the kernel's map, each unless another socket has entered at the address since.
+    /// Removes times of entry from the kernel's maps, each unless another socket has entered at the address since.
     ///
     /// # Errors
     ///
@@ -351,8 +376,9 @@ impl KernelPrograms {
         let map = self.ebpf.map_mut(name).ok_or(KernelProgramError::Missing(name))?;
         let mut since: HashMap<_, u64, u64> = HashMap::try_from(map).map_err(failed)?;
         for (key, entered) in entries {
+            self.slots.forget(key.0, entered.0);
             match since.get(&key.0, 0) {
-                Ok(kept) if kept == entered.0 => match since.remove(&key.0) {
+                Ok(kept) if kept <= entered.0 => match since.remove(&key.0) {
                     Err(MapError::KeyNotFound) | Ok(()) => {}
                     Err(source) => return Err(failed(source)),
                 },
@@ -381,15 +407,17 @@ impl KernelPrograms {
         let of_cpus = stats.get(&0, 0).map_err(failed)?;
         let sum = |counter: Counter| of_cpus.iter().map(|cpu| cpu.counters[counter as usize]).sum();
         let dwell = (0..closewait_common::histogram::BUCKETS).map(|i| of_cpus.iter().map(|cpu| cpu.dwell[i]).sum());
+        let dwell: Vec<u64> = dwell.collect();
+        let left_unseen = sum(Counter::LeftUnseen);
         Ok(Counters {
             entered: sum(Counter::Entered),
-            left: sum(Counter::Left),
-            left_unseen: sum(Counter::LeftUnseen),
+            left: dwell.iter().sum::<u64>() + left_unseen,
+            left_unseen,
             ring_full: sum(Counter::RingFull),
             map_full: sum(Counter::MapFull),
             replaced: sum(Counter::Replaced),
             skipped: self.skipped(),
-            dwell: dwell.collect(),
+            dwell,
         })
     }
 }

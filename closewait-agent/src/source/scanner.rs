@@ -15,7 +15,7 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     panic,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
 };
 
@@ -26,6 +26,7 @@ use super::{
     calls,
     diag::{self, Blind, DiagQuery, ListedSocket},
     files, owners,
+    slots::SlotTable,
 };
 use crate::host::open_files;
 use closewait_engine::{
@@ -70,7 +71,9 @@ pub(super) struct ScanPrograms {
     pub(super) files: Option<OwnedFd>,
     /// Network namespaces for which the iterator need not describe each socket.
     pub(super) known: HashMap<MapData, u32, u32>,
-    /// The map with the times of entry.
+    /// The times of entry in slots.
+    pub(super) slots: Arc<SlotTable>,
+    /// The map with the times of entry of sockets whose slot was taken.
     pub(super) entries: OwnedFd,
     /// Whether this is the pid namespace of the host, as far as is known.
     pub(super) sees_all_processes: bool,
@@ -146,14 +149,17 @@ impl Scanner {
         failed
     }
 
-    /// Returns every socket whose time of entry the kernel stores, by its address at that time.
+    /// Returns every socket whose time of entry the kernel stores, by its address at that time. An address with two entries is there
+    /// twice, the later one last.
     ///
     /// # Errors
     ///
     /// If the map cannot be read.
     pub fn entries(&self) -> io::Result<Vec<(SocketKey, BootTime)>> {
         let Some(programs) = &self.programs else { return Ok(Vec::new()) };
-        let entries = calls::entries(programs.entries.as_fd())?;
+        let mut entries = calls::entries(programs.entries.as_fd())?;
+        // After a missed exit, an address can be in both: the later entry is in the slot.
+        entries.extend(programs.slots.entries());
         Ok(entries.into_iter().map(|(sk, at)| (SocketKey(sk), BootTime(at))).collect())
     }
 

@@ -165,6 +165,24 @@ fn a_map_of_64_entries_loses_none_of_1000_sockets() {
 }
 
 #[test]
+fn sockets_whose_slot_is_taken_keep_their_exact_times() {
+    // 128 slots, and the hash map for the others.
+    let mut watched = Watched::start("slots", &["--max-sockets", "2000"]);
+    let sockets = flood(&watched.ns, HALF.min(500));
+    watched.check_tracked(&sockets);
+    let (ended, closed) = watched.close_all(sockets);
+    let totals = ended.totals();
+    let lost = ["lost_map_full", "lost_ring_full", "phantom", "replaced"].map(|name| totals[name].as_u64());
+    assert_eq!(lost, [Some(0); 4], "{totals}");
+    for (id, fin, closing) in closed {
+        let leaves = ended.of_socket("leave", &id);
+        assert_eq!(leaves.len(), 1, "{id}");
+        assert_eq!(leaves[0]["exact"], true, "{id}: {}", leaves[0]);
+        check_dwell(leaves[0], fin.until(closing));
+    }
+}
+
+#[test]
 fn runs_that_the_kernel_skipped_are_counted_and_looked_into() {
     let mut watched = Watched::start("skipped", &[]);
     let sockets = flood(&watched.ns, HALF);

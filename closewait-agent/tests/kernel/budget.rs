@@ -23,8 +23,9 @@ const INSTRUCTIONS: [(&str, u64, u64); 5] = [
 
 /// Maximum number of bytes of each map with the default settings: in total, and per CPU. About 1.5 times the number
 /// that 5.10 and those kernels report; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
-const BYTES: [(&str, u64, u64); 13] = [
+const BYTES: [(&str, u64, u64); 14] = [
     (names::SINCE, 32 << 20, 0),
+    (names::SLOTS, 400 << 10, 0),
     (names::RING, 6 << 20, 0),
     (names::LOG_RING, 216 << 10, 0),
     (names::KNOWN, 128 << 10, 0),

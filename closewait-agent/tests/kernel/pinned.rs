@@ -10,8 +10,12 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{Array, Map, MapData};
-use closewait_common::{kept::Kept, names};
+use aya::maps::{Array, HashMap, Map, MapData};
+use closewait_common::{
+    kept::{Kept, LAYOUT, OLDEST_LAYOUT},
+    names,
+    slots::{self, Slot},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -255,6 +259,43 @@ fn a_second_agent_is_refused_and_the_first_continues() {
     for mut agent in [first, beside] {
         agent.wait_for_socket("leave", &pair.id);
     }
+}
+
+#[test]
+fn the_ages_in_the_maps_of_an_earlier_layout_are_kept() {
+    let pins = Pins::new("older");
+    let ns = Namespace::new();
+    let first = pins.start(&[]);
+    let (pair, fin) = ns.waiting(V4);
+    kill(first);
+    // Before slots, every socket was in the hash map.
+    let map = |name| MapData::from_pin(pins.file(name)).expect("a pinned map");
+    let slots: Array<_, Slot> = Map::Array(map(names::SLOTS)).try_into().expect("an array of slots");
+    let mut since: HashMap<_, u64, u64> = Map::HashMap(map(names::SINCE)).try_into().expect("a map of times");
+    let mut notes: Array<_, Kept> = Map::Array(map(names::KEPT)).try_into().expect("an array of notes");
+    let taken = slots.iter().flatten().filter(|slot| slot.0[slots::OWNER] != 0).collect::<Vec<_>>();
+    assert!(!taken.is_empty(), "the socket has a slot");
+    for slot in taken {
+        since.insert(slot.0[slots::OWNER] & !slots::CLAIMS, slot.0[slots::ENTERED_NS], 0).expect("a time of entry");
+    }
+    let kept = notes.get(&0, 0).expect("the notes");
+    assert_eq!(kept.layout, LAYOUT);
+    notes.set(0, Kept { layout: OLDEST_LAYOUT, program: kept.program ^ 1, ..kept }, 0).expect("changed notes");
+    fs::remove_file(pins.file(names::SLOTS)).expect("no slots");
+    let mut second = pins.start(&["--stuck-after", "300ms"]);
+    assert_eq!(pinned(&second), "maps_adopted");
+    assert_eq!(notes.get(&0, 0).expect("the notes").layout, LAYOUT);
+    second.wait_for_socket("stuck", &pair.id);
+    let (later, entered) = ns.waiting(V4);
+    second.wait_for_socket("stuck", &later.id);
+    for (pair, fin) in [(pair, fin), (later, entered)] {
+        let closing = close(pair.server);
+        let leave = second.wait_for_socket("leave", &pair.id);
+        assert_eq!(leave["exact"], true, "{leave}");
+        check_dwell(&leave, fin.until(closing));
+    }
+    kill(second);
+    assert_eq!(pinned(&pins.start(&["--stuck-after", "300ms"])), "adopted");
 }
 
 #[test]

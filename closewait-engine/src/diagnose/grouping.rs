@@ -11,11 +11,11 @@ use crate::{
     },
     flow::flows::Flows,
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
-    model::{Class, Listener, Owner, ProxyPeer, Role, RuleName, Socket, SocketKey, Verdict},
+    model::{Class, Dwell, Listener, Owner, ProxyPeer, Role, RuleName, Socket, SocketKey, Verdict},
     process::Process,
     time::BootTime,
-    track::lingering::Lingering,
-    track::tracked_socket::TrackedSocket,
+    track::lingering::{Lingering, LingeringSockets},
+    track::socket_view::SocketView,
     track::tracker::Tracker,
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct Grouping<'a> {
     host_context: &'a HostContext,
     keys: &'a GroupKeys,
     flows: Option<&'a Flows>,
+    lingering: Option<&'a LingeringSockets>,
+    abandoned: OnceCell<BTreeMap<FlowKey, BootTime>>,
     listeners: OnceCell<BTreeMap<u16, Vec<&'a Seen<Listener>>>>,
     connections: OnceCell<BTreeMap<u32, OwnerConnections<'a>>>,
     members: OnceCell<SortedMembers<'a, OnceCell<GroupedSockets<'a>>>>,
@@ -68,7 +70,42 @@ impl<'a> Grouping<'a> {
         flows: Option<&'a Flows>,
     ) -> Self {
         let (listeners, connections, members) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { now, stuck_after, tracker, host_context, keys, flows, listeners, connections, members }
+        let (lingering, abandoned) = (None, OnceCell::new());
+        Self {
+            now,
+            stuck_after,
+            tracker,
+            host_context,
+            keys,
+            flows,
+            lingering,
+            abandoned,
+            listeners,
+            connections,
+            members,
+        }
+    }
+
+    /// Adds sockets that have exited while a program still has a descriptor of them: the hang of a program that has left those behind began
+    /// with them. Keepalive of a peer that is gone ends a connection after a minute, and with it the oldest sockets of a group.
+    #[must_use]
+    pub(crate) fn with_lingering(self, lingering: &'a LingeringSockets) -> Self {
+        Self { lingering: Some(lingering), ..self }
+    }
+
+    /// Returns the earliest entry of a flow's sockets that have exited with an open descriptor; `None` without one.
+    fn abandoned_since(&self, flow_key: FlowKey) -> Option<BootTime> {
+        let abandoned = self.abandoned.get_or_init(|| {
+            let mut abandoned = BTreeMap::<FlowKey, BootTime>::new();
+            for (_, one) in self.lingering.into_iter().flat_map(LingeringSockets::iter) {
+                let Some(Dwell::Exact(dwell)) = one.gone.dwell else { continue };
+                let entered = one.gone.at - dwell;
+                let first = abandoned.entry(self.keys.flow(&one.socket)).or_insert(entered);
+                *first = entered.min(*first);
+            }
+            abandoned
+        });
+        abandoned.get(&flow_key).copied()
     }
 
     /// Returns the sockets by group.
@@ -114,6 +151,7 @@ impl<'a> Grouping<'a> {
             entries,
             listeners,
             of_owner: self.members().clients_of(owner),
+            abandoned_since: self.abandoned_since(flow_key),
         };
         let evidence = sources.evidence(members);
         let group = group_of(members, self.now, self.stuck_after);
@@ -121,7 +159,7 @@ impl<'a> Grouping<'a> {
         let pairs = match owner {
             GroupOwner::Held(pid, _) => {
                 let waiting = connections.get(&pid).map_or(&[][..], |of| of.waiting.as_slice());
-                let sockets = members.iter().map(|(key, one)| (*key, &one.socket, one.since));
+                let sockets = members.iter().map(|one| (one.key(), one.socket(), one.since()));
                 pairing::pair(sockets, waiting)
             }
             GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
@@ -131,16 +169,15 @@ impl<'a> Grouping<'a> {
     }
 
     /// Judges a socket in CLOSE_WAIT.
-    pub(crate) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
-        self.judge(key, tracked, self.origins(&tracked.socket), |_, _| true).0
+    pub(crate) fn verdict(&self, tracked: SocketView<'_>) -> Verdict {
+        self.judge(tracked, self.origins(&tracked.socket()), |_, _| true).0
     }
 
     /// Judges a socket in CLOSE_WAIT. The texts of the verdict are empty unless `explained` returns true for its class and rule.
     /// Returns the other side of a proxied connection, for which the socket waits, too.
     pub(crate) fn judge(
         &self,
-        key: SocketKey,
-        tracked: &TrackedSocket,
+        tracked: SocketView<'_>,
         origins: Origins<'a>,
         explained: impl FnOnce(Class, RuleName) -> bool,
     ) -> (Verdict, Option<&'a ProxyPeer>) {
@@ -148,43 +185,45 @@ impl<'a> Grouping<'a> {
         let GroupedSockets { group, pairs, proxy_peers } = match self.group(self.group_key(tracked)) {
             Some(grouped) => grouped,
             None => {
-                alone = self.alone(key, tracked);
+                alone = self.alone(tracked);
                 &alone
             }
         };
-        let own = pairs.get(&key).copied();
+        let own = pairs.get(&tracked.key()).copied();
         let proxy_peers = ProxyPeers { own: own.cloned(), ..proxy_peers.clone() };
-        let processes = self.processes(origins.listener, tracked.owners.as_deref());
+        let (socket, owners) = (tracked.socket(), tracked.owners());
+        let owners = owners.as_deref();
+        let processes = self.processes(origins.listener, owners);
         let case = Case {
             now: self.now,
             stuck_after: self.stuck_after,
-            socket: &tracked.socket,
-            dwell: tracked.since.dwell(self.now),
-            entered: tracked.since.latest(),
+            socket: &socket,
+            dwell: tracked.dwell(self.now),
+            entered: tracked.latest(),
             gone: None,
-            owners: tracked.owners.as_deref(),
+            owners,
             blind: self.host_context.blind().is_some(),
-            place: self.host_context.place(tracked.socket.inode),
-            untouched: self.now.since(tracked.touched),
+            place: self.host_context.place(socket.inode),
+            untouched: self.now.since(tracked.touched()),
             group,
             listener: origins.listener,
             listeners: origins.count,
             proxy_peers: &proxy_peers,
             processes: &processes,
-            conntrack: self.host_context.conntrack(tracked.socket.netns),
+            conntrack: self.host_context.conntrack(socket.netns),
         };
         (diagnose::verdict(&case, explained), own)
     }
 
-    fn group_key(&self, tracked: &TrackedSocket) -> GroupKey {
+    fn group_key(&self, tracked: SocketView<'_>) -> GroupKey {
         self.members().group_key(self.keys, tracked)
     }
 
     /// Returns a group of one socket.
-    fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
-        let is_unaccepted = tracked.socket.accepted == Some(false);
-        let oldest_unaccepted = is_unaccepted.then(|| tracked.since.dwell(self.now).at_least());
-        let group = group_of(&[(key, tracked)], self.now, self.stuck_after);
+    fn alone(&self, tracked: SocketView<'_>) -> GroupedSockets<'a> {
+        let is_unaccepted = tracked.accepted() == Some(false);
+        let oldest_unaccepted = is_unaccepted.then(|| tracked.dwell(self.now).at_least());
+        let group = group_of(&[tracked], self.now, self.stuck_after);
         GroupedSockets { group: Group { oldest_unaccepted, ..group }, ..GroupedSockets::default() }
     }
 
@@ -203,7 +242,7 @@ impl<'a> Grouping<'a> {
             now: self.now,
             stuck_after: self.stuck_after,
             socket,
-            dwell: crate::model::Dwell::Between { at_least: Duration::ZERO, at_most: None },
+            dwell: Dwell::Between { at_least: Duration::ZERO, at_most: None },
             entered: gone.at,
             gone: Some(gone),
             owners: owners.as_deref(),
@@ -279,13 +318,13 @@ mod tests {
         for number in 0..=last {
             let address = std::net::Ipv4Addr::from_bits(number as u32).into();
             let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };
-            tracker.enter(key(number), entered, socket);
+            tracker.enter(key(number), entered, &socket);
         }
         let host_context = HostContext::default();
         let keys = GroupKeys::default();
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
         assert_eq!(grouping.members().len(), MAX_GROUPS);
-        let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
+        let verdict = |number| grouping.verdict(tracker.get(key(number)).unwrap());
         let judged = |number| (verdict(number).class, verdict(number).rule);
         assert_eq!(judged(last), judged(0), "each is the only socket of its group");
     }
@@ -296,7 +335,7 @@ mod tests {
         let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
         let key = |number: u64| SocketKey((1 << 63) + number);
         for number in 0..3 {
-            tracker.enter(key(number), entered, socket());
+            tracker.enter(key(number), entered, &socket());
         }
         // Size of the group of each socket.
         let groups = |tracker: &Tracker| {

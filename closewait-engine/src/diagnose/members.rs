@@ -11,10 +11,10 @@ use crate::{
         evidence::{GroupEvidence, OwnerClients},
     },
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
-    model::{ReadState, SocketKey},
+    model::ReadState,
     time::BootTime,
     track::hashing::KeyedState,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
 };
 
 /// Maximum number of groups, at about 600 bytes each. Sockets of any further group, which entered later, are judged as groups of
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) const MAX_GROUPS: usize = 65_536;
 
 /// Socket of a group.
-pub(crate) type GroupMember<'a> = (SocketKey, &'a TrackedSocket);
+pub(crate) type GroupMember<'a> = SocketView<'a>;
 
 /// Facts about all sockets of a flow, also those of groups over the limit.
 #[derive(Debug, Default)]
@@ -60,15 +60,15 @@ impl<'a, T: Default> SortedMembers<'a, T> {
     ) -> Self {
         let mut groups = HashMap::<GroupKey, MembersOf<'a, T>, KeyedState>::default();
         let mut flows = HashMap::<FlowKey, FlowSockets, KeyedState>::default();
-        for (key, tracked) in sockets {
+        for tracked in sockets {
             let of @ (owner, flow_key) = keys.group(tracked);
             let flow = flows.entry(flow_key).or_default();
             if owner == GroupOwner::Backlog {
-                flow.oldest_unaccepted = flow.oldest_unaccepted.max(Some(tracked.since.dwell(now).at_least()));
+                flow.oldest_unaccepted = flow.oldest_unaccepted.max(Some(tracked.dwell(now).at_least()));
             }
-            flow.entries.push(tracked.since.latest());
+            flow.entries.push(tracked.latest());
             if groups.len() < MAX_GROUPS || groups.contains_key(&of) {
-                groups.entry(of).or_default().0.push((key, tracked));
+                groups.entry(of).or_default().0.push(tracked);
             }
         }
         #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
@@ -102,7 +102,7 @@ impl<'a, T: Default> SortedMembers<'a, T> {
     }
 
     /// Returns the group of a socket.
-    pub(crate) fn group_key(&self, keys: &GroupKeys, tracked: &TrackedSocket) -> GroupKey {
+    pub(crate) fn group_key(&self, keys: &GroupKeys, tracked: SocketView<'_>) -> GroupKey {
         let (owner, flow_key) = keys.group(tracked);
         if !is_unscanned(owner, tracked) {
             return (owner, flow_key);
@@ -122,8 +122,8 @@ fn sole_owners<'k>(keys: impl Iterator<Item = &'k GroupKey>) -> SoleOwners {
 }
 
 /// Whether the owner of an accepted socket is unknown because no scan has ended since its entry.
-fn is_unscanned(owner: GroupOwner, tracked: &TrackedSocket) -> bool {
-    owner == GroupOwner::Unknown && tracked.owners.is_none()
+fn is_unscanned(owner: GroupOwner, tracked: SocketView<'_>) -> bool {
+    owner == GroupOwner::Unknown && !tracked.is_scanned()
 }
 
 /// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
@@ -134,9 +134,9 @@ fn join_sole_owners<T: Default>(
     for (flow_key, owner) in sole_owners {
         let Some(owner) = owner else { continue };
         let Some((unknown, _)) = groups.remove(&(GroupOwner::Unknown, *flow_key)) else { continue };
-        for (key, tracked) in unknown {
+        for tracked in unknown {
             let owner = if is_unscanned(GroupOwner::Unknown, tracked) { *owner } else { GroupOwner::Unknown };
-            groups.entry((owner, *flow_key)).or_default().0.push((key, tracked));
+            groups.entry((owner, *flow_key)).or_default().0.push(tracked);
         }
     }
 }
@@ -148,7 +148,7 @@ fn owner_clients<T>(groups: &HashMap<GroupKey, MembersOf<'_, T>, KeyedState>) ->
         if let (GroupOwner::Held(..), FlowKey::Remote(..)) = (owner, flow_key) {
             let (groups, entries) = clients.entry(*owner).or_default();
             *groups += 1;
-            entries.extend(members.iter().map(|(_, one)| one.since.latest()));
+            entries.extend(members.iter().map(|one| one.latest()));
         }
     }
     let of = |(groups, entries): (u32, Vec<BootTime>)| {
@@ -164,20 +164,23 @@ fn owner_clients<T>(groups: &HashMap<GroupKey, MembersOf<'_, T>, KeyedState>) ->
 
 /// Counts the sockets of a group. The result has neither evidence nor facts about the flow.
 pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: Duration) -> Group {
-    let mut ages: Vec<_> = members.iter().map(|(_, one)| one.since.dwell(now).at_least()).collect();
+    let mut ages: Vec<_> = members.iter().map(|one| one.dwell(now).at_least()).collect();
     ages.sort_unstable();
     let age = |index: usize| ages.get(index).copied().unwrap_or_default();
-    let mut remotes: Vec<_> = members.iter().map(|(_, one)| one.socket.remote.address).collect();
+    let mut remotes: Vec<_> = members.iter().map(|one| one.ends().1.address).collect();
     remotes.sort_unstable();
     remotes.dedup();
     let mut reads = BTreeMap::<ReadState, u32>::new();
-    let (mut unanswered, mut answered, mut awaiting) = (0, 0, 0);
-    for (_, one) in members {
-        if let Some(state) = one.socket.read_state() {
+    let (mut unanswered, mut asked_nothing, mut answered, mut replied, mut awaiting) = (0, 0, 0, 0, 0);
+    for one in members {
+        let socket = one.socket();
+        if let Some(state) = socket.read_state() {
             *reads.entry(state).or_default() += 1;
         }
-        unanswered += u32::from(one.socket.sent_bytes == Some(0));
-        match one.socket.answered() {
+        unanswered += u32::from(socket.sent_bytes == Some(0));
+        replied += u32::from(socket.replied() == Some(true));
+        asked_nothing += u32::from(socket.asked_nothing() == Some(true));
+        match socket.answered() {
             Some(true) => answered += 1,
             Some(false) => awaiting += 1,
             None => {}
@@ -191,7 +194,9 @@ pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: 
         youngest: age(0),
         reads: reads.into_iter().collect(),
         unanswered,
+        asked_nothing,
         answered,
+        replied,
         awaiting,
         remotes: number(remotes.len()),
         oldest_unaccepted: None,

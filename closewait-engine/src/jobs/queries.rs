@@ -19,7 +19,7 @@ use crate::{
     model::{AnswerNeeds, InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
     snapshot::query::Filter,
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::{InspectedSocket, Owners, SocketView},
 };
 
 /// Maximum time before an answer. The client waits for 5 s.
@@ -135,8 +135,8 @@ impl Engine {
             return Some(self.scan_owners());
         }
         let is_old = self.scanned.is_none_or(|scanned| at.since(scanned) >= MAX_OWNER_AGE);
-        let needs_scan = |one: &TrackedSocket| one.owners.is_none() && at.since(one.since.latest()) >= min_age;
-        if !is_old && !self.tracker.iter().any(|(_, tracked)| needs_scan(tracked)) {
+        let needs_scan = |one: SocketView<'_>| !one.is_scanned() && at.since(one.latest()) >= min_age;
+        if !is_old && !self.tracker.iter().any(needs_scan) {
             return None;
         }
         let Queries { scans_asked, scans_ended, .. } = self.queries;
@@ -216,15 +216,15 @@ impl Engine {
     /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.
     fn request_for_query(&mut self, owners: bool) -> InspectionRequest {
         if !owners {
-            let cgroups = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
+            let cgroups = self.tracker.iter().filter_map(SocketView::cgroup);
             return InspectionRequest { cgroups: self.host_context.unnamed(cgroups), ..InspectionRequest::default() };
         }
         let Self { tracker, lingering, host_context, group_keys, config, now, .. } = self;
-        let tracked = tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()));
-        let lingering = lingering.iter().map(|(_, one)| (&one.socket, one.owners.as_deref()));
+        let tracked = tracker.iter().map(InspectedSocket::from);
+        let lingering = lingering.iter().map(|(_, one)| InspectedSocket::from((&one.socket, one.owners.as_deref())));
         let mut request = host_context.inspection_request(*now, false, tracked.chain(lingering));
         if config.reads_progress {
-            let sockets = tracker.iter().map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            let sockets = tracker.iter().map(|one| (group_keys.flow_of(one), one));
             request.peer_ends_of = host_context.peer_request(*now, sockets);
         }
         request
@@ -242,16 +242,18 @@ impl Engine {
 
     /// Returns the PIDs of at most `most` owners of sockets, as of the last scan.
     pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
-        let tracked = self.tracker.iter().filter_map(|(_, one)| one.owners.as_deref());
-        let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref());
+        let tracked = self.tracker.iter().filter_map(SocketView::owners);
+        let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref()).map(Owners::Others);
         let (mut pids, mut last) = (BTreeSet::new(), None);
-        for owner in tracked.chain(lingering).flatten() {
-            if pids.len() >= most {
-                break;
-            }
-            // Sockets of one owner often follow each other.
-            if last.replace(owner.task.pid) != Some(owner.task.pid) {
-                pids.insert(owner.task.pid);
+        for owners in tracked.chain(lingering) {
+            for owner in &*owners {
+                if pids.len() >= most {
+                    return pids;
+                }
+                // Sockets of one owner often follow each other.
+                if last.replace(owner.task.pid) != Some(owner.task.pid) {
+                    pids.insert(owner.task.pid);
+                }
             }
         }
         pids
@@ -263,8 +265,8 @@ impl Engine {
         // A scan may find a socket whose record was lost, or that was dropped.
         let may_find = self.losses() != self.losses_at_scan || self.tracker.can_track_dropped();
         may_find
-            || self.tracker.iter().any(|(_, one)| filter.matches_ends(&one.socket))
-            || self.lingering.iter().any(|(_, one)| filter.matches_ends(&one.socket))
+            || self.tracker.iter().any(|one| filter.matches_ends(one.ends()))
+            || self.lingering.iter().any(|(_, one)| filter.matches_ends(one.ends()))
     }
 }
 

@@ -67,7 +67,7 @@ impl ListSummaryBuilder<'_> {
             self.gone += 1;
         } else {
             self.sockets += 1;
-            self.flows.insert(self.engine.flow_of(row.socket));
+            self.flows.insert(self.engine.flow_of(&row.socket));
         }
     }
 

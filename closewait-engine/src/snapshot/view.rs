@@ -1,6 +1,7 @@
 //! Sockets with their verdicts at one time, for `closewait list`.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -11,14 +12,14 @@ use std::{
 use crate::{
     context::host_context::HostContext,
     diagnose::Seen,
-    diagnose::grouping::Grouping,
-    model::{Class, Dwell, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, SocketKey, Verdict},
+    diagnose::grouping::{Grouping, Origins},
+    model::{Class, Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, Verdict},
     process::Process,
     snapshot::hints::{HintCause, cause},
     snapshot::query::Filter,
     time::BootTime,
     track::lingering::{Lingering, LingeringSockets},
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
     track::tracker::Tracker,
     workload::Workload,
 };
@@ -27,13 +28,13 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Facts about the socket.
-    pub socket: &'a Socket,
+    pub socket: Cow<'a, Socket>,
     /// Dwell time, for an ended connection as of its exit; `None` if unknown.
     pub dwell: Option<Dwell>,
     /// Exit of the socket, if only its descriptor is left.
     pub gone: Option<&'a Exit>,
     /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
-    pub owners: Option<&'a [Owner]>,
+    pub owners: Option<Cow<'a, [Owner]>>,
     /// Listener that the socket waits at or came from.
     pub listener: Option<&'a Seen<Listener>>,
     /// Unit, container or pod of the socket's cgroup.
@@ -82,10 +83,20 @@ pub struct RowFacts<'a> {
 
 impl<'a> Row<'a> {
     /// Returns the facts that filters compare.
-    pub fn facts(&self) -> RowFacts<'a> {
-        let Self { socket, dwell, gone, owners, listener, workload, .. } = *self;
-        RowFacts { socket, dwell, gone, owners, listener, workload }
+    pub fn facts(&self) -> RowFacts<'_> {
+        let Self { ref socket, dwell, gone, ref owners, listener, workload, .. } = *self;
+        RowFacts { socket, dwell, gone, owners: owners.as_deref(), listener, workload }
     }
+}
+
+/// Facts of a row before its verdict.
+pub(crate) struct Facts<'a> {
+    socket: Cow<'a, Socket>,
+    dwell: Option<Dwell>,
+    gone: Option<&'a Exit>,
+    owners: Option<Cow<'a, [Owner]>>,
+    origins: Origins<'a>,
+    workload: Option<&'a Workload>,
 }
 
 /// Iterator over the sockets that match a filter, by minimum age, oldest first. It judges each socket when it returns it, and
@@ -104,7 +115,7 @@ pub struct Selection<'a> {
     filter: &'a Filter,
     host_context: &'a HostContext,
     grouping: Rc<Grouping<'a>>,
-    tracked: vec::IntoIter<(SocketKey, &'a TrackedSocket)>,
+    tracked: vec::IntoIter<SocketView<'a>>,
     gone: vec::IntoIter<&'a Lingering>,
     /// Causes of which a row had texts already; `None` if all rows have texts.
     explained: Option<BTreeSet<HintCause>>,
@@ -120,23 +131,22 @@ impl<'a> Selection<'a> {
         grouping: Grouping<'a>,
     ) -> Self {
         let grouping = Rc::new(grouping);
-        let fits = |socket: &Socket, facts: &dyn Fn() -> RowFacts<'a>| {
-            filter.is_empty() || filter.matches_ends(socket) && filter.matches_facts(&facts(), now)
+        let fits = |ends: (Endpoint, Endpoint), facts: &dyn Fn() -> Facts<'a>| {
+            filter.is_empty() || filter.matches_ends(ends) && filter.matches_facts(&facts().to_compare(), now)
         };
-        let fitting =
-            tracker.iter().filter(|(_, one)| fits(&one.socket, &|| facts_of(one, &grouping, host_context, now)));
+        let fitting = tracker.iter().filter(|one| fits(one.ends(), &|| facts_of(*one, &grouping, host_context, now)));
         let mut tracked: Vec<_> = fitting.collect();
         // The wider interval comes first, then the endpoints decide, so that the order is always the same.
-        tracked.sort_by_key(|(_, one)| {
-            let earliest = match one.since {
+        tracked.sort_by_key(|one| {
+            let earliest = match one.since() {
                 Since::Exact(since) => Some(since),
                 Since::Between { earliest, .. } => earliest,
             };
-            (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
+            (one.latest(), earliest.map(Reverse), one.ends())
         });
         let fitting = lingering.iter().map(|(_, one)| one);
         let mut gone: Vec<_> =
-            fitting.filter(|one| fits(&one.socket, &|| facts_of_gone(one, &grouping, host_context))).collect();
+            fitting.filter(|one| fits(one.ends(), &|| facts_of_gone(one, &grouping, host_context))).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
         Self {
             now,
@@ -165,39 +175,39 @@ impl<'a> Selection<'a> {
     }
 
     /// Returns the row of a socket in CLOSE_WAIT; `None` if its verdict does not match the filter.
-    fn tracked(&mut self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
+    fn tracked(&mut self, one: SocketView<'a>) -> Option<Row<'a>> {
         let facts = facts_of(one, &self.grouping, self.host_context, self.now);
-        let origins = self.grouping.origins(&one.socket);
+        let (origins, conntrack) = (facts.origins, self.host_context.conntrack(facts.socket.netns));
         let mut proxy_peer = None;
         let row = self.judged(facts, |grouping, explained| {
             let verdict;
-            (verdict, proxy_peer) = grouping.judge(key, one, origins, explained);
+            (verdict, proxy_peer) = grouping.judge(one, origins, explained);
             verdict
         })?;
-        Some(Row { conntrack: self.host_context.conntrack(one.socket.netns), proxy_peer, ..row })
+        Some(Row { conntrack, proxy_peer, ..row })
     }
 
     /// Returns the row of a socket of which only a descriptor is left; `None` if its verdict does not match the filter.
     fn gone(&mut self, one: &'a Lingering) -> Option<Row<'a>> {
         let facts = facts_of_gone(one, &self.grouping, self.host_context);
-        let origins = self.grouping.origins(&one.socket);
+        let origins = facts.origins;
         self.judged(facts, |grouping, explained| grouping.judge_lingering(one, origins, explained))
     }
 
     /// Returns the row of a socket whose facts match the filter; `None` if its verdict does not.
     fn judged(
         &mut self,
-        facts: RowFacts<'a>,
+        facts: Facts<'a>,
         verdict: impl FnOnce(&Grouping<'a>, &mut dyn FnMut(Class, RuleName) -> bool) -> Verdict,
     ) -> Option<Row<'a>> {
         let explained = &mut self.explained;
         let mut is_explained = |class, rule| match explained {
-            Some(explained) => explained.insert(cause(&facts, class, rule)),
+            Some(explained) => explained.insert(cause(&facts.to_compare(), class, rule)),
             None => true,
         };
         let verdict = verdict(&self.grouping, &mut is_explained);
-        let RowFacts { socket, dwell, gone, owners, listener, workload } = facts;
-        let process = self.grouping.process(socket, owners);
+        let Facts { socket, dwell, gone, owners, origins: Origins { listener, .. }, workload } = facts;
+        let process = self.grouping.process(&socket, owners.as_deref());
         let row = Row {
             socket,
             dwell,
@@ -214,33 +224,35 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// Returns the facts about a socket in CLOSE_WAIT that filters compare at `now`.
-pub(crate) fn facts_of<'a>(
-    one: &'a TrackedSocket,
-    grouping: &Grouping<'a>,
-    host_context: &'a HostContext,
-    now: BootTime,
-) -> RowFacts<'a> {
-    let owners = one.owners.as_deref();
-    RowFacts {
-        socket: &one.socket,
-        dwell: Some(one.since.dwell(now)),
-        gone: None,
-        owners,
-        listener: grouping.origins(&one.socket).listener,
-        workload: host_context.workload(&one.socket, owners),
+impl Facts<'_> {
+    /// Returns the facts that filters compare.
+    pub(crate) fn to_compare(&self) -> RowFacts<'_> {
+        let Self { ref socket, dwell, gone, ref owners, origins: Origins { listener, .. }, workload } = *self;
+        RowFacts { socket, dwell, gone, owners: owners.as_deref(), listener, workload }
     }
 }
 
+/// Returns the facts about a socket in CLOSE_WAIT at `now`.
+pub(crate) fn facts_of<'a>(
+    one: SocketView<'a>,
+    grouping: &Grouping<'a>,
+    host_context: &'a HostContext,
+    now: BootTime,
+) -> Facts<'a> {
+    let (socket, owners) = (one.socket(), one.owners().map(Cow::from));
+    let (origins, workload) = (grouping.origins(&socket), host_context.workload(&socket, owners.as_deref()));
+    Facts { socket: Cow::Owned(socket), dwell: Some(one.dwell(now)), gone: None, owners, origins, workload }
+}
+
 /// Returns the facts about a socket of which only a descriptor is left.
-fn facts_of_gone<'a>(one: &'a Lingering, grouping: &Grouping<'a>, host_context: &'a HostContext) -> RowFacts<'a> {
+fn facts_of_gone<'a>(one: &'a Lingering, grouping: &Grouping<'a>, host_context: &'a HostContext) -> Facts<'a> {
     let owners = one.owners.as_deref();
-    RowFacts {
-        socket: &one.socket,
+    Facts {
+        socket: Cow::Borrowed(&one.socket),
         dwell: one.gone.dwell,
         gone: Some(&one.gone),
-        owners,
-        listener: grouping.origins(&one.socket).listener,
+        owners: owners.map(Cow::Borrowed),
+        origins: grouping.origins(&one.socket),
         workload: host_context.workload(&one.socket, owners),
     }
 }
@@ -249,8 +261,8 @@ impl<'a> Iterator for Selection<'a> {
     type Item = Row<'a>;
 
     fn next(&mut self) -> Option<Row<'a>> {
-        while let Some((key, one)) = self.tracked.next() {
-            if let Some(row) = self.tracked(key, one) {
+        while let Some(one) = self.tracked.next() {
+            if let Some(row) = self.tracked(one) {
                 return Some(row);
             }
         }
@@ -277,7 +289,7 @@ mod tests {
     use super::*;
     use crate::{
         flow::group_key::GroupKeys,
-        model::{Certainty, Class, KeySecret},
+        model::{Certainty, Class, KeySecret, SocketKey},
         testing::{owner, socket_on_port, verdict},
     };
 
@@ -294,7 +306,7 @@ mod tests {
         let (mut tracker, lingering) =
             (Tracker::new(Duration::from_secs(60), 10, KeySecret::default()), LingeringSockets::default());
         for port in 80..85 {
-            tracker.enter(SocketKey((1 << 63) + u64::from(port)), BootTime(u64::from(port)), socket_on_port(port));
+            tracker.enter(SocketKey((1 << 63) + u64::from(port)), BootTime(u64::from(port)), &socket_on_port(port));
         }
         let host_context = HostContext::default();
         let keys = GroupKeys::default();
@@ -335,9 +347,9 @@ mod tests {
                 (Class::Unknown, "too_early", &owners[1]),
             ];
             rows.map(|(class, rule, owners)| {
-                let owners = Some(&owners[..]);
-                let facts =
-                    RowFacts { socket: &socket, dwell: None, gone: None, owners, listener: None, workload: None };
+                let (owners, origins) = (Some(Cow::Borrowed(&owners[..])), Origins::default());
+                let socket = Cow::Borrowed(&socket);
+                let facts = Facts { socket, dwell: None, gone: None, owners, origins, workload: None };
                 let mut is_explained = false;
                 selection.judged(facts, |_grouping, explained| {
                     is_explained = explained(class, rule);

@@ -1,14 +1,14 @@
 //! An engine on a model kernel that loses records: the engine has to know the kernel's sockets nevertheless.
 //!
-//! The model kernel has a few addresses that it reuses, a few connections in two namespaces, and the kernel program's map of
-//! entry times. Each change is written to the ring, is dropped because the ring is full, or is missed because the kernel program
+//! The model kernel has a few addresses that it reuses, a few connections in two namespaces, and the kernel program's entry times in
+//! slots and a hash map. Each change is written to the ring, is dropped because the ring is full, or is missed because the kernel program
 //! was already running. After a scan of everything, the engine has to know the sockets of the kernel, except for lost exits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{entry_times::EntryTimes, *};
 use crate::testing::owner;
 
 /// Fate of the record of a change.
@@ -79,7 +79,7 @@ struct Kernel {
     /// Last cookie; `None` as for kernels before 5.12, which report no cookies.
     cookies: Option<u64>,
     sockets: BTreeMap<SocketKey, Real>,
-    since: BTreeMap<SocketKey, BootTime>,
+    since: EntryTimes,
     ring: VecDeque<SocketEvent>,
     counters: Counters,
     /// Entry and exit of each socket by cookie, except for sockets with a stale entry time.
@@ -96,7 +96,7 @@ impl Kernel {
             millis: 1_000_000,
             cookies: cookies.then_some(0),
             sockets: BTreeMap::new(),
-            since: BTreeMap::new(),
+            since: EntryTimes::default(),
             ring: VecDeque::new(),
             counters: Counters { skipped: Some(0), ..Counters::default() },
             lives: BTreeMap::new(),
@@ -126,10 +126,10 @@ impl Kernel {
         self.cookies = self.cookies.map(|last| last + 1);
         let (at, cookie) = (self.now(), self.cookies);
         let socket = Socket { netns: Some(netns), cookie, inode: Some(at.0), ..socket_on_port(ends) };
-        let known = if fate == Fate::Skipped { self.since.get(&key).copied() } else { self.since.insert(key, at) };
-        let replaced = known.is_some() && fate != Fate::Skipped;
+        let known = if fate == Fate::Skipped { self.since.get(key) } else { None };
+        let replaced = fate != Fate::Skipped && self.since.enter(key, at);
         self.counters.replaced += u64::from(replaced);
-        let stale = fate == Fate::Skipped && known.is_some();
+        let stale = known.is_some();
         self.lives.extend(cookie.filter(|_| !stale).map(|cookie| (cookie, (at, None))));
         self.sockets.insert(key, Real { socket: socket.clone(), entered: at, stale });
         self.write(fate, SocketEvent::Enter { key, at, socket });
@@ -137,7 +137,7 @@ impl Kernel {
 
     fn leave(&mut self, key: SocketKey, fate: Fate) {
         let Some(Real { socket, .. }) = self.sockets.remove(&key) else { return };
-        let entered = if fate == Fate::Skipped { None } else { self.since.remove(&key) };
+        let entered = if fate == Fate::Skipped { None } else { self.since.leave(key) };
         if fate != Fate::Written {
             self.lost_exits.insert(key);
         }
@@ -172,7 +172,7 @@ impl Kernel {
         let second = Duration::from_secs(1);
         let at = self.now();
         let between = Since::Between { earliest: Some(real.entered - second), latest: (real.entered + second).min(at) };
-        (at, self.since.get(&key).map_or(between, |entered| Since::Exact(*entered)))
+        (at, self.since.get(key).map_or(between, Since::Exact))
     }
 }
 
@@ -252,9 +252,8 @@ impl World {
         self.scanned.extend(self.kernel.sockets.iter().map(|(key, real)| self.kernel.present(*key, real).into()));
         self.scanned.push_back(ScanEnd::Descriptors { began, blind: None, saw_listeners: true }.into());
         if sweep {
-            let stored =
-                |(key, entered): (&SocketKey, &BootTime)| ScanFact::StoredEntry { key: *key, entered: *entered };
-            self.scanned.extend(self.kernel.since.iter().map(stored).map(Observation::from));
+            let stored = |(key, entered)| Observation::from(ScanFact::StoredEntry { key, entered });
+            self.scanned.extend(self.kernel.since.all().into_iter().map(stored));
         }
         let cost = Some(Duration::from_millis(1));
         self.scanned.push_back(ScanEnd::Audit { began, at: began, complete: true, cost }.into());
@@ -343,11 +342,7 @@ impl World {
                 }
                 Output::WatchPorts(_) => {}
                 Output::Forget(entries) => {
-                    for (key, entered) in entries {
-                        if self.kernel.since.get(&key) == Some(&entered) {
-                            self.kernel.since.remove(&key);
-                        }
-                    }
+                    entries.into_iter().for_each(|(key, entered)| self.kernel.since.forget(key, entered));
                 }
                 Output::RefreshLingering(_) | Output::StillStuck { .. } | Output::Finding(_) | Output::Query(_) => {}
             }
@@ -360,13 +355,14 @@ impl World {
             let tracked = self.engine.tracker.get(*key);
             let tracked = tracked.unwrap_or_else(|| panic!("{key:?} is not tracked: {real:?}"));
             let who = |socket: &Socket| (socket.netns, socket.local, socket.remote, socket.cookie);
-            assert_eq!(who(&tracked.socket), who(&real.socket), "{key:?} is tracked as another socket");
+            assert_eq!(who(&tracked.socket()), who(&real.socket), "{key:?} is tracked as another socket");
             if real.stale {
                 continue;
             }
-            assert_possible(tracked.since.dwell(now), now.since(real.entered), &tracked.socket);
+            assert_possible(tracked.dwell(now), now.since(real.entered), &tracked.socket());
         }
-        for (key, tracked) in self.engine.tracker.iter() {
+        for tracked in self.engine.tracker.iter() {
+            let key = tracked.key();
             // A socket whose exit was lost is tracked until the next audit.
             let flagged = self.kernel.lost_exits.contains(&key);
             assert!(self.kernel.sockets.contains_key(&key) || flagged, "{key:?} is gone: {tracked:?}");
@@ -401,11 +397,11 @@ impl World {
         self.engine.handle_timeout(self.kernel.now());
         self.put_out();
         self.take_in_all();
-        let tracked: BTreeSet<SocketKey> = self.engine.tracker.iter().map(|(key, _)| key).collect();
+        let tracked: BTreeSet<SocketKey> = self.engine.tracker.iter().map(|one| one.key()).collect();
         assert!(tracked.iter().eq(self.kernel.sockets.keys()), "{tracked:?} after an audit");
         assert!(
-            self.kernel.since.keys().all(|key| self.kernel.sockets.contains_key(key)),
-            "the map has stale entry times"
+            self.kernel.since.all().iter().all(|(key, _)| self.kernel.sockets.contains_key(key)),
+            "there are stale entry times"
         );
     }
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod engine;
 mod exporters;
+mod instructions;
 mod list;
 mod memory;
 mod overhead;
@@ -34,6 +35,8 @@ pub(crate) enum Bench {
     Record(record::Record),
     /// Measure passes over the stacks of many processes, and connections per second meanwhile
     Stacks(stacks::Stacks),
+    /// Count the instructions of the kernel programs and the agent per connection, and compare them with their budget
+    Instructions(instructions::Instructions),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
     /// Measure the CPU time of an agent's answers about many sockets, and of the copy of its state that they are made from
@@ -43,6 +46,9 @@ pub(crate) enum Bench {
 /// Builds as the calling user, starts this program again as root where the benchmark needs that, and measures.
 pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -> Result<()> {
     if let Bench::Engine(options) = bench {
+        return options.run(workspace);
+    }
+    if let Bench::Instructions(options) = bench {
         return options.run(workspace);
     }
     if let Bench::Answers(options) = bench {
@@ -67,6 +73,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Record(options) => options.run(binary, dir),
         Bench::Stacks(options) => options.run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
+        Bench::Instructions(options) => options.run(workspace),
         Bench::Answers(options) => options.run(workspace),
     })
 }

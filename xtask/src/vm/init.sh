@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first process of a guest: makes it look like a host, runs the kernel tests, and powers it off. What it prints after
-# `closewait-vm:` is read by xtask/src/vm/report.rs.
+# The first process of a guest: makes it look like a host, runs the kernel tests or a measurement, and powers it off. What it
+# prints after `closewait-vm:` is read by xtask/src/vm/report.rs and counted.rs.
 
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /bin /sbin
 /bin/busybox --install -s /bin
@@ -29,7 +29,7 @@ echo "closewait-vm: release $(uname -r)"
 echo "closewait-vm: build $(uname -v)"
 grep -q closewait.probe /proc/cmdline && poweroff -f
 
-# MODULES, BTF, ARGUMENTS, UNIT_TESTS, and the variables that the tests read.
+# MODULES, BTF, ARGUMENTS, UNIT_TESTS, and the variables that the tests read. For a measurement: MODULES and ARGUMENTS.
 . /settings
 for module in $MODULES; do
     case "$module" in
@@ -40,6 +40,13 @@ for module in $MODULES; do
 done
 rm -f /tmp/module.ko
 [ "$BTF" = hidden ] && mount -t tmpfs none /sys/kernel/btf
+
+if [ -f /measure ]; then
+    # shellcheck disable=SC2086 # Several words.
+    /measure $ARGUMENTS
+    echo "closewait-vm: ended $?"
+    poweroff -f
+fi
 
 cd /tests || echo "closewait-vm: trouble there is no folder /tests"
 # Records before this one are the boot's.

@@ -15,6 +15,8 @@ pub(super) enum Accelerator {
     Kvm,
     /// A translator: ten to thirty times slower.
     Tcg,
+    /// The translator with one processor and a clock that counts its instructions: one is a nanosecond, and waiting takes no time.
+    Counting,
 }
 
 impl Accelerator {
@@ -36,6 +38,7 @@ impl Accelerator {
         match self {
             Self::Kvm => "KVM",
             Self::Tcg => "TCG",
+            Self::Counting => "TCG that counts instructions",
         }
     }
 
@@ -44,8 +47,8 @@ impl Accelerator {
         let cpus = thread::available_parallelism().map_or(1, NonZero::get);
         let for_each = match (self, arch) {
             (Self::Kvm, _) | (Self::Tcg, Arch::Aarch64) => 2,
-            // This translator has one thread.
-            (Self::Tcg, Arch::X86_64) => 1,
+            // These translators have one thread.
+            (Self::Tcg, Arch::X86_64) | (Self::Counting, _) => 1,
         };
         (cpus / for_each).max(1)
     }
@@ -61,6 +64,27 @@ impl Accelerator {
             (Self::Tcg, Arch::Aarch64) => {
                 &["-M", "virt,gic-version=3", "-accel", "tcg,thread=multi", "-cpu", "max,pauth-impdef=on"]
             }
+            (Self::Counting, Arch::X86_64) => {
+                &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max"]
+            }
+            (Self::Counting, Arch::Aarch64) => &[
+                "-M",
+                "virt,gic-version=3",
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+                "-cpu",
+                "max",
+            ],
+        }
+    }
+
+    /// Number of processors of a guest.
+    const fn processors(self) -> &'static str {
+        match self {
+            Self::Kvm | Self::Tcg => "2",
+            Self::Counting => "1",
         }
     }
 }
@@ -119,7 +143,17 @@ impl Guest<'_> {
         let (program, console) = machine_of(self.arch);
         let mut command = Command::new(program);
         command.args(accelerator.arguments(self.arch)).arg("-kernel").arg(&self.kernel).arg("-initrd").arg(initramfs);
-        command.args(["-m", "2G", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        command.args([
+            "-m",
+            "2G",
+            "-smp",
+            accelerator.processors(),
+            "-nographic",
+            "-no-reboot",
+            "-nodefaults",
+            "-serial",
+            "stdio",
+        ]);
         command.args(["-append", &format!("console={console} quiet panic=-1 {}", self.append)]);
         let console = fs::File::create(self.console())?.into_parts().0;
         let stderr = console.try_clone().context("dup() of a file failed")?;

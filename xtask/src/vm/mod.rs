@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the kernel tests on Debian's kernels, each in a virtual machine of its own.
 
 pub(crate) mod apt;
+mod counted;
 mod initramfs;
 mod kernels;
 mod machine;
@@ -11,6 +12,8 @@ mod returned;
 use std::{env, panic::resume_unwind};
 
 use clap::builder::PossibleValuesParser;
+
+pub(crate) use counted::{Counted, count};
 
 use crate::prelude::*;
 use crate::{
@@ -38,6 +41,8 @@ const GUEST: &str = "CLOSEWAIT_TEST_GUEST";
 /// are forgotten, their ports are used again, and a SYN ends the connection whose server is still in CLOSE_WAIT.
 /// The kernel's log holds what all tests together bring it to print.
 const COMMAND_LINE: &str = "thash_entries=131072 log_buf_len=8M";
+/// Path of the agent in a guest. The kernel tests find it in the folder above their own.
+const AGENT: &str = "/closewait";
 /// Number of console lines that are shown of a guest that did not finish.
 const LAST_LINES: usize = 40;
 /// Tests whose names contain one of these say something about a kernel without BTF. The others tell sockets apart by
@@ -115,19 +120,12 @@ struct Parts<'a> {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let arch = options.arch.map_or_else(Arch::of_this_machine, Ok)?;
     let kernels = Kernel::choose(arch, &options.versions)?;
-    let dir = workspace.target.join("vm").join(arch.name());
-    fs::create_dir_all(&dir)?;
-    root::install(workspace, packages(arch))?;
-    let work = dir.join("apt");
-    kernels::download(&dir.join("kernels"), &work, arch, &kernels)?;
-    let programs = Programs::find(&dir.join("programs"), &work, arch)?;
     let wanted = match &options.test {
         Some(filter) => vec![filter.as_str()],
         None if options.brief => OF_THE_KERNEL.to_vec(),
         None => Vec::new(),
     };
-    let binaries = build(workspace, arch, wanted.is_empty())?;
-    let parts = Parts { binaries, programs, arch, dir, wanted };
+    let parts = Parts::prepare(workspace, arch, &kernels, wanted)?;
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
     let accelerator = Accelerator::probe(parts.guest(newest, "")?)?;
     let at_once = accelerator.guests_at_once(arch);
@@ -202,7 +200,19 @@ fn build(workspace: &Workspace, arch: Arch, all: bool) -> Result<GuestBinaries> 
     })
 }
 
-impl Parts<'_> {
+impl<'w> Parts<'w> {
+    /// Downloads and builds what guests with these kernels need.
+    fn prepare(workspace: &Workspace, arch: Arch, kernels: &[&Kernel], wanted: Vec<&'w str>) -> Result<Self> {
+        let dir = workspace.target.join("vm").join(arch.name());
+        fs::create_dir_all(&dir)?;
+        root::install(workspace, packages(arch))?;
+        let work = dir.join("apt");
+        kernels::download(&dir.join("kernels"), &work, arch, kernels)?;
+        let programs = Programs::find(&dir.join("programs"), &work, arch)?;
+        let binaries = build(workspace, arch, wanted.is_empty())?;
+        Ok(Self { binaries, programs, arch, dir, wanted })
+    }
+
     fn kernels(&self) -> PathBuf {
         self.dir.join("kernels")
     }
@@ -249,22 +259,15 @@ impl Parts<'_> {
         self.programs.copy_ss(tree)?;
         let GuestBinaries { agent, tests, unit_tests } = &self.binaries;
         tree.copy(tests, "/tests/kernel")?;
-        // The tests find it in the folder above their own.
-        tree.copy(agent, "/closewait")?;
+        tree.copy(agent, AGENT)?;
         // A run of chosen tests, or without BTF, has nothing to add to the first one.
         if let Some(unit_tests) = unit_tests.as_ref().filter(|_| self.wanted.is_empty() && !case.hidden_btf) {
             tree.copy(unit_tests, "/tests/unit")?;
         }
-        let mut modules = Vec::new();
-        for module in MODULES {
-            let Some(file) = case.kernel.module(&self.kernels(), module)? else { continue };
-            let name = file.file_name().and_then(|name| name.to_str()).context("a module's name is not UTF-8")?;
-            tree.copy(&file, &format!("/modules/{name}"))?;
-            modules.push(name.to_owned());
-        }
+        let modules = self.copy_modules(tree, case.kernel)?;
         let slowness = match accelerator {
             Accelerator::Kvm => 2,
-            Accelerator::Tcg => 10,
+            Accelerator::Tcg | Accelerator::Counting => 10,
         };
         let settings = format!(
             "MODULES='{}'\nBTF={}\nARGUMENTS='{}'\nUNIT_TESTS='{}'\nexport {SLOWNESS}={slowness} {GUEST}=1 {}=1 {}\n",
@@ -276,6 +279,18 @@ impl Parts<'_> {
             if env::var_os(RECORD).is_some() { "CLOSEWAIT_TEST_RECORD=/recordings" } else { "" },
         );
         tree.write("/settings", &settings, 0o644)
+    }
+
+    /// Adds the modules that the guest loads. Returns their names.
+    fn copy_modules(&self, tree: &Tree, kernel: &Kernel) -> Result<Vec<String>> {
+        let mut modules = Vec::new();
+        for module in MODULES {
+            let Some(file) = kernel.module(&self.kernels(), module)? else { continue };
+            let name = file.file_name().and_then(|name| name.to_str()).context("a module's name is not UTF-8")?;
+            tree.copy(&file, &format!("/modules/{name}"))?;
+            modules.push(name.to_owned());
+        }
+        Ok(modules)
     }
 
     /// Arguments of the test program: which tests it runs.

@@ -64,7 +64,7 @@ fn with_full_view<T>(with: impl FnOnce(&View<'_>) -> T) -> T {
     let [first, second, third] = &sockets;
     let rows = vec![
         Row {
-            owners: Some(&owners),
+            owners: Some(Cow::Borrowed(&owners)),
             workload: Some(&workload),
             conntrack: Some(Duration::from_secs(60)),
             process: processes.get(&812),
@@ -319,7 +319,7 @@ proptest! {
         let owners = [owner("x", 7, 1)];
         let mut row = Row {
             workload: Some(&workload),
-            owners: Some(&owners),
+            owners: Some(Cow::Borrowed(&owners)),
             process: processes.get(&7),
             ..row(&socket)
         };

@@ -1,0 +1,189 @@
+//! Slots with entry times, mapped into this process. [`closewait_common::slots`] describes how the kernel program uses them.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    ptr::{self, NonNull},
+    slice,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use closewait_common::slots::{self, CLAIMS, ENTERED_NS, OWNER, Slot, SlotWords, WORDS};
+
+/// Number of reads of a slot that changes meanwhile, or of attempts to free it.
+const ATTEMPTS: usize = 8;
+
+/// A mapped slot.
+#[repr(transparent)]
+struct SharedSlot([AtomicU64; WORDS]);
+
+const _: () = assert!(size_of::<SharedSlot>() == size_of::<Slot>());
+
+/// The slots of a kernel program, in memory that it writes at the same time.
+#[derive(Debug)]
+pub(super) struct SlotTable {
+    first: NonNull<SharedSlot>,
+    count: u32,
+}
+
+// SAFETY: the mapping belongs to this value alone, and all accesses to its memory are atomic.
+unsafe impl Send for SlotTable {}
+// SAFETY: as above.
+unsafe impl Sync for SlotTable {}
+
+impl SlotTable {
+    /// Maps an array map of `count` slots.
+    ///
+    /// # Errors
+    ///
+    /// If `mmap` fails.
+    pub(super) fn map(map: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
+        let length = count as usize * size_of::<SharedSlot>();
+        // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses one that is longer than the map, rounded up
+        // to pages (`array_map_mmap`, kernel/bpf/arraymap.c at v5.10).
+        let first = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        let first = Some(first).filter(|first| *first != libc::MAP_FAILED).and_then(|first| NonNull::new(first.cast()));
+        Ok(Self { first: first.ok_or_else(io::Error::last_os_error)?, count })
+    }
+
+    /// Returns every socket that has a slot, and its entry time. Leaves out a slot that changes during each of some reads: its
+    /// socket is entering or exiting now.
+    pub(super) fn entries(&self) -> Vec<(u64, u64)> {
+        let entry = |slot: &SharedSlot| {
+            (0..ATTEMPTS).find_map(|_| {
+                let owner = slot.load(OWNER) & !CLAIMS;
+                if owner == 0 { Some(None) } else { slots::peek(slot, owner).map(|at| Some((owner, at))) }
+            })
+        };
+        self.slots().iter().filter_map(entry).flatten().collect()
+    }
+
+    /// Frees the slot of a socket, unless another socket has entered at the address since `entered_ns`.
+    pub(super) fn forget(&self, sk: u64, entered_ns: u64) {
+        let mask = self.count.saturating_sub(1);
+        let Some(slot) = self.slots().get(slots::index(slots::low(sk), mask) as usize) else { return };
+        for _ in 0..ATTEMPTS {
+            let owner = slot.load(OWNER);
+            if owner & !CLAIMS != sk || slot.load(ENTERED_NS) > entered_ns {
+                return;
+            }
+            // Claims that are being withdrawn stay, and their programs subtract them. One was the socket's own.
+            let free = (owner & CLAIMS).saturating_sub(1);
+            if slot.0[OWNER].compare_exchange(owner, free, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn slots(&self) -> &[SharedSlot] {
+        // SAFETY: the mapping has this number of slots, aligned to a page, and lives as long as this value. Any bits are valid,
+        // and other writers change them atomically, as the type says.
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.count as usize) }
+    }
+}
+
+impl Drop for SlotTable {
+    fn drop(&mut self) {
+        let length = self.count as usize * size_of::<SharedSlot>();
+        // SAFETY: the mapping is this value's own, of this length, and nothing refers to it any more.
+        let _failed = unsafe { libc::munmap(self.first.as_ptr().cast(), length) };
+    }
+}
+
+impl SlotWords for SharedSlot {
+    fn load(&self, word: usize) -> u64 {
+        self.0.get(word).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn store(&self, word: usize, value: u64) {
+        if let Some(word) = self.0.get(word) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn add(&self, word: usize, value: u64) {
+        if let Some(word) = self.0.get(word) {
+            word.fetch_add(value, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd as _};
+
+    use closewait_common::slots::Place;
+
+    use super::*;
+
+    const SK: u64 = 0xffff_8881_0203_0400;
+
+    /// Slots in a file without a name, in place of a map.
+    fn table(count: u32) -> (SlotTable, File) {
+        let file = rustix::fs::memfd_create("closewait-slots", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(file);
+        file.set_len(u64::from(count) * size_of::<Slot>() as u64).unwrap();
+        (SlotTable::map(file.as_fd(), count).unwrap(), file)
+    }
+
+    fn enter(slot: &SharedSlot, at: u64) -> Place {
+        slots::enter(slot, SK, slots::low(SK), at)
+    }
+
+    fn slot_of(table: &SlotTable, sk: u64) -> &SharedSlot {
+        &table.slots()[slots::index(slots::low(sk), table.count - 1) as usize]
+    }
+
+    #[test]
+    fn another_mapping_sees_the_entries_of_this_one() {
+        let (table, file) = table(64);
+        assert!(table.entries().is_empty());
+        assert_eq!(enter(slot_of(&table, SK), 7), Place::Slot);
+        let other = SlotTable::map(file.as_fd(), 64).unwrap();
+        assert_eq!(other.entries(), [(SK, 7)]);
+        drop(table);
+        assert_eq!(slots::leave(slot_of(&other, SK), SK), Some(7));
+        assert!(other.entries().is_empty());
+    }
+
+    #[test]
+    fn an_entry_is_forgotten_unless_it_is_later_and_claims_stay() {
+        let (table, _file) = table(1);
+        let slot = slot_of(&table, SK);
+        assert_eq!(enter(slot, 7), Place::Slot);
+        // A program that finds the slot taken, before it has withdrawn its claim.
+        slot.add(OWNER, 1);
+        table.forget(SK, 6);
+        table.forget(SK + 64, 7);
+        assert_eq!(table.entries(), [(SK, 7)]);
+        table.forget(SK, 7);
+        assert_eq!((table.entries(), slot.load(OWNER)), (Vec::new(), 1));
+        slot.add(OWNER, 1_u64.wrapping_neg());
+        assert_eq!(enter(slot, 8), Place::Slot);
+    }
+
+    #[test]
+    fn a_slot_that_is_being_written_is_left_out() {
+        let (table, _file) = table(1);
+        let slot = slot_of(&table, SK);
+        slot.store(OWNER, SK + 1);
+        slot.store(ENTERED_NS, 7);
+        assert!(table.entries().is_empty(), "its check is that of another time");
+        slot.store(OWNER, 1);
+        assert!(table.entries().is_empty(), "it is being claimed");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_mapped_is_an_error() {
+        assert!(SlotTable::map(File::open("/").unwrap().as_fd(), 1).is_err());
+    }
+}
