@@ -348,7 +348,7 @@ proptest! {
         scene.group.evidence.closes = Some(PortCloses { port, count: 1, last: Some(scene.now - secs(ago)) });
         let verdict = scene.verdict();
         // A client has no port on which it serves others.
-        let other_facts = ["owner_stopped", "client_blocked"].contains(&verdict.rule.as_ref());
+        let other_facts = ["owner_stopped", "client_blocked"].contains(&verdict.rule);
         prop_assert!(other_facts || !(verdict.class == Class::Hung && verdict.certainty < Certainty::Low), "{verdict:?}");
     }
 

@@ -226,10 +226,8 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
 /// Whether threads with this work may take items of a queue: semaphores, which count items as often as they limit, are locks in Python and
 /// Java.
 fn may_take(work: ThreadWork, language: CodeLanguage) -> bool {
-    match work {
-        ThreadWork::Waits(CodeWait::Lock) => matches!(language, CodeLanguage::Python | CodeLanguage::Jvm),
-        work => work == ThreadWork::Waits(CodeWait::Signal),
-    }
+    let is_semaphore = matches!(language, CodeLanguage::Python | CodeLanguage::Jvm);
+    work == ThreadWork::Waits(CodeWait::Signal) || (is_semaphore && work == ThreadWork::Waits(CodeWait::Lock))
 }
 
 /// Returns the group of a stack, still without threads and the owner of its lock.

@@ -48,7 +48,7 @@ pub fn largest_lines(lines: Vec<(&CodeFrame, u32)>) -> Vec<(&CodeFrame, u32)> {
     sums
 }
 
-/// How many times more threads wait for another thread or a time than for something of their own, so that they say more.
+/// Ratio above which threads that wait for another thread or a time say more than those that wait for something of their own.
 const MANY_TIMES: u64 = 4;
 
 impl ProcessStacks {

@@ -75,10 +75,8 @@ pub(super) fn blocked(case: &Case<'_>) -> Option<StackEvidence> {
     let (stacks, count) = (evidence.stacks?, u64::from(case.group.count));
     let quiet = case.group.oldest >= super::SURE_AGE && case.group.youngest >= QUIET;
     let is_absent = |kind: CounterEvidence| kind.read(case) == EvidenceReading::Absent;
-    if !case.is_client()
-        || !quiet
-        || !(is_absent(CounterEvidence::BackendsWait) && is_absent(CounterEvidence::LateExits))
-    {
+    let is_idle = is_absent(CounterEvidence::BackendsWait) && is_absent(CounterEvidence::LateExits);
+    if !(case.is_client() && quiet && is_idle) {
         return None;
     }
     let most_working = |threads: u32| threads > 0 && u64::from(threads) * 10 >= u64::from(stacks.working()) * 7;
