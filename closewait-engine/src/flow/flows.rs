@@ -22,7 +22,7 @@ use self::shown::ShownFacts;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
 use self::trend::trend;
 use crate::{
-    diagnose::{Flow, Trend, evidence::LateExits},
+    diagnose::{Flow, evidence::LateExits},
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
     model::{Dwell, IncidentState, IncidentStatus, Since, SocketKey, StuckCounts},

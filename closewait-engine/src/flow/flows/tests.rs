@@ -2,6 +2,7 @@ use std::iter;
 
 use super::*;
 use crate::{
+    diagnose::Trend,
     flow::group_key::GroupKeys,
     model::{Endpoint, Role, Socket},
     testing::{socket, socket_on_port},
