@@ -29,8 +29,8 @@ use crate::{
 };
 use closewait_engine::{
     model::{
-        Counters, Finding, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd,
-        SocketKey, WatchedPort,
+        AnswerNeeds, Counters, Finding, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd,
+        ScanEnd, SocketKey, WatchedPort,
     },
     snapshot::query::Query,
     time::BootTime,
@@ -288,16 +288,12 @@ impl<S: RecordSource> Runtime<S> {
         }
         self.pending.last_query += 1;
         let id = QueryId(self.pending.last_query);
-        let filter = query.filter();
-        let (is_empty, all_owners) =
-            (filter.is_some_and(|filter| !self.engine.state().may_match(filter)), query.needs_all_owners());
+        let may_match = query.filter().is_none_or(|filter| self.engine.state().may_match(filter));
+        let needs = if may_match { query.needs() } else { AnswerNeeds::Counts };
         self.pending.queries.insert(id, (query, client));
-        if is_empty {
-            return self.pending.ready.push_back(id);
-        }
         let owners = self.engine.state().owner_pids(MAX_OWNERS_CHECKED);
         let owner_ended = owners.into_iter().any(ended::has_ended);
-        self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended, all_owners });
+        self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended, needs });
     }
 
     /// Executes the next step of a query.

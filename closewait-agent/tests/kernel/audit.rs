@@ -167,7 +167,7 @@ fn a_map_of_64_entries_loses_none_of_1000_sockets() {
 #[test]
 fn sockets_whose_slot_is_taken_keep_their_exact_times() {
     // 128 slots, and the hash map for the others.
-    let mut watched = Watched::start("slots", &["--max-sockets", "2000"]);
+    let watched = Watched::start("slots", &["--max-sockets", "2000"]);
     let sockets = flood(&watched.ns, HALF.min(500));
     watched.check_tracked(&sockets);
     let (ended, closed) = watched.close_all(sockets);

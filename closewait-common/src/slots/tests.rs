@@ -91,6 +91,13 @@ impl Turns {
     }
 }
 
+/// Ends a program, also one that panics: the others would wait for it.
+impl Drop for Program<'_> {
+    fn drop(&mut self) {
+        self.turns.end(self.number);
+    }
+}
+
 impl SlotWords for Program<'_> {
     fn load(&self, word: usize) -> u64 {
         self.turns.step(self.number, || self.slot[word].load(Ordering::Relaxed))
@@ -129,7 +136,6 @@ impl Program<'_> {
                 }
             }
         }
-        self.turns.end(self.number);
     }
 
     fn hash<T>(&self, work: impl FnOnce(&mut BTreeMap<u64, u64>) -> T) -> T {

@@ -16,7 +16,7 @@ use crate::{
     Engine,
     context::host_context::MAX_PROCESSES,
     jobs::inspection::{MAX_OWNER_AGE, REFRESH_INTERVAL},
-    model::{InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
+    model::{AnswerNeeds, InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
     snapshot::query::Filter,
     time::BootTime,
     track::socket_view::{InspectedSocket, Owners, SocketView},
@@ -37,6 +37,8 @@ const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
 struct PendingQuery {
     id: QueryId,
     step: QueryStep,
+    #[serde(default)]
+    needs: AnswerNeeds,
     until: BootTime,
 }
 
@@ -82,7 +84,7 @@ impl Queries {
 impl Engine {
     pub(crate) fn query_event(&mut self, event: QueryEvent) {
         match event {
-            QueryEvent::Asked { query, at, owner_ended, all_owners } => self.asked(query, at, owner_ended, all_owners),
+            QueryEvent::Asked { query, at, owner_ended, needs } => self.asked(query, at, owner_ended, needs),
             QueryEvent::ScannedAll { query } => {
                 let has_unheld = self.scanned.is_some_and(|began| self.tracker.has_unheld(began));
                 let scan = has_unheld.then(|| self.scan_owners());
@@ -105,30 +107,35 @@ impl Engine {
         self.continue_queries();
     }
 
-    fn asked(&mut self, query: QueryId, at: BootTime, owner_ended: bool, all_owners: bool) {
+    fn asked(&mut self, query: QueryId, at: BootTime, owner_ended: bool, needs: AnswerNeeds) {
         let step = if self.config.watching {
-            let (present, lingering) = (self.not_refreshed(at), self.descriptors_left());
+            let present = if needs == AnswerNeeds::Counts { Vec::new() } else { self.not_refreshed(at) };
+            let lingering = self.descriptors_left();
             let refreshed = present.is_empty() && lingering.is_empty();
             if !refreshed {
                 self.outputs.push_back(Output::Query(QueryCommand::Refresh { query, present, lingering }));
             }
-            QueryStep::Refreshing { refreshed, scan: self.owner_scan_for_query(at, owner_ended, all_owners) }
+            QueryStep::Refreshing { refreshed, scan: self.owner_scan_for_query(at, owner_ended, needs) }
         } else {
             self.outputs.push_back(Output::Query(QueryCommand::ScanAll { query }));
             QueryStep::ScanningAll
         };
-        self.queries.pending.push(PendingQuery { id: query, step, until: at + MAX_QUERY_WAIT });
+        self.queries.pending.push(PendingQuery { id: query, step, needs, until: at + MAX_QUERY_WAIT });
     }
 
     /// Returns the number of the owner scan that has to end before the answer to a query at `at`; `None` if none is needed.
-    fn owner_scan_for_query(&mut self, at: BootTime, owner_ended: bool, all_owners: bool) -> Option<u64> {
+    fn owner_scan_for_query(&mut self, at: BootTime, owner_ended: bool, needs: AnswerNeeds) -> Option<u64> {
+        let min_age = match needs {
+            AnswerNeeds::Everything => Duration::ZERO,
+            AnswerNeeds::LastingOwners => UNSCANNED_AGE,
+            AnswerNeeds::Counts => return None,
+        };
         if owner_ended {
             // A running scan may have found the descriptors of the ended process.
             return Some(self.scan_owners());
         }
         let is_old = self.scanned.is_none_or(|scanned| at.since(scanned) >= MAX_OWNER_AGE);
-        let needs_scan =
-            |one: SocketView<'_>| !one.is_scanned() && (all_owners || at.since(one.latest()) >= UNSCANNED_AGE);
+        let needs_scan = |one: SocketView<'_>| !one.is_scanned() && at.since(one.latest()) >= min_age;
         if !is_old && !self.tracker.iter().any(needs_scan) {
             return None;
         }
@@ -156,8 +163,12 @@ impl Engine {
             QueryStep::Refreshing { refreshed, scan } => refreshed && scan.is_none_or(|scan| scan <= ended),
             QueryStep::ScanningAll | QueryStep::Inspecting { .. } => false,
         };
-        let next: Vec<QueryId> = self.queries.pending.iter().filter(may_inspect).map(|pending| pending.id).collect();
-        for query in next {
+        let next = self.queries.pending.iter().filter(may_inspect).map(|pending| (pending.id, pending.needs));
+        for (query, needs) in next.collect::<Vec<_>>() {
+            if needs == AnswerNeeds::Counts && self.config.watching {
+                self.answer_query(query);
+                continue;
+            }
             let owners = self.needs_owners();
             let request = self.request_for_query(owners);
             if !owners && request.cgroups.is_empty() {
@@ -249,11 +260,13 @@ impl Engine {
     }
 
     /// Whether a tracked socket, or one that has exited and still has a descriptor, may match a filter after the refreshes, scans and
-    /// inspections of a query. If none does, the query needs none of them.
+    /// inspections of a query.
     pub fn may_match(&self, filter: &Filter) -> bool {
         // A scan may find a socket whose record was lost, or that was dropped.
         let may_find = self.losses() != self.losses_at_scan || self.tracker.can_track_dropped();
-        may_find || self.lingering.len() > 0 || self.tracker.iter().any(|one| filter.matches_ends(one.ends()))
+        may_find
+            || self.tracker.iter().any(|one| filter.matches_ends(one.ends()))
+            || self.lingering.iter().any(|(_, one)| filter.matches_ends(one.ends()))
     }
 }
 

@@ -406,9 +406,9 @@ pub enum QueryEvent {
         at: BootTime,
         /// Whether a process of [`crate::Engine::owner_pids`] has ended.
         owner_ended: bool,
-        /// Whether the answer needs the owners of sockets that entered a moment ago, too.
-        #[serde(default = "needs_all_owners")]
-        all_owners: bool,
+        /// Facts that the answer needs.
+        #[serde(default)]
+        needs: AnswerNeeds,
     },
     /// The scan for [`super::QueryCommand::ScanAll`] ended.
     ScannedAll {
@@ -427,9 +427,17 @@ pub enum QueryEvent {
     },
 }
 
-/// Returns what a query in a recording without that member needs.
-const fn needs_all_owners() -> bool {
-    true
+/// Facts that an answer needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerNeeds {
+    /// Facts about all sockets and their owners, as all queries of older recordings.
+    #[default]
+    Everything,
+    /// Facts about all sockets, and the owners of those that have been in CLOSE_WAIT for a second or longer.
+    LastingOwners,
+    /// Only the number of sockets: no socket matches the filter.
+    Counts,
 }
 
 /// Implements the conversion of each part to an [`Observation`].

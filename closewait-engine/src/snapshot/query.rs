@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::peer::Peer;
 use crate::{
-    model::{Class, Endpoint, PileupEnd, PileupGroup},
+    model::{AnswerNeeds, Class, Endpoint, PileupEnd, PileupGroup},
     snapshot::view::{Row, RowFacts},
     time::BootTime,
     workload::Workload,
@@ -57,10 +57,12 @@ impl Query {
         }
     }
 
-    /// Whether the answer needs the owners of sockets that entered a moment ago, too: data for programs, and a selection by owner.
-    pub fn needs_all_owners(&self) -> bool {
+    /// Returns the facts that the answer needs if a socket may match. Data for programs, and a selection by owner, need the owners of
+    /// all sockets.
+    pub fn needs(&self) -> AnswerNeeds {
         let for_programs = matches!(self, Self::List { content: ListContent::Sockets, .. });
-        for_programs || self.filter().is_some_and(|filter| !filter.pids.is_empty() || !filter.cgroups.is_empty())
+        let by_owner = self.filter().is_some_and(|filter| !filter.pids.is_empty() || !filter.cgroups.is_empty());
+        if for_programs || by_owner { AnswerNeeds::Everything } else { AnswerNeeds::LastingOwners }
     }
 }
 

@@ -17,20 +17,20 @@ pub(super) enum FileBytes {
     /// Bytes that were read.
     Owned(Vec<u8>),
     /// Bytes of the kernel.
-    Mapped(Mapping),
+    Mapped(TypesMapping),
 }
 
 /// Mapping of [`VMLINUX`], which never changes. The kernel maps all of its pages at once, so that no access faults
 /// (`btf_sysfs_vmlinux_mmap` in kernel/bpf/sysfs_btf.c, v6.16).
-pub(super) struct Mapping {
+pub(super) struct TypesMapping {
     at: NonNull<u8>,
     length: usize,
 }
 
 // SAFETY: the mapping is readable memory that nothing changes, and belongs to this value alone.
-unsafe impl Send for Mapping {}
+unsafe impl Send for TypesMapping {}
 // SAFETY: as above.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for TypesMapping {}
 
 impl FileBytes {
     /// Reads a file. Maps the kernel's own types where the kernel allows that: reading them takes 1,400 system calls, as sysfs
@@ -43,7 +43,7 @@ impl FileBytes {
         let mut file = File::open(path)?;
         // Only a file that nobody can truncate: memory behind its end would be no memory.
         if path == Path::new(VMLINUX)
-            && let Some(mapping) = Mapping::of(&file)
+            && let Some(mapping) = TypesMapping::of(&file)
         {
             return Ok(Self::Mapped(mapping));
         }
@@ -53,7 +53,7 @@ impl FileBytes {
     }
 }
 
-impl Mapping {
+impl TypesMapping {
     /// Maps a file of sysfs; `None` if the kernel does not.
     fn of(file: &File) -> Option<Self> {
         if !rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == libc::SYSFS_MAGIC) {
@@ -71,7 +71,7 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for TypesMapping {
     fn drop(&mut self) {
         // SAFETY: this value has the mapping alone, and nothing borrows it any more.
         let _unmapped = unsafe { libc::munmap(self.at.as_ptr().cast(), self.length) };
@@ -85,7 +85,7 @@ impl Deref for FileBytes {
         match self {
             Self::Owned(bytes) => bytes,
             // SAFETY: `length` bytes from `at` are mapped until this value is dropped, and the kernel's types never change.
-            Self::Mapped(Mapping { at, length }) => unsafe { slice::from_raw_parts(at.as_ptr(), *length) },
+            Self::Mapped(TypesMapping { at, length }) => unsafe { slice::from_raw_parts(at.as_ptr(), *length) },
         }
     }
 }
