@@ -111,9 +111,9 @@ pub(super) struct Packed {
 
 const _: () = assert!(size_of::<Packed>() == 128, "two cache lines");
 
-/// Parts of a tracked socket.
+/// SocketParts of a tracked socket.
 #[derive(Clone, Copy)]
-pub(super) struct Parts<'a> {
+pub(super) struct SocketParts<'a> {
     pub(super) socket: &'a Socket,
     pub(super) since: Since,
     pub(super) seen: BootTime,
@@ -230,8 +230,8 @@ impl Packed {
 
     /// Packs a socket; `None` if it does not fit. The opener and the earliest entry are only marked.
     #[inline(always)]
-    pub(super) fn new(key: SocketKey, parts: &Parts<'_>, interned: &mut Interned) -> Option<Self> {
-        let Parts { socket, since, seen, due, reported, refreshed, owners, found, touched } = *parts;
+    pub(super) fn new(key: SocketKey, parts: &SocketParts<'_>, interned: &mut Interned) -> Option<Self> {
+        let SocketParts { socket, since, seen, due, reported, refreshed, owners, found, touched } = *parts;
         let mut packer = Packer::default();
         let (received, received_high) = packer.bytes(bit::RECEIVED, socket.received_bytes)?;
         let (sent, sent_high) = packer.bytes(bit::SENT, socket.sent_bytes)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     interner::Interner,
-    packed::{Packed, Parts, Site},
+    packed::{Packed, Site, SocketParts},
     schedule::Schedule,
     slab::Slab,
 };
@@ -107,9 +107,9 @@ impl Sockets {
 
     /// Packs a socket, and stores the parts that its packed form only marks.
     #[inline(always)]
-    fn pack(&mut self, key: SocketKey, parts: &Parts<'_>) -> Packed {
+    fn pack(&mut self, key: SocketKey, parts: &SocketParts<'_>) -> Packed {
         let Some(packed) = Packed::new(key, parts, &mut self.interned) else {
-            let Parts { socket, since, seen, due, reported, refreshed, owners, found, touched } = *parts;
+            let SocketParts { socket, since, seen, due, reported, refreshed, owners, found, touched } = *parts;
             let (socket, owners, found) = (socket.clone(), owners.map(<[_]>::to_vec), found.to_vec());
             let wide = TrackedSocket { socket, since, seen, due, reported, refreshed, owners, found, touched };
             self.wide.insert(key, Arc::new(wide));
@@ -120,7 +120,7 @@ impl Sockets {
     }
 
     /// Stores the parts of a packed socket that its packed form only marks.
-    fn store_marked(&mut self, key: SocketKey, parts: &Parts<'_>) {
+    fn store_marked(&mut self, key: SocketKey, parts: &SocketParts<'_>) {
         if let Since::Between { earliest: Some(earliest), .. } = parts.since {
             self.earliest.insert(key, earliest);
         }
@@ -159,11 +159,11 @@ impl Sockets {
     /// Adds a socket that was not reported and has no known owner, in place of one with the same key.
     pub(crate) fn insert_new(&mut self, key: SocketKey, socket: &Socket, since: Since, seen: BootTime, due: BootTime) {
         let (reported, refreshed, owners, found, touched) = (false, None, None, &[][..], seen);
-        self.insert_parts(key, &Parts { socket, since, seen, due, reported, refreshed, owners, found, touched });
+        self.insert_parts(key, &SocketParts { socket, since, seen, due, reported, refreshed, owners, found, touched });
     }
 
     #[inline(always)]
-    fn insert_parts(&mut self, key: SocketKey, parts: &Parts<'_>) {
+    fn insert_parts(&mut self, key: SocketKey, parts: &SocketParts<'_>) {
         let id = self.slab.next_id();
         let Self { table, state, slab, .. } = self;
         let is_same = |id: &u32| slab.get(*id).key == key;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::packed::Parts;
+use super::packed::SocketParts;
 use crate::{
     model::{Owner, Role, Since, Socket, SocketKey},
     time::{BootTime, nanos},
@@ -62,11 +62,11 @@ impl TrackedSocket {
     }
 
     /// Returns the parts that the table packs.
-    pub(super) fn parts(&self) -> Parts<'_> {
+    pub(super) fn parts(&self) -> SocketParts<'_> {
         let Self { socket, since, seen, due, reported, refreshed, owners, found, touched } = self;
         let (since, seen, due, touched) = (*since, *seen, *due, *touched);
         let (reported, refreshed, owners) = (*reported, *refreshed, owners.as_deref());
-        Parts { socket, since, seen, due, reported, refreshed, owners, found, touched }
+        SocketParts { socket, since, seen, due, reported, refreshed, owners, found, touched }
     }
 
     /// Updates the facts from a refresh at `at`.
