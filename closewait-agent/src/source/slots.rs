@@ -135,7 +135,7 @@ mod tests {
         (SlotTable::map(file.as_fd(), count).unwrap(), file)
     }
 
-    fn enter(slot: &SharedSlot, at: u64) -> Place {
+    fn enter(slot: &SharedSlot, at: u64) -> EntryPlace {
         slots::enter(slot, SK, slots::low(SK), at)
     }
 
