@@ -1,6 +1,6 @@
 //! Packed form of a tracked socket.
 //!
-//! It loses nothing: a socket that does not fit is stored as it is ([`Packed::WIDE`]).
+//! It loses nothing: a socket that does not fit is stored as it is (`wide`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -43,7 +43,7 @@ mod bit {
     pub(super) const REFRESHED: u32 = 1 << 19;
     /// The time of the entry is exact.
     pub(super) const EXACT: u32 = 1 << 20;
-    /// [`super::Sockets`] has the earliest time of the entry.
+    /// `Sockets` has the earliest time of the entry.
     pub(super) const EARLIEST: u32 = 1 << 21;
     pub(super) const REPORTED: u32 = 1 << 22;
     /// A scan has ended: the owners are known.
@@ -52,7 +52,7 @@ mod bit {
     pub(super) const OWNED: u32 = 1 << 24;
     /// The running scan has found the descriptor.
     pub(super) const FOUND: u32 = 1 << 25;
-    /// [`super::Sockets`] has the opener.
+    /// `Sockets` has the opener.
     pub(super) const OPENER: u32 = 1 << 26;
     /// The remote address is a number of an IPv6 address.
     pub(super) const V6: u32 = 1 << 27;
