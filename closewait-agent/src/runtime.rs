@@ -3,6 +3,7 @@
 //! Nothing here waits for anything that a broken host can block: scans and inspections run on their own threads
 //! ([`crate::source::worker`]), and another one writes the lines ([`crate::sink::Writer`]).
 
+mod answers;
 mod commands;
 mod hangup;
 mod service;
@@ -281,6 +282,7 @@ impl<S: RecordSource> Runtime<S> {
                 request = export_request(&mut self.otlp) => request.answer(self.engine.state()),
                 event = self.service.event() => self.service_event(event),
                 answer = self.workers.answer() => self.take(answer),
+                () = self.pending.answering.done() => {}
                 () = no_more_hooks(self.hooks.as_ref()) => {
                     if let Some(hooks) = self.hooks.take() {
                         hooks.lost();

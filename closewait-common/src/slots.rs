@@ -52,7 +52,7 @@ pub trait SlotWords {
 
 /// Outcome for a socket that enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum EntryPlace {
     /// The slot has its time.
     Slot,
     /// The slot has its time in place of that of an earlier socket with the same address, whose exit was missed.
@@ -89,26 +89,26 @@ pub const fn index(low: u64, mask: u32) -> u32 {
 
 /// Stores the entry time of a socket, unless its slot is taken. `low` is the low half of its address.
 #[inline(always)]
-pub fn enter(slot: &impl SlotWords, sk: u64, low: u64, now_ns: u64) -> Place {
+pub fn enter(slot: &impl SlotWords, sk: u64, low: u64, now_ns: u64) -> EntryPlace {
     let owner = slot.load(OWNER);
     if owner != 0 || low & CLAIMS != 0 {
         if owner & !CLAIMS != sk {
-            return Place::Taken;
+            return EntryPlace::Taken;
         }
         write(slot, owner_of(slot), now_ns);
-        return Place::Replaced;
+        return EntryPlace::Replaced;
     }
     slot.add(OWNER, 1);
     if slot.load(OWNER) != 1 {
         slot.add(OWNER, 1_u64.wrapping_neg());
-        return Place::Taken;
+        return EntryPlace::Taken;
     }
     slot.store(CHECK, sk);
     // A number instead of a pointer, as in `owner_of`.
     let sk = slot.load(CHECK);
     write(slot, sk, now_ns);
     slot.add(OWNER, sk);
-    Place::Slot
+    EntryPlace::Slot
 }
 
 /// Frees the slot of a socket. Returns its entry time; `None` if the slot is not its own.

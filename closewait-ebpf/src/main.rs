@@ -19,6 +19,7 @@ mod maps;
 mod progress;
 mod set_state;
 mod sock;
+mod task;
 mod time;
 
 use core::ffi::c_void;

@@ -15,7 +15,7 @@ use closewait_common::{
     kept::Kept,
     names::KNOWN_NAMESPACES,
     record::{Detailed, OpenerRecord},
-    slots::{self, MAX_SLOTS, Place, Slot, SlotWords},
+    slots::{self, EntryPlace, MAX_SLOTS, Slot, SlotWords},
     stats::{Counter, Stats},
     watched::{WATCHED_PORTS, Watched},
 };
@@ -254,9 +254,9 @@ pub(crate) fn store_entry(sk: u64, now_ns: u64) {
     let low = low(sk);
     let Some(slot) = slot(low) else { return };
     match slots::enter(&slot, sk, low, now_ns) {
-        Place::Slot => {}
-        Place::Replaced => count(Counter::Replaced),
-        Place::Taken => store_in_hash(sk, now_ns),
+        EntryPlace::Slot => {}
+        EntryPlace::Replaced => count(Counter::Replaced),
+        EntryPlace::Taken => store_in_hash(sk, now_ns),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     globals::{ability, trace_layout},
     maps, progress,
     sock::{self, Pointer, Probed, Typed},
-    time,
+    task, time,
 };
 
 /// Change of state that begins or ends CLOSE_WAIT.
@@ -60,7 +60,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         // `tcp_v4_connect` runs in the connecting task, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
         let is_kept = openers == keeps::ALL || (openers != 0 && connects_to_watched(sk));
         if is_kept && sock::protocol(sk) == Some(IPPROTO_TCP) {
-            sock::keep_opener(sk);
+            task::keep_opener(sk);
         }
         if samples && sock::protocol(sk) == Some(IPPROTO_TCP) {
             connect::sample(sk);
@@ -82,7 +82,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         if record.kind == kind::ENTER {
             record.cookie = sock::cookie(sk);
             if openers == keeps::ALL || (openers != 0 && maps::watches_any()) {
-                sock::describe_opener(sk, record);
+                task::describe_opener(sk, record);
             }
         } else {
             // Assigned at the entry, or by the scan of older sockets.
@@ -108,7 +108,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
             // Without an error, the current task made the change: it closed the socket or its listener. With one, a
             // packet or a timer made it, and the current task was only interrupted.
             if record.sk_err == 0 {
-                sock::describe_task(record);
+                task::describe_task(record);
             }
         }
     });
@@ -193,7 +193,7 @@ pub(crate) fn classic(ctx: &TracePointContext) {
             let _unread: Option<()> = fields.read_into(trace_layout!(daddr_v6), &raw mut record.remote_address);
         }
         if change.new == state::LAST_ACK {
-            sock::describe_task(record);
+            task::describe_task(record);
         }
     });
 }

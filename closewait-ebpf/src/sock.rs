@@ -11,26 +11,16 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::{
-    bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{
-            bpf_get_current_comm, bpf_get_current_task, bpf_get_socket_cookie, bpf_probe_read_kernel,
-            bpf_sk_storage_get, bpf_skc_to_tcp_sock,
-        },
-    },
-};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 use closewait_common::{
     Detailed, Record,
     config::MISSING,
-    record::{Detail, FORMAT, OpenerRecord, flag, timer},
+    record::{Detail, FORMAT, flag, timer},
     tcp::{AF_INET, IPPROTO_TCP},
 };
 
 use crate::{
     globals::{ability, layout},
-    maps::OPENERS,
     time,
 };
 
@@ -417,34 +407,6 @@ pub(crate) fn describe_listener(sk: impl Pointer, record: &mut Record, detail: &
     record.flags |= flag::LISTENER;
 }
 
-/// Stores the opener with the socket: the current task.
-#[inline(always)]
-pub(crate) fn keep_opener(sk: Typed) {
-    let mut opener = OpenerRecord { opened_ns: time::boot_ns(), pid: current_pid(), _pad: 0, comm: [0; 16] };
-    current_comm(&mut opener.comm);
-    let map = (&raw const OPENERS).cast_mut().cast();
-    let value = (&raw mut opener).cast();
-    // SAFETY: `sk` is a socket by its type, which the verifier checks, and the value is of the map's type.
-    let _kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) };
-}
-
-/// Sets the opener in the record of an entry, if it was stored.
-#[inline(always)]
-pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
-    let map = (&raw const OPENERS).cast_mut().cast();
-    // SAFETY: as above; without a value nothing is created.
-    let kept = unsafe { bpf_sk_storage_get(map, sk.0.cast_mut(), core::ptr::null_mut(), 0) }.cast::<OpenerRecord>();
-    if kept.is_null() {
-        return;
-    }
-    // SAFETY: it points to a value of the map's type that lives as long as the socket, and is written once.
-    let opener = unsafe { &*kept };
-    record.pid = opener.pid;
-    record.comm = opener.comm;
-    record.opened_ns = opener.opened_ns;
-    record.flags |= flag::OPENER;
-}
-
 /// Sets whether the last descriptor of the socket is just being closed. `__fput` runs after the last reference to the
 /// file is gone (fs/file_table.c); in `shutdown(2)` the caller still has one.
 #[inline(always)]
@@ -463,40 +425,6 @@ pub(crate) fn describe_file(socket: Option<impl Pointer>, record: &mut Record) {
     if gone {
         record.flags |= flag::FILE_GONE;
     }
-}
-
-/// Sets the current task. Call it only if that task made the change.
-#[inline(always)]
-pub(crate) fn describe_task(record: &mut Record) {
-    /// `PF_EXITING` of include/linux/sched.h, the same from v5.10 to v6.18.
-    const EXITING: u32 = 4;
-    record.pid = current_pid();
-    record.flags |= flag::TASK;
-    current_comm(&mut record.comm);
-    if layout!(task_flags) == MISSING {
-        return;
-    }
-    // SAFETY: the helper has no arguments and cannot fail.
-    let task = unsafe { bpf_get_current_task() };
-    if let Some(flags) = Probed::new(task as *const c_void).read::<u32>(layout!(task_flags)) {
-        record.flags |= flag::TASK_ENDS_KNOWN;
-        if flags & EXITING != 0 {
-            record.flags |= flag::TASK_ENDS;
-        }
-    }
-}
-
-#[inline(always)]
-fn current_pid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
-}
-
-/// Writes directly to the destination: aya's wrapper first clears a buffer of its own, byte by byte.
-#[inline(always)]
-fn current_comm(to: &mut [u8; 16]) {
-    let comm = core::ptr::from_mut(to).cast();
-    // SAFETY: `comm` is valid for as many bytes as are given. It cannot fail for a buffer of this size.
-    let _never: i64 = unsafe { bpf_get_current_comm(comm, 16) };
 }
 
 /// Returns the socket's cookie. Linux 5.12 and later assign one if it has none; older kernels only have an existing

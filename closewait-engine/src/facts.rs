@@ -1,23 +1,21 @@
 //! Effect of each fact: one method for each part of [`Observation`].
 
-use std::sync::Arc;
-
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     flow::flows::EndedBy,
     model::{
-        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
-        Socket, SocketEvent, SocketKey,
+        Dwell, Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
+        Since, Socket, SocketEvent, SocketKey,
     },
     time::BootTime,
+    track::departed::{Departed, Left},
     track::tracked_socket::TrackedSocket,
-    track::tracker::Left,
 };
 
 impl Engine {
     pub(super) fn take_in(&mut self, observation: Observation) {
         match observation {
-            Observation::Socket(event) => self.socket_changed(event),
+            Observation::Socket(ref event) => self.socket_changed(event),
             Observation::Scan(fact) => self.scan_found(fact),
             Observation::ScanEnd(ScanEnd::Descriptors { began, blind, saw_listeners }) => {
                 self.scan_ended(began, blind, saw_listeners);
@@ -46,27 +44,28 @@ impl Engine {
         }
     }
 
-    fn socket_changed(&mut self, event: SocketEvent) {
-        match event {
-            SocketEvent::Enter { key, at, socket } => self.entered(key, at, socket),
-            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended } => {
+    /// Takes in the change of a socket: nearly all input. Healthy sockets are not copied.
+    pub(super) fn socket_changed(&mut self, event: &SocketEvent) {
+        match *event {
+            SocketEvent::Enter { key, at, ref socket } => self.entered(key, at, socket),
+            SocketEvent::Leave { key, at, entered, ref socket, how, ref closer, fd_open, wrote, ended } => {
                 self.something_happened(at);
                 self.audit.left(key, at);
                 // The program has closed the socket, or has ended, while the agent had a duplicate: the agent's close was the last.
                 let is_own_close = closer.as_ref().is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
-                let (closer, ended) = if is_own_close { (None, None) } else { (closer, ended) };
-                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, &socket);
+                let (closer, ended) = if is_own_close { (None, None) } else { (closer.as_ref(), ended) };
+                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, socket);
                 if let Some(missed) = missed {
                     self.missed_exit(at, missed);
                 }
-                self.exits.left(at, how, &socket, dwell);
+                self.exits.left(at, how, socket, dwell);
                 if let Some(dwell) = dwell {
-                    self.windows.finished(&socket, dwell);
+                    self.windows.finished(socket, dwell);
                     if entered.is_none() {
                         self.windows.finished_uncounted(dwell);
                     }
                 }
-                let sent_before = tracked.as_ref().and_then(|tracked| tracked.socket.sent_bytes);
+                let sent_before = tracked.as_ref().and_then(|tracked| tracked.sent_bytes);
                 let sent = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
                 // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
                 let answered = wrote == Some(true) || sent.is_some_and(|sent| sent > 0);
@@ -78,17 +77,24 @@ impl Engine {
                             false
                         }
                     };
-                    let ended = (ended == Some(true)).then(|| EndedBy(closer.as_ref().map(|closer| closer.pid)));
-                    flows.left(self.group_keys.flow(&socket), at, entered, dwell, (finished, ended));
+                    let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
+                    let abandoned = fd_open == Some(true)
+                        && how.is_by_peer()
+                        && matches!(dwell, Some(Dwell::Exact(_)))
+                        && !finished;
+                    flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
                 }
-                let socket = with_earlier_facts(socket, tracked.as_deref());
+                let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)
+                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
+                if fd_open != Some(true) && !stuck && self.config.events != Events::All {
+                    return;
+                }
+                let (socket, closer) = (with_earlier_facts(socket.clone(), tracked.as_ref()), closer.cloned());
                 if fd_open == Some(true) {
                     let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
                     let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
                     self.lingering.add(key, socket.clone(), gone, owners);
                 }
-                let stuck = tracked.is_some_and(|tracked| tracked.reported)
-                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
                 if stuck || self.config.events == Events::All {
                     let verdict = if stuck && !is_own_close {
                         diagnose::left(&socket, dwell, (how, ended), fd_open, (answered, sent)).map(Box::new)
@@ -101,7 +107,7 @@ impl Engine {
         }
     }
 
-    fn entered(&mut self, key: SocketKey, at: BootTime, socket: Socket) {
+    fn entered(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         self.something_happened(at);
         if self.config.events == Events::All {
             self.find(Finding::Enter { at, socket: socket.clone() });
@@ -109,7 +115,7 @@ impl Engine {
         self.lingering.remove(key);
         self.host_context.forget_socket(key);
         if let Some(flows) = &mut self.flows {
-            flows.entered(self.group_keys.flow(&socket), at);
+            flows.entered(self.group_keys.flow(socket), at);
         }
         if let Some(missed) = self.tracker.enter(key, at, socket) {
             self.missed_exit(at, missed);
@@ -171,10 +177,9 @@ impl Engine {
     }
 
     /// Reports an exit that the agent missed: the socket exited at an unknown time before `at`.
-    pub(super) fn missed_exit(&mut self, at: BootTime, missed: Arc<TrackedSocket>) {
+    pub(super) fn missed_exit(&mut self, at: BootTime, missed: Box<TrackedSocket>) {
         self.exits.left(at, ExitCause::Unknown, &missed.socket, None);
         if missed.reported || self.config.events == Events::All {
-            let missed = Arc::unwrap_or_clone(missed);
             let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
             let (dwell, closer, fd_open, verdict) = (None, None, None, None);
             self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
@@ -212,12 +217,12 @@ impl Engine {
 }
 
 /// Adds facts that do not change, from earlier findings about the socket, to the facts of its last record.
-fn with_earlier_facts(socket: Socket, tracked: Option<&TrackedSocket>) -> Socket {
+fn with_earlier_facts(socket: Socket, tracked: Option<&Departed>) -> Socket {
     let Some(tracked) = tracked else { return socket };
     Socket {
-        role: socket.role.or(tracked.socket.role),
-        cgroup: socket.cgroup.or(tracked.socket.cgroup),
-        opener: socket.opener.clone().or_else(|| tracked.socket.opener.clone()),
+        role: socket.role.or(tracked.role),
+        cgroup: socket.cgroup.or(tracked.cgroup),
+        opener: socket.opener.clone().or_else(|| tracked.opener.clone()),
         ..socket
     }
 }

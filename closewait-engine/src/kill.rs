@@ -2,7 +2,7 @@
 //!
 //! A destroyed socket (`SOCK_DESTROY`) cannot be restored, so each unknown fact is a reason to refuse.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use closewait_common::tcp::state;
 
@@ -40,10 +40,10 @@ impl Selected {
     pub fn new(row: &Row<'_>, at: BootTime) -> Self {
         Self {
             at,
-            socket: row.socket.clone(),
+            socket: row.socket.clone().into_owned(),
             dwell: row.dwell,
             gone: row.gone.cloned(),
-            owners: row.owners.map(<[_]>::to_vec),
+            owners: row.owners.as_deref().map(<[_]>::to_vec),
             verdict: row.verdict.clone(),
         }
     }
@@ -51,10 +51,10 @@ impl Selected {
     /// Returns the socket as a row of a table.
     pub fn row(&self) -> Row<'_> {
         Row {
-            socket: &self.socket,
+            socket: Cow::Borrowed(&self.socket),
             dwell: self.dwell,
             gone: self.gone.as_ref(),
-            owners: self.owners.as_deref(),
+            owners: self.owners.as_deref().map(Cow::Borrowed),
             listener: None,
             workload: None,
             conntrack: None,

@@ -184,7 +184,13 @@ impl Engine {
 
     /// Processes one observation.
     pub fn handle(&mut self, observation: impl Into<Observation>) {
-        self.take_in(observation.into());
+        let observation = observation.into();
+        // Nearly all observations: without a copy.
+        if let Observation::Socket(event) = &observation {
+            self.socket_changed(event);
+        } else {
+            self.take_in(observation);
+        }
     }
 
     /// Counts bytes at `at` that could not be decoded as a record.
@@ -315,9 +321,9 @@ impl Engine {
             return Vec::new();
         }
         let (mut known, mut without_address) = (BTreeSet::new(), BTreeSet::new());
-        for (key, tracked) in self.tracker.iter() {
-            let set = if key.is_of_ends() { &mut without_address } else { &mut known };
-            set.extend(tracked.socket.netns);
+        for one in self.tracker.iter() {
+            let set = if one.key().is_of_ends() { &mut without_address } else { &mut known };
+            set.extend(one.netns());
         }
         known.difference(&without_address).copied().collect()
     }
@@ -335,7 +341,8 @@ impl Engine {
     /// Returns the sockets at `now` that match `filter`, oldest first. The iterator judges each socket when it returns it.
     pub fn select<'a>(&'a self, now: BootTime, filter: &'a Filter) -> Selection<'a> {
         let Self { tracker, host_context, flows, group_keys, lingering, config, .. } = self;
-        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, group_keys, flows.as_ref());
+        let grouping = Grouping::new(now, config.stuck_after, tracker, host_context, group_keys, flows.as_ref())
+            .with_lingering(lingering);
         let mut selection = Selection::new(now, filter, (tracker, lingering), host_context, grouping);
         selection.unseen = config.unseen_sockets.as_deref();
         selection
@@ -353,7 +360,7 @@ impl Engine {
         let before = std::mem::replace(&mut self.counters, counters);
         self.windows.kernel_counted(&before.dwell, &self.counters.dwell);
         if self.window_ends <= at || self.stopping {
-            let ages = self.tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.since.dwell(at)));
+            let ages = self.tracker.iter().map(|one| ((one.ends().0.port, one.role()), one.dwell(at)));
             for finding in self.windows.end(at, ages) {
                 self.outputs.push_back(Output::Finding(finding));
             }

@@ -22,8 +22,8 @@ pub use self::{
     },
     incident::{Host, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, StuckCounts},
     observation::{
-        InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, QueryEvent, RefreshEnd, RefreshFact, ScanEnd,
-        ScanFact, SocketEvent, WatchedPort,
+        AnswerNeeds, InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, QueryEvent, RefreshEnd,
+        RefreshFact, ScanEnd, ScanFact, SocketEvent, WatchedPort,
     },
     pileup::{
         AGE_BOUNDS, AgeCounts, Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,

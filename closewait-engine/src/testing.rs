@@ -1,6 +1,6 @@
 //! Sockets and records for tests.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{borrow::Cow, net::Ipv4Addr, time::Duration};
 
 use closewait_common::{
     Detailed, Record,
@@ -111,7 +111,7 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
 /// Returns a row with a socket that has been in CLOSE_WAIT for 90 seconds, without any other facts.
 pub fn row(socket: &Socket) -> Row<'_> {
     Row {
-        socket,
+        socket: Cow::Borrowed(socket),
         dwell: Some(Dwell::Exact(Duration::from_secs(90))),
         gone: None,
         owners: None,

@@ -451,7 +451,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__explain)
-            opts="-h --output --color --help accept_stopped accumulates backend_stuck blocked busy_thread child_keeps client_undecided forgotten fresh gone growth half_close hung inherited leak left never_accepted no_demand none own_pool owner_stopped partly_blocked peers_wait pool proxy_wait queue reads_slowly sending serves_others shared slow too_early transient unheld unknown unread_response working"
+            opts="-h --output --color --help accept_stopped accumulates backend_stuck blocked busy_thread child_keeps client_blocked client_undecided forgotten fresh gone growth half_close hung inherited leak left never_accepted no_demand none own_pool owner_stopped partly_blocked peers_wait pool proxy_wait queue reads_slowly sending serves_others shared slow too_early transient unheld unknown unread_response working"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -46,7 +46,7 @@ use crate::{
 use closewait_engine::{
     Config, Engine,
     decode::Decoder,
-    model::{Output, QueryCommand, QueryEvent, QueryId, ScanEnd},
+    model::{AnswerNeeds, Output, QueryCommand, QueryEvent, QueryId, ScanEnd},
     snapshot::query::{Filter, Query},
 };
 
@@ -230,7 +230,12 @@ pub(super) fn find_out<I: BorrowMut<Inspector>>(
 ) -> Vec<String> {
     let (decoder, mut blind) = (engine.decoder(), Vec::new());
     let mut inspector = LazyCell::new(inspector);
-    engine.handle(QueryEvent::Asked { query: QueryId(1), at: clock::now(), owner_ended: false });
+    engine.handle(QueryEvent::Asked {
+        query: QueryId(1),
+        at: clock::now(),
+        owner_ended: false,
+        needs: AnswerNeeds::Everything,
+    });
     while let Some(output) = engine.poll_output() {
         match output {
             Output::Query(QueryCommand::ScanAll { query }) => {

@@ -4,16 +4,19 @@
 //! file as they are, and adds one word for each type and an index of the names. Format: `Documentation/bpf/btf.rst`
 //! and `include/uapi/linux/btf.h` (v6.18).
 
+mod bytes;
+mod names;
 mod offsets;
 
 #[cfg(test)]
 mod blob;
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
+use self::{bytes::FileBytes, names::NameIndex};
 pub use offsets::{abilities, layout};
 
 /// File with all types that are built into the kernel (Linux 5.4, `kernel/bpf/sysfs_btf.c`).
@@ -57,15 +60,15 @@ pub enum BtfError {
 
 /// Types of one BTF file.
 pub struct Btf {
-    bytes: Vec<u8>,
+    bytes: FileBytes,
     /// Start of the string section in `bytes`.
     strings: usize,
     /// End of the string section in `bytes`.
     strings_end: usize,
     /// Position of each type in `bytes`. Type 0 is `void` and has none; type 1 is the first.
     types: Vec<u32>,
-    /// Hash of the name and number of each named struct, union, enum and typedef, sorted.
-    names: Vec<(u32, u32)>,
+    /// Numbers of the named structs, unions, enums, typedefs and functions, by the hashes of their names.
+    names: NameIndex,
 }
 
 impl BtfError {
@@ -101,8 +104,8 @@ impl Btf {
     ///
     /// If the file cannot be read or is malformed.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
-        let bytes = fs::read(path).map_err(|error| BtfError::Read { path: path.to_owned(), error })?;
-        Self::parse(bytes)
+        let bytes = FileBytes::read(path).map_err(|error| BtfError::Read { path: path.to_owned(), error })?;
+        Self::index(bytes)
     }
 
     /// Indexes the types in `bytes`. No bytes make this or any other method panic.
@@ -111,12 +114,16 @@ impl Btf {
     ///
     /// If the bytes are not BTF, end too early, or contain a kind of type of unknown size.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+        Self::index(FileBytes::Owned(bytes))
+    }
+
+    fn index(bytes: FileBytes) -> Result<Self, BtfError> {
         let header = Header::parse(&bytes)?;
         let mut btf = Self {
             strings: header.strings.0,
             strings_end: header.strings.1,
             types: Vec::with_capacity((header.types.1 - header.types.0) / MEAN_TYPE_BYTES),
-            names: Vec::new(),
+            names: NameIndex::default(),
             bytes,
         };
         let (mut at, end) = header.types;
@@ -129,14 +136,10 @@ impl Btf {
                 .ok_or(BtfError::Kind { id, kind: shape.kind })?;
             let next = at.checked_add(size).filter(|&next| next <= end);
             let next = next.ok_or(BtfError::Truncated { what: "a type" })?;
-            if matches!(shape.kind, STRUCT | UNION | ENUM | ENUM64 | TYPEDEF) && shape.name != 0 {
-                let hash = hash(btf.string(shape.name).unwrap_or_default());
-                btf.names.push((hash, u32::try_from(id).unwrap_or(0)));
-            }
             btf.types.push(u32::try_from(at).unwrap_or(0));
             at = next;
         }
-        btf.names.sort_unstable();
+        btf.names = NameIndex::of(btf.types.len(), |id| btf.indexed_hash(id));
         Ok(btf)
     }
 
@@ -162,11 +165,7 @@ impl Btf {
 
     /// Returns the number of a function that is not inlined everywhere.
     pub fn function(&self, name: &str) -> Option<u32> {
-        let found = |&at: &u32| {
-            self.shape(at as usize)
-                .is_some_and(|shape| shape.kind == FUNC && self.string(shape.name) == Some(name.as_bytes()))
-        };
-        self.types.iter().position(found).and_then(|index| u32::try_from(index + 1).ok())
+        self.named(name).find(|&id| self.kind(id) == Some(FUNC))
     }
 
     /// Whether the kernel has a function of this name that is not inlined everywhere.
@@ -176,15 +175,12 @@ impl Btf {
 
     /// Returns the number of a typedef.
     pub fn typedef(&self, name: &str) -> Option<u32> {
-        self.named(name).find(|&id| {
-            let at = (id as usize).checked_sub(1).and_then(|index| self.types.get(index));
-            at.and_then(|&at| self.shape(at as usize)).is_some_and(|shape| shape.kind == TYPEDEF)
-        })
+        self.named(name).find(|&id| self.kind(id) == Some(TYPEDEF))
     }
 
     /// Whether there is a struct, union, enum or typedef of this name.
     pub fn has_type(&self, name: &str) -> bool {
-        self.named(name).next().is_some()
+        self.named(name).any(|id| self.kind(id) != Some(FUNC))
     }
 
     /// Returns the value of a member of an enum; `None` also if it is negative, or above `i32::MAX` in an enum of 4
@@ -273,17 +269,30 @@ impl Btf {
         None
     }
 
-    /// Returns the numbers of the types with this name: two C files can each define one.
+    /// Returns the numbers of the types with this name, in ascending order: two C files can each define one.
     fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = u32> + 'a {
-        let hash = hash(name.as_bytes());
-        let first = self.names.partition_point(|&(other, _)| other < hash);
-        self.names.iter().skip(first).take_while(move |&&(other, _)| other == hash).map(|&(_, id)| id).filter(
-            move |&id| {
-                let at = (id as usize).checked_sub(1).and_then(|index| self.types.get(index));
-                let shape = at.and_then(|&at| self.shape(at as usize));
-                shape.is_some_and(|shape| self.string(shape.name) == Some(name.as_bytes()))
-            },
-        )
+        self.names.of_hash(names::hash(name.as_bytes())).filter(move |&id| {
+            let name_at = self.named_shape(id).map(|shape| shape.name);
+            name_at.and_then(|at| self.string(at)) == Some(name.as_bytes())
+        })
+    }
+
+    /// Returns the hash of the name of a type in the index; `None` if it is not there.
+    fn indexed_hash(&self, id: u32) -> Option<u32> {
+        let shape = self.named_shape(id)?;
+        let is_indexed = matches!(shape.kind, STRUCT | UNION | ENUM | ENUM64 | TYPEDEF | FUNC) && shape.name != 0;
+        let strings = self.bytes.get(self.strings..self.strings_end).filter(|_| is_indexed)?;
+        Some(names::hash(strings.get(shape.name as usize..).unwrap_or_default()))
+    }
+
+    fn kind(&self, id: u32) -> Option<u32> {
+        self.named_shape(id).map(|shape| shape.kind)
+    }
+
+    /// Returns the first words of the type with this number.
+    fn named_shape(&self, id: u32) -> Option<TypeShape> {
+        let at = self.types.get(usize::try_from(id).ok()?.checked_sub(1)?)?;
+        self.shape(*at as usize)
     }
 
     /// Returns the first words of the type at a position.
@@ -421,11 +430,6 @@ impl Header {
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-/// Hashes a name with FNV-1a, 32 bits: names are short, and a collision costs one comparison.
-fn hash(name: &[u8]) -> u32 {
-    name.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]

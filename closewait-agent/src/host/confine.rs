@@ -110,6 +110,14 @@ pub fn drop_all_capabilities() {
     }
 }
 
+/// Makes every later attempt of this thread to open a file fail. It may be in vain: the kernel may have no filters. A thread with this
+/// filter has to end before [`confine`], which gives all threads the same filters.
+pub fn refuse_files() {
+    if let Err(error) = filter::refuse_files() {
+        log::debug!("{error}");
+    }
+}
+
 /// Returns the capabilities to keep among the permitted ones. Where one is missing, a stronger one that implies it
 /// stays: what works at the start has to continue to work.
 fn lasting(permitted: u64, enter_namespaces: bool) -> u64 {

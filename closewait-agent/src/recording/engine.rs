@@ -85,6 +85,11 @@ impl RecordingEngine {
         &self.engine
     }
 
+    /// Returns a copy of the engine that answers queries while this one goes on: [`Engine::snapshot`].
+    pub fn snapshot(&mut self) -> Box<Engine> {
+        self.engine.snapshot()
+    }
+
     /// Returns the decoder.
     pub fn decoder(&self) -> Decoder {
         self.decoder

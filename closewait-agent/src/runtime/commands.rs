@@ -8,13 +8,16 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::Runtime;
+use super::{
+    Runtime,
+    answers::{AnswerJob, Answering},
+};
 use crate::{
     clock::{self, TimeAnchor},
     control::{EventForm, EventKind, EventLog, QueryClient, RecentEvent},
     host::error_text::in_one_line,
     sink::{
-        self, EventContent, NumberedEvent, Sink as _,
+        EventContent, NumberedEvent, Sink as _,
         text::{Text, TextStyle},
     },
     source::{
@@ -26,8 +29,8 @@ use crate::{
 };
 use closewait_engine::{
     model::{
-        Counters, Finding, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd, ScanEnd,
-        SocketKey, WatchedPort,
+        AnswerNeeds, Counters, Finding, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd,
+        ScanEnd, SocketKey, WatchedPort,
     },
     snapshot::query::Query,
     time::BootTime,
@@ -90,6 +93,7 @@ pub struct Pending {
     last_query: u64,
     /// Queries that can be answered now.
     ready: VecDeque<QueryId>,
+    pub(super) answering: Answering,
     /// CPU time of the current inspection.
     pub(super) worked: Duration,
     last_warning: Option<BootTime>,
@@ -284,10 +288,12 @@ impl<S: RecordSource> Runtime<S> {
         }
         self.pending.last_query += 1;
         let id = QueryId(self.pending.last_query);
+        let may_match = query.filter().is_none_or(|filter| self.engine.state().may_match(filter));
+        let needs = if may_match { query.needs() } else { AnswerNeeds::Counts };
         self.pending.queries.insert(id, (query, client));
         let owners = self.engine.state().owner_pids(MAX_OWNERS_CHECKED);
         let owner_ended = owners.into_iter().any(ended::has_ended);
-        self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended });
+        self.engine.handle(QueryEvent::Asked { query: id, at: clock::now(), owner_ended, needs });
     }
 
     /// Executes the next step of a query.
@@ -309,22 +315,18 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// Answers the next query that can be answered, with the current state. Returns whether there are more. One
-    /// answer may take long, so the event loop reads signals and the ring before the next.
+    /// Answers the next query that can be answered, with the current state. Returns whether there are more. The event loop reads
+    /// signals and the ring before the next.
     pub(super) fn answer_next(&mut self) -> bool {
-        let next = self.pending.ready.pop_front();
-        if let Some((query, client)) = next.and_then(|id| self.pending.queries.remove(&id)) {
-            self.answer(&query, client);
+        let Pending { answering, ready, queries, .. } = &mut self.pending;
+        // One copy of the state at a time.
+        if answering.is_busy() {
+            return false;
         }
-        !self.pending.ready.is_empty()
-    }
-
-    fn answer(&self, query: &Query, client: QueryClient) {
-        let mut answer = client.begin();
-        let engine = self.engine.state();
-        match sink::answer::answer(engine, query, clock::now(), TimeAnchor::now(), |frame| answer.frame(frame)) {
-            Ok(()) => answer.finish(),
-            Err(error) => answer.refuse(&error.to_string()),
+        if let Some((query, client)) = ready.pop_front().and_then(|id| queries.remove(&id)) {
+            let job = AnswerJob { query, client, now: clock::now(), anchor: TimeAnchor::now() };
+            answering.answer(job, &mut self.engine);
         }
+        !ready.is_empty() && !answering.is_busy()
     }
 }

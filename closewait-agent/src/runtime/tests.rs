@@ -1,5 +1,7 @@
 //! Event loop with fake records and jobs that need neither a kernel program nor root.
 
+mod answering;
+
 use std::{
     cell::{RefCell, RefMut},
     collections::VecDeque,
@@ -59,6 +61,8 @@ struct FakeState {
     records: VecDeque<Vec<u8>>,
     /// Whether each read leaves more records.
     endless: bool,
+    /// Number of reads.
+    reads: u64,
     counters: Counters,
     /// Number of records that the kernel drops during each refresh.
     lost_by_refresh: u64,
@@ -88,6 +92,7 @@ impl RecordSource for FakeSource {
 
     fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
         let mut state = self.state();
+        state.reads += 1;
         if state.endless {
             state.records.extend([enter(7), leave(7)]);
         }
@@ -254,6 +259,18 @@ fn run(
     socket: Option<&Path>,
     drive: impl AsyncFnOnce(&Lines),
 ) -> Vec<Value> {
+    run_changed(source, config, workers, socket, |_runtime| (), drive)
+}
+
+/// Runs an agent as [`run`] does, after `change` of its parts.
+fn run_changed(
+    source: &FakeSource,
+    config: Config,
+    workers: Workers,
+    socket: Option<&Path>,
+    change: impl FnOnce(&mut Runtime<FakeSource>),
+    drive: impl AsyncFnOnce(&Lines),
+) -> Vec<Value> {
     let (reader, writer) = io::pipe().unwrap();
     let lines = Lines::read(reader);
     let start = Start {
@@ -270,7 +287,8 @@ fn run(
     };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio.block_on(async {
-        let runtime = agent(source, config, workers, socket, writer);
+        let mut runtime = agent(source, config, workers, socket, writer);
+        change(&mut runtime);
         let (stop, stopped) = oneshot::channel();
         let stopped = async { stopped.await.unwrap() };
         let driving = async {
@@ -378,28 +396,6 @@ fn an_agent_is_stopped_while_records_come_without_an_end() {
     source.state().endless = true;
     let events = run(&source, config(), no_jobs(), None, async |lines| lines.wait_for("leave", 3).await);
     assert_eq!(events.last().unwrap()["event"], "stop");
-}
-
-#[test]
-fn a_query_is_answered_while_records_come_without_an_end() {
-    let source = FakeSource::default();
-    source.state().endless = true;
-    source.write([enter(1)]);
-    let path = socket("query");
-    run(&source, config(), no_jobs(), Some(&path), async |lines| {
-        lines.wait_for("leave", 1).await;
-        let asking = thread::spawn({
-            let path = path.clone();
-            move || list(&path)
-        });
-        wait_until("an answer", || asking.is_finished()).await;
-        let left = lines.all().len();
-        let (header, rows) = asking.join().unwrap();
-        // The socket of the endless records may be present or not.
-        assert!(header.total == rows as u64 && (1..=2).contains(&rows), "{header:?}, {rows} rows");
-        wait_until("records after the answer", || lines.all().len() > left).await;
-    });
-    assert!(!fs::exists(&path).unwrap(), "the socket's file goes away");
 }
 
 /// Runs an agent that tracks a socket and then loses records. The repairing scan finds another socket, but not the

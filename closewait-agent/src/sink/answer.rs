@@ -101,8 +101,8 @@ fn items<'e, E>(
     let (total, untracked) = (selection.total as u64, selection.untracked);
     let unseen = selection.unseen.map(str::to_owned);
     take(AnswerItem::Header(AnswerHeader { version, at: now, anchor, total, untracked, unseen }))?;
-    let processes = selection.processes;
-    list(selection, processes, content, engine.summarize(now), &mut take)
+    let (processes, summary) = (selection.processes, engine.summarize(&selection));
+    list(selection, processes, content, summary, &mut take)
 }
 
 /// Gives the items of a list of `rows` behind the header to `take`. `processes` are the inspected owners, by pid.
@@ -223,10 +223,10 @@ impl SharedItems<'_> {
     /// Returns the row with the items that it refers to.
     fn row<'r>(&'r self, row: &'r AnswerRow<'_>) -> Row<'r> {
         Row {
-            socket: &row.socket,
+            socket: Cow::Borrowed(&row.socket),
             dwell: row.dwell,
             gone: row.gone.as_deref().map(Cow::as_ref),
-            owners: row.owners.as_deref(),
+            owners: row.owners.as_deref().map(Cow::Borrowed),
             listener: row.listener.and_then(|index| self.listeners.get(index as usize)).map(Cow::as_ref),
             workload: row.workload.and_then(|index| self.workloads.get(index as usize)).map(Cow::as_ref),
             conntrack: row.conntrack,

@@ -37,6 +37,7 @@ use super::{
     types,
 };
 use crate::host::{
+    confine::refuse_files,
     error_text::in_one_line,
     plan::{Plan, Tracepoint},
     tracefs::TracefsError,
@@ -160,8 +161,9 @@ pub enum RefreshKind {
     Lingering = 1,
 }
 
-/// aya's loader, in creation on its own thread: aya always parses all of the kernel's types, which takes 10 ms and
-/// cannot be turned off. The agent examines the host meanwhile.
+/// aya's loader, in creation on its own thread. In its constructor aya always parses all of the kernel's types, which takes 10 to 20 ms
+/// of CPU time, although [`KernelPrograms::load`] replaces them by the few that are needed. So that thread may open no file; where the
+/// kernel has no filters, it parses them while the agent examines the host.
 pub struct Loader {
     making: io::Result<JoinHandle<EbpfLoader<'static>>>,
 }
@@ -169,7 +171,11 @@ pub struct Loader {
 impl Loader {
     /// Starts the thread.
     pub fn begin() -> Self {
-        Self { making: thread::Builder::new().name("closewait-types".to_owned()).spawn(EbpfLoader::new) }
+        let make = || {
+            refuse_files();
+            EbpfLoader::new()
+        };
+        Self { making: thread::Builder::new().name("closewait-types".to_owned()).spawn(make) }
     }
 
     fn ready<'a>(self) -> EbpfLoader<'a> {

@@ -121,7 +121,7 @@ impl SlotWords for SharedSlot {
 mod tests {
     use std::{fs::File, os::fd::AsFd as _};
 
-    use closewait_common::slots::Place;
+    use closewait_common::slots::EntryPlace;
 
     use super::*;
 
@@ -135,7 +135,7 @@ mod tests {
         (SlotTable::map(file.as_fd(), count).unwrap(), file)
     }
 
-    fn enter(slot: &SharedSlot, at: u64) -> Place {
+    fn enter(slot: &SharedSlot, at: u64) -> EntryPlace {
         slots::enter(slot, SK, slots::low(SK), at)
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn another_mapping_sees_the_entries_of_this_one() {
         let (table, file) = table(64);
         assert!(table.entries().is_empty());
-        assert_eq!(enter(slot_of(&table, SK), 7), Place::Slot);
+        assert_eq!(enter(slot_of(&table, SK), 7), EntryPlace::Slot);
         let other = SlotTable::map(file.as_fd(), 64).unwrap();
         assert_eq!(other.entries(), [(SK, 7)]);
         drop(table);
@@ -159,7 +159,7 @@ mod tests {
     fn an_entry_is_forgotten_unless_it_is_later_and_claims_stay() {
         let (table, _file) = table(1);
         let slot = slot_of(&table, SK);
-        assert_eq!(enter(slot, 7), Place::Slot);
+        assert_eq!(enter(slot, 7), EntryPlace::Slot);
         // A program that finds the slot taken, before it has withdrawn its claim.
         slot.add(OWNER, 1);
         table.forget(SK, 6);
@@ -168,7 +168,7 @@ mod tests {
         table.forget(SK, 7);
         assert_eq!((table.entries(), slot.load(OWNER)), (Vec::new(), 1));
         slot.add(OWNER, 1_u64.wrapping_neg());
-        assert_eq!(enter(slot, 8), Place::Slot);
+        assert_eq!(enter(slot, 8), EntryPlace::Slot);
     }
 
     #[test]

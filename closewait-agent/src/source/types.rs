@@ -14,6 +14,8 @@ use crate::host::facts::Attachable;
 const MAGIC: u16 = 0xeb9f;
 const VERSION: [u8; 2] = [1, 0];
 const HEADER_BYTES: u32 = 24;
+/// Size of `struct btf_type`, bytes (include/uapi/linux/btf.h, v6.18).
+const TYPE_BYTES: usize = 12;
 /// `BTF_KIND_FWD`: a type of three words and nothing behind them.
 const EMPTY: u32 = 7 << 24;
 
@@ -29,23 +31,35 @@ pub(super) fn only(wanted: &[Attachable]) -> Result<Btf, BtfError> {
 fn bytes(wanted: &[Attachable]) -> Vec<u8> {
     // Type 0 is `void` and not in the file.
     let last = wanted.iter().map(|one| one.id).max().unwrap_or(0) as usize;
-    let mut types = vec![[0, EMPTY, 0]; last];
-    let mut strings = vec![0];
-    for one in wanted {
-        let Some(slot) = (one.id as usize).checked_sub(1).and_then(|index| types.get_mut(index)) else { continue };
-        *slot = [u32_of(strings.len()), one.kind << 24, 0];
-        strings.extend(one.name.bytes().chain(iter::once(0)));
-    }
-    let types: Vec<u8> = types.iter().flatten().flat_map(|word| word.to_ne_bytes()).collect();
-    let mut bytes = Vec::with_capacity(HEADER_BYTES as usize + types.len() + strings.len());
+    let strings: Vec<u8> =
+        iter::once(0).chain(wanted.iter().flat_map(|one| one.name.bytes().chain(iter::once(0)))).collect();
+    let types = last * TYPE_BYTES;
+    let mut bytes = Vec::with_capacity(HEADER_BYTES as usize + types + strings.len());
     bytes.extend(MAGIC.to_ne_bytes());
     bytes.extend(VERSION);
     // Length of the header; start and length of types and strings, from its end.
-    for word in [HEADER_BYTES, 0, u32_of(types.len()), u32_of(types.len()), u32_of(strings.len())] {
+    for word in [HEADER_BYTES, 0, u32_of(types), u32_of(types), u32_of(strings.len())] {
         bytes.extend(word.to_ne_bytes());
     }
-    bytes.extend(types);
+    let empty = type_bytes(0, EMPTY);
+    (0..last).for_each(|_| bytes.extend_from_slice(&empty));
+    let mut name = 1;
+    for one in wanted {
+        let at = (one.id as usize).checked_sub(1).map(|index| HEADER_BYTES as usize + index * TYPE_BYTES);
+        if let Some(slot) = at.and_then(|at| bytes.get_mut(at..at + TYPE_BYTES)) {
+            slot.copy_from_slice(&type_bytes(name, one.kind << 24));
+        }
+        name += u32_of(one.name.len() + 1);
+    }
     bytes.extend(strings);
+    bytes
+}
+
+/// Returns a type of three words: the position of its name, its kind, and 0.
+fn type_bytes(name: u32, kind: u32) -> [u8; TYPE_BYTES] {
+    let mut bytes = [0; TYPE_BYTES];
+    let words = bytes.as_chunks_mut().0.iter_mut().zip([name, kind]);
+    words.for_each(|(to, word)| *to = word.to_ne_bytes());
     bytes
 }
 

@@ -20,7 +20,7 @@ use super::*;
 
 const SK: u64 = 0xffff_8881_0203_0400;
 
-fn put(slot: &impl SlotWords, sk: u64, now_ns: u64) -> Place {
+fn put(slot: &impl SlotWords, sk: u64, now_ns: u64) -> EntryPlace {
     enter(slot, sk, low(sk), now_ns)
 }
 
@@ -121,9 +121,9 @@ impl Program<'_> {
                     entered.lock().unwrap().insert((sk, now));
                     own.insert(sk, now);
                     match put(self, sk, now) {
-                        Place::Slot => {}
-                        Place::Replaced => panic!("no exit was missed"),
-                        Place::Taken => assert_eq!(self.hash(|hash| hash.insert(sk, now)), None),
+                        EntryPlace::Slot => {}
+                        EntryPlace::Replaced => panic!("no exit was missed"),
+                        EntryPlace::Taken => assert_eq!(self.hash(|hash| hash.insert(sk, now)), None),
                     }
                 }
                 Deed::Leave(sk) => {
@@ -170,23 +170,23 @@ fn sk(number: u64) -> u64 {
 fn a_slot_has_one_socket_until_it_leaves() {
     let slot = Words::default();
     assert_eq!((leave(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
-    assert_eq!(put(&slot, sk(1), 10), Place::Slot);
-    assert_eq!(put(&slot, sk(2), 20), Place::Taken);
+    assert_eq!(put(&slot, sk(1), 10), EntryPlace::Slot);
+    assert_eq!(put(&slot, sk(2), 20), EntryPlace::Taken);
     assert_eq!((leave(&slot, sk(2)), peek(&slot, sk(2)), peek(&slot, sk(1))), (None, None, Some(10)));
     assert_eq!(leave(&slot, sk(1)), Some(10));
     assert_eq!((leave(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
-    assert_eq!(put(&slot, sk(2), 30), Place::Slot);
+    assert_eq!(put(&slot, sk(2), 30), EntryPlace::Slot);
     assert_eq!(leave(&slot, sk(2)), Some(30));
 }
 
 #[test]
 fn an_address_that_enters_again_replaces_the_entry_whose_exit_was_missed() {
     let slot = Words::default();
-    assert_eq!(put(&slot, SK, 10), Place::Slot);
-    assert_eq!(put(&slot, SK, 20), Place::Replaced);
+    assert_eq!(put(&slot, SK, 10), EntryPlace::Slot);
+    assert_eq!(put(&slot, SK, 20), EntryPlace::Replaced);
     // A claim that another program has not withdrawn yet.
     slot.add(OWNER, 1);
-    assert_eq!(put(&slot, SK, 30), Place::Replaced);
+    assert_eq!(put(&slot, SK, 30), EntryPlace::Replaced);
     assert_eq!((peek(&slot, SK), leave(&slot, SK)), (Some(30), Some(30)));
     assert_eq!(slot.load(OWNER), 1);
 }
@@ -196,14 +196,14 @@ fn a_claim_without_an_end_takes_only_its_slot() {
     let slot = Words::default();
     // A program that was interrupted for ever right after its claim.
     slot.add(OWNER, 1);
-    assert_eq!(put(&slot, SK, 10), Place::Taken);
+    assert_eq!(put(&slot, SK, 10), EntryPlace::Taken);
     assert_eq!((leave(&slot, SK), peek(&slot, SK), slot.load(OWNER)), (None, None, 1));
 }
 
 #[test]
 fn a_time_that_belongs_to_another_address_is_not_read() {
     let slot = Words::default();
-    assert_eq!(put(&slot, sk(1), 10), Place::Slot);
+    assert_eq!(put(&slot, sk(1), 10), EntryPlace::Slot);
     // The next owner's address has arrived, its time not yet.
     slot.store(OWNER, sk(2) + 1);
     assert_eq!(peek(&slot, sk(2)), None);
@@ -216,7 +216,7 @@ fn a_time_that_belongs_to_another_address_is_not_read() {
 #[test]
 fn an_address_that_is_not_aligned_uses_the_hash_map() {
     let slot = Words::default();
-    assert_eq!(put(&slot, SK + 8, 10), Place::Taken);
+    assert_eq!(put(&slot, SK + 8, 10), EntryPlace::Taken);
     assert_eq!((leave(&slot, SK + 8), slot.load(OWNER)), (None, 0));
 }
 
@@ -298,7 +298,7 @@ fn threads_on_one_slot_lose_no_time() {
             scope.spawn(move || {
                 for time in 1..50_000_u64 {
                     let (sk, time) = (sk(number * 8 + time % 8), time << 3 | number);
-                    if put(&slot, sk, time) == Place::Slot {
+                    if put(&slot, sk, time) == EntryPlace::Slot {
                         assert_eq!(peek(&slot, sk), Some(time));
                         assert_eq!(leave(&slot, sk), Some(time));
                         in_slot.fetch_add(1, Ordering::Relaxed);

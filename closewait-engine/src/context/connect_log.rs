@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::host_context::HostContext;
 use crate::{
-    model::{ConnectQuestion, Endpoint, Owner},
+    model::{ConnectQuestion, Endpoint},
     process::Process,
     stacks::{ConnectSamples, ConnectStacks},
     time::BootTime,
+    track::socket_view::Owners,
 };
 
 /// Maximum number of watched pairs of a process and a remote endpoint; those with the most sockets come first. Each has up to 50 KB of
@@ -78,11 +79,11 @@ impl HostContext {
     /// remote endpoint of its flow. Owners that were not read yet follow later; interpreters have stacks that say nothing.
     pub(crate) fn connect_request<'a>(
         &mut self,
-        clients: impl Iterator<Item = (Option<u32>, Endpoint, &'a [Owner])>,
+        clients: impl Iterator<Item = (Option<u32>, Endpoint, Owners<'a>)>,
     ) -> Vec<ConnectQuestion> {
         let mut wanted = BTreeMap::<ConnectKey, u64>::new();
         for (netns, remote, owners) in clients {
-            for owner in owners {
+            for owner in &*owners {
                 let process = self.processes().get(&owner.task.pid);
                 if process.is_some_and(|process| process.runtime.is_none_or(|runtime| !runtime.is_interpreter())) {
                     *wanted.entry((owner.task.pid, netns, remote)).or_default() += 1;
@@ -143,7 +144,7 @@ mod tests {
 
     fn request(context: &mut HostContext, ports: &[u16], netns: Option<u32>) -> Vec<(u32, u16)> {
         let owners = [owner("app", 7, 5), owner("unread", 8, 5)];
-        let clients = ports.iter().map(|port| (netns, remote(*port), &owners[..]));
+        let clients = ports.iter().map(|port| (netns, remote(*port), Owners::Others(&owners)));
         context.connect_request(clients).into_iter().map(|question| (question.pid, question.port)).collect()
     }
 

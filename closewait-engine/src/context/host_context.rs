@@ -26,7 +26,7 @@ use crate::{
     process::{Process, Tool},
     text::harmless_field,
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::{InspectedSocket, SocketView},
     unread::UnreadRequest,
     workload::Workload,
 };
@@ -237,7 +237,7 @@ impl HostContext {
     pub(crate) fn peer_request<'a>(
         &mut self,
         now: BootTime,
-        sockets: impl Iterator<Item = (FlowKey, SocketKey, &'a TrackedSocket)>,
+        sockets: impl Iterator<Item = (FlowKey, SocketView<'a>)>,
     ) -> Vec<PeerQuestion> {
         self.peer_ends.request(now, sockets)
     }
@@ -247,15 +247,15 @@ impl HostContext {
         &mut self,
         agent: Option<u32>,
         tracked: impl Fn(SocketKey) -> bool,
-        sockets: impl Iterator<Item = (FlowKey, SocketKey, &'a TrackedSocket)>,
+        sockets: impl Iterator<Item = (FlowKey, SocketView<'a>)>,
     ) -> Vec<UnreadQuestion> {
         self.unread.request(agent, tracked, sockets)
     }
 
     /// Returns the request that no program has read from a socket, or `None` for bytes of no known protocol. `None` if the agent did not
     /// peek.
-    pub(crate) fn unread(&self, key: SocketKey, one: &TrackedSocket) -> Option<Option<&UnreadRequest>> {
-        self.unread.answer(key, one)
+    pub(crate) fn unread(&self, one: SocketView<'_>) -> Option<Option<&UnreadRequest>> {
+        self.unread.answer(one)
     }
 
     /// Whether the agent peeks at the request of a socket, or has, for which it duplicates a descriptor.
@@ -296,20 +296,20 @@ impl HostContext {
         &mut self,
         now: BootTime,
         reads_stacks: bool,
-        sockets: impl Iterator<Item = (&'a Socket, Option<&'a [Owner]>)>,
+        sockets: impl Iterator<Item: Into<InspectedSocket<'a>>>,
     ) -> InspectionRequest {
         let mut counts = BTreeMap::<u32, u64>::new();
         let mut served = BTreeMap::<_, u64>::new();
         let mut own = BTreeSet::new();
         let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for (socket, owners) in sockets {
-            for owner in owners.unwrap_or_default() {
+        for socket in sockets.map(Into::into) {
+            for owner in socket.owners.as_deref().unwrap_or_default() {
                 *counts.entry(owner.task.pid).or_default() += 1;
                 own.insert(owner.task.pid);
             }
             cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
             namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
-            if owners.is_some_and(<[Owner]>::is_empty) {
+            if socket.owners.as_deref().is_some_and(<[Owner]>::is_empty) {
                 unheld.extend(socket.inode.filter(|inode| !self.places.contains_key(inode)));
             }
             if socket.role == Some(Role::Server) {

@@ -4,6 +4,7 @@
 //! The other connection of a proxy that has forwarded the FIN is in FIN_WAIT2, acknowledged within moments of the FIN.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -33,18 +34,19 @@ pub(crate) fn waiting(connections: &[ProxyPeer]) -> Vec<&ProxyPeer> {
 }
 
 /// Finds the proxy peer of each of a group's sockets among the connections of [`waiting`]. No connection is the peer of two sockets.
-pub(crate) fn pair<'a, 's>(
-    sockets: impl Iterator<Item = (SocketKey, &'s Socket, Since)>,
+pub(crate) fn pair<'a, S: Borrow<Socket>>(
+    sockets: impl Iterator<Item = (SocketKey, S, Since)>,
     waiting: &[&'a ProxyPeer],
 ) -> BTreeMap<SocketKey, &'a ProxyPeer> {
     if waiting.is_empty() {
         return BTreeMap::new();
     }
     let mut sockets: Vec<_> = sockets.collect();
-    sockets.sort_by_key(|(key, socket, since)| (socket.last_received, since.latest(), *key));
+    sockets.sort_by_key(|(key, socket, since)| (socket.borrow().last_received, since.latest(), *key));
     let mut used = BTreeSet::new();
     let mut pairs = BTreeMap::new();
     for (key, socket, since) in sockets {
+        let socket = socket.borrow();
         let fits = |peer: &ProxyPeer| {
             let other = opposite(socket, &peer.socket);
             other && (forwarded_request(socket, peer) || forwarded_fin(since, peer))

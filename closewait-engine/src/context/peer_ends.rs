@@ -8,7 +8,7 @@ use crate::{
     flow::group_key::FlowKey,
     model::{PeerEnd, PeerQuestion, Protocol, SocketKey},
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
 };
 
 /// Maximum number of sockets in one request.
@@ -52,14 +52,14 @@ impl PeerEnds {
     pub(super) fn request<'a>(
         &mut self,
         now: BootTime,
-        sockets: impl Iterator<Item = (FlowKey, SocketKey, &'a TrackedSocket)>,
+        sockets: impl Iterator<Item = (FlowKey, SocketView<'a>)>,
     ) -> Vec<PeerQuestion> {
         self.answers.retain(|_, (at, _)| now.since(*at) < MAX_ANSWER_AGE);
-        let mut flows = BTreeMap::<FlowKey, Vec<(Turn, &TrackedSocket)>>::new();
-        for (flow_key, key, one) in sockets {
-            let entered = one.since.latest();
+        let mut flows = BTreeMap::<FlowKey, Vec<(Turn, SocketView<'a>)>>::new();
+        for (flow_key, one) in sockets {
+            let (key, entered) = (one.key(), one.latest());
             // The peer of a Multipath TCP connection cannot be found by the addresses of its socket.
-            if now.since(entered) < MIN_AGE || one.socket.protocol != Protocol::Tcp {
+            if now.since(entered) < MIN_AGE || one.protocol() != Protocol::Tcp {
                 continue;
             }
             let answered = self.answers.get(&key).map(|(at, _)| *at);
@@ -78,18 +78,16 @@ impl PeerEnds {
             .collect();
         turns.sort_unstable_by_key(|(turn, _)| *turn);
         turns.truncate(MAX_QUESTIONS);
-        let question = |((_, _, key), one): (Turn, &TrackedSocket)| PeerQuestion {
-            key,
-            netns: one.socket.netns,
-            local: one.socket.local,
-            remote: one.socket.remote,
+        let question = |((_, _, key), one): (Turn, SocketView<'a>)| {
+            let (local, remote) = one.ends();
+            PeerQuestion { key, netns: one.netns(), local, remote }
         };
         turns.into_iter().map(question).collect()
     }
 }
 
 /// Removes all but the first `most` turns.
-fn keep_first(turns: &mut Vec<(Turn, &TrackedSocket)>, most: usize) {
+fn keep_first(turns: &mut Vec<(Turn, SocketView<'_>)>, most: usize) {
     if turns.len() > most {
         turns.select_nth_unstable_by_key(most, |(turn, _)| *turn);
         turns.truncate(most);
@@ -102,6 +100,7 @@ mod tests {
     use crate::{
         model::{Since, Socket},
         testing::socket,
+        track::{sockets::Sockets, tracked_socket::TrackedSocket},
     };
 
     fn at(seconds: u64) -> BootTime {
@@ -122,9 +121,10 @@ mod tests {
 
     #[test]
     fn all_sockets_of_a_flow_are_looked_up_in_turn() {
-        let (mut ends, one) = (PeerEnds::default(), entered(0));
+        let mut ends = PeerEnds::default();
+        let sockets = Sockets::of((0..100).map(|key| (key, entered(0))));
         let ask = |ends: &mut PeerEnds, now| {
-            let questions = ends.request(at(now), (0..100).map(|key| (port(80), SocketKey(key), &one)));
+            let questions = ends.request(at(now), sockets.iter().map(|one| (port(80), one)));
             questions.iter().for_each(|question| ends.learn(question.key, at(now), PeerEnd::HalfClosed));
             keys(&questions)
         };
@@ -151,15 +151,15 @@ mod tests {
         let mut ends = PeerEnds::default();
         let (young, old) = (entered(10), entered(9));
         let multipath = TrackedSocket { socket: Socket { protocol: Protocol::Mptcp, ..socket() }, ..entered(9) };
-        let sockets =
-            [(port(80), SocketKey(1), &young), (port(80), SocketKey(2), &old), (port(80), SocketKey(3), &multipath)];
-        assert_eq!(keys(&ends.request(at(10), sockets.into_iter())), [2]);
+        let sockets = Sockets::of([(1, young), (2, old), (3, multipath)]);
+        assert_eq!(keys(&ends.request(at(10), sockets.iter().map(|one| (port(80), one)))), [2]);
     }
 
     #[test]
     fn the_total_of_all_flows_is_limited() {
-        let (mut ends, one) = (PeerEnds::default(), entered(0));
-        let sockets = (0..4000).map(|key| (port((key % 100) as u16), SocketKey(key), &one));
+        let mut ends = PeerEnds::default();
+        let sockets = Sockets::of((0..4000).map(|key| (key, entered(0))));
+        let sockets = sockets.iter().map(|one| (port((one.key().0 % 100) as u16), one));
         assert_eq!(ends.request(at(5), sockets).len(), MAX_QUESTIONS);
     }
 }

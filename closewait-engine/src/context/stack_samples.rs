@@ -9,10 +9,17 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{process::Process, stacks::ProcessStacks, time::BootTime};
+use crate::{
+    diagnose::evidence::STEADY,
+    process::Process,
+    stacks::{CodeLanguage, CodeWait, ProcessStacks, ThreadWork},
+    time::BootTime,
+};
 
 /// Minimum time between two reads of the stacks of a process.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// Time to the second read of a process whose threads may be blocked, so that a hang is known for sure a minute and a half after its onset.
+const CONFIRMATION: Duration = STEADY;
 /// Maximum age of stacks that say what a process does.
 const MAX_AGE: Duration = Duration::from_secs(120);
 /// Maximum number of kept frames of all processes, at about 200 bytes each, and less than 500.
@@ -48,7 +55,9 @@ impl StackSamples {
     /// Stores the stacks of a process.
     pub(super) fn learn(&mut self, mut stacks: ProcessStacks) {
         self.reading.remove(&stacks.pid);
-        self.due.insert(stacks.pid, stacks.at + INTERVAL);
+        let is_first = !self.samples.contains_key(&stacks.pid);
+        let next = if is_first && needs_confirmation(&stacks) { CONFIRMATION } else { INTERVAL };
+        self.due.insert(stacks.pid, stacks.at + next);
         if let Some(before) = self.samples.get(&stacks.pid) {
             stacks.continue_from(before);
         }
@@ -83,11 +92,21 @@ impl StackSamples {
     }
 }
 
+/// Whether threads wait at a line of the application for a lock, a connection or work, which is evidence only if another sample agrees. A
+/// JVM is not read again so soon, because its dumps stop it.
+fn needs_confirmation(stacks: &ProcessStacks) -> bool {
+    stacks.groups.iter().any(|group| {
+        let waits = matches!(group.work, ThreadWork::Waits(CodeWait::Lock | CodeWait::Pool)) || group.in_own_loop;
+        waits && group.place.is_some() && group.language != CodeLanguage::Jvm
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         stacks::{CodeFrame, CodeLanguage, CodeStack},
+        testing::python_stack,
         text::Comm,
     };
 
@@ -122,6 +141,33 @@ mod tests {
         assert_eq!(samples.request(second(65), &owners), [1, 2]);
         assert_eq!(samples.request(second(65), &BTreeSet::from([3])), [3]);
         assert!(samples.samples.is_empty(), "no owner any more");
+    }
+
+    #[test]
+    fn threads_that_wait_for_a_lock_are_read_a_second_time_after_half_a_minute() {
+        let python = [("__enter__", "/usr/lib/python3.11/threading.py", 270), ("reserve", "/srv/orders.py", 5)];
+        let java = [
+            ("java.util.concurrent.locks.ReentrantLock.lock", "ReentrantLock.java", 1),
+            ("shop.Orders.add", "Orders.java", 9),
+        ];
+        let owners = BTreeSet::from([1]);
+        for (language, lines, reads) in
+            [(CodeLanguage::Python, python, [0, 30, 90, 150]), (CodeLanguage::Jvm, java, [0, 60, 120, 180])]
+        {
+            let stack = CodeStack { language, ..python_stack(1, &lines) };
+            let locked = |at| ProcessStacks::new(1, at, std::slice::from_ref(&stack), Vec::new());
+            assert_eq!(locked(second(0)).groups[0].work, ThreadWork::Waits(CodeWait::Lock));
+            let mut samples = StackSamples::default();
+            let mut read = Vec::new();
+            for at in 0..=200 {
+                if !samples.request(second(at), &owners).is_empty() {
+                    read.push(at);
+                    samples.learn(locked(second(at)));
+                    samples.inspection_ended();
+                }
+            }
+            assert_eq!(read, reads, "{language:?}");
+        }
     }
 
     #[test]

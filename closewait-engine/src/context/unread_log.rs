@@ -8,7 +8,7 @@ use crate::{
     flow::group_key::FlowKey,
     model::{Protocol, Role, SocketKey, UnreadQuestion},
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
     unread::UnreadRequest,
 };
 
@@ -69,8 +69,8 @@ impl UnreadLog {
     }
 
     /// Returns what the agent found in a socket: the request, or `None` for bytes of no known protocol. `None` if it did not peek.
-    pub(super) fn answer(&self, key: SocketKey, one: &TrackedSocket) -> Option<Option<&UnreadRequest>> {
-        let entry = self.entries.get(&key).filter(|entry| Some(entry.inode) == one.socket.inode)?;
+    pub(super) fn answer(&self, one: SocketView<'_>) -> Option<Option<&UnreadRequest>> {
+        let entry = self.entries.get(&one.key()).filter(|entry| Some(entry.inode) == one.inode())?;
         entry.answer.as_ref().map(|answer| answer.request.as_ref())
     }
 
@@ -80,14 +80,14 @@ impl UnreadLog {
         &mut self,
         agent: Option<u32>,
         tracked: impl Fn(SocketKey) -> bool,
-        sockets: impl Iterator<Item = (FlowKey, SocketKey, &'a TrackedSocket)>,
+        sockets: impl Iterator<Item = (FlowKey, SocketView<'a>)>,
     ) -> Vec<UnreadQuestion> {
         self.entries.retain(|key, _| tracked(*key));
         let mut flows = BTreeMap::<FlowKey, Vec<(BootTime, UnreadQuestion)>>::new();
-        for (flow_key, key, one) in sockets {
-            let Some(question) = question(key, one, agent).filter(|question| self.is_open(question)) else { continue };
+        for (flow_key, one) in sockets {
+            let Some(question) = question(one, agent).filter(|question| self.is_open(question)) else { continue };
             let turns = flows.entry(flow_key).or_default();
-            turns.push((one.since.latest(), question));
+            turns.push((one.latest(), question));
             if turns.len() >= 4 * MAX_QUESTIONS_OF_FLOW {
                 keep_first(turns);
             }
@@ -119,13 +119,13 @@ impl UnreadLog {
 }
 
 /// Returns what the agent needs to peek at a socket; `None` if it has no unread bytes, or no descriptor to duplicate.
-fn question(key: SocketKey, one: &TrackedSocket, agent: Option<u32>) -> Option<UnreadQuestion> {
-    let socket = &one.socket;
+fn question(one: SocketView<'_>, agent: Option<u32>) -> Option<UnreadQuestion> {
+    let (key, socket) = (one.key(), one.socket());
     // The FIN counts as one byte. Bytes for a client are no request.
     let is_asked = socket.protocol == Protocol::Tcp
         && socket.role != Some(Role::Client)
         && socket.unread_bytes.is_some_and(|unread| unread > 1);
-    let owners = one.owners.as_deref().filter(|_| is_asked)?;
+    let owners = one.owners().filter(|_| is_asked)?;
     let owner = owners.iter().find(|owner| Some(owner.task.pid) != agent)?;
     Some(UnreadQuestion { key, pid: owner.task.pid, fd: owner.fd, inode: socket.inode?, cookie: socket.cookie })
 }
@@ -149,6 +149,7 @@ mod tests {
     use crate::{
         model::{Since, Socket},
         testing::{owner, socket},
+        track::{sockets::Sockets, tracked_socket::TrackedSocket},
     };
 
     /// Returns a socket that entered at this second, with unread bytes and an owner.
@@ -162,9 +163,16 @@ mod tests {
     }
 
     fn request(log: &mut UnreadLog, sockets: &[(u16, u64, TrackedSocket)]) -> Vec<u64> {
-        let sockets = sockets.iter().map(|(port, key, one)| (FlowKey::Port(Some(1), *port), SocketKey(*key), one));
+        let ports: BTreeMap<_, _> = sockets.iter().map(|(port, key, _)| (*key, *port)).collect();
+        let sockets = Sockets::of(sockets.iter().map(|(_, key, one)| (*key, one.clone())));
+        let sockets = sockets.iter().map(|one| (FlowKey::Port(Some(1), ports[&one.key().0]), one));
         let questions = log.request(Some(99), |_| true, sockets);
         questions.into_iter().map(|question| question.key.0).collect()
+    }
+
+    fn answer(log: &UnreadLog, key: u64, one: &TrackedSocket) -> Option<Option<UnreadRequest>> {
+        let sockets = Sockets::of([(key, one.clone())]);
+        log.answer(sockets.first().unwrap()).map(|request| request.cloned())
     }
 
     #[test]
@@ -174,15 +182,15 @@ mod tests {
         assert_eq!(request(&mut log, &sockets), [1, 2]);
         log.learn(SocketKey(1), Some(UnreadRequest::Http2));
         log.learn(SocketKey(9), Some(UnreadRequest::Http2));
-        assert_eq!(log.answer(SocketKey(1), &sockets[0].2), Some(Some(&UnreadRequest::Http2)));
-        assert_eq!(log.answer(SocketKey(1), &sockets[1].2), None, "another socket has its key");
-        assert_eq!(log.answer(SocketKey(9), &sockets[0].2), None, "it was not asked for");
+        assert_eq!(answer(&log, 1, &sockets[0].2), Some(Some(UnreadRequest::Http2)));
+        assert_eq!(answer(&log, 1, &sockets[1].2), None, "another socket has its key");
+        assert_eq!(answer(&log, 9, &sockets[0].2), None, "it was not asked for");
         for _ in 1..MAX_TRIES {
             assert_eq!(request(&mut log, &sockets), [2]);
         }
         assert!(request(&mut log, &sockets).is_empty());
         log.learn(SocketKey(2), None);
-        assert_eq!(log.answer(SocketKey(2), &sockets[1].2), Some(None));
+        assert_eq!(answer(&log, 2, &sockets[1].2), Some(None));
         assert_eq!(request(&mut log, &[(80, 1, entered(3))]), [1], "a later socket at the same address");
     }
 

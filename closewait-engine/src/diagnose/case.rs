@@ -80,8 +80,12 @@ pub struct Group {
     pub reads: Vec<(ReadState, u32)>,
     /// Number of sockets on which the program sent no byte.
     pub unanswered: u32,
+    /// Number of sockets on which the peer sent nothing but the FIN.
+    pub asked_nothing: u32,
     /// Number of sockets on which the program has answered the last data: it sent data later by more than a tick.
     pub answered: u32,
+    /// Number of sockets on which the program sent data at the time of the last data that it received, or later.
+    pub replied: u32,
     /// Number of sockets on which the program has not answered the last data: it sent no data later by more than a tick, or none at
     /// all.
     pub awaiting: u32,

@@ -10,12 +10,15 @@ mod waits;
 
 use std::time::Duration;
 
-pub(crate) use self::gather::{OwnerConnections, STARTED, Sources};
 pub use self::{
     clients::{ClientFacts, OwnerClients},
     reading::{CounterEvidence, EvidenceReading},
     stacks::{OwnLoops, StackEvidence},
     waits::{Waits, WaitsSample},
+};
+pub(crate) use self::{
+    gather::{OwnerConnections, STARTED, Sources},
+    stacks::STEADY,
 };
 use crate::{model::PortCloses, time::BootTime};
 
@@ -33,7 +36,8 @@ pub const AFTER_ONSET: Duration = Duration::from_secs(1);
 pub struct GroupEvidence {
     /// Entry of the oldest socket of the group that is still in CLOSE_WAIT; `None` for a group without one.
     pub onset: Option<BootTime>,
-    /// Entry of the oldest socket of the same port or remote endpoint, or the program's last progress after that. `None` for a group
+    /// Entry of the oldest socket of the same port or remote endpoint, also of those that have exited with an open descriptor, or the
+    /// program's last progress after that. `None` for a group
     /// without a socket in CLOSE_WAIT.
     pub stalled_since: Option<BootTime>,
     /// Number of sockets of the same port or remote endpoint that entered at least [`AFTER_ONSET`] after [`Self::stalled_since`],

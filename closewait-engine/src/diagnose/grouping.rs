@@ -1,32 +1,23 @@
 //! Groups of all sockets at one time. Rules judge each socket as part of its group.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{cell::OnceCell, collections::BTreeMap, time::Duration};
 
 use crate::{
-    context::host_context::HostContext,
-    context::pairing,
+    context::{host_context::HostContext, pairing},
     diagnose::{
         self, Case, Group, ProxyPeers, Seen,
-        evidence::{GroupEvidence, OwnerClients, OwnerConnections, Sources},
+        evidence::{OwnerConnections, Sources},
+        members::{FlowSockets, GroupMember, SortedMembers, group_of},
     },
     flow::flows::Flows,
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
-    model::{Class, Listener, Owner, ProxyPeer, ReadState, Role, RuleName, Socket, SocketKey, Verdict},
+    model::{Class, Dwell, Listener, Owner, ProxyPeer, Role, RuleName, Socket, SocketKey, Verdict},
     process::Process,
     time::BootTime,
-    track::hashing::KeyedState,
-    track::lingering::Lingering,
-    track::tracked_socket::TrackedSocket,
+    track::lingering::{Lingering, LingeringSockets},
+    track::socket_view::SocketView,
     track::tracker::Tracker,
 };
-
-/// Maximum number of groups, at about 600 bytes each. Sockets of any further group, which entered later, are judged as groups of
-/// one.
-const MAX_GROUPS: usize = 65_536;
 
 /// Listeners that a socket can have come from.
 #[derive(Clone, Copy, Default)]
@@ -43,111 +34,6 @@ fn waiting<'a>(socket: &Socket, listeners: impl Iterator<Item = &'a Seen<Listene
     waiting.next().filter(|_| waiting.next().is_none())
 }
 
-/// Sockets and counts of a group while it is built.
-#[derive(Default)]
-struct GroupBuilder<'a> {
-    members: Vec<(SocketKey, &'a TrackedSocket)>,
-    ages: Vec<Duration>,
-    reads: BTreeMap<ReadState, u32>,
-    unanswered: u32,
-    answered: u32,
-    awaiting: u32,
-    remotes: BTreeSet<IpAddr>,
-}
-
-impl<'a> GroupBuilder<'a> {
-    fn add(&mut self, key: SocketKey, tracked: &'a TrackedSocket, now: BootTime) {
-        self.members.push((key, tracked));
-        self.ages.push(tracked.since.dwell(now).at_least());
-        if let Some(state) = tracked.socket.read_state() {
-            *self.reads.entry(state).or_default() += 1;
-        }
-        self.unanswered += u32::from(tracked.socket.sent_bytes == Some(0));
-        let answered = tracked.socket.answered();
-        self.answered += u32::from(answered == Some(true));
-        self.awaiting += u32::from(answered == Some(false));
-        self.remotes.insert(tracked.socket.remote.address);
-    }
-
-    /// Builds the group, without its flow.
-    fn group(&mut self, stuck_after: Duration) -> Group {
-        self.ages.sort_unstable();
-        let ages = &self.ages;
-        let age = |index: usize| ages.get(index).copied().unwrap_or_default();
-        let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
-        Group {
-            count: number(ages.len()),
-            stuck: number(ages.len() - ages.partition_point(|age| *age < stuck_after)),
-            oldest: age(ages.len().saturating_sub(1)),
-            median: age(ages.len() / 2),
-            youngest: age(0),
-            reads: std::mem::take(&mut self.reads).into_iter().collect(),
-            unanswered: self.unanswered,
-            answered: self.answered,
-            awaiting: self.awaiting,
-            remotes: number(self.remotes.len()),
-            oldest_unaccepted: None,
-            flow: None,
-            evidence: GroupEvidence::default(),
-        }
-    }
-}
-
-/// Only owner of the sockets of a port; `None` for a port with several.
-type SoleOwners = BTreeMap<FlowKey, Option<GroupOwner>>;
-
-fn sole_owners<'k>(keys: impl Iterator<Item = &'k GroupKey>) -> SoleOwners {
-    let mut sole = SoleOwners::new();
-    for (owner, flow_key) in keys {
-        if let (GroupOwner::Held(..), FlowKey::Port(..)) = (owner, flow_key) {
-            sole.entry(*flow_key).and_modify(|sole| *sole = None).or_insert(Some(*owner));
-        }
-    }
-    sole
-}
-
-/// Whether the owner of an accepted socket is unknown because no scan has ended since its entry.
-fn is_unscanned(owner: GroupOwner, tracked: &TrackedSocket) -> bool {
-    owner == GroupOwner::Unknown && tracked.owners.is_none()
-}
-
-/// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
-fn join_sole_owners(
-    gathered: &mut HashMap<GroupKey, GroupBuilder<'_>, KeyedState>,
-    sole_owners: &SoleOwners,
-    now: BootTime,
-) {
-    for (flow_key, owner) in sole_owners {
-        let Some(owner) = owner else { continue };
-        let Some(unknown) = gathered.remove(&(GroupOwner::Unknown, *flow_key)) else { continue };
-        for (key, tracked) in unknown.members {
-            let owner = if is_unscanned(GroupOwner::Unknown, tracked) { *owner } else { GroupOwner::Unknown };
-            gathered.entry((owner, *flow_key)).or_default().add(key, tracked, now);
-        }
-    }
-}
-
-/// Returns the connections in CLOSE_WAIT of each owner that opened some.
-fn owner_clients(gathered: &HashMap<GroupKey, GroupBuilder<'_>, KeyedState>) -> BTreeMap<GroupOwner, OwnerClients> {
-    let mut clients = BTreeMap::<GroupOwner, (u32, Vec<BootTime>)>::new();
-    for ((owner, flow_key), group) in gathered {
-        if let (GroupOwner::Held(..), FlowKey::Remote(..)) = (owner, flow_key) {
-            let (groups, entries) = clients.entry(*owner).or_default();
-            *groups += 1;
-            entries.extend(group.members.iter().map(|(_, one)| one.since.latest()));
-        }
-    }
-    let of = |(groups, entries): (u32, Vec<BootTime>)| {
-        let (first, last) = (entries.iter().min().copied(), entries.iter().max().copied());
-        OwnerClients {
-            count: u32::try_from(entries.len()).unwrap_or(u32::MAX),
-            groups,
-            span: last.unwrap_or_default().since(first.unwrap_or_default()),
-        }
-    };
-    clients.into_iter().map(|(owner, found)| (owner, of(found))).collect()
-}
-
 /// Group with the proxied connections of its sockets.
 #[derive(Default)]
 struct GroupedSockets<'a> {
@@ -157,19 +43,24 @@ struct GroupedSockets<'a> {
     proxy_peers: ProxyPeers,
 }
 
-/// All groups at one time.
+/// All groups at one time. Each part is computed when it is first needed: a query that no socket matches needs none, and one on a
+/// few sockets needs the evidence of their groups only.
 pub(crate) struct Grouping<'a> {
     now: BootTime,
     stuck_after: Duration,
+    tracker: &'a Tracker,
     host_context: &'a HostContext,
     keys: &'a GroupKeys,
-    groups: HashMap<GroupKey, GroupedSockets<'a>, KeyedState>,
-    sole_owners: SoleOwners,
-    listeners: BTreeMap<u16, Vec<&'a Seen<Listener>>>,
+    flows: Option<&'a Flows>,
+    lingering: Option<&'a LingeringSockets>,
+    abandoned: OnceCell<BTreeMap<FlowKey, BootTime>>,
+    listeners: OnceCell<BTreeMap<u16, Vec<&'a Seen<Listener>>>>,
+    connections: OnceCell<BTreeMap<u32, OwnerConnections<'a>>>,
+    members: OnceCell<SortedMembers<'a, OnceCell<GroupedSockets<'a>>>>,
 }
 
 impl<'a> Grouping<'a> {
-    /// Groups all tracked sockets. `flows` is `None` without a watching agent.
+    /// Creates the groups of all tracked sockets. `flows` is `None` without a watching agent.
     pub(crate) fn new(
         now: BootTime,
         stuck_after: Duration,
@@ -178,132 +69,162 @@ impl<'a> Grouping<'a> {
         keys: &'a GroupKeys,
         flows: Option<&'a Flows>,
     ) -> Self {
-        let mut gathered = HashMap::<GroupKey, GroupBuilder<'a>, KeyedState>::default();
-        let mut oldest_unaccepted = BTreeMap::<FlowKey, Duration>::new();
-        let mut entries = BTreeMap::<FlowKey, Vec<BootTime>>::new();
-        for (key, tracked) in tracker.iter() {
-            let (owner, flow_key) = keys.group(tracked);
-            if owner == GroupOwner::Backlog {
-                let oldest = oldest_unaccepted.entry(flow_key).or_default();
-                *oldest = tracked.since.dwell(now).at_least().max(*oldest);
-            }
-            entries.entry(flow_key).or_default().push(tracked.since.latest());
-            if gathered.len() < MAX_GROUPS || gathered.contains_key(&(owner, flow_key)) {
-                gathered.entry((owner, flow_key)).or_default().add(key, tracked, now);
-            }
+        let (listeners, connections, members) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        let (lingering, abandoned) = (None, OnceCell::new());
+        Self {
+            now,
+            stuck_after,
+            tracker,
+            host_context,
+            keys,
+            flows,
+            lingering,
+            abandoned,
+            listeners,
+            connections,
+            members,
         }
-        #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
-        let keys_of_groups = gathered.keys();
-        let sole_owners = if host_context.blind().is_some() { SoleOwners::new() } else { sole_owners(keys_of_groups) };
-        join_sole_owners(&mut gathered, &sole_owners, now);
-        let owner_clients = owner_clients(&gathered);
-        entries.values_mut().for_each(|entries| entries.sort_unstable());
-        let mut listeners = BTreeMap::<u16, Vec<_>>::new();
-        for seen in host_context.listeners() {
-            listeners.entry(seen.what.local.port).or_default().push(seen);
-        }
-        let connections: BTreeMap<u32, OwnerConnections<'a>> =
-            host_context.all_connections().map(|(pid, read, peers)| (pid, OwnerConnections::of(read, peers))).collect();
-        let groups = gathered.into_iter().map(|(key, mut gathered)| {
-            let (owner, flow_key) = key;
-            let entries = entries.get(&flow_key).map(Vec::as_slice).unwrap_or_default();
-            let flow = flows.and_then(|flows| flows.flow(flow_key, entries.first().copied(), now));
-            let on_port = match flow_key {
-                FlowKey::Port(_, port) => listeners.get(&port).map(Vec::as_slice).unwrap_or_default(),
-                FlowKey::Remote(..) | FlowKey::Rest => &[],
-            };
-            let of_owner = owner_clients.get(&owner).copied().unwrap_or_default();
-            let sources = Sources {
-                now,
-                host_context,
-                connections: &connections,
-                flows,
-                flow_key,
-                entries,
-                listeners: on_port,
-                of_owner,
-            };
-            let evidence = sources.evidence(&gathered.members);
-            let oldest_unaccepted = oldest_unaccepted.get(&flow_key).copied();
-            let group = Group { oldest_unaccepted, flow, evidence, ..gathered.group(stuck_after) };
-            let pairs = match owner {
-                GroupOwner::Held(pid, _) => {
-                    let waiting = connections.get(&pid).map_or(&[][..], |of| of.waiting.as_slice());
-                    let sockets = gathered.members.iter().map(|(key, one)| (*key, &one.socket, one.since));
-                    pairing::pair(sockets, waiting)
-                }
-                GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
-            };
-            let proxy_peers = pairing::proxy_peers(&pairs);
-            (key, GroupedSockets { group, pairs, proxy_peers })
+    }
+
+    /// Adds sockets that have exited while a program still has a descriptor of them: the hang of a program that has left those behind began
+    /// with them. Keepalive of a peer that is gone ends a connection after a minute, and with it the oldest sockets of a group.
+    #[must_use]
+    pub(crate) fn with_lingering(self, lingering: &'a LingeringSockets) -> Self {
+        Self { lingering: Some(lingering), ..self }
+    }
+
+    /// Returns the earliest entry of a flow's sockets that have exited with an open descriptor; `None` without one.
+    fn abandoned_since(&self, flow_key: FlowKey) -> Option<BootTime> {
+        let abandoned = self.abandoned.get_or_init(|| {
+            let mut abandoned = BTreeMap::<FlowKey, BootTime>::new();
+            for (_, one) in self.lingering.into_iter().flat_map(LingeringSockets::iter) {
+                let Some(Dwell::Exact(dwell)) = one.gone.dwell else { continue };
+                let entered = one.gone.at - dwell;
+                let first = abandoned.entry(self.keys.flow(&one.socket)).or_insert(entered);
+                *first = entered.min(*first);
+            }
+            abandoned
         });
-        let groups = groups.collect();
-        Self { now, stuck_after, host_context, keys, groups, sole_owners, listeners }
+        abandoned.get(&flow_key).copied()
+    }
+
+    /// Returns the sockets by group.
+    fn members(&self) -> &SortedMembers<'a, OnceCell<GroupedSockets<'a>>> {
+        let joins = self.host_context.blind().is_none();
+        self.members.get_or_init(|| SortedMembers::new(self.tracker.iter(), self.keys, joins, self.now))
+    }
+
+    /// Returns the listeners of a port, in all network namespaces.
+    fn on_port(&self, port: u16) -> &[&'a Seen<Listener>] {
+        let listeners = self.listeners.get_or_init(|| {
+            let mut listeners = BTreeMap::<u16, Vec<_>>::new();
+            for seen in self.host_context.listeners() {
+                listeners.entry(seen.what.local.port).or_default().push(seen);
+            }
+            listeners
+        });
+        listeners.get(&port).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Returns a group; `None` if it has no sockets, or if a limit was reached before it.
+    fn group(&self, key: GroupKey) -> Option<&GroupedSockets<'a>> {
+        let (members, grouped) = self.members().of_group(key)?;
+        Some(grouped.get_or_init(|| self.judged_by_group(key, members)))
+    }
+
+    /// Computes the facts about a group that rules compare.
+    fn judged_by_group(&self, (owner, flow_key): GroupKey, members: &[GroupMember<'a>]) -> GroupedSockets<'a> {
+        let FlowSockets { entries, oldest_unaccepted } = self.members().of_flow(flow_key);
+        let flow = self.flows.and_then(|flows| flows.flow(flow_key, entries.first().copied(), self.now));
+        let listeners = match flow_key {
+            FlowKey::Port(_, port) => self.on_port(port),
+            FlowKey::Remote(..) | FlowKey::Rest => &[],
+        };
+        let of = |(pid, read, peers): (u32, _, &'a [ProxyPeer])| (pid, OwnerConnections::of(read, peers));
+        let connections = self.connections.get_or_init(|| self.host_context.all_connections().map(of).collect());
+        let sources = Sources {
+            now: self.now,
+            host_context: self.host_context,
+            connections,
+            flows: self.flows,
+            flow_key,
+            entries,
+            listeners,
+            of_owner: self.members().clients_of(owner),
+            abandoned_since: self.abandoned_since(flow_key),
+        };
+        let evidence = sources.evidence(members);
+        let group = group_of(members, self.now, self.stuck_after);
+        let group = Group { oldest_unaccepted: *oldest_unaccepted, flow, evidence, ..group };
+        let pairs = match owner {
+            GroupOwner::Held(pid, _) => {
+                let waiting = connections.get(&pid).map_or(&[][..], |of| of.waiting.as_slice());
+                let sockets = members.iter().map(|one| (one.key(), one.socket(), one.since()));
+                pairing::pair(sockets, waiting)
+            }
+            GroupOwner::Backlog | GroupOwner::Unknown => BTreeMap::new(),
+        };
+        let proxy_peers = pairing::proxy_peers(&pairs);
+        GroupedSockets { group, pairs, proxy_peers }
     }
 
     /// Judges a socket in CLOSE_WAIT.
-    pub(crate) fn verdict(&self, key: SocketKey, tracked: &TrackedSocket) -> Verdict {
-        self.judge(key, tracked, self.origins(&tracked.socket), |_, _| true).0
+    pub(crate) fn verdict(&self, tracked: SocketView<'_>) -> Verdict {
+        self.judge(tracked, self.origins(&tracked.socket()), |_, _| true).0
     }
 
     /// Judges a socket in CLOSE_WAIT. The texts of the verdict are empty unless `explained` returns true for its class and rule.
     /// Returns the other side of a proxied connection, for which the socket waits, too.
     pub(crate) fn judge(
         &self,
-        key: SocketKey,
-        tracked: &TrackedSocket,
+        tracked: SocketView<'_>,
         origins: Origins<'a>,
         explained: impl FnOnce(Class, RuleName) -> bool,
     ) -> (Verdict, Option<&'a ProxyPeer>) {
-        let of = self.group_key(tracked);
         let alone;
-        let GroupedSockets { group, pairs, proxy_peers } = match self.groups.get(&of) {
+        let GroupedSockets { group, pairs, proxy_peers } = match self.group(self.group_key(tracked)) {
             Some(grouped) => grouped,
             None => {
-                alone = self.alone(key, tracked);
+                alone = self.alone(tracked);
                 &alone
             }
         };
-        let own = pairs.get(&key).copied();
+        let own = pairs.get(&tracked.key()).copied();
         let proxy_peers = ProxyPeers { own: own.cloned(), ..proxy_peers.clone() };
-        let processes = self.processes(origins.listener, tracked.owners.as_deref());
+        let (socket, owners) = (tracked.socket(), tracked.owners());
+        let owners = owners.as_deref();
+        let processes = self.processes(origins.listener, owners);
         let case = Case {
             now: self.now,
             stuck_after: self.stuck_after,
-            socket: &tracked.socket,
-            dwell: tracked.since.dwell(self.now),
-            entered: tracked.since.latest(),
+            socket: &socket,
+            dwell: tracked.dwell(self.now),
+            entered: tracked.latest(),
             gone: None,
-            owners: tracked.owners.as_deref(),
+            owners,
             blind: self.host_context.blind().is_some(),
-            place: self.host_context.place(tracked.socket.inode),
-            untouched: self.now.since(tracked.touched),
+            place: self.host_context.place(socket.inode),
+            untouched: self.now.since(tracked.touched()),
             group,
             listener: origins.listener,
             listeners: origins.count,
             proxy_peers: &proxy_peers,
             processes: &processes,
-            conntrack: self.host_context.conntrack(tracked.socket.netns),
+            conntrack: self.host_context.conntrack(socket.netns),
         };
         (diagnose::verdict(&case, explained), own)
     }
 
-    fn group_key(&self, tracked: &TrackedSocket) -> GroupKey {
-        let (owner, flow_key) = self.keys.group(tracked);
-        let sole = self.sole_owners.get(&flow_key).filter(|_| is_unscanned(owner, tracked));
-        (sole.copied().flatten().unwrap_or(owner), flow_key)
+    fn group_key(&self, tracked: SocketView<'_>) -> GroupKey {
+        self.members().group_key(self.keys, tracked)
     }
 
     /// Returns a group of one socket.
-    fn alone(&self, key: SocketKey, tracked: &TrackedSocket) -> GroupedSockets<'a> {
-        let mut gathered = GroupBuilder::default();
-        gathered.add(key, tracked, self.now);
-        let is_unaccepted = tracked.socket.accepted == Some(false);
-        let oldest_unaccepted = is_unaccepted.then(|| tracked.since.dwell(self.now).at_least());
-        GroupedSockets {
-            group: Group { oldest_unaccepted, ..gathered.group(self.stuck_after) },
-            ..GroupedSockets::default()
-        }
+    fn alone(&self, tracked: SocketView<'_>) -> GroupedSockets<'a> {
+        let is_unaccepted = tracked.accepted() == Some(false);
+        let oldest_unaccepted = is_unaccepted.then(|| tracked.dwell(self.now).at_least());
+        let group = group_of(&[tracked], self.now, self.stuck_after);
+        GroupedSockets { group: Group { oldest_unaccepted, ..group }, ..GroupedSockets::default() }
     }
 
     /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor. The texts of the verdict are empty unless `explained`
@@ -321,7 +242,7 @@ impl<'a> Grouping<'a> {
             now: self.now,
             stuck_after: self.stuck_after,
             socket,
-            dwell: crate::model::Dwell::Between { at_least: Duration::ZERO, at_most: None },
+            dwell: Dwell::Between { at_least: Duration::ZERO, at_most: None },
             entered: gone.at,
             gone: Some(gone),
             owners: owners.as_deref(),
@@ -340,7 +261,10 @@ impl<'a> Grouping<'a> {
 
     /// Returns the listeners that a socket can have come from.
     pub(crate) fn origins(&self, socket: &Socket) -> Origins<'a> {
-        let Some(on_port) = self.listeners.get(&socket.local.port) else { return Origins::default() };
+        let on_port = self.on_port(socket.local.port);
+        if on_port.is_empty() {
+            return Origins::default();
+        }
         let serving = || on_port.iter().copied().filter(|seen| seen.what.serves(socket.netns, socket.local));
         // The kernel prefers a listener that is bound to the exact address (`compute_score`, net/ipv4/inet_hashtables.c).
         let exact = || serving().filter(|seen| seen.what.local.address == socket.local.address);
@@ -380,7 +304,7 @@ impl<'a> Grouping<'a> {
 mod tests {
     use super::*;
     use crate::{
-        diagnose::testing::owned_by,
+        diagnose::{members::MAX_GROUPS, testing::owned_by},
         model::{Endpoint, KeySecret},
         testing::socket,
     };
@@ -394,13 +318,13 @@ mod tests {
         for number in 0..=last {
             let address = std::net::Ipv4Addr::from_bits(number as u32).into();
             let socket = Socket { role: Some(Role::Client), remote: Endpoint { address, port: 443 }, ..socket() };
-            tracker.enter(key(number), entered, socket);
+            tracker.enter(key(number), entered, &socket);
         }
         let host_context = HostContext::default();
         let keys = GroupKeys::default();
         let grouping = Grouping::new(now, Duration::from_secs(60), &tracker, &host_context, &keys, None);
-        assert_eq!(grouping.groups.len(), MAX_GROUPS);
-        let verdict = |number| grouping.verdict(key(number), tracker.get(key(number)).unwrap());
+        assert_eq!(grouping.members().len(), MAX_GROUPS);
+        let verdict = |number| grouping.verdict(tracker.get(key(number)).unwrap());
         let judged = |number| (verdict(number).class, verdict(number).rule);
         assert_eq!(judged(last), judged(0), "each is the only socket of its group");
     }
@@ -411,24 +335,24 @@ mod tests {
         let mut tracker = Tracker::new(Duration::from_secs(60), usize::MAX, KeySecret::default());
         let key = |number: u64| SocketKey((1 << 63) + number);
         for number in 0..3 {
-            tracker.enter(key(number), entered, socket());
+            tracker.enter(key(number), entered, &socket());
         }
         // Size of the group of each socket.
         let groups = |tracker: &Tracker| {
             let (host_context, keys) = (HostContext::default(), GroupKeys::default());
             let grouping = Grouping::new(now, Duration::from_secs(60), tracker, &host_context, &keys, None);
             let of = |number| grouping.group_key(tracker.get(key(number)).unwrap());
-            [0, 1, 2].map(|number| grouping.groups[&of(number)].group.count)
+            [0, 1, 2].map(|number| grouping.group(of(number)).map(|grouped| grouped.group.count))
         };
-        assert_eq!(groups(&tracker), [3, 3, 3], "no owner is known");
+        assert_eq!(groups(&tracker), [Some(3); 3], "no owner is known");
         let own = |tracker: &mut Tracker, number, pid: u32| {
             tracker.held(key(number), &socket(), owned_by(pid, "api", 9));
             tracker.owner_scan_ended(entered, true, |_| None);
         };
         own(&mut tracker, 0, 7);
-        assert_eq!(groups(&tracker), [3, 3, 3]);
+        assert_eq!(groups(&tracker), [Some(3); 3]);
         tracker.held(key(0), &socket(), owned_by(7, "api", 9));
         own(&mut tracker, 1, 8);
-        assert_eq!(groups(&tracker), [1, 1, 1], "it can be a socket of either");
+        assert_eq!(groups(&tracker), [Some(1); 3], "it can be a socket of either");
     }
 }

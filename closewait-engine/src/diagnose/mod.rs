@@ -8,6 +8,7 @@ pub mod evidence;
 pub(crate) mod grouping;
 mod growth;
 mod left;
+mod members;
 mod policy;
 mod rules;
 mod text;

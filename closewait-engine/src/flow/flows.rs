@@ -3,25 +3,26 @@
 
 mod courses;
 mod late_exits;
+mod recent;
 mod shown;
+mod trend;
 
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
-use indexmap::{
-    IndexMap,
-    map::Entry::{Occupied, Vacant},
-};
+use indexmap::IndexMap;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::late_exits::EndedBy;
+use self::recent::RecentFlows;
 use self::shown::ShownFacts;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};
+use self::trend::trend;
 use crate::{
-    diagnose::{Flow, Trend, evidence::LateExits},
+    diagnose::{Flow, evidence::LateExits},
     flow::group_key::FlowKey,
     flow::growth::{Aged, EndedIncident, Growth, Habit, Inspected, LastReport, Point},
     model::{Dwell, IncidentState, IncidentStatus, Since, SocketKey, StuckCounts},
@@ -43,8 +44,6 @@ const MAX_COHORTS: usize = 128;
 const WINDOWS_PER_SPAN: usize = 64;
 /// Maximum number of windows of a trend.
 const MAX_TREND_WINDOWS: usize = 6;
-/// Minimum number of windows for a trend, which gives three differences.
-const MIN_TREND_WINDOWS: usize = 4;
 /// Interval of counts, unless the age at which a socket counts as stuck is less.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// Minimum interval of counts for each socket; a count takes a hundredth of that.
@@ -100,6 +99,8 @@ pub(crate) struct Flows {
     /// Counts of each flow, read for every record.
     #[serde(with = "indexmap::map::serde_seq")]
     flows: IndexMap<FlowKey, FlowStats, KeyedState>,
+    #[serde(skip)]
+    recent: RecentFlows,
     /// Time of the next count of the present sockets.
     tick: BootTime,
     window_ends: BootTime,
@@ -119,6 +120,7 @@ impl Flows {
             began: now,
             stuck_after,
             flows: IndexMap::default(),
+            recent: RecentFlows::default(),
             tick: now + stuck_after.min(COUNT_INTERVAL),
             window_ends: now + stuck_after,
             suspects: false,
@@ -159,18 +161,22 @@ impl Flows {
     }
 
     /// Counts an exit at `at` after `dwell`. `entered` is the time of the entry, if the agent saw it; `finished` is whether the
-    /// program caused the exit, and `ended` the process that did so by its end.
+    /// program caused the exit, and `ended` the process that did so by its end. An `abandoned` socket, which the peer has ended while the
+    /// program still has a descriptor of it, has left nothing behind but its state, and is counted as present until its descriptor is closed.
     pub(crate) fn left(
         &mut self,
         key: FlowKey,
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        (finished, ended): (bool, Option<EndedBy>),
+        (finished, ended, abandoned): (bool, Option<EndedBy>, bool),
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
         let (_, stats) = self.stats_mut(key, at);
+        if abandoned {
+            return;
+        }
         let stayed = dwell.map(Dwell::at_least);
         let stayed_for = |age: Duration| u64::from(stayed.is_some_and(|stayed| stayed >= age));
         stats.mature_left += stayed_for(stats.mature_age(stuck_after));
@@ -212,11 +218,13 @@ impl Flows {
         &mut self,
         now: BootTime,
         sockets: impl Iterator<Item = (FlowKey, Since, SocketKey)>,
+        abandoned: impl Iterator<Item = (FlowKey, BootTime)>,
     ) -> Vec<(FlowKey, EndedIncident)> {
         if !self.is_count_due(now) {
             return Vec::new();
         }
         let all = self.count(now, sockets);
+        self.count_abandoned(now, abandoned);
         let window = self.stuck_after.min(COUNT_INTERVAL).max(COUNT_INTERVAL_PER_SOCKET.saturating_mul(all));
         let mut ended = Vec::new();
         for (key, stats) in &mut self.flows {
@@ -247,6 +255,18 @@ impl Flows {
             stats.shown.present(since, socket);
         }
         all
+    }
+
+    /// Counts sockets that the peers have ended while a program has descriptors of them, with the times at which they had entered. Each uses
+    /// a descriptor as before, and only in flows that are still counted.
+    fn count_abandoned(&mut self, now: BootTime, sockets: impl Iterator<Item = (FlowKey, BootTime)>) {
+        let stuck_after = self.stuck_after;
+        for (key, entered) in sockets {
+            let key = self.counted_as(key);
+            if let Some(stats) = self.flows.get_mut(&key) {
+                stats.present(now.since(entered), now, stuck_after);
+            }
+        }
     }
 
     fn end_window(&mut self, now: BootTime) {
@@ -403,21 +423,6 @@ impl Flows {
     fn number(&self, at: BootTime) -> u64 {
         at.0 / (nanos(self.stuck_after) / 2).max(1)
     }
-
-    /// Returns the counts of a flow and the key under which they are stored: its own, or [`FlowKey::Rest`] over the limit.
-    fn stats_mut(&mut self, key: FlowKey, at: BootTime) -> (FlowKey, &mut FlowStats) {
-        let full = self.flows.len() >= MAX_FLOWS || (key.is_remote() && self.remotes >= MAX_REMOTES);
-        let key = if full { self.counted_as(key) } else { key };
-        let stats = match self.flows.entry(key) {
-            Occupied(known) => known.into_mut(),
-            Vacant(entry) => {
-                self.remotes += usize::from(key.is_remote());
-                entry.insert(FlowStats::default())
-            }
-        };
-        stats.changed = stats.changed.max(at);
-        (key, stats)
-    }
 }
 
 impl FlowStats {
@@ -475,25 +480,6 @@ impl FlowStats {
     fn is_quiet(&self) -> bool {
         self.latest.present == 0 && self.growth.is_none()
     }
-}
-
-/// Returns the trend of a count over the last windows; `None` if there are too few.
-fn trend(counts: &VecDeque<u64>) -> Option<Trend> {
-    if counts.len() < MIN_TREND_WINDOWS {
-        return None;
-    }
-    let (first, last) = (*counts.front()?, *counts.back()?);
-    let (least, most) = (*counts.iter().min()?, *counts.iter().max()?);
-    let pairs = || counts.iter().zip(counts.iter().skip(1));
-    Some(if most - least <= (most / 10).max(1) {
-        Trend::Level
-    } else if pairs().all(|(before, after)| after >= before) && last > first {
-        Trend::Growing
-    } else if pairs().all(|(before, after)| after <= before) {
-        Trend::Falling
-    } else {
-        Trend::Uneven
-    })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Endpoint, PileupGroup, Role, Socket},
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
 };
 
 /// Assigns sockets to groups.
@@ -32,8 +32,22 @@ impl GroupKeys {
     /// Returns the flow of a socket. Only facts of its records decide, not facts that a scan finds later; otherwise its entry
     /// would be counted in one flow, and the socket in another.
     pub(crate) fn flow(&self, socket: &Socket) -> FlowKey {
-        let Socket { netns, cgroup, local, remote, .. } = *socket;
-        match (&self.connecting_ports, socket.role) {
+        self.flow_of_facts((socket.netns, socket.cgroup), socket.role, (socket.local, socket.remote))
+    }
+
+    /// Does what [`Self::flow`] does for a tracked socket.
+    pub(crate) fn flow_of(&self, one: SocketView<'_>) -> FlowKey {
+        let (netns_and_cgroup, ends) = one.site_and_ends();
+        self.flow_of_facts(netns_and_cgroup, one.role(), ends)
+    }
+
+    fn flow_of_facts(
+        &self,
+        (netns, cgroup): (Option<u32>, Option<u64>),
+        role: Option<Role>,
+        (local, remote): (Endpoint, Endpoint),
+    ) -> FlowKey {
+        match (&self.connecting_ports, role) {
             (None, Some(Role::Server)) => FlowKey::Port(netns, local.port),
             (None, Some(Role::Client) | None) => FlowKey::Remote(ClientScope { netns, cgroup }, remote),
             (Some(connecting), _) if connecting.contains(&local.port) => {
@@ -44,16 +58,16 @@ impl GroupKeys {
     }
 
     /// Returns the group of a socket.
-    pub(crate) fn group(&self, tracked: &TrackedSocket) -> GroupKey {
-        let owner = match tracked.owners.as_deref() {
-            _ if tracked.socket.accepted == Some(false) => GroupOwner::Backlog,
+    pub(crate) fn group(&self, tracked: SocketView<'_>) -> GroupKey {
+        let owner = match tracked.owners().as_deref() {
+            _ if tracked.accepted() == Some(false) => GroupOwner::Backlog,
             None | Some([]) => GroupOwner::Unknown,
             Some(owners @ [first, ..]) => {
                 let others = owners.iter().zip(&owners[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
                 GroupOwner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
             }
         };
-        (owner, self.flow(&tracked.socket))
+        (owner, self.flow_of(tracked))
     }
 }
 

@@ -49,7 +49,7 @@ impl Windows {
     pub(crate) fn finished(&mut self, socket: &Socket, dwell: Dwell) {
         let Dwell::Exact(dwell) = dwell else { return };
         self.longest = self.longest.max(Some(dwell));
-        own(&mut self.finished, socket, &self.ephemeral_ports).record(dwell);
+        own(&mut self.finished, (socket.local.port, socket.role), &self.ephemeral_ports).record(dwell);
     }
 
     /// Counts an exit after `dwell` that the kernel program did not count, because its map of entry times was full.
@@ -68,8 +68,12 @@ impl Windows {
         }
     }
 
-    /// Ends the window at `at`. `ages` are the sockets that are still in CLOSE_WAIT, with their ages.
-    pub(crate) fn end<'a>(&mut self, at: BootTime, ages: impl Iterator<Item = (&'a Socket, Dwell)>) -> Vec<Finding> {
+    /// Ends the window at `at`. `ages` are the sockets that are still in CLOSE_WAIT: local port and role, and age.
+    pub(crate) fn end(
+        &mut self,
+        at: BootTime,
+        ages: impl Iterator<Item = ((u16, Option<Role>), Dwell)>,
+    ) -> Vec<Finding> {
         let mut unfinished = Histograms::default();
         for (socket, dwell) in ages {
             unfinished.entry(Scope::All).or_default().record(dwell.at_least());
@@ -92,14 +96,13 @@ impl Windows {
     }
 }
 
-/// Returns the histogram that counts `socket`: the one of its local port if that is a server's port and the limit allows it.
+/// Returns the histogram that counts a socket with this local port and role: that of the port if it is a server's and the limit allows it.
 fn own<'h>(
     histograms: &'h mut Histograms,
-    socket: &Socket,
+    (port, role): (u16, Option<Role>),
     ephemeral_ports: &RangeInclusive<u16>,
 ) -> &'h mut Histogram {
-    let port = socket.local.port;
-    let listened_on = match socket.role {
+    let listened_on = match role {
         Some(Role::Server) => true,
         Some(Role::Client) => false,
         None => !ephemeral_ports.contains(&port),

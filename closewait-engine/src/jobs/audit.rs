@@ -149,7 +149,7 @@ impl Engine {
         // Over the limit of exits, it is unknown which sockets have exited: the next audit checks them.
         let has_exited =
             self.audit.exits.len() >= MAX_EXITS || self.audit.exits.get(&key).is_some_and(|exit| *exit >= entered);
-        if !has_exited && self.tracker.get(key).is_none_or(|tracked| tracked.since != Since::Exact(entered)) {
+        if !has_exited && self.tracker.get(key).is_none_or(|tracked| tracked.since() != Since::Exact(entered)) {
             self.audit.stored.insert(key, entered);
         }
     }
@@ -168,7 +168,7 @@ impl Engine {
         stored.retain(|key, entered| {
             let found = self.tracker.get(*key).filter(|_| !tracked.contains(key));
             // The record of a later entry is still to come. The entry time of a found socket is its own, unless that is impossible.
-            *entered + MAX_RECORD_DELAY < asked && found.is_none_or(|one| one.since.excludes(*entered))
+            *entered + MAX_RECORD_DELAY < asked && found.is_none_or(|one| one.since().excludes(*entered))
         });
         let mut suspects = tracked.clone();
         suspects.extend(stored.keys());

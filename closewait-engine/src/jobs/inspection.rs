@@ -9,8 +9,9 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     flow::flows::Flows,
-    model::{Finding, InspectionRequest, Output, Role, Socket},
+    model::{Finding, InspectionRequest, Output, Role},
     time::BootTime,
+    track::socket_view::{InspectedSocket, Owners, SocketView},
 };
 
 /// Interval of refreshes of stuck sockets. A refresh takes a few microseconds per socket.
@@ -31,7 +32,7 @@ const REFRESH_GRACE: Duration = Duration::from_millis(250);
 const MAX_REPORTED: usize = 16_384;
 /// Divisor of the number of all sockets for the size of a report, if that is more than [`MAX_REPORTED`]: each report groups all
 /// sockets again.
-const MAX_REPORTED_PART: usize = 8;
+const MAX_REPORTED_PART: usize = 16;
 /// Divisor of one CPU for the share that inspections may use.
 const CPU_SHARE: u32 = 50;
 /// Maximum CPU time that inspections may save up.
@@ -211,26 +212,26 @@ impl Engine {
         let suspects = self.suspects();
         let Self { tracker, host_context, flows, group_keys, config, .. } = self;
         let flows = flows.as_ref();
-        let is_suspect =
-            |socket: &Socket| flows.is_some_and(|flows| suspects.contains(&flows.counted_as(group_keys.flow(socket))));
-        let tracked = tracker.stuck_or_due(now, is_suspect).map(|(_, one)| (&one.socket, one.owners.as_deref()));
+        let is_suspect = |one: SocketView<'_>| {
+            flows.is_some_and(|flows| suspects.contains(&flows.counted_as(group_keys.flow_of(one))))
+        };
+        let tracked = tracker.stuck_or_due(now, is_suspect).map(InspectedSocket::from);
         let mut request = host_context.inspection_request(now, config.reads_stacks, tracked);
         if config.reads_progress {
             let tracked = tracker.stuck_or_due(now, is_suspect);
-            let sockets = tracked.map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            let sockets = tracked.map(|one| (group_keys.flow_of(one), one));
             request.peer_ends_of = host_context.peer_request(now, sockets);
         }
         if config.reads_stacks {
-            let clients =
-                tracker.stuck_or_due(now, is_suspect).filter(|(_, one)| one.socket.role == Some(Role::Client));
-            request.connects_of = host_context.connect_request(clients.filter_map(|(_, one)| {
-                let (netns, remote) = group_keys.flow(&one.socket).remote()?;
-                Some((netns, remote, one.owners.as_deref()?))
+            let clients = tracker.stuck_or_due(now, is_suspect).filter(|one| one.role() == Some(Role::Client));
+            request.connects_of = host_context.connect_request(clients.filter_map(|one| {
+                let (netns, remote) = group_keys.flow_of(one).remote()?;
+                Some((netns, remote, one.owners()?))
             }));
         }
         if config.reads_requests {
             let waiting = tracker.stuck_or_due(now, is_suspect);
-            let sockets = waiting.map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            let sockets = waiting.map(|one| (group_keys.flow_of(one), one));
             let is_tracked = |key| tracker.get(key).is_some();
             request.unread_of = host_context.unread_request(config.agent_pid, is_tracked, sockets);
         }
@@ -293,31 +294,27 @@ impl Engine {
             return;
         }
         let forgotten = self.tracker.forget_stale_facts(due_by, refreshed);
+        let Self { tracker, host_context, group_keys, lingering, outputs, config, .. } = self;
         let flows = self.flows.as_ref();
-        let grouping =
-            Grouping::new(at, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows);
-        let due = self.tracker.due(due_by);
-        let judged: Vec<_> = due
-            .iter()
-            .take(MAX_REPORTED.max(self.tracker.len() / MAX_REPORTED_PART))
-            .filter_map(|key| {
-                let tracked = self.tracker.get(*key)?;
-                let (socket, owners) = (&tracked.socket, tracked.owners.as_deref());
-                let workload = self.host_context.workload(socket, owners).cloned().map(Box::new);
-                let process = grouping.process(socket, owners).cloned().map(Box::new);
-                let flow_key = self.group_keys.flow(socket);
-                let flow_key = flows.map_or(flow_key, |flows| flows.counted_as(flow_key));
-                let incident = flows.and_then(|flows| flows.incident(flow_key)).map(|incident| incident.id);
-                let of = (Box::new(flow_key.group()), incident);
-                Some((*key, Box::new(grouping.verdict(*key, tracked)), workload, process, of))
-            })
-            .collect();
-        for (key, verdict, workload, process, (group, incident)) in judged {
-            let Some((tracked, dwell)) = self.tracker.report(key, at) else { continue };
-            let (socket, owners) = (tracked.socket.clone(), tracked.owners.clone());
+        let grouping = Grouping::new(at, config.stuck_after, tracker, host_context, group_keys, flows);
+        let grouping = grouping.with_lingering(lingering);
+        let mut due = tracker.due(due_by);
+        due.truncate(MAX_REPORTED.max(tracker.len() / MAX_REPORTED_PART));
+        outputs.reserve_exact(due.len());
+        for tracked in due.iter().filter_map(|key| tracker.get(*key)) {
+            let (socket, owners) = (tracked.socket(), tracked.owners().map(Owners::into_vec));
+            let workload = host_context.workload(&socket, owners.as_deref()).cloned().map(Box::new);
+            let process = grouping.process(&socket, owners.as_deref()).cloned().map(Box::new);
+            let flow_key = group_keys.flow(&socket);
+            let flow_key = flows.map_or(flow_key, |flows| flows.counted_as(flow_key));
+            let incident = flows.and_then(|flows| flows.incident(flow_key)).map(|incident| incident.id);
+            let (verdict, group) = (Box::new(grouping.verdict(tracked)), Box::new(flow_key.group()));
+            let dwell = tracked.dwell(at);
             let finding = Finding::Stuck { at, socket, dwell, owners, verdict, workload, process, group, incident };
-            self.outputs.push_back(Output::Finding(finding));
+            outputs.push_back(Output::Finding(finding));
         }
+        drop(grouping);
+        due.into_iter().for_each(|key| self.tracker.report(key, at));
         self.tracker.remember(forgotten);
     }
 }

@@ -16,12 +16,18 @@ use crate::{
     Engine,
     context::host_context::MAX_PROCESSES,
     jobs::inspection::{MAX_OWNER_AGE, REFRESH_INTERVAL},
-    model::{InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
+    model::{AnswerNeeds, InspectionRequest, Output, QueryCommand, QueryEvent, QueryId, SocketKey},
+    snapshot::query::Filter,
     time::BootTime,
+    track::socket_view::{InspectedSocket, Owners, SocketView},
 };
 
 /// Maximum time before an answer. The client waits for 5 s.
 const MAX_QUERY_WAIT: Duration = Duration::from_secs(2);
+
+/// Minimum time in CLOSE_WAIT after which a socket without a scan makes a query scan for owners, unless the answer needs all of them.
+/// On a busy host there always is a younger one, which most likely exits before the scan ends.
+const UNSCANNED_AGE: Duration = Duration::from_secs(1);
 
 /// Minimum age of an inspection after which a query inspects owners that it did not cover. Owners over a limit are never covered.
 const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
@@ -31,6 +37,8 @@ const NEW_OWNER_AGE: Duration = Duration::from_secs(1);
 struct PendingQuery {
     id: QueryId,
     step: QueryStep,
+    #[serde(default)]
+    needs: AnswerNeeds,
     until: BootTime,
 }
 
@@ -76,7 +84,7 @@ impl Queries {
 impl Engine {
     pub(crate) fn query_event(&mut self, event: QueryEvent) {
         match event {
-            QueryEvent::Asked { query, at, owner_ended } => self.asked(query, at, owner_ended),
+            QueryEvent::Asked { query, at, owner_ended, needs } => self.asked(query, at, owner_ended, needs),
             QueryEvent::ScannedAll { query } => {
                 let has_unheld = self.scanned.is_some_and(|began| self.tracker.has_unheld(began));
                 let scan = has_unheld.then(|| self.scan_owners());
@@ -99,29 +107,36 @@ impl Engine {
         self.continue_queries();
     }
 
-    fn asked(&mut self, query: QueryId, at: BootTime, owner_ended: bool) {
+    fn asked(&mut self, query: QueryId, at: BootTime, owner_ended: bool, needs: AnswerNeeds) {
         let step = if self.config.watching {
-            let (present, lingering) = (self.not_refreshed(at), self.descriptors_left());
+            let present = if needs == AnswerNeeds::Counts { Vec::new() } else { self.not_refreshed(at) };
+            let lingering = self.descriptors_left();
             let refreshed = present.is_empty() && lingering.is_empty();
             if !refreshed {
                 self.outputs.push_back(Output::Query(QueryCommand::Refresh { query, present, lingering }));
             }
-            QueryStep::Refreshing { refreshed, scan: self.owner_scan_for_query(at, owner_ended) }
+            QueryStep::Refreshing { refreshed, scan: self.owner_scan_for_query(at, owner_ended, needs) }
         } else {
             self.outputs.push_back(Output::Query(QueryCommand::ScanAll { query }));
             QueryStep::ScanningAll
         };
-        self.queries.pending.push(PendingQuery { id: query, step, until: at + MAX_QUERY_WAIT });
+        self.queries.pending.push(PendingQuery { id: query, step, needs, until: at + MAX_QUERY_WAIT });
     }
 
     /// Returns the number of the owner scan that has to end before the answer to a query at `at`; `None` if none is needed.
-    fn owner_scan_for_query(&mut self, at: BootTime, owner_ended: bool) -> Option<u64> {
+    fn owner_scan_for_query(&mut self, at: BootTime, owner_ended: bool, needs: AnswerNeeds) -> Option<u64> {
+        let min_age = match needs {
+            AnswerNeeds::Everything => Duration::ZERO,
+            AnswerNeeds::LastingOwners => UNSCANNED_AGE,
+            AnswerNeeds::Counts => return None,
+        };
         if owner_ended {
             // A running scan may have found the descriptors of the ended process.
             return Some(self.scan_owners());
         }
         let is_old = self.scanned.is_none_or(|scanned| at.since(scanned) >= MAX_OWNER_AGE);
-        if !is_old && self.tracker.iter().all(|(_, tracked)| tracked.owners.is_some()) {
+        let needs_scan = |one: SocketView<'_>| !one.is_scanned() && at.since(one.latest()) >= min_age;
+        if !is_old && !self.tracker.iter().any(needs_scan) {
             return None;
         }
         let Queries { scans_asked, scans_ended, .. } = self.queries;
@@ -148,8 +163,12 @@ impl Engine {
             QueryStep::Refreshing { refreshed, scan } => refreshed && scan.is_none_or(|scan| scan <= ended),
             QueryStep::ScanningAll | QueryStep::Inspecting { .. } => false,
         };
-        let next: Vec<QueryId> = self.queries.pending.iter().filter(may_inspect).map(|pending| pending.id).collect();
-        for query in next {
+        let next = self.queries.pending.iter().filter(may_inspect).map(|pending| (pending.id, pending.needs));
+        for (query, needs) in next.collect::<Vec<_>>() {
+            if needs == AnswerNeeds::Counts && self.config.watching {
+                self.answer_query(query);
+                continue;
+            }
             let owners = self.needs_owners();
             let request = self.request_for_query(owners);
             if !owners && request.cgroups.is_empty() {
@@ -197,15 +216,15 @@ impl Engine {
     /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.
     fn request_for_query(&mut self, owners: bool) -> InspectionRequest {
         if !owners {
-            let cgroups = self.tracker.iter().filter_map(|(_, tracked)| tracked.socket.cgroup);
+            let cgroups = self.tracker.iter().filter_map(SocketView::cgroup);
             return InspectionRequest { cgroups: self.host_context.unnamed(cgroups), ..InspectionRequest::default() };
         }
         let Self { tracker, lingering, host_context, group_keys, config, now, .. } = self;
-        let tracked = tracker.iter().map(|(_, tracked)| (&tracked.socket, tracked.owners.as_deref()));
-        let lingering = lingering.iter().map(|(_, one)| (&one.socket, one.owners.as_deref()));
+        let tracked = tracker.iter().map(InspectedSocket::from);
+        let lingering = lingering.iter().map(|(_, one)| InspectedSocket::from((&one.socket, one.owners.as_deref())));
         let mut request = host_context.inspection_request(*now, false, tracked.chain(lingering));
         if config.reads_progress {
-            let sockets = tracker.iter().map(|(key, one)| (group_keys.flow(&one.socket), key, one));
+            let sockets = tracker.iter().map(|one| (group_keys.flow_of(one), one));
             request.peer_ends_of = host_context.peer_request(*now, sockets);
         }
         request
@@ -223,16 +242,31 @@ impl Engine {
 
     /// Returns the PIDs of at most `most` owners of sockets, as of the last scan.
     pub fn owner_pids(&self, most: usize) -> BTreeSet<u32> {
-        let tracked = self.tracker.iter().filter_map(|(_, one)| one.owners.as_deref());
-        let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref());
-        let mut pids = BTreeSet::new();
-        for owner in tracked.chain(lingering).flatten() {
-            if pids.len() >= most {
-                break;
+        let tracked = self.tracker.iter().filter_map(SocketView::owners);
+        let lingering = self.lingering.iter().filter_map(|(_, one)| one.owners.as_deref()).map(Owners::Others);
+        let (mut pids, mut last) = (BTreeSet::new(), None);
+        for owners in tracked.chain(lingering) {
+            for owner in &*owners {
+                if pids.len() >= most {
+                    return pids;
+                }
+                // Sockets of one owner often follow each other.
+                if last.replace(owner.task.pid) != Some(owner.task.pid) {
+                    pids.insert(owner.task.pid);
+                }
             }
-            pids.insert(owner.task.pid);
         }
         pids
+    }
+
+    /// Whether a tracked socket, or one that has exited and still has a descriptor, may match a filter after the refreshes, scans and
+    /// inspections of a query.
+    pub fn may_match(&self, filter: &Filter) -> bool {
+        // A scan may find a socket whose record was lost, or that was dropped.
+        let may_find = self.losses() != self.losses_at_scan || self.tracker.can_track_dropped();
+        may_find
+            || self.tracker.iter().any(|one| filter.matches_ends(one.ends()))
+            || self.lingering.iter().any(|(_, one)| filter.matches_ends(one.ends()))
     }
 }
 

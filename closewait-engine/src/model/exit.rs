@@ -39,6 +39,11 @@ impl ExitCause {
         Self::Unknown,
     ];
 
+    /// Whether the peer or its silence ended the connection: the program has not closed it.
+    pub(crate) const fn is_by_peer(self) -> bool {
+        matches!(self, Self::Reset | Self::Timeout)
+    }
+
     /// Returns the name in events and metrics.
     pub const fn name(self) -> &'static str {
         match self {

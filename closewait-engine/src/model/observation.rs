@@ -406,6 +406,9 @@ pub enum QueryEvent {
         at: BootTime,
         /// Whether a process of [`crate::Engine::owner_pids`] has ended.
         owner_ended: bool,
+        /// Facts that the answer needs.
+        #[serde(default)]
+        needs: AnswerNeeds,
     },
     /// The scan for [`super::QueryCommand::ScanAll`] ended.
     ScannedAll {
@@ -422,6 +425,19 @@ pub enum QueryEvent {
         /// The query.
         query: QueryId,
     },
+}
+
+/// Facts that an answer needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerNeeds {
+    /// Facts about all sockets and their owners, as all queries of older recordings.
+    #[default]
+    Everything,
+    /// Facts about all sockets, and the owners of those that have been in CLOSE_WAIT for a second or longer.
+    LastingOwners,
+    /// Only the number of sockets: no socket matches the filter.
+    Counts,
 }
 
 /// Implements the conversion of each part to an [`Observation`].

@@ -196,6 +196,11 @@ impl Socket {
         Some(self.last_sent? >= self.last_received?)
     }
 
+    /// Whether the peer sent nothing but the FIN: no request waits for an answer.
+    pub fn asked_nothing(&self) -> Option<bool> {
+        self.received_bytes.map(|received| received <= 1)
+    }
+
     /// Whether the program sent data more than a tick after the last data had arrived; `None` if the times are too close to tell.
     pub fn answered(&self) -> Option<bool> {
         if self.sent_bytes? == 0 {
@@ -210,7 +215,7 @@ impl Socket {
 }
 
 /// Process, with the name of one of its tasks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Task {
     /// Process id in the initial pid namespace.
     pub pid: u32,

@@ -66,7 +66,7 @@ struct Tally<'a> {
     ages: Vec<Duration>,
     gone: u32,
     verdicts: BTreeMap<Class, u32>,
-    owners: BTreeMap<u32, &'a Task>,
+    owners: BTreeMap<u32, Task>,
     workload: Option<&'a Workload>,
     /// Id of the first row's cgroup.
     cgroup: Option<u64>,
@@ -126,7 +126,7 @@ pub fn owners<'a>(facts: &RowFacts<'a>) -> impl Iterator<Item = &'a Task> + use<
 }
 
 fn keys_of(row: &Row<'_>, by: GroupBy, keys: &mut Vec<Key>) {
-    let socket = row.socket;
+    let socket = &row.socket;
     match by {
         GroupBy::Process if socket.accepted == Some(false) => {
             // Workers of a server inherit its listener, so the socket counts only for the first of them.
@@ -170,7 +170,7 @@ impl<'a> Tally<'a> {
                 | Key::Peer(..)
                 | Key::Cgroup(_)
                 | Key::NoCgroup => {
-                    self.owners.entry(task.pid).or_insert(task);
+                    self.owners.entry(task.pid).or_insert_with(|| task.clone());
                 }
             }
         }
@@ -182,7 +182,7 @@ impl<'a> Tally<'a> {
         self.ages.sort_unstable();
         let mut verdicts: Vec<_> = self.verdicts.into_iter().collect();
         verdicts.sort_by_key(|(_class, count)| Reverse(*count));
-        let owners: Vec<Task> = self.owners.into_values().cloned().collect();
+        let owners: Vec<Task> = self.owners.into_values().collect();
         let process = match &owners[..] {
             [one] => processes.get(&one.pid),
             [] | [_, ..] => None,
@@ -207,6 +207,8 @@ impl<'a> Tally<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
     use crate::{
         diagnose::Seen,
@@ -252,9 +254,9 @@ mod tests {
         let waits = Socket { accepted: Some(false), ..socket.clone() };
         let listener = Seen { what: listener(8080, 1, 128), at: BootTime(0), owners: shared.to_vec() };
         let rows = vec![
-            Row { owners: Some(&shared), ..row(&socket) },
-            Row { owners: Some(&[]), listener: Some(&listener), ..row(&waits) },
-            Row { owners: Some(&[]), ..row(&socket) },
+            Row { owners: Some(Cow::Borrowed(&shared)), ..row(&socket) },
+            Row { owners: Some(Cow::Borrowed(&[])), listener: Some(&listener), ..row(&waits) },
+            Row { owners: Some(Cow::Borrowed(&[])), ..row(&socket) },
             row(&socket),
         ];
         let processes = BTreeMap::from([(1, process("a", 1, Some((812, 1024))))]);

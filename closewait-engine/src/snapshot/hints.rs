@@ -98,7 +98,7 @@ struct Pile<T> {
 /// Piles of rows by key.
 type Piles<K, T> = BTreeMap<K, Pile<T>>;
 /// First owner of a row; `None` without an owner.
-type FirstOwner<'a> = Option<&'a Task>;
+type FirstOwner = Option<Task>;
 /// Network namespace and address of a listener.
 type Place = (Option<u32>, Endpoint);
 
@@ -133,15 +133,15 @@ fn is_undecided(class: Class) -> bool {
 #[derive(Debug, Default)]
 pub struct HintBuilder<'a> {
     /// Descriptors by process.
-    held: Piles<u32, &'a Task>,
+    held: Piles<u32, Task>,
     /// Unaccepted rows by network namespace and address of the listener, with the age of the oldest row.
     backlogs: Piles<Place, (&'a Seen<Listener>, Duration)>,
     /// Proxied rows by first owner and upstream, with the age of the oldest row.
-    waits: Piles<(Option<u32>, Endpoint), (FirstOwner<'a>, Duration)>,
+    waits: Piles<(Option<u32>, Endpoint), (FirstOwner, Duration)>,
     /// Rows by cause.
-    causes: Piles<HintCause, (FirstOwner<'a>, Verdict)>,
+    causes: Piles<HintCause, (FirstOwner, Verdict)>,
     /// Ended connections by first owner.
-    gone: Piles<Option<u32>, FirstOwner<'a>>,
+    gone: Piles<Option<u32>, FirstOwner>,
     /// Rows past the timeout of connection tracking, by that timeout, with the age of the oldest row.
     forgotten: Piles<Duration, Duration>,
 }
@@ -149,23 +149,23 @@ pub struct HintBuilder<'a> {
 impl<'a> HintBuilder<'a> {
     /// Adds a row.
     pub fn add(&mut self, row: &Row<'a>) {
-        for owner in row.owners.unwrap_or_default() {
-            count(&mut self.held, owner.task.pid, || &owner.task);
+        for owner in row.owners.as_deref().unwrap_or_default() {
+            count(&mut self.held, owner.task.pid, || owner.task.clone());
         }
         let (facts, verdict) = (row.facts(), &row.verdict);
         let owner = owners(&facts).next();
         let pid = owner.map(|task| task.pid);
         let cause = cause(&facts, verdict.class, verdict.rule);
-        count(&mut self.causes, cause, || (owner, verdict.clone()));
+        count(&mut self.causes, cause, || (owner.cloned(), verdict.clone()));
         if row.gone.is_some() {
-            return count(&mut self.gone, pid, || owner);
+            return count(&mut self.gone, pid, || owner.cloned());
         }
         let age = row.dwell.map_or(Duration::ZERO, Dwell::at_least);
         if let Some(listener) = row.listener.filter(|_| row.socket.accepted == Some(false)) {
             count(&mut self.backlogs, (listener.what.netns, listener.what.local), || (listener, age));
         }
         if let Some(upstream) = row.proxy_peer.map(|peer| peer.socket.remote) {
-            count(&mut self.waits, (pid, upstream), || (owner, age));
+            count(&mut self.waits, (pid, upstream), || (owner.cloned(), age));
         }
         if let Some(after) = row.conntrack.filter(|after| age > *after) {
             count(&mut self.forgotten, after, || age);
@@ -239,7 +239,7 @@ impl Hint {
 }
 
 /// Returns the process that is nearest to its limit of descriptors, if it has used half of it.
-fn descriptors(held: Piles<u32, &Task>, processes: &BTreeMap<u32, Process>) -> Option<Hint> {
+fn descriptors(held: Piles<u32, Task>, processes: &BTreeMap<u32, Process>) -> Option<Hint> {
     let near = held.into_iter().filter_map(|(pid, Pile { first: owner, count: of_these })| {
         let process = processes.get(&pid)?;
         let (open, limit) = process.descriptors()?;
@@ -248,7 +248,7 @@ fn descriptors(held: Piles<u32, &Task>, processes: &BTreeMap<u32, Process>) -> O
         matters.then_some((owner, open, limit, of_these))
     });
     let (owner, open, limit, of_these) = near.max_by_key(|(_, open, limit, _)| open.saturating_mul(1000) / limit)?;
-    Some(Hint::Descriptors { owner: owner.clone(), open, limit, of_these })
+    Some(Hint::Descriptors { owner, open, limit, of_these })
 }
 
 /// Returns the listener at which most sockets wait.
@@ -260,31 +260,27 @@ fn backlog<K>(piles: Piles<K, (&Seen<Listener>, Duration)>) -> Option<Hint> {
 }
 
 /// Returns the upstream for which most sockets wait.
-fn waits_for(piles: Piles<(Option<u32>, Endpoint), (FirstOwner<'_>, Duration)>) -> Option<Hint> {
+fn waits_for(piles: Piles<(Option<u32>, Endpoint), (FirstOwner, Duration)>) -> Option<Hint> {
     let ((_pid, upstream), Pile { first: (owner, oldest), count }) =
         piles.into_iter().max_by_key(|(_, pile)| (pile.count, pile.first.1))?;
-    Some(Hint::WaitsFor { owner: owner.cloned(), upstream, count, oldest })
+    Some(Hint::WaitsFor { owner, upstream, count, oldest })
 }
 
 /// Returns the most frequent causes, one for each process and rule, and the others. Undecided ones come last.
-fn causes_of<K>(piles: Piles<K, (FirstOwner<'_>, Verdict)>) -> (Vec<Hint>, OmittedCauses) {
+fn causes_of<K>(piles: Piles<K, (FirstOwner, Verdict)>) -> (Vec<Hint>, OmittedCauses) {
     let mut piles: Vec<_> = piles.into_values().collect();
     piles.sort_by_key(|pile| (is_undecided(pile.first.1.class), Reverse(pile.count)));
     let others = piles.split_off(piles.len().min(MAX_CAUSES));
     let more = OmittedCauses { causes: others.len() as u64, sockets: others.iter().map(|pile| pile.count).sum() };
-    let hint = |Pile { first: (owner, verdict), count }: Pile<(FirstOwner<'_>, _)>| Hint::Cause {
-        owner: owner.cloned(),
-        count,
-        verdict,
-    };
+    let hint = |Pile { first: (owner, verdict), count }: Pile<(FirstOwner, _)>| Hint::Cause { owner, count, verdict };
     (piles.into_iter().map(hint).collect(), more)
 }
 
 /// Returns the hint on ended connections.
-fn gone_of<K>(piles: Piles<K, FirstOwner<'_>>) -> Option<Hint> {
+fn gone_of<K>(piles: Piles<K, FirstOwner>) -> Option<Hint> {
     let count = piles.values().map(|pile| pile.count).sum();
     let most = piles.into_values().max_by_key(|pile| pile.count)?;
-    Some(Hint::Gone { owner: most.first.cloned(), of_owner: most.count, count })
+    Some(Hint::Gone { owner: most.first, of_owner: most.count, count })
 }
 
 /// Displays a number of sockets with their owner: `12 sockets of nginx[812]`.
@@ -351,6 +347,8 @@ impl fmt::Display for Hint {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
     use crate::{
         model::{Certainty, Connection, Exit, ExitCause, ProxyPeer, Socket},
@@ -401,7 +399,12 @@ mod tests {
     fn the_hint_on_a_proxy_names_the_upstream() {
         let (owners, socket) = ([owner("nginx", 812, 5)], socket());
         let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket.clone() };
-        let one = Row { owners: Some(&owners), proxy_peer: Some(&proxy_peer), verdict: quiet(), ..row(&socket) };
+        let one = Row {
+            owners: Some(Cow::Borrowed(&owners)),
+            proxy_peer: Some(&proxy_peer),
+            verdict: quiet(),
+            ..row(&socket)
+        };
         let expected = "2 sockets of nginx[812] wait for upstream 10.0.0.9:51234, oldest 1m30s";
         assert_eq!(hints(vec![one.clone(), one], None), [expected]);
     }
@@ -418,7 +421,7 @@ mod tests {
     #[test]
     fn the_hint_on_descriptors_appears_near_the_limit() {
         let (owners, socket) = ([owner("nginx", 812, 5)], socket());
-        let one = Row { owners: Some(&owners), verdict: quiet(), ..row(&socket) };
+        let one = Row { owners: Some(Cow::Borrowed(&owners)), verdict: quiet(), ..row(&socket) };
         let rows = vec![one; 300];
         let expected = "nginx[812]: 812 of 1024 descriptors open, 300 of them of connections that the peer has closed";
         assert_eq!(hints(rows.clone(), Some((812, 1024))), [expected]);
@@ -443,8 +446,10 @@ mod tests {
     fn causes_are_sorted_by_count_and_limited() {
         let (socket, names) = (socket(), ["a", "b", "c", "d", "e"]);
         let owners: Vec<_> = names.iter().zip(1..).map(|(name, pid)| [owner(name, pid, 3)]).collect();
-        let rows =
-            owners.iter().zip(1..).flat_map(|(owners, many)| vec![Row { owners: Some(owners), ..row(&socket) }; many]);
+        let rows = owners
+            .iter()
+            .zip(1..)
+            .flat_map(|(owners, many)| vec![Row { owners: Some(Cow::Borrowed(&owners[..])), ..row(&socket) }; many]);
         let hints = hints(rows.collect(), None);
         assert_eq!(hints.len(), MAX_CAUSES + 1);
         assert_eq!(hints[MAX_CAUSES], "and 2 more causes with 3 sockets");

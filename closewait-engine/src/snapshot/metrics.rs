@@ -19,7 +19,7 @@ use crate::{
     model::{Class, Endpoint, ExitCause, Limit, Role, Totals},
     process::Service,
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
 };
 
 /// Maximum number of series of one metric, with the one of all further groups.
@@ -223,15 +223,16 @@ fn labels(flow: &ShownFlow<'_>) -> Option<GroupLabels> {
 }
 
 /// Returns the name of a socket's owner, as [`crate::model::Pileup::service`] names the owner of a group; `None` if it is unknown.
-pub(crate) fn service_of(one: &TrackedSocket, host_context: &HostContext) -> Option<String> {
-    let owners = one.owners.as_deref();
-    let is_waiting = one.socket.accepted == Some(false);
-    let listens = || host_context.listeners_of(&one.socket).find_map(|seen| seen.owners.first());
+pub(crate) fn service_of(one: SocketView<'_>, host_context: &HostContext) -> Option<String> {
+    let (socket, owners) = (one.socket(), one.owners());
+    let owners = owners.as_deref();
+    let is_waiting = socket.accepted == Some(false);
+    let listens = || host_context.listeners_of(&socket).find_map(|seen| seen.owners.first());
     let owner = owners.and_then(<[_]>::first).or_else(|| is_waiting.then(listens).flatten());
     let process = owner.and_then(|owner| host_context.processes().get(&owner.task.pid));
     let of_process = process.and_then(|process| process.workload.as_deref()).filter(|workload| !workload.is_root());
     let service = Service {
-        workload: of_process.or_else(|| host_context.workload(&one.socket, owners)),
+        workload: of_process.or_else(|| host_context.workload(&socket, owners)),
         owner: owner.map(|owner| (owner.task.comm.as_str(), owner.task.pid)),
         script: process.and_then(|process| process.script.as_deref()),
     };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::peer::Peer;
 use crate::{
-    model::{Class, PileupEnd, PileupGroup},
+    model::{AnswerNeeds, Class, Endpoint, PileupEnd, PileupGroup},
     snapshot::view::{Row, RowFacts},
     time::BootTime,
     workload::Workload,
@@ -46,6 +46,24 @@ pub enum Query {
         /// Whether events are text for people instead of JSON.
         text: bool,
     },
+}
+
+impl Query {
+    /// Returns the filter of the sockets; `None` for events.
+    pub fn filter(&self) -> Option<&Filter> {
+        match self {
+            Self::List { filter, .. } | Self::Report { filter, .. } => Some(filter),
+            Self::Tail { .. } => None,
+        }
+    }
+
+    /// Returns the facts that the answer needs if a socket may match. Data for programs, and a selection by owner, need the owners of
+    /// all sockets.
+    pub fn needs(&self) -> AnswerNeeds {
+        let for_programs = matches!(self, Self::List { content: ListContent::Sockets, .. });
+        let by_owner = self.filter().is_some_and(|filter| !filter.pids.is_empty() || !filter.cgroups.is_empty());
+        if for_programs || by_owner { AnswerNeeds::Everything } else { AnswerNeeds::LastingOwners }
+    }
 }
 
 /// Content of an incident report.
@@ -155,14 +173,19 @@ impl Filter {
         self.matches_facts(&row.facts(), now) && self.matches_verdict(row.verdict.class)
     }
 
+    /// Whether the ends of a socket match, without its other facts.
+    pub(crate) fn matches_ends(&self, (local, remote): (Endpoint, Endpoint)) -> bool {
+        let any_port = |port: &u16| [local.port, remote.port].contains(port);
+        (self.ports.is_empty() || self.ports.iter().any(any_port))
+            && (self.peers.is_empty() || self.peers.iter().any(|peer| peer.matches(remote)))
+    }
+
     /// Whether the facts about a socket match, without the verdict.
     pub fn matches_facts(&self, facts: &RowFacts<'_>, now: BootTime) -> bool {
-        let Self { pids, ports, peers, cgroups, older_than, verdicts: _ } = self;
+        let Self { pids, ports: _, peers: _, cgroups, older_than, verdicts: _ } = self;
         let RowFacts { socket, workload, .. } = facts;
-        let any_port = |port: &u16| [socket.local.port, socket.remote.port].contains(port);
-        (pids.is_empty() || owners(facts).any(|pid| pids.contains(&pid)))
-            && (ports.is_empty() || ports.iter().any(any_port))
-            && (peers.is_empty() || peers.iter().any(|peer| peer.matches(socket.remote)))
+        self.matches_ends((socket.local, socket.remote))
+            && (pids.is_empty() || owners(facts).any(|pid| pids.contains(&pid)))
             && (cgroups.is_empty()
                 || cgroups.iter().any(|text| match workload {
                     Some(workload) => is_in_cgroup(workload, text),
@@ -268,10 +291,12 @@ impl FromStr for Class {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
     use crate::{
         diagnose::Seen,
-        model::{Dwell, Endpoint, Socket},
+        model::{Dwell, Socket},
         testing::{listener, owner, row, socket, workload},
     };
 
@@ -339,7 +364,7 @@ mod tests {
     fn any_owner_matches_and_for_an_unaccepted_socket_that_of_its_listener() {
         let owners = [owner("a", 10, 3), owner("b", 20, 3)];
         let socket = socket();
-        let held = Row { owners: Some(&owners), ..row(&socket) };
+        let held = Row { owners: Some(Cow::Borrowed(&owners)), ..row(&socket) };
         let of = |pid| Filter { pids: vec![1, pid], ..Filter::default() };
         assert!(fits(&of(20), &held) && !fits(&of(30), &held));
 
@@ -414,7 +439,7 @@ mod tests {
         }
         let rooted = Socket { cgroup: Some(1), ..socket.clone() };
         let by_id = Filter { cgroups: vec!["id:1".to_owned()], ..Filter::default() };
-        let without_path = Row { workload: None, ..Row { socket: &rooted, ..row.clone() } };
+        let without_path = Row { workload: None, ..Row { socket: Cow::Borrowed(&rooted), ..row.clone() } };
         assert!(fits(&by_id, &without_path) && !fits(&by_id, &row));
         let other = Filter { cgroups: vec!["id:12".to_owned()], ..Filter::default() };
         assert!(!fits(&other, &without_path));

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::{
     query::{EVERYTHING, Filter, ReportContent},
     urgency::Urgency,
-    view::RowFacts,
+    view::facts_of,
 };
 use crate::{
     Engine,
@@ -13,7 +13,7 @@ use crate::{
     flow::group_key::FlowKey,
     model::{IncidentCourse, IncidentReport, ReportedGroup},
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
 };
 
 /// Maximum number of groups of an [`IncidentReport`].
@@ -31,13 +31,8 @@ impl Engine {
     /// forecasts are those of the whole port or remote endpoint.
     pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
-        let mut members = self.members(now, |_flow_key| true);
-        if !filter.is_empty() {
-            members.retain(|_flow_key, members| {
-                members.retain(|(_, one)| filter.matches_facts(&self.facts(one, &grouping, now), now));
-                !members.is_empty()
-            });
-        }
+        let fitting = self.tracker.iter().filter(|one| filter.is_empty() || self.fits(*one, filter, &grouping, now));
+        let members = self.members_of(fitting, now, |_flow_key| true);
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
         let mut flows: Vec<_> = members.iter().collect();
         let all = flows.len();
@@ -55,9 +50,9 @@ impl Engine {
                 continue;
             }
             // The oldest sockets come first.
-            let is_stuck = |one: &TrackedSocket| one.since.dwell(now).at_least() >= self.config.stuck_after;
-            let stuck = members.partition_point(|(_, one)| is_stuck(one)) as u64;
-            let oldest = members.first().map(|(_, one)| one.since.latest());
+            let is_stuck = |one: &SocketView<'_>| one.dwell(now).at_least() >= self.config.stuck_after;
+            let stuck = members.partition_point(is_stuck) as u64;
+            let oldest = members.first().map(|one| one.latest());
             let piles_up_since = pileup.incident.map(|incident| incident.began);
             ranked.push((
                 (pileup.urgency(), oldest, *flow_key),
@@ -92,6 +87,12 @@ impl Engine {
         }
     }
 
+    /// Whether the facts about a socket match a filter at `now`.
+    fn fits<'a>(&'a self, one: SocketView<'a>, filter: &Filter, grouping: &Grouping<'a>, now: BootTime) -> bool {
+        let facts = || facts_of(one, grouping, &self.host_context, now);
+        filter.matches_ends(one.ends()) && filter.matches_facts(&facts().to_compare(), now)
+    }
+
     /// Returns the course of a group's incident; if the group is `whole`, until `now`.
     fn course(&self, flow_key: FlowKey, group: &ReportedGroup, now: BootTime, whole: bool) -> Option<IncidentCourse> {
         let counts = whole.then_some((now, group.pileup.count, group.stuck));
@@ -111,19 +112,7 @@ impl Engine {
     pub(crate) fn grouping(&self, now: BootTime) -> Grouping<'_> {
         let flows = self.flows.as_ref();
         Grouping::new(now, self.config.stuck_after, &self.tracker, &self.host_context, &self.group_keys, flows)
-    }
-
-    /// Returns the facts about a socket that filters compare.
-    fn facts<'a>(&'a self, one: &'a TrackedSocket, grouping: &Grouping<'a>, now: BootTime) -> RowFacts<'a> {
-        let owners = one.owners.as_deref();
-        RowFacts {
-            socket: &one.socket,
-            dwell: Some(one.since.dwell(now)),
-            gone: None,
-            owners,
-            listener: grouping.origins(&one.socket).listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        }
+            .with_lingering(&self.lingering)
     }
 }
 

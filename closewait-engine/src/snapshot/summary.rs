@@ -1,12 +1,17 @@
 //! Number of listed sockets, and of the groups that they belong to.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, rc::Rc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Engine, flow::group_key::FlowKey, snapshot::report::MAX_RANKED_GROUPS, snapshot::urgency::UrgencyCounts,
-    snapshot::view::Row, time::BootTime,
+    Engine,
+    diagnose::grouping::Grouping,
+    flow::group_key::FlowKey,
+    snapshot::report::MAX_RANKED_GROUPS,
+    snapshot::urgency::UrgencyCounts,
+    snapshot::view::{Row, Selection},
+    time::BootTime,
 };
 
 /// Number of listed sockets, and of the groups that they belong to.
@@ -24,27 +29,29 @@ pub struct ListSummary {
 pub struct ListSummaryBuilder<'a> {
     engine: &'a Engine,
     now: BootTime,
+    /// Groups of all sockets.
+    grouping: Rc<Grouping<'a>>,
     flows: BTreeSet<FlowKey>,
     sockets: u64,
     gone: u64,
 }
 
 impl Engine {
-    /// Begins the summary of a list at `now`.
-    pub fn summarize(&self, now: BootTime) -> ListSummaryBuilder<'_> {
-        ListSummaryBuilder { engine: self, now, flows: BTreeSet::new(), sockets: 0, gone: 0 }
+    /// Begins the summary of the rows of a selection.
+    pub fn summarize<'a>(&'a self, selection: &Selection<'a>) -> ListSummaryBuilder<'a> {
+        let (now, grouping) = (selection.now, selection.grouping());
+        ListSummaryBuilder { engine: self, now, grouping, flows: BTreeSet::new(), sockets: 0, gone: 0 }
     }
 
     /// Returns the number of these groups by their urgency at `now`.
-    fn urgencies(&self, now: BootTime, flows: &BTreeSet<FlowKey>) -> UrgencyCounts {
+    fn urgencies(&self, now: BootTime, flows: &BTreeSet<FlowKey>, grouping: &Grouping<'_>) -> UrgencyCounts {
         let mut counts = UrgencyCounts::default();
         if flows.is_empty() {
             return counts;
         }
-        let grouping = self.grouping(now);
         let members = self.members(now, |flow_key| flows.contains(&flow_key));
         for (flow_key, members) in members.iter().take(MAX_RANKED_GROUPS) {
-            if let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) {
+            if let Some(pileup) = self.pileup(*flow_key, members, grouping, now) {
                 counts.add(pileup.urgency());
             }
         }
@@ -60,14 +67,14 @@ impl ListSummaryBuilder<'_> {
             self.gone += 1;
         } else {
             self.sockets += 1;
-            self.flows.insert(self.engine.flow_of(row.socket));
+            self.flows.insert(self.engine.flow_of(&row.socket));
         }
     }
 
     /// Returns the summary. The groups have the urgency that they have in a report on all sockets.
     pub fn finish(self) -> ListSummary {
-        let Self { engine, now, flows, sockets, gone } = self;
-        ListSummary { sockets, gone, groups: engine.urgencies(now, &flows) }
+        let Self { engine, now, grouping, flows, sockets, gone } = self;
+        ListSummary { sockets, gone, groups: engine.urgencies(now, &flows, &grouping) }
     }
 }
 
@@ -77,7 +84,7 @@ mod tests {
     use crate::{
         Config,
         model::{SocketEvent, SocketKey},
-        snapshot::query::Filter,
+        snapshot::query::{EVERYTHING, Filter},
         testing::socket_on_port,
     };
 
@@ -91,8 +98,9 @@ mod tests {
         let now = BootTime(10_000_000_000);
         let summary = |ports: &[u16]| {
             let filter = Filter { ports: ports.to_vec(), ..Filter::default() };
-            let mut summary = engine.summarize(now);
-            engine.select(now, &filter).for_each(|row| summary.add(&row));
+            let selection = engine.select(now, &filter);
+            let mut summary = engine.summarize(&selection);
+            selection.for_each(|row| summary.add(&row));
             let ListSummary { sockets, gone, groups } = summary.finish();
             assert_eq!(groups.others, 0);
             (sockets, gone, groups.total())
@@ -102,8 +110,9 @@ mod tests {
         assert_eq!(summary(&[1]), (0, 0, 0));
         let mut expected = UrgencyCounts::default();
         engine.report(now).groups.iter().for_each(|group| expected.add(group.pileup.urgency()));
-        let mut all = engine.summarize(now);
-        engine.select(now, &Filter::default()).for_each(|row| all.add(&row));
+        let selection = engine.select(now, &EVERYTHING);
+        let mut all = engine.summarize(&selection);
+        selection.for_each(|row| all.add(&row));
         assert_eq!(all.finish().groups, expected, "the same groups as in a report");
     }
 }

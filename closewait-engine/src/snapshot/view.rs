@@ -1,8 +1,10 @@
 //! Sockets with their verdicts at one time, for `closewait list`.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     time::Duration,
     vec,
 };
@@ -10,14 +12,14 @@ use std::{
 use crate::{
     context::host_context::HostContext,
     diagnose::Seen,
-    diagnose::grouping::Grouping,
-    model::{Class, Dwell, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, SocketKey, Verdict},
+    diagnose::grouping::{Grouping, Origins},
+    model::{Class, Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, RuleName, Since, Socket, Verdict},
     process::Process,
     snapshot::hints::{HintCause, cause},
     snapshot::query::Filter,
     time::BootTime,
     track::lingering::{Lingering, LingeringSockets},
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
     track::tracker::Tracker,
     workload::Workload,
 };
@@ -26,13 +28,13 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Facts about the socket.
-    pub socket: &'a Socket,
+    pub socket: Cow<'a, Socket>,
     /// Dwell time, for an ended connection as of its exit; `None` if unknown.
     pub dwell: Option<Dwell>,
     /// Exit of the socket, if only its descriptor is left.
     pub gone: Option<&'a Exit>,
     /// Descriptors of the socket, sorted by process; `None` if no scan for owners was possible.
-    pub owners: Option<&'a [Owner]>,
+    pub owners: Option<Cow<'a, [Owner]>>,
     /// Listener that the socket waits at or came from.
     pub listener: Option<&'a Seen<Listener>>,
     /// Unit, container or pod of the socket's cgroup.
@@ -81,14 +83,24 @@ pub struct RowFacts<'a> {
 
 impl<'a> Row<'a> {
     /// Returns the facts that filters compare.
-    pub fn facts(&self) -> RowFacts<'a> {
-        let Self { socket, dwell, gone, owners, listener, workload, .. } = *self;
-        RowFacts { socket, dwell, gone, owners, listener, workload }
+    pub fn facts(&self) -> RowFacts<'_> {
+        let Self { ref socket, dwell, gone, ref owners, listener, workload, .. } = *self;
+        RowFacts { socket, dwell, gone, owners: owners.as_deref(), listener, workload }
     }
 }
 
+/// Facts of a row before its verdict.
+pub(crate) struct Facts<'a> {
+    socket: Cow<'a, Socket>,
+    dwell: Option<Dwell>,
+    gone: Option<&'a Exit>,
+    owners: Option<Cow<'a, [Owner]>>,
+    origins: Origins<'a>,
+    workload: Option<&'a Workload>,
+}
+
 /// Iterator over the sockets that match a filter, by minimum age, oldest first. It judges each socket when it returns it, and
-/// never judges a socket whose facts do not match the filter.
+/// neither sorts nor judges a socket whose facts do not match the filter.
 pub struct Selection<'a> {
     /// Time of the selection.
     pub now: BootTime,
@@ -102,8 +114,8 @@ pub struct Selection<'a> {
     pub processes: &'a BTreeMap<u32, Process>,
     filter: &'a Filter,
     host_context: &'a HostContext,
-    grouping: Grouping<'a>,
-    tracked: vec::IntoIter<(SocketKey, &'a TrackedSocket)>,
+    grouping: Rc<Grouping<'a>>,
+    tracked: vec::IntoIter<SocketView<'a>>,
     gone: vec::IntoIter<&'a Lingering>,
     /// Causes of which a row had texts already; `None` if all rows have texts.
     explained: Option<BTreeSet<HintCause>>,
@@ -118,20 +130,27 @@ impl<'a> Selection<'a> {
         host_context: &'a HostContext,
         grouping: Grouping<'a>,
     ) -> Self {
-        let mut tracked: Vec<_> = tracker.iter().collect();
+        let grouping = Rc::new(grouping);
+        let fits = |ends: (Endpoint, Endpoint), facts: &dyn Fn() -> Facts<'a>| {
+            filter.is_empty() || filter.matches_ends(ends) && filter.matches_facts(&facts().to_compare(), now)
+        };
+        let fitting = tracker.iter().filter(|one| fits(one.ends(), &|| facts_of(*one, &grouping, host_context, now)));
+        let mut tracked: Vec<_> = fitting.collect();
         // The wider interval comes first, then the endpoints decide, so that the order is always the same.
-        tracked.sort_by_key(|(_, one)| {
-            let earliest = match one.since {
+        tracked.sort_by_key(|one| {
+            let earliest = match one.since() {
                 Since::Exact(since) => Some(since),
                 Since::Between { earliest, .. } => earliest,
             };
-            (one.since.latest(), earliest.map(Reverse), one.socket.local, one.socket.remote)
+            (one.latest(), earliest.map(Reverse), one.ends())
         });
-        let mut gone: Vec<_> = lingering.iter().map(|(_, one)| one).collect();
+        let fitting = lingering.iter().map(|(_, one)| one);
+        let mut gone: Vec<_> =
+            fitting.filter(|one| fits(one.ends(), &|| facts_of_gone(one, &grouping, host_context))).collect();
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
         Self {
             now,
-            total: tracked.len() + gone.len(),
+            total: tracker.len() + lingering.len(),
             untracked: tracker.untracked(),
             unseen: None,
             processes: host_context.processes(),
@@ -144,65 +163,51 @@ impl<'a> Selection<'a> {
         }
     }
 
+    /// Returns the groups of all sockets, for other parts of the same answer.
+    pub(crate) fn grouping(&self) -> Rc<Grouping<'a>> {
+        Rc::clone(&self.grouping)
+    }
+
     /// Makes only those verdicts have texts that hints show: of each cause, the verdict of the oldest row. Other texts are empty.
     #[must_use]
     pub fn with_texts_of_hints(self) -> Self {
         Self { explained: Some(BTreeSet::new()), ..self }
     }
 
-    /// Returns the row of a socket in CLOSE_WAIT; `None` if it does not match the filter.
-    fn tracked(&mut self, key: SocketKey, one: &'a TrackedSocket) -> Option<Row<'a>> {
-        let owners = one.owners.as_deref();
-        let origins = self.grouping.origins(&one.socket);
-        let facts = RowFacts {
-            socket: &one.socket,
-            dwell: Some(one.since.dwell(self.now)),
-            gone: None,
-            owners,
-            listener: origins.listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        };
+    /// Returns the row of a socket in CLOSE_WAIT; `None` if its verdict does not match the filter.
+    fn tracked(&mut self, one: SocketView<'a>) -> Option<Row<'a>> {
+        let facts = facts_of(one, &self.grouping, self.host_context, self.now);
+        let (origins, conntrack) = (facts.origins, self.host_context.conntrack(facts.socket.netns));
         let mut proxy_peer = None;
         let row = self.judged(facts, |grouping, explained| {
             let verdict;
-            (verdict, proxy_peer) = grouping.judge(key, one, origins, explained);
+            (verdict, proxy_peer) = grouping.judge(one, origins, explained);
             verdict
         })?;
-        Some(Row { conntrack: self.host_context.conntrack(one.socket.netns), proxy_peer, ..row })
+        Some(Row { conntrack, proxy_peer, ..row })
     }
 
-    /// Returns the row of a socket of which only a descriptor is left; `None` if it does not match the filter.
+    /// Returns the row of a socket of which only a descriptor is left; `None` if its verdict does not match the filter.
     fn gone(&mut self, one: &'a Lingering) -> Option<Row<'a>> {
-        let owners = one.owners.as_deref();
-        let origins = self.grouping.origins(&one.socket);
-        let facts = RowFacts {
-            socket: &one.socket,
-            dwell: one.gone.dwell,
-            gone: Some(&one.gone),
-            owners,
-            listener: origins.listener,
-            workload: self.host_context.workload(&one.socket, owners),
-        };
+        let facts = facts_of_gone(one, &self.grouping, self.host_context);
+        let origins = facts.origins;
         self.judged(facts, |grouping, explained| grouping.judge_lingering(one, origins, explained))
     }
 
-    /// Returns the row of a socket; computes the verdict only if the facts match the filter.
+    /// Returns the row of a socket whose facts match the filter; `None` if its verdict does not.
     fn judged(
         &mut self,
-        facts: RowFacts<'a>,
+        facts: Facts<'a>,
         verdict: impl FnOnce(&Grouping<'a>, &mut dyn FnMut(Class, RuleName) -> bool) -> Verdict,
     ) -> Option<Row<'a>> {
-        if !self.filter.matches_facts(&facts, self.now) {
-            return None;
-        }
         let explained = &mut self.explained;
         let mut is_explained = |class, rule| match explained {
-            Some(explained) => explained.insert(cause(&facts, class, rule)),
+            Some(explained) => explained.insert(cause(&facts.to_compare(), class, rule)),
             None => true,
         };
         let verdict = verdict(&self.grouping, &mut is_explained);
-        let RowFacts { socket, dwell, gone, owners, listener, workload } = facts;
-        let process = self.grouping.process(socket, owners);
+        let Facts { socket, dwell, gone, owners, origins: Origins { listener, .. }, workload } = facts;
+        let process = self.grouping.process(&socket, owners.as_deref());
         let row = Row {
             socket,
             dwell,
@@ -219,12 +224,45 @@ impl<'a> Selection<'a> {
     }
 }
 
+impl Facts<'_> {
+    /// Returns the facts that filters compare.
+    pub(crate) fn to_compare(&self) -> RowFacts<'_> {
+        let Self { ref socket, dwell, gone, ref owners, origins: Origins { listener, .. }, workload } = *self;
+        RowFacts { socket, dwell, gone, owners: owners.as_deref(), listener, workload }
+    }
+}
+
+/// Returns the facts about a socket in CLOSE_WAIT at `now`.
+pub(crate) fn facts_of<'a>(
+    one: SocketView<'a>,
+    grouping: &Grouping<'a>,
+    host_context: &'a HostContext,
+    now: BootTime,
+) -> Facts<'a> {
+    let (socket, owners) = (one.socket(), one.owners().map(Cow::from));
+    let (origins, workload) = (grouping.origins(&socket), host_context.workload(&socket, owners.as_deref()));
+    Facts { socket: Cow::Owned(socket), dwell: Some(one.dwell(now)), gone: None, owners, origins, workload }
+}
+
+/// Returns the facts about a socket of which only a descriptor is left.
+fn facts_of_gone<'a>(one: &'a Lingering, grouping: &Grouping<'a>, host_context: &'a HostContext) -> Facts<'a> {
+    let owners = one.owners.as_deref();
+    Facts {
+        socket: Cow::Borrowed(&one.socket),
+        dwell: one.gone.dwell,
+        gone: Some(&one.gone),
+        owners: owners.map(Cow::Borrowed),
+        origins: grouping.origins(&one.socket),
+        workload: host_context.workload(&one.socket, owners),
+    }
+}
+
 impl<'a> Iterator for Selection<'a> {
     type Item = Row<'a>;
 
     fn next(&mut self) -> Option<Row<'a>> {
-        while let Some((key, one)) = self.tracked.next() {
-            if let Some(row) = self.tracked(key, one) {
+        while let Some(one) = self.tracked.next() {
+            if let Some(row) = self.tracked(one) {
                 return Some(row);
             }
         }
@@ -251,32 +289,32 @@ mod tests {
     use super::*;
     use crate::{
         flow::group_key::GroupKeys,
-        model::{Certainty, Class, KeySecret},
+        model::{Certainty, Class, KeySecret, SocketKey},
         testing::{owner, socket_on_port, verdict},
     };
 
     const NOW: BootTime = BootTime(100_000_000_000);
 
     /// Returns the number of verdicts and the ports of the rows if `filter` selects among sockets on ports 80 to 84.
-    fn judged(filter: &Filter) -> (u32, Vec<u16>) {
-        let sockets: Vec<_> = (80..85).map(socket_on_port).collect();
-        let (tracker, lingering) =
+    fn judged(filter: &Filter) -> (usize, Vec<u16>) {
+        let (count, rows) = rows(filter);
+        (count, rows.into_iter().map(|(port, _)| port).collect())
+    }
+
+    /// Returns the number of verdicts, and the ports and classes of the rows if `filter` selects among sockets on ports 80 to 84.
+    fn rows(filter: &Filter) -> (usize, Vec<(u16, Class)>) {
+        let (mut tracker, lingering) =
             (Tracker::new(Duration::from_secs(60), 10, KeySecret::default()), LingeringSockets::default());
+        for port in 80..85 {
+            tracker.enter(SocketKey((1 << 63) + u64::from(port)), BootTime(u64::from(port)), &socket_on_port(port));
+        }
         let host_context = HostContext::default();
         let keys = GroupKeys::default();
         let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, &keys, None);
-        let mut selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
-        let (mut count, mut ports) = (0, Vec::new());
-        for socket in &sockets {
-            let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
-            let facts = RowFacts { socket, dwell, gone: None, owners: None, listener: None, workload: None };
-            let row = selection.judged(facts, |_grouping, _explained| {
-                count += 1;
-                verdict(if socket.local.port == 80 { Class::Leak } else { Class::Hung }, Certainty::High)
-            });
-            ports.extend(row.map(|row| row.socket.local.port));
-        }
-        (count, ports)
+        let selection = Selection::new(NOW, filter, (&tracker, &lingering), &host_context, grouping);
+        assert_eq!(selection.total, 5);
+        let count = selection.tracked.len();
+        (count, selection.map(|row| (row.socket.local.port, row.verdict.class)).collect())
     }
 
     #[test]
@@ -284,8 +322,11 @@ mod tests {
         let ports = |ports: &[u16]| Filter { ports: ports.to_vec(), ..Filter::default() };
         assert_eq!(judged(&Filter::default()), (5, vec![80, 81, 82, 83, 84]));
         assert_eq!(judged(&ports(&[80, 82])), (2, vec![80, 82]));
-        assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[80, 82]) }), (2, vec![82]));
-        assert_eq!(judged(&Filter { verdicts: vec![Class::Hung], ..ports(&[1]) }), (0, Vec::new()));
+        let (_, class) = rows(&Filter::default()).1[0];
+        assert_eq!(judged(&Filter { verdicts: vec![class], ..ports(&[80, 82]) }), (2, vec![80, 82]));
+        let others = Class::ALL.iter().copied().filter(|other| *other != class).collect();
+        assert_eq!(judged(&Filter { verdicts: others, ..ports(&[80, 82]) }), (2, Vec::new()));
+        assert_eq!(judged(&ports(&[1])), (0, Vec::new()));
     }
 
     #[test]
@@ -306,9 +347,9 @@ mod tests {
                 (Class::Unknown, "too_early", &owners[1]),
             ];
             rows.map(|(class, rule, owners)| {
-                let owners = Some(&owners[..]);
-                let facts =
-                    RowFacts { socket: &socket, dwell: None, gone: None, owners, listener: None, workload: None };
+                let (owners, origins) = (Some(Cow::Borrowed(&owners[..])), Origins::default());
+                let socket = Cow::Borrowed(&socket);
+                let facts = Facts { socket, dwell: None, gone: None, owners, origins, workload: None };
                 let mut is_explained = false;
                 selection.judged(facts, |_grouping, explained| {
                     is_explained = explained(class, rule);

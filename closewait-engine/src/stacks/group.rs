@@ -223,6 +223,13 @@ pub fn group_stacks(stacks: &[CodeStack]) -> Vec<StackGroup> {
     groups
 }
 
+/// Whether threads with this work may take items of a queue: semaphores, which count items as often as they limit, are locks in Python and
+/// Java.
+fn may_take(work: ThreadWork, language: CodeLanguage) -> bool {
+    let is_semaphore = matches!(language, CodeLanguage::Python | CodeLanguage::Jvm);
+    work == ThreadWork::Waits(CodeWait::Signal) || (is_semaphore && work == ThreadWork::Waits(CodeWait::Lock))
+}
+
 /// Returns the group of a stack, still without threads and the owner of its lock.
 pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let language = stack.language;
@@ -254,7 +261,7 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         cut: stack.cut.clone(),
         work,
         place,
-        in_own_loop: work == ThreadWork::Waits(CodeWait::Signal) && waits_in_own_loop(stack, place),
+        in_own_loop: may_take(work, language) && waits_in_own_loop(stack, place),
         since: None,
         first_count: None,
         lock_owner: None,

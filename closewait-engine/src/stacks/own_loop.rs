@@ -18,6 +18,9 @@ const TAKES: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Go, "sync.(*Cond).Wait"),
     (CodeLanguage::Python, "queue.py:get"),
     (CodeLanguage::Python, "threading.py:wait%"),
+    // A semaphore that counts items; the locks of Python have no frame.
+    (CodeLanguage::Python, "threading.py:acquire"),
+    (CodeLanguage::Jvm, "java.util.concurrent.Semaphore.%cquire%"),
     (CodeLanguage::Jvm, "java.util.concurrent.%.take%"),
     (CodeLanguage::Jvm, "java.util.concurrent.%.poll%"),
     (CodeLanguage::Jvm, "java.util.concurrent.locks.%.await%"),

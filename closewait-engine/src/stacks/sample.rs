@@ -48,6 +48,9 @@ pub fn largest_lines(lines: Vec<(&CodeFrame, u32)>) -> Vec<(&CodeFrame, u32)> {
     sums
 }
 
+/// Ratio above which threads that wait for another thread or a time say more than those that wait for something of their own.
+const MANY_TIMES: u64 = 4;
+
 impl ProcessStacks {
     /// Groups the stacks that an inspection read.
     pub fn new(pid: u32, at: BootTime, stacks: &[CodeStack], unread: Vec<String>) -> Self {
@@ -112,7 +115,7 @@ impl ProcessStacks {
     }
 
     /// Returns the group that says most about why a program makes no progress: of those that wait in the application's code, the largest
-    /// that waits for something of its own, or else the largest that waits for another thread or a time; workers that a queue may have no
+    /// that waits for something of its own, or else the largest that waits for another thread or a time, also if it is many times larger; workers that a queue may have no
     /// work for are the last choice.
     pub fn main_group(&self) -> Option<&StackGroup> {
         let weight = |group: &StackGroup| match group.work {
@@ -123,11 +126,15 @@ impl ProcessStacks {
             ThreadWork::Waits(CodeWait::Signal | CodeWait::Sleep) => Some((1, group.count)),
             ThreadWork::Waits(_) => Some((2, group.count)),
         };
-        let of_application = self.groups.iter().rev().filter(|group| group.place.is_some());
-        of_application
-            .filter_map(|group| Some((weight(group)?, group)))
-            .max_by_key(|(weight, _)| *weight)
-            .map(|(_, group)| group)
+        let of_application = || self.groups.iter().rev().filter(|group| group.place.is_some());
+        let weighed = || of_application().filter_map(|group| Some((weight(group)?, group)));
+        let largest = |kind: u8| weighed().filter(|((of, _), _)| *of == kind).max_by_key(|((_, count), _)| *count);
+        let largest = |kind| largest(kind).map(|(_, group)| group);
+        match (largest(2), largest(1)) {
+            // One thread that reads from a client says nothing about many that wait elsewhere.
+            (Some(own), Some(others)) if u64::from(others.count) > u64::from(own.count) * MANY_TIMES => Some(others),
+            (own, others) => own.or(others).or_else(|| largest(0)),
+        }
     }
 }
 
@@ -175,6 +182,21 @@ mod tests {
         let (queued, locked) = (("work", "/srv/pool.py", 9), ("__enter__", "/usr/lib/python3.11/threading.py", 270));
         let expected = Some("1 thread waits for a lock in reserve (orders.py:5)".to_owned());
         assert_eq!(main(&[&[WAIT, queued], &[WAIT, queued], &[locked, reserve]]), expected);
+    }
+
+    #[test]
+    fn many_threads_at_one_line_say_more_than_one_that_reads() {
+        let put = [("Queue.put", "/usr/lib/python3.11/queue.py", 140), ("enqueue", "/srv/ingest.py", 13)];
+        let read = [("readinto", "/usr/lib/python3.11/socket.py", 705), ("reader", "/srv/ingest.py", 40)];
+        let wait = [WAIT, ("result", "/srv/ingest.py", 22), ("handle", "/srv/ingest.py", 60)];
+        let headline = |many: &[_], count: u32| {
+            let mut stacks: Vec<_> = (1..=count).map(|tid| stack(tid, many)).collect();
+            stacks.push(stack(99, &read));
+            ProcessStacks::new(7, second(0), &stacks, Vec::new()).headline().unwrap()
+        };
+        assert_eq!(headline(&put, 2), "2 threads wait for room in a queue in enqueue (ingest.py:13)");
+        assert_eq!(headline(&wait, 5), "5 threads wait for another thread in result (ingest.py:22)");
+        assert_eq!(headline(&wait, 4), "1 thread waits for data from a connection in reader (ingest.py:40)");
     }
 
     #[test]

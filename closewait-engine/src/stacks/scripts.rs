@@ -90,7 +90,7 @@ pub(super) const RUBY_WAITS: &[(&str, CodeWait)] = &[
     ("pop", CodeWait::Signal),
     ("shift", CodeWait::Signal),
     ("deq", CodeWait::Signal),
-    ("push", CodeWait::Signal),
+    ("push", CodeWait::Room),
     ("wait", CodeWait::Signal),
     ("wait_for_cond", CodeWait::Signal),
     ("sleep", CodeWait::Sleep),

@@ -18,6 +18,8 @@ pub enum CodeWait {
     Lock,
     /// The lock of an interpreter, which one thread holds while it runs code (GIL).
     Interpreter,
+    /// Room in a queue that is full, or a receiver of a channel: another thread has to take items.
+    Room,
     /// A condition, channel, queue or future that another thread completes.
     Signal,
     /// A connection of a pool.
@@ -50,6 +52,7 @@ impl CodeWait {
         match self {
             Self::Lock => "a lock",
             Self::Interpreter => "the interpreter's lock",
+            Self::Room => "room in a queue",
             Self::Signal => "another thread",
             Self::Pool => "a connection of a pool",
             Self::Receive => "data from a connection",
@@ -75,7 +78,7 @@ const GO: &[(&str, CodeWait)] = &[
     ("sync.(*WaitGroup).Wait", CodeWait::Signal),
     ("sync.(*Once).%", CodeWait::Lock),
     ("runtime.chanrecv%", CodeWait::Signal),
-    ("runtime.chansend%", CodeWait::Signal),
+    ("runtime.chansend%", CodeWait::Room),
     ("runtime.selectgo", CodeWait::Signal),
     ("runtime.block", CodeWait::Signal),
     ("time.Sleep", CodeWait::Sleep),
@@ -108,7 +111,7 @@ const PYTHON: &[(&str, CodeWait)] = &[
     ("threading.py:join", CodeWait::Join),
     ("threading.py:_wait_for_tstate_lock", CodeWait::Join),
     ("queue.py:get", CodeWait::Signal),
-    ("queue.py:put", CodeWait::Signal),
+    ("queue.py:put", CodeWait::Room),
     ("_base.py:result", CodeWait::Signal),
     ("_base.py:wait", CodeWait::Signal),
     ("selectors.py:select", CodeWait::Events),
@@ -133,7 +136,7 @@ const PYTHON: &[(&str, CodeWait)] = &[
     ("_synchronization.py:acquire", CodeWait::Lock),
     ("locks.py:wait%", CodeWait::Signal),
     ("queues.py:get", CodeWait::Signal),
-    ("queues.py:put", CodeWait::Signal),
+    ("queues.py:put", CodeWait::Room),
     ("tasks.py:sleep", CodeWait::Sleep),
     ("streams.py:open_connection", CodeWait::Connect),
     ("streams.py:read%", CodeWait::Receive),
@@ -211,7 +214,9 @@ const NATIVE: &[(&str, CodeWait)] = &[
     ("%std::sys::%Condvar%::wait%", CodeWait::Signal),
     ("%std::thread::%park%", CodeWait::Signal),
     ("%std::sync::mp%::recv%", CodeWait::Signal),
+    ("%std::sync::mp%::send%", CodeWait::Room),
     ("%crossbeam_channel::%::recv%", CodeWait::Signal),
+    ("%crossbeam_channel::%::send%", CodeWait::Room),
     ("%parking_lot::condvar::%", CodeWait::Signal),
     ("%std::thread::%Join%::join", CodeWait::Join),
     ("std::thread::%sleep", CodeWait::Sleep),

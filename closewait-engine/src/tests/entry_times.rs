@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, collections::BTreeMap};
 
-use closewait_common::slots::{self, CLAIMS, OWNER, Place, SlotWords, WORDS};
+use closewait_common::slots::{self, CLAIMS, EntryPlace, OWNER, SlotWords, WORDS};
 
 use super::*;
 
@@ -53,9 +53,9 @@ impl EntryTimes {
     pub(super) fn enter(&mut self, key: SocketKey, at: BootTime) -> bool {
         let sk = address(key);
         match slots::enter(self.slot(key), sk, slots::low(sk), at.0) {
-            Place::Slot => false,
-            Place::Replaced => true,
-            Place::Taken => self.hash.insert(key, at).is_some(),
+            EntryPlace::Slot => false,
+            EntryPlace::Replaced => true,
+            EntryPlace::Taken => self.hash.insert(key, at).is_some(),
         }
     }
 

@@ -355,13 +355,14 @@ impl World {
             let tracked = self.engine.tracker.get(*key);
             let tracked = tracked.unwrap_or_else(|| panic!("{key:?} is not tracked: {real:?}"));
             let who = |socket: &Socket| (socket.netns, socket.local, socket.remote, socket.cookie);
-            assert_eq!(who(&tracked.socket), who(&real.socket), "{key:?} is tracked as another socket");
+            assert_eq!(who(&tracked.socket()), who(&real.socket), "{key:?} is tracked as another socket");
             if real.stale {
                 continue;
             }
-            assert_possible(tracked.since.dwell(now), now.since(real.entered), &tracked.socket);
+            assert_possible(tracked.dwell(now), now.since(real.entered), &tracked.socket());
         }
-        for (key, tracked) in self.engine.tracker.iter() {
+        for tracked in self.engine.tracker.iter() {
+            let key = tracked.key();
             // A socket whose exit was lost is tracked until the next audit.
             let flagged = self.kernel.lost_exits.contains(&key);
             assert!(self.kernel.sockets.contains_key(&key) || flagged, "{key:?} is gone: {tracked:?}");
@@ -396,7 +397,7 @@ impl World {
         self.engine.handle_timeout(self.kernel.now());
         self.put_out();
         self.take_in_all();
-        let tracked: BTreeSet<SocketKey> = self.engine.tracker.iter().map(|(key, _)| key).collect();
+        let tracked: BTreeSet<SocketKey> = self.engine.tracker.iter().map(|one| one.key()).collect();
         assert!(tracked.iter().eq(self.kernel.sockets.keys()), "{tracked:?} after an audit");
         assert!(
             self.kernel.since.all().iter().all(|(key, _)| self.kernel.sockets.contains_key(key)),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{InspectionFact, InspectionRequest, QueryCommand, QueryEvent, QueryId, WatchedPort},
+    model::{AnswerNeeds, InspectionFact, InspectionRequest, QueryCommand, QueryEvent, QueryId, WatchedPort},
     testing::owner,
 };
 
@@ -107,7 +107,12 @@ fn an_answer_waits_for_an_inspection_if_the_last_one_is_old() {
     let _stuck = outputs(&mut engine);
     let mut ask = |query, millis| {
         engine.handle_timeout(at(millis));
-        engine.handle(QueryEvent::Asked { query, at: at(millis), owner_ended: false });
+        engine.handle(QueryEvent::Asked {
+            query,
+            at: at(millis),
+            owner_ended: false,
+            needs: AnswerNeeds::LastingOwners,
+        });
         engine.handle(QueryEvent::Refreshed { query });
         engine.handle(ScanEnd::Owners);
         let processes = |output| {

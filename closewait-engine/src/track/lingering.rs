@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     limits::{Quota, keep_owner, shrink},
-    model::{Exit, Owner, Socket, SocketKey},
+    model::{Endpoint, Exit, Owner, Socket, SocketKey},
     time::BootTime,
     track::hashing::{FastState, by_key},
 };
@@ -39,6 +39,13 @@ pub(crate) struct Lingering {
     due: BootTime,
     /// Time of the last refresh that found the socket; `None` before the first one, which few descriptors survive.
     seen: Option<BootTime>,
+}
+
+impl Lingering {
+    /// Returns the local and the remote endpoint.
+    pub(crate) fn ends(&self) -> (Endpoint, Endpoint) {
+        (self.socket.local, self.socket.remote)
+    }
 }
 
 /// All sockets that have exited CLOSE_WAIT and have an open descriptor.

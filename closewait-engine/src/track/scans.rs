@@ -19,7 +19,7 @@ use crate::{
 const MAX_EXITS: usize = 65_536;
 
 /// Network namespace, local endpoint, remote endpoint.
-type Ends = (Option<u32>, Endpoint, Endpoint);
+pub(super) type Ends = (Option<u32>, Endpoint, Endpoint);
 
 /// Latest exits of sockets with the same endpoints.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -134,12 +134,8 @@ impl Scans {
 
     /// Returns the key under which a socket with the same endpoints is tracked. `all` gives every tracked socket, for the first
     /// call.
-    pub(crate) fn find<'a>(
-        &mut self,
-        socket: &Socket,
-        all: impl Iterator<Item = (SocketKey, &'a Socket)>,
-    ) -> Option<SocketKey> {
-        let by_ends = self.by_ends.get_or_insert_with(|| all.map(|(key, socket)| (ends(socket), key)).collect());
+    pub(crate) fn find(&mut self, socket: &Socket, all: impl Iterator<Item = (SocketKey, Ends)>) -> Option<SocketKey> {
+        let by_ends = self.by_ends.get_or_insert_with(|| all.map(|(key, ends)| (ends, key)).collect());
         let (netns, local, remote) = ends(socket);
         by_ends.get(&(netns, local, remote)).or_else(|| by_ends.get(&(None, local, remote))).copied()
     }
@@ -195,7 +191,7 @@ mod tests {
     fn a_socket_is_found_by_its_endpoints_in_its_namespace_or_an_unknown_one() {
         let (one, other) = (Socket { netns: Some(1), ..socket() }, Socket { netns: Some(2), ..socket() });
         let mut scans = Scans::default();
-        let tracked = [(SocketKey(7), &one)];
+        let tracked = [(SocketKey(7), ends(&one))];
         assert_eq!(scans.find(&one, tracked.into_iter()), Some(SocketKey(7)));
         assert_eq!(scans.find(&other, std::iter::empty()), None);
         scans.tracked(SocketKey(8), &Socket { netns: None, ..socket() });

@@ -4,11 +4,8 @@
 //! of one time. The facts of a scan arrive before the records that were written during it, so a record can be older than the
 //! scan; times decide which one is right.
 
-mod restored;
-
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
@@ -18,11 +15,13 @@ use crate::{
     limits::{Quota, keep_owner, shrink, some_are_of},
     model::{Dwell, Endpoint, KeySecret, Owner, Role, Since, Socket, SocketKey},
     time::BootTime,
-    track::hashing::{FastState, KeyedState, by_key},
+    track::departed::{Departed, Left},
+    track::hashing::{KeyedState, by_key},
     track::overflow::Overflow,
     track::scans::Scans,
-    track::schedule::Schedule,
-    track::tracked_socket::{OwnerScan, TrackedSocket, differ, first_due, newer, next_doubling},
+    track::socket_view::SocketView,
+    track::sockets::Sockets,
+    track::tracked_socket::{OwnerScan, TrackedSocket, first_due, newer, next_doubling},
 };
 
 /// Maximum number of stored descriptors, without the first of each socket, at about 100 bytes each. Workers that inherit ten
@@ -32,35 +31,15 @@ const MAX_MORE_OWNERS: usize = 1 << 20;
 /// End of the clock.
 const NEVER: BootTime = BootTime(u64::MAX);
 
-/// Result of an exit.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// Another tracked socket at the same address: its exit was missed, and so was the entry of the socket that exited now.
-    pub(crate) missed: Option<Arc<TrackedSocket>>,
-    /// Tracked socket that exited.
-    pub(crate) tracked: Option<Arc<TrackedSocket>>,
-    /// Dwell time of the socket, if known.
-    pub(crate) dwell: Option<Dwell>,
-}
-
 /// All sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tracker {
     stuck_after: Duration,
-    /// Behind pointers, because a table that has grown is half empty, and growth moves all entries. The pointers are
-    /// shared with a checkpoint: a socket that changes before the checkpoint is written is copied then.
-    #[serde(with = "by_key")]
-    sockets: HashMap<SocketKey, Arc<TrackedSocket>, FastState>,
-    /// Time of the next report of each socket.
-    #[serde(skip)]
-    schedule: Schedule,
+    sockets: Sockets,
     /// Keys of sockets of which only the namespace and the endpoints are known. Records without the kernel's types lack the
     /// namespace, so several sockets can have the same endpoints.
     #[serde(with = "by_key")]
     by_ends: HashMap<(Endpoint, Endpoint), Vec<SocketKey>, KeyedState>,
-    /// Number of sockets that were reported as stuck.
-    #[serde(skip)]
-    reported: usize,
     /// Keys by inode, during a scan that needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
     scans: Scans,
@@ -78,10 +57,8 @@ impl Tracker {
     pub(crate) fn new(stuck_after: Duration, most: usize, key_secret: KeySecret) -> Self {
         Self {
             stuck_after: stuck_after.max(Duration::from_nanos(1)),
-            sockets: HashMap::default(),
-            schedule: Schedule::default(),
+            sockets: Sockets::default(),
             by_ends: HashMap::default(),
-            reported: 0,
             by_inode: None,
             scans: Scans::default(),
             most,
@@ -94,11 +71,8 @@ impl Tracker {
     /// Whether the scan for owners that began at `began` found none of an accepted socket: a program may have accepted it during the
     /// scan, or it entered CLOSE_WAIT during it.
     pub(crate) fn has_unheld(&self, began: BootTime) -> bool {
-        let unheld = |one: &TrackedSocket| match one.owners.as_deref() {
-            Some(owners) => owners.is_empty(),
-            None => one.since.latest() >= began,
-        };
-        self.iter().any(|(_, one)| one.socket.accepted == Some(true) && unheld(one))
+        let unheld = |one: SocketView<'_>| one.is_unheld() || (!one.is_scanned() && one.latest() >= began);
+        self.iter().any(|one| one.accepted() == Some(true) && unheld(one))
     }
 
     /// Returns the number of sockets.
@@ -128,71 +102,85 @@ impl Tracker {
 
     /// Returns the time of the next report.
     pub(crate) fn next_due(&self) -> Option<BootTime> {
-        self.schedule.first().map(|(due, _)| due).filter(|due| *due != NEVER)
+        self.sockets.first().map(SocketView::due).filter(|due| *due != NEVER)
     }
 
     /// Returns all sockets, in the order of their next reports.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SocketKey, &TrackedSocket)> {
-        self.schedule.iter().filter_map(|(_, key)| Some((key, &**self.sockets.get(&key)?)))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = SocketView<'_>> {
+        self.sockets.iter()
     }
 
     /// Tracks a socket that entered. Returns the previous socket at its address, if the exit of that one was missed.
-    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: Socket) -> Option<Arc<TrackedSocket>> {
-        let known_by = self.find(key, &socket).map(|(known_by, _)| known_by);
-        let before = known_by.and_then(|known_by| Some((known_by, self.remove(known_by)?)));
-        let Some((known_by, before)) = before else {
-            self.overflow.remove(&socket);
+    pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> Option<Box<TrackedSocket>> {
+        let Some(before) = self.find(key, socket).map(|id| self.sockets.view(id)) else {
+            self.overflow.remove(socket);
             if self.sockets.len() < self.most {
-                self.insert(key, Arc::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
+                self.insert_new(key, socket, Since::Exact(at), at);
             } else {
-                self.overflow.entered(&socket);
+                self.overflow.entered(socket);
             }
             return None;
         };
-        if at > before.seen {
+        let known_by = before.key();
+        let was_missed = at > before.seen();
+        let is_older = !was_missed && before.is_later_than(at, socket);
+        let before = self.remove(known_by)?;
+        if was_missed {
             self.scans.missed(&before.socket, at);
-            self.insert(key, Arc::new(TrackedSocket::new(socket, Since::Exact(at), at, self.stuck_after)));
-            return Some(before);
+            self.insert_new(key, socket, Since::Exact(at), at);
+            return Some(Box::new(before));
         }
-        if before.is_later_than(at, &socket) {
-            self.insert(known_by, before);
+        if is_older {
+            self.insert(known_by, &before);
             return None;
         }
         // A scan has already found the socket; the record adds the exact time of the entry.
         let mut tracked =
-            TrackedSocket::new(newer(&before.socket, socket), Since::Exact(at), before.seen, self.stuck_after);
-        let before = Arc::unwrap_or_clone(before);
+            TrackedSocket::new(newer(&before.socket, socket.clone()), Since::Exact(at), before.seen, self.stuck_after);
         (tracked.owners, tracked.found, tracked.touched) = (before.owners, before.found, before.touched);
         if before.reported {
             tracked.reported = true;
             tracked.due = next_doubling(at, self.stuck_after, before.seen);
         }
-        self.insert(key, Arc::new(tracked));
+        self.insert(key, &tracked);
         None
     }
 
     /// Removes a socket that exited at `at`. `entered` is the time of the entry, if the kernel program saw it.
     pub(crate) fn leave(&mut self, key: SocketKey, at: BootTime, entered: Option<BootTime>, socket: &Socket) -> Left {
-        let judge = |(known_by, tracked): (SocketKey, &TrackedSocket)| {
-            let is_another = differ(&tracked.socket, socket);
-            (known_by, is_another && tracked.seen < at, !is_another && tracked.ends(at, entered))
-        };
-        let mut found = self.find(key, socket).map(judge);
         let mut missed = None;
-        if let Some((known_by, true, _)) = found {
-            missed = self.remove(known_by).inspect(|missed| self.scans.missed(&missed.socket, at));
+        let find = |this: &Self| {
+            let id = this.find(key, socket)?;
+            let one = this.sockets.view(id);
+            Some((id, one.differs(socket), one.seen()))
+        };
+        let mut found = find(self);
+        if let Some((other, true, _)) = found.filter(|(.., seen)| *seen < at) {
+            missed = self.remove(self.sockets.view(other).key()).map(Box::new);
+            if let Some(missed) = &missed {
+                self.scans.missed(&missed.socket, at);
+            }
             // The socket that exited can be tracked by its endpoints.
-            found = self.find(key, socket).map(judge);
+            found = find(self);
         }
-        let tracked = found.filter(|(_, _, ends)| *ends).and_then(|(known_by, ..)| self.remove(known_by));
-        if tracked.is_none() {
+        let found = found.filter(|(id, is_another, _)| !is_another && self.sockets.view(*id).ends_with(at, entered));
+        let mut dwell = entered.map(|entered| Dwell::Exact(at.since(entered)));
+        let tracked = if let Some((id, ..)) = found {
+            let one = self.sockets.view(id);
+            dwell = dwell.or_else(|| Some(one.dwell(at)));
+            let (known_by, departed) = (one.key(), Departed::of(one));
+            if known_by.is_of_ends() {
+                self.forget_ends(known_by, one.ends());
+            }
+            self.sockets.delete(id);
+            Some(departed)
+        } else {
             self.overflow.left(socket);
-        }
+            None
+        };
         self.scans.left(socket, at);
-        shrink(&mut self.sockets);
+        self.sockets.shrink();
         shrink(&mut self.by_ends);
-        let exact = entered.map(|entered| Dwell::Exact(at.since(entered)));
-        let dwell = exact.or_else(|| tracked.as_ref().map(|tracked| tracked.since.dwell(at)));
         Left { missed, tracked, dwell }
     }
 
@@ -215,12 +203,12 @@ impl Tracker {
     /// endpoints.
     pub(crate) fn is_outdated(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> bool {
         let known_by = self.find_scanned(key, socket);
-        let Some(tracked) = known_by.and_then(|known_by| self.sockets.get(&known_by)) else {
+        let Some(tracked) = known_by.and_then(|known_by| self.sockets.get(known_by)) else {
             return self.scans.may_have_left(socket, at);
         };
-        let entered_later = matches!(tracked.since, Since::Exact(entered) if entered > at);
-        if differ(&tracked.socket, socket) {
-            entered_later || tracked.seen > at || self.scans.may_have_left(socket, at)
+        let entered_later = matches!(tracked.since(), Since::Exact(entered) if entered > at);
+        if tracked.differs(socket) {
+            entered_later || tracked.seen() > at || self.scans.may_have_left(socket, at)
         } else {
             entered_later || self.scans.has_left(socket, at)
         }
@@ -228,23 +216,23 @@ impl Tracker {
 
     /// Removes the tracked socket at the address of a socket that a scan found, if it is another one: its exit was missed, and so
     /// was the entry of the found socket.
-    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Arc<TrackedSocket>> {
+    pub(crate) fn take_another(&mut self, key: SocketKey, since: Since, socket: &Socket) -> Option<Box<TrackedSocket>> {
         let known_by = self.find_scanned(key, socket)?;
-        if self.sockets.get(&known_by)?.is_another(since, socket) { self.remove(known_by) } else { None }
+        let is_another = self.sockets.get(known_by)?.is_another(since, socket);
+        is_another.then(|| self.remove(known_by)).flatten().map(Box::new)
     }
 
     /// Tracks or updates a socket that a scan found at `at`. Returns whether it is new.
     pub(crate) fn present(&mut self, key: SocketKey, at: BootTime, since: Since, socket: Socket) -> bool {
         let known_by = self.find_scanned(key, &socket);
-        let Some(mut known) = known_by.and_then(|known_by| self.remove(known_by)) else {
+        let Some(mut tracked) = known_by.and_then(|known_by| self.remove(known_by)) else {
             if self.sockets.len() >= self.most {
                 return self.overflow.found(&socket);
             }
             let was_untracked = self.overflow.remove(&socket);
-            self.insert(key, Arc::new(TrackedSocket::new(socket, since, at, self.stuck_after)));
+            self.insert_new(key, &socket, since, at);
             return !was_untracked;
         };
-        let tracked = Arc::make_mut(&mut known);
         // A refresh during the scan is younger than the facts of the scan.
         if tracked.refreshed.is_none_or(|refreshed| refreshed <= at) {
             tracked.renew(&socket, at);
@@ -260,57 +248,60 @@ impl Tracker {
         }
         // Of two keys of the same socket, keep the kernel address.
         let key = known_by.filter(|known_by| !known_by.is_of_ends()).unwrap_or(key);
-        self.insert(key, known);
+        self.insert(key, &tracked);
         false
     }
 
     /// Returns the sockets that are due at `now`.
     pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
-        self.schedule.iter().take_while(|(due, _)| *due <= now && *due != NEVER).map(|(_, key)| key).collect()
+        let due = self.iter().take_while(|one| one.due() <= now && one.due() != NEVER);
+        due.map(SocketView::key).collect()
     }
 
     /// Updates a tracked socket from a refresh. An untracked socket remains untracked, because it may have exited since, and
     /// another one may have its address.
     pub(crate) fn refreshed(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
-        let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { return };
-        let one_namespace = tracked.socket.netns.is_none() || tracked.socket.netns == socket.netns;
-        if one_namespace && !differ(&tracked.socket, socket) {
-            tracked.renew(socket, at);
-            tracked.refreshed = Some(at);
-            tracked.seen = tracked.seen.max(at);
+        let Some(tracked) = self.sockets.get(key) else { return };
+        let one_namespace = tracked.netns().is_none() || tracked.netns() == socket.netns;
+        if one_namespace && !tracked.differs(socket) {
+            self.sockets.change(key, |tracked| {
+                tracked.renew(socket, at);
+                tracked.refreshed = Some(at);
+                tracked.seen = tracked.seen.max(at);
+            });
         }
     }
 
     /// Adds a descriptor of a tracked socket from a scan of open files.
     pub(crate) fn held(&mut self, key: SocketKey, socket: &Socket, owner: Owner) {
-        let known_by = self.find_scanned(key, socket);
-        if let Some(tracked) = known_by.and_then(|known_by| self.sockets.get_mut(&known_by).map(Arc::make_mut)) {
-            keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
+        if let Some(known_by) = self.find_scanned(key, socket) {
+            self.sockets.change(known_by, |one| keep_owner(&mut one.found, owner, &mut self.owner_quota));
         }
     }
 
     /// Adds a descriptor from a scan that has only the socket's address and inode; `at` is the time at which it was
     /// found, if known.
     pub(crate) fn holds(&mut self, key: SocketKey, at: Option<BootTime>, inode: u64, owner: Owner) {
-        let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { return };
+        let Some(tracked) = self.sockets.get(key) else { return };
         // Another socket can have entered at the address after the scan found the descriptor.
-        let is_younger = matches!((tracked.since, at), (Since::Exact(entered), Some(at)) if entered > at);
-        if !is_younger && tracked.socket.inode.is_none_or(|own| own == inode) {
-            tracked.socket.inode = Some(inode);
-            // A program may have accepted the socket only after the last facts about it.
-            tracked.socket.accepted = Some(true);
-            keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
+        let is_younger = matches!((tracked.since(), at), (Since::Exact(entered), Some(at)) if entered > at);
+        if !is_younger && tracked.inode().is_none_or(|own| own == inode) {
+            self.sockets.change(key, |tracked| {
+                tracked.socket.inode = Some(inode);
+                // A program may have accepted the socket only after the last facts about it.
+                tracked.socket.accepted = Some(true);
+                keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
+            });
         }
     }
 
     /// Adds a descriptor from a scan that has only the socket's inode.
     pub(crate) fn held_inode(&mut self, inode: u64, owner: Owner) {
-        let by_inode = self.by_inode.get_or_insert_with(|| {
-            let named = self.schedule.iter().filter_map(|(_, key)| Some((self.sockets.get(&key)?.socket.inode?, key)));
-            named.collect()
-        });
-        if let Some(tracked) = by_inode.get(&inode).and_then(|key| self.sockets.get_mut(key).map(Arc::make_mut)) {
-            keep_owner(&mut tracked.found, owner, &mut self.owner_quota);
+        let by_inode = self
+            .by_inode
+            .get_or_insert_with(|| self.sockets.iter().filter_map(|one| Some((one.inode()?, one.key()))).collect());
+        if let Some(key) = by_inode.get(&inode) {
+            self.sockets.change(*key, |one| keep_owner(&mut one.found, owner, &mut self.owner_quota));
         }
     }
 
@@ -324,22 +315,19 @@ impl Tracker {
     ) {
         let scan = OwnerScan { began, complete, by_inode: self.by_inode.take().is_some() };
         self.dropped_owners = self.owner_quota.reset(0);
-        for (_, key) in self.schedule.iter() {
-            if let Some(tracked) = self.sockets.get_mut(&key) {
-                TrackedSocket::owner_scan_ended(tracked, key, scan, &mut role);
-            }
+        for key in self.sockets.keys() {
+            self.sockets.change(key, |one| one.owner_scan_ended(key, scan, &mut role));
         }
     }
 
     /// Drops the descriptors of these processes from sockets that another process also owns.
     pub(crate) fn drop_owners(&mut self, pids: &BTreeSet<u32>) {
-        for (_, key) in self.schedule.iter() {
-            let Some(tracked) = self.sockets.get_mut(&key) else { continue };
-            // A change would copy a socket that a checkpoint shares.
-            if tracked.owners.as_deref().is_some_and(|owners| some_are_of(owners, pids)) {
-                let owners = Arc::make_mut(tracked).owners.iter_mut();
-                owners.for_each(|owners| owners.retain(|owner| !pids.contains(&owner.task.pid)));
-            }
+        let of_several = |one: &SocketView<'_>| one.owners().is_some_and(|owners| some_are_of(&owners, pids));
+        let keys: Vec<_> = self.iter().filter(of_several).map(SocketView::key).collect();
+        for key in keys {
+            self.sockets.change(key, |one| {
+                one.owners.iter_mut().for_each(|owners| owners.retain(|owner| !pids.contains(&owner.task.pid)));
+            });
         }
     }
 
@@ -348,54 +336,50 @@ impl Tracker {
         self.scans.end();
         self.by_inode = None;
         self.owner_quota.reset(0);
-        for (_, key) in self.schedule.iter() {
-            // A change would copy a socket that a checkpoint shares.
-            if let Some(tracked) = self.sockets.get_mut(&key).filter(|tracked| !tracked.found.is_empty()) {
-                Arc::make_mut(tracked).found = Vec::new();
-            }
+        for key in self.sockets.keys() {
+            self.sockets.change(key, |one| one.found = Vec::new());
         }
     }
 
     /// Returns the sockets that were reported as stuck and are not due at `now`, next due first.
     pub(crate) fn stuck(&self, now: BootTime) -> Vec<SocketKey> {
-        let later = self.schedule.iter().filter(|(due, _)| *due > now);
-        later.map(|(_, key)| key).filter(|key| self.sockets.get(key).is_some_and(|one| one.reported)).collect()
+        self.iter().filter(|one| one.due() > now && one.is_reported()).map(SocketView::key).collect()
     }
 
     /// Returns the sockets with a kernel address that were not refreshed since `then`.
     pub(crate) fn not_refreshed_since(&self, then: BootTime) -> Vec<SocketKey> {
-        let old = self.iter().filter(|(_, tracked)| tracked.refreshed.is_none_or(|refreshed| refreshed < then));
-        old.map(|(key, _)| key).filter(|key| !key.is_of_ends()).collect()
+        let old = self.iter().filter(|one| one.refreshed().is_none_or(|refreshed| refreshed < then));
+        old.map(SocketView::key).filter(|key| !key.is_of_ends()).collect()
     }
 
     /// Returns the sockets that entered before `began` and were not seen since.
     pub(crate) fn not_seen_since(&self, began: BootTime) -> Vec<SocketKey> {
-        self.iter().filter(|(_, one)| one.seen.max(one.since.latest()) < began).map(|(key, _)| key).collect()
+        self.iter().filter(|one| one.seen().max(one.latest()) < began).map(SocketView::key).collect()
     }
 
     /// Removes a socket if it was not seen since `then`.
-    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Arc<TrackedSocket>> {
-        self.sockets.get(&key).filter(|one| one.seen < then)?;
-        self.remove(key)
+    pub(crate) fn take_if_not_seen_since(&mut self, key: SocketKey, then: BootTime) -> Option<Box<TrackedSocket>> {
+        self.sockets.get(key).filter(|one| one.seen() < then)?;
+        self.remove(key).map(Box::new)
     }
 
     /// Whether any socket was reported as stuck.
     pub(crate) fn has_stuck(&self) -> bool {
-        self.reported > 0
+        self.sockets.reported() > 0
     }
 
     /// Returns the sockets that were reported as stuck, are due at `now`, or are `wanted` for another reason.
     pub(crate) fn stuck_or_due(
         &self,
         now: BootTime,
-        wanted: impl Fn(&Socket) -> bool,
-    ) -> impl Iterator<Item = (SocketKey, &TrackedSocket)> {
-        self.iter().filter(move |(_, tracked)| tracked.reported || tracked.due <= now || wanted(&tracked.socket))
+        wanted: impl Fn(SocketView<'_>) -> bool,
+    ) -> impl Iterator<Item = SocketView<'_>> {
+        self.iter().filter(move |one| one.is_reported() || one.due() <= now || wanted(*one))
     }
 
     /// Returns a tracked socket.
-    pub(crate) fn get(&self, key: SocketKey) -> Option<&TrackedSocket> {
-        self.sockets.get(&key).map(|tracked| &**tracked)
+    pub(crate) fn get(&self, key: SocketKey) -> Option<SocketView<'_>> {
+        self.sockets.get(key)
     }
 
     /// Makes facts that may have changed unknown, for sockets that are due at `now` and were not refreshed since `refreshed`.
@@ -404,14 +388,17 @@ impl Tracker {
     pub(crate) fn forget_stale_facts(&mut self, now: BootTime, refreshed: BootTime) -> Vec<(SocketKey, Socket)> {
         let mut forgotten = Vec::new();
         for key in self.due(now) {
-            let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) else { continue };
-            if tracked.refreshed.is_none_or(|last| last < refreshed) {
+            let is_fresh = |one: SocketView<'_>| one.refreshed().is_some_and(|last| last >= refreshed);
+            if self.sockets.get(key).is_none_or(is_fresh) {
+                continue;
+            }
+            self.sockets.change(key, |tracked| {
                 let before = tracked.socket.clone();
                 tracked.socket = before.clone().without_changing_facts();
                 if key.is_of_ends() {
                     forgotten.push((key, before));
                 }
-            }
+            });
         }
         forgotten
     }
@@ -419,33 +406,28 @@ impl Tracker {
     /// Restores the facts that [`Self::forget_stale_facts`] returned.
     pub(crate) fn remember(&mut self, forgotten: Vec<(SocketKey, Socket)>) {
         for (key, before) in forgotten {
-            if let Some(tracked) = self.sockets.get_mut(&key).map(Arc::make_mut) {
-                tracked.socket = before;
-            }
+            self.sockets.change(key, |tracked| tracked.socket = before);
         }
     }
 
     /// Marks a socket as reported at `now`. It is due again when its age has doubled.
-    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) -> Option<(&TrackedSocket, Dwell)> {
-        let tracked = self.sockets.get_mut(&key).map(Arc::make_mut)?;
-        self.schedule.remove(tracked.due, key);
-        self.reported += usize::from(!tracked.reported);
-        tracked.reported = true;
-        tracked.due = next_doubling(tracked.since.latest(), self.stuck_after, now);
-        self.schedule.insert_again(tracked.due, key);
-        Some((tracked, tracked.since.dwell(now)))
+    pub(crate) fn report(&mut self, key: SocketKey, now: BootTime) {
+        let stuck_after = self.stuck_after;
+        self.sockets.change(key, |tracked| {
+            tracked.reported = true;
+            tracked.due = next_doubling(tracked.since.latest(), stuck_after, now);
+        });
     }
 
-    /// Returns a tracked socket, and its key.
-    fn find(&self, key: SocketKey, socket: &Socket) -> Option<(SocketKey, &TrackedSocket)> {
-        if let Some(tracked) = self.sockets.get(&key) {
-            return Some((key, tracked));
+    /// Returns the number of a tracked socket.
+    fn find(&self, key: SocketKey, socket: &Socket) -> Option<u32> {
+        if let Some(id) = self.sockets.id(key) {
+            return Some(id);
         }
         // Not empty only after a scan without kernel programs.
         let named_alike = self.by_ends.get(&(socket.local, socket.remote))?;
-        let known = named_alike.iter().filter_map(|key| Some((*key, &**self.sockets.get(key)?)));
-        let mut same = known.filter(|(_, tracked)| {
-            let netns = tracked.socket.netns;
+        let mut same = named_alike.iter().filter_map(|key| self.sockets.id(*key)).filter(|id| {
+            let netns = self.sockets.view(*id).netns();
             socket.netns.is_none() || netns.is_none() || netns == socket.netns
         });
         same.next()
@@ -453,44 +435,57 @@ impl Tracker {
 
     /// Returns the key under which a socket that a scan found is tracked.
     fn find_scanned(&mut self, key: SocketKey, socket: &Socket) -> Option<SocketKey> {
-        if let Some((known_by, _)) = self.find(key, socket) {
-            return Some(known_by);
+        if let Some(id) = self.find(key, socket) {
+            return Some(self.sockets.view(id).key());
         }
         // `sock_diag` does not report kernel addresses.
-        let Self { sockets, scans, schedule: due, .. } = self;
-        let all = || due.iter().filter_map(|(_, key)| Some((key, &sockets.get(&key)?.socket)));
+        let Self { sockets, scans, .. } = self;
+        let all = || {
+            sockets.iter().map(|one| {
+                let (local, remote) = one.ends();
+                (one.key(), (one.netns(), local, remote))
+            })
+        };
         let found = key.is_of_ends().then(|| scans.find(socket, all())).flatten()?;
         // The tracked socket may have exited, and another one may have its endpoints.
-        sockets.get(&found).filter(|tracked| !differ(&tracked.socket, socket)).map(|_| found)
+        sockets.get(found).filter(|tracked| !tracked.differs(socket)).map(|_| found)
     }
 
-    fn insert(&mut self, key: SocketKey, tracked: Arc<TrackedSocket>) {
-        self.scans.tracked(key, &tracked.socket);
-        if tracked.reported {
-            self.reported += 1;
-            self.schedule.insert_again(tracked.due, key);
-        } else {
-            self.schedule.insert_first(tracked.due, key);
-        }
-        if key.is_of_ends() {
-            self.by_ends.entry((tracked.socket.local, tracked.socket.remote)).or_default().push(key);
-        }
+    /// Adds a socket that was first seen at `seen`.
+    fn insert_new(&mut self, key: SocketKey, socket: &Socket, since: Since, seen: BootTime) {
+        self.prepare(key, socket);
+        let due = first_due(since.latest(), self.stuck_after, seen);
+        self.sockets.insert_new(key, socket, since, seen, due);
+    }
+
+    fn insert(&mut self, key: SocketKey, tracked: &TrackedSocket) {
+        self.prepare(key, &tracked.socket);
         self.sockets.insert(key, tracked);
     }
 
-    fn remove(&mut self, key: SocketKey) -> Option<Arc<TrackedSocket>> {
-        let tracked = self.sockets.remove(&key)?;
-        self.schedule.remove(tracked.due, key);
-        self.reported -= usize::from(tracked.reported);
+    /// Adds the endpoints of a socket to the tables of endpoints.
+    fn prepare(&mut self, key: SocketKey, socket: &Socket) {
+        self.scans.tracked(key, socket);
         if key.is_of_ends() {
-            let ends = (tracked.socket.local, tracked.socket.remote);
-            let others = self.by_ends.remove(&ends).unwrap_or_default();
-            let others: Vec<_> = others.into_iter().filter(|other| *other != key).collect();
-            if !others.is_empty() {
-                self.by_ends.insert(ends, others);
-            }
+            self.by_ends.entry((socket.local, socket.remote)).or_default().push(key);
         }
+    }
+
+    fn remove(&mut self, key: SocketKey) -> Option<TrackedSocket> {
+        let tracked = self.sockets.remove(key)?;
+        self.forget_ends(key, (tracked.socket.local, tracked.socket.remote));
         Some(tracked)
+    }
+
+    fn forget_ends(&mut self, key: SocketKey, ends: (Endpoint, Endpoint)) {
+        if !key.is_of_ends() {
+            return;
+        }
+        let others = self.by_ends.remove(&ends).unwrap_or_default();
+        let others: Vec<_> = others.into_iter().filter(|other| *other != key).collect();
+        if !others.is_empty() {
+            self.by_ends.insert(ends, others);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what tracking costs in time and memory, and how long listing takes.
 
+mod answers;
 mod engine;
 mod exporters;
 mod instructions;
@@ -38,6 +39,8 @@ pub(crate) enum Bench {
     Instructions(instructions::Instructions),
     /// Measure records per second through decoding, tracking and incident detection, on one core
     Engine(engine::Engine),
+    /// Measure the CPU time of an agent's answers about many sockets, and of the copy of its state that they are made from
+    Answers(answers::Answers),
 }
 
 /// Builds as the calling user, starts this program again as root where the benchmark needs that, and measures.
@@ -46,6 +49,9 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         return options.run(workspace);
     }
     if let Bench::Instructions(options) = bench {
+        return options.run(workspace);
+    }
+    if let Bench::Answers(options) = bench {
         return options.run(workspace);
     }
     let Some(binary) = binary else {
@@ -68,6 +74,7 @@ pub(crate) fn run(workspace: &Workspace, binary: Option<&Path>, bench: &Bench) -
         Bench::Stacks(options) => options.run(binary, dir),
         Bench::Engine(options) => options.run(workspace),
         Bench::Instructions(options) => options.run(workspace),
+        Bench::Answers(options) => options.run(workspace),
     })
 }
 

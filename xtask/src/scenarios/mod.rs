@@ -30,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long)]
     bless: bool,
     /// Instead of them, play five situations for each runtime whose stacks are read, four minutes in all, and compare the lines of the
-    /// programs that the agent shows; FILTER is a runtime: go, python, c or java
+    /// programs that the agent shows; FILTER is a runtime: asyncio, c, go, java, python or ruby
     #[arg(long, conflicts_with_all = ["all", "bless"])]
     stacks: bool,
 }
@@ -40,6 +40,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
     root::install(workspace, "scenarios")?;
     if options.stacks {
+        root::install(workspace, "stacks-scenarios")?;
         return play_stacks(workspace, options);
     }
     // Long scenarios are tests with `#[ignore]`.
@@ -105,7 +106,7 @@ fn play_stacks(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut filter = OsString::from(RUNTIMES);
     filter.push(options.filter.clone().unwrap_or_default());
     // They mostly wait.
-    let args = ["--nocapture", "--ignored", "--test-threads=4"].map(OsString::from);
+    let args = ["--nocapture", "--ignored", "--test-threads=6"].map(OsString::from);
     let args = [&args[..], &[filter]].concat();
     let mut table = StacksTable::default();
     let (summary, success) = play(workspace, &program, &args, |line| table.add(line))?;

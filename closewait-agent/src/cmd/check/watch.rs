@@ -206,7 +206,7 @@ impl DescendantWatch {
             let dwell = match row.dwell {
                 Some(Dwell::Exact(dwell)) => dwell,
                 // An entry before the start was not observed.
-                _ => match self.entered.get(&ends(row.socket)) {
+                _ => match self.entered.get(&ends(&row.socket)) {
                     Some(entered) => now.since(*entered),
                     None => continue,
                 },
@@ -214,16 +214,16 @@ impl DescendantWatch {
             let Some(owner) = self.owner_of(&row) else { continue };
             let process = row.process.filter(|process| process.pid == owner.pid);
             let script = process.and_then(|process| process.script.as_deref());
-            let fits = add(&mut groups, owner, script, row.socket, dwell, Fate::Open(Box::new(row.verdict.clone())));
+            let fits = add(&mut groups, owner, script, &row.socket, dwell, Fate::Open(Box::new(row.verdict.clone())));
             more += u64::from(!fits);
         }
         (groups.into_values().collect(), more)
     }
 
     /// Returns the descendant that owns a socket, or its listener.
-    fn owner_of<'r>(&self, row: &Row<'r>) -> Option<&'r Task> {
+    fn owner_of<'r>(&self, row: &'r Row<'_>) -> Option<&'r Task> {
         let of_listener = row.listener.map(|listener| listener.owners.as_slice()).unwrap_or_default();
-        let owners = row.owners.unwrap_or_default().iter().chain(of_listener);
+        let owners = row.owners.as_deref().unwrap_or_default().iter().chain(of_listener);
         owners.map(|owner| &owner.task).find(|task| self.present.contains(&task.pid))
     }
 

@@ -93,6 +93,8 @@ const IS_X86_64: bool = cfg!(target_arch = "x86_64");
 const X32: c_long = 0x4000_0000;
 /// Refused calls of x86_64 alone: iopl and ioperm (arch/x86/entry/syscalls/syscall_64.tbl, v6.18).
 const X86_64_ONLY: [c_long; 2] = [172, 173];
+/// `open` of x86_64 (arch/x86/entry/syscalls/syscall_64.tbl, v6.18). Newer architectures have none.
+const X86_64_OPEN: c_long = 2;
 /// Calls that have a separate number on x32: execve, ptrace, kexec_load, process_vm_readv, process_vm_writev,
 /// execveat (arch/x86/entry/syscalls/syscall_64.tbl, v6.18).
 const X32_ONLY: [c_long; 6] = [520, 521, 528, 539, 540, 545];
@@ -113,6 +115,13 @@ pub(super) fn install(allowed: &[c_long]) -> Result<(), FilterError> {
     // Builds all filters before it installs the first.
     let filters = [refused(allowed).map_err(FilterError::Make)?, unknown().map_err(FilterError::Make)?];
     filters.iter().try_for_each(|filter| seccompiler::apply_filter_all_threads(filter)).map_err(FilterError::Install)
+}
+
+/// Makes every later attempt of this thread to open a file fail with `EACCES`.
+pub(super) fn refuse_files() -> Result<(), FilterError> {
+    let calls = [libc::SYS_openat, libc::SYS_openat2].into_iter().chain(IS_X86_64.then_some(X86_64_OPEN));
+    let filter = program(calls.flat_map(numbers).map(|call| (call, vec![])).collect(), libc::EACCES);
+    seccompiler::apply_filter(&filter.map_err(FilterError::Make)?).map_err(FilterError::Install)
 }
 
 /// Builds the filter of refused calls, except those in `allowed`.
@@ -176,6 +185,17 @@ mod tests {
         for call in to_processes.into_iter().chain(others) {
             assert_eq!(filtered(&[], call), Some(libc::EPERM), "system call {call}");
         }
+    }
+
+    #[test]
+    fn a_thread_that_may_open_no_file_opens_none() {
+        let open = || std::fs::read("/proc/self/stat").map_err(|error| error.raw_os_error());
+        let refused = thread::spawn(move || {
+            refuse_files().unwrap();
+            open()
+        });
+        assert_eq!(refused.join().unwrap(), Err(Some(libc::EACCES)));
+        assert!(open().is_ok(), "other threads do");
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl FirstUses {
     ) -> Result<(), E> {
         let Row { socket, dwell, gone, owners, listener, workload, conntrack, proxy_peer, process, verdict } = row;
         let of_listener = listener.map(|listener| listener.owners.as_slice()).unwrap_or_default();
-        let pids = owners.unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid);
+        let pids = owners.as_deref().unwrap_or_default().iter().chain(of_listener).map(|owner| owner.task.pid);
         for pid in pids {
             if let Some(process) = processes.and_then(|processes| processes.get(&pid))
                 && self.processes.insert(pid)
@@ -248,10 +248,10 @@ impl FirstUses {
             .map(|one| number_of(one, &mut self.workloads, || take(AnswerItem::Workload(Cow::Borrowed(one)))))
             .transpose()?;
         take(AnswerItem::Row(Box::new(AnswerRow {
-            socket: Cow::Borrowed(socket),
+            socket,
             dwell,
             gone: gone.map(|gone| Box::new(Cow::Borrowed(gone))),
-            owners: owners.map(Cow::Borrowed),
+            owners,
             listener,
             workload,
             conntrack,

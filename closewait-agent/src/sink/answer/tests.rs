@@ -35,7 +35,9 @@ fn encoded(view: &View<'_>, total: Option<usize>, content: ListContent) -> Vec<u
     let mut add = |item: AnswerItem<'_>| frame.add(&item);
     add(AnswerItem::Header(header)).unwrap();
     let engine = Engine::new(Config::default(), BootTime(0));
-    list(view.rows.iter().cloned(), view.processes, content, engine.summarize(view.now), &mut add).unwrap();
+    let everything = Filter::default();
+    let summary = engine.summarize(&engine.select(view.now, &everything));
+    list(view.rows.iter().cloned(), view.processes, content, summary, &mut add).unwrap();
     frame.bytes().to_vec()
 }
 
@@ -62,7 +64,7 @@ fn with_full_view<T>(with: impl FnOnce(&View<'_>) -> T) -> T {
     let [first, second, third] = &sockets;
     let rows = vec![
         Row {
-            owners: Some(&owners),
+            owners: Some(Cow::Borrowed(&owners)),
             workload: Some(&workload),
             conntrack: Some(Duration::from_secs(60)),
             process: processes.get(&812),
@@ -317,7 +319,7 @@ proptest! {
         let owners = [owner("x", 7, 1)];
         let mut row = Row {
             workload: Some(&workload),
-            owners: Some(&owners),
+            owners: Some(Cow::Borrowed(&owners)),
             process: processes.get(&7),
             ..row(&socket)
         };

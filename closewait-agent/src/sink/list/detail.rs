@@ -91,7 +91,7 @@ impl SocketDetail {
 
     /// Adds the cell of a row, in its state at `now`; a question mark if the fact is unknown.
     pub(in crate::sink) fn push(self, to: &mut String, row: &Row<'_>, now: BootTime) {
-        let socket = row.socket;
+        let socket = &row.socket;
         match self {
             Self::Protocol => to.push_str(match socket.protocol {
                 Protocol::Tcp => "tcp",

@@ -71,7 +71,7 @@ impl RowOrder {
     /// Returns the key of a row of a socket; `None` if rows need none.
     pub(in crate::sink) fn key(self, row: &Row<'_>) -> Option<SortKey> {
         let by = self.by.filter(|_| !self.is_of_answer())?;
-        let socket = row.socket;
+        let socket = &row.socket;
         let number = |number: Option<u32>| SortKey::Greatest(Reverse(number.map(u128::from)));
         Some(match by {
             SortBy::Age => return None,

@@ -131,7 +131,7 @@ impl SocketTable {
     pub(in crate::sink) fn add(&mut self, row: &Row<'_>, now: BootTime) {
         let Self { style, rows, age, unread, unsent, timer, local, remote, owner, place, verdict, netns, .. } = self;
         *rows += 1;
-        let socket = row.socket;
+        let socket = &row.socket;
         for (detail, column) in &mut self.details {
             detail.push(column.text(), row, now);
             column.end();
@@ -294,7 +294,7 @@ fn push_address(to: &mut String, address: IpAddr, port_follows: bool) {
 /// Writes the owners. Returns the number of bytes to keep when the cell is cut, and the number of bytes after them to
 /// cut first.
 fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
-    match (row.owners, row.socket.accepted) {
+    match (row.owners.as_deref(), row.socket.accepted) {
         (Some([]) | None, Some(false)) => {
             to.push_str("never accepted");
             return push_listener(to, row);

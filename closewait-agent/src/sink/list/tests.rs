@@ -19,7 +19,7 @@ use closewait_engine::{
     testing::{listener, owner, process, row, socket, verdict, workload},
     time::BootTime,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{borrow::Cow, path::PathBuf, time::Duration};
 use tests_support::schema::{check_grouped, check_listed};
 
 const NOW: BootTime = BootTime(100_000_000_000_000);
@@ -80,7 +80,8 @@ impl TableFixture {
 
     fn view(&self) -> View<'_> {
         let rows = self.sockets.iter().zip(&self.owners);
-        let mut rows: Vec<_> = rows.map(|(socket, owners)| Row { owners: Some(owners), ..row(socket) }).collect();
+        let mut rows: Vec<_> =
+            rows.map(|(socket, owners)| Row { owners: Some(Cow::Borrowed(owners)), ..row(socket) }).collect();
         let [server, client, waits, over] = &mut rows[..] else { unreachable!() };
         server.workload = Some(&self.workload);
         server.proxy_peer = Some(&self.proxy_peer);
@@ -247,9 +248,9 @@ fn no_owner_differs_from_unknown_owners() {
         };
         shown(&view, &ListRequest::default())
     };
-    assert!(owner(Some(&[]), Some(true)).contains("no process"));
+    assert!(owner(Some(Cow::Borrowed(&[])), Some(true)).contains("no process"));
     assert!(owner(None, Some(true)).contains(" ? "));
-    assert!(owner(Some(&[]), Some(false)).contains("never accepted"));
+    assert!(owner(Some(Cow::Borrowed(&[])), Some(false)).contains("never accepted"));
     assert!(owner(None, Some(false)).contains("never accepted"));
 }
 

@@ -86,11 +86,11 @@ struct LeftObject<'a> {
 impl<'a> ListedObject<'a> {
     /// Creates the object of a row, in its state at `now`, which is `time` on the wall clock.
     pub(in crate::sink) fn new(row: &'a Row<'a>, now: BootTime, time: &'a str) -> Self {
-        let owners = row.owners;
+        let owners = row.owners.as_deref();
         Self {
             schema_version: SCHEMA_VERSION,
             time,
-            socket: SocketObject::new(row.socket, now, row.workload),
+            socket: SocketObject::new(&row.socket, now, row.workload),
             dwell: row.dwell.into(),
             owners: owners.map(|owners| owners.iter().map(Into::into).collect()),
             verdict: (&row.verdict).into(),

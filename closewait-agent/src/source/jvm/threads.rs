@@ -126,7 +126,7 @@ mod tests {
                 ("receive", CodeWait::Receive),
                 ("future", CodeWait::Signal),
                 ("queue", CodeWait::Signal),
-                ("put", CodeWait::Signal),
+                ("put", CodeWait::Room),
                 ("sleep", CodeWait::Sleep),
                 ("join", CodeWait::Join),
                 ("process", CodeWait::Process),

@@ -186,6 +186,43 @@ pub(super) const JAVA: Runtime = Runtime {
     needs_no_descriptor: false,
 };
 
+pub(super) const RUBY: Runtime = Runtime {
+    name: "Ruby",
+    source: "orders.rb",
+    shown_file: "orders.rb",
+    function_prefix: "",
+    has_lines: true,
+    waits_at: |place| match place {
+        Place::Ledger => "LEDGER.lock\n  LEDGER.unlock",
+        Place::Backend => "backend.readpartial(",
+        Place::Work => "serve(JOBS.pop)",
+    },
+    command: || vec!["ruby".to_owned(), source("orders.rb")],
+    descriptors: 48,
+    agent_options: &[],
+    stacks_options: &[],
+    needs_no_descriptor: true,
+};
+
+/// Its requests are tasks of one thread.
+pub(super) const ASYNCIO: Runtime = Runtime {
+    name: "CPython, asyncio",
+    source: "tasks.py",
+    shown_file: "tasks.py",
+    function_prefix: "",
+    has_lines: true,
+    waits_at: |place| match place {
+        Place::Ledger => "async with ledger:\n        return",
+        Place::Backend => "reader.read(4096)\n    writer",
+        Place::Work => "serve_forever()",
+    },
+    command: || vec!["python3".to_owned(), source("tasks.py")],
+    descriptors: 48,
+    agent_options: &[],
+    stacks_options: &[],
+    needs_no_descriptor: true,
+};
+
 fn built(program: &str) -> String {
     ready().join("bin").join(program).into_os_string().into_string().expect("a path in UTF-8")
 }

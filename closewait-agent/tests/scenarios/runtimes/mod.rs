@@ -50,6 +50,18 @@ fn python() {
 
 #[test]
 #[ignore = "stacks"]
+fn asyncio() {
+    play(&cast::ASYNCIO);
+}
+
+#[test]
+#[ignore = "stacks"]
+fn ruby() {
+    play(&cast::RUBY);
+}
+
+#[test]
+#[ignore = "stacks"]
 fn c() {
     play(&cast::C);
 }

@@ -3,6 +3,7 @@ use crate::{
     context::connections::MAX_CONNECTIONS,
     model::Connection,
     testing::{listener, owner, process, socket},
+    track::socket_view::InspectedSocket,
 };
 
 impl HostContext {
@@ -47,7 +48,9 @@ fn tools_are_searched_for_once_a_minute_and_known_to_every_process() {
         assert_eq!(host_context.processes()[&pid].tools, Some([Tool::Jcmd].into()));
     }
     assert!(!asks(&mut host_context, 59_999_999_999) && asks(&mut host_context, 60_000_000_000));
-    assert!(!HostContext::default().inspection_request(BootTime(0), false, std::iter::empty()).tools);
+    assert!(
+        !HostContext::default().inspection_request(BootTime(0), false, std::iter::empty::<InspectedSocket<'_>>()).tools
+    );
 }
 
 #[test]
@@ -128,10 +131,10 @@ fn connections_over_the_limit_are_dropped_until_a_process_has_ended() {
     host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(1) });
     assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
     assert_eq!(host_context.connections_read(5), None, "some were dropped");
-    host_context.inspection_request(BootTime(0), false, std::iter::empty());
+    host_context.inspection_request(BootTime(0), false, std::iter::empty::<InspectedSocket<'_>>());
     assert_eq!((host_context.connections(5).len(), host_context.dropped()), (0, 7));
     proxy_peer(&mut host_context, 6);
-    host_context.inspection_request(BootTime(0), false, std::iter::empty());
+    host_context.inspection_request(BootTime(0), false, std::iter::empty::<InspectedSocket<'_>>());
     assert_eq!(host_context.dropped(), 0);
 }
 

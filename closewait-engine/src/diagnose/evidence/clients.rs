@@ -1,6 +1,6 @@
 //! Facts that distinguish idle connections of a pool from forgotten ones.
 
-use std::time::Duration;
+use std::{borrow::Borrow, time::Duration};
 
 use crate::{
     model::{Since, Socket},
@@ -53,8 +53,8 @@ impl ClientFacts {
     /// Counts the sockets of a group at `now`, each with the time at which a refresh last saw that data was read. `onset` is the
     /// entry of the oldest. With `watched`, the agent knows the opener of each connection that was opened after the onset, so a
     /// connection without an opener is older.
-    pub(crate) fn of<'a>(
-        sockets: impl Iterator<Item = (&'a Socket, Since, BootTime)>,
+    pub(crate) fn of<S: Borrow<Socket>>(
+        sockets: impl Iterator<Item = (S, Since, BootTime)>,
         onset: BootTime,
         watched: bool,
         now: BootTime,
@@ -62,7 +62,7 @@ impl ClientFacts {
         let (mut facts, mut entries) = (Self::default(), Vec::new());
         facts.opened_after_onset = watched.then_some(0);
         for (socket, since, read) in sockets {
-            let Since::Exact(entered) = since else { continue };
+            let (Some(entered), socket) = (known(since), socket.borrow()) else { continue };
             entries.push(entered);
             let unread_bytes = socket.unread_bytes.unwrap_or(0);
             let unread = unread_bytes > 1;
@@ -95,6 +95,16 @@ impl ClientFacts {
     }
 }
 
+/// Returns the time of an entry, also of one before the agent's start whose bounds are close: TCP's own times then tell it well enough.
+fn known(since: Since) -> Option<BootTime> {
+    match since {
+        Since::Exact(entered) => Some(entered),
+        Since::Between { earliest, latest } => {
+            earliest.filter(|earliest| latest.since(*earliest) <= TOGETHER).map(|_| latest)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +131,22 @@ mod tests {
     fn facts(sockets: &[Socket]) -> ClientFacts {
         let sockets = sockets.iter().map(|socket| (socket, Since::Exact(ENTERED), ENTERED));
         ClientFacts::of(sockets, ENTERED, false, ENTERED + Duration::from_secs(20))
+    }
+
+    #[test]
+    fn an_entry_before_the_agents_start_counts_if_its_bounds_are_close() {
+        let sockets = [client(5000, 0, 118), client(5000, 0, 118)];
+        let of = |since: Since| {
+            let sockets = sockets.iter().map(|socket| (socket, since, ENTERED));
+            ClientFacts::of(sockets, ENTERED, false, ENTERED + Duration::from_secs(20))
+        };
+        let exact = of(Since::Exact(ENTERED));
+        assert_eq!((exact.closing_messages, exact.same_moment), (2, 2));
+        let between =
+            |millis: u64| Since::Between { earliest: Some(BootTime(ENTERED.0 - millis * 1_000_000)), latest: ENTERED };
+        assert_eq!(of(between(14)), exact);
+        assert_eq!(of(between(201)), ClientFacts::default());
+        assert_eq!(of(Since::Between { earliest: None, latest: ENTERED }), ClientFacts::default());
     }
 
     #[test]

@@ -13,10 +13,10 @@ use crate::{
     context::{host_context::HostContext, pairing},
     diagnose::Seen,
     flow::{flows::Flows, group_key::FlowKey},
-    model::{Connection, Endpoint, Listener, PeerEnd, ProxyPeer, Role, SocketKey},
+    model::{Connection, Endpoint, Listener, PeerEnd, ProxyPeer, Role},
     process::Process,
     time::{BootTime, TICK},
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
 };
 
 /// Maximum age of facts about owners that count as evidence.
@@ -87,17 +87,20 @@ pub(crate) struct Sources<'a> {
     pub(crate) entries: &'a [BootTime],
     /// Connections of the group's owner in CLOSE_WAIT, to any remote endpoint.
     pub(crate) of_owner: OwnerClients,
+    /// Earliest entry of sockets of that port or remote endpoint that have exited with an open descriptor; `None` without one.
+    pub(crate) abandoned_since: Option<BootTime>,
 }
 
 impl Sources<'_> {
     /// Returns the evidence of the group with these sockets.
-    pub(crate) fn evidence(&self, members: &[(SocketKey, &TrackedSocket)]) -> GroupEvidence {
-        let Some(onset) = members.iter().map(|(_, one)| one.since.latest()).min() else {
+    pub(crate) fn evidence(&self, members: &[SocketView<'_>]) -> GroupEvidence {
+        let Some(onset) = members.iter().map(|one| one.latest()).min() else {
             return GroupEvidence::default();
         };
-        let sockets = || members.iter().map(|(_, one)| &one.socket);
-        let owners = members.iter().filter_map(|(_, one)| one.owners.as_deref());
-        let pids: BTreeSet<u32> = owners.flatten().map(|owner| owner.task.pid).take(MAX_OWNERS).collect();
+        let sockets = || members.iter().map(|one| one.socket());
+        let owners = members.iter().filter_map(|one| one.owners());
+        let pids = owners.flat_map(|owners| owners.iter().map(|owner| owner.task.pid).collect::<Vec<_>>());
+        let pids: BTreeSet<u32> = pids.take(MAX_OWNERS).collect();
         let is_server = matches!(self.flow_key, FlowKey::Port(..));
         let (netns, port) = match self.flow_key {
             FlowKey::Port(netns, port) => (netns, Some(port)),
@@ -111,6 +114,7 @@ impl Sources<'_> {
         });
         // Demand counts the whole port: a server with a process for each connection has a group for each process.
         let first = self.entries.first().copied().unwrap_or(onset);
+        let first = self.abandoned_since.map_or(first, |abandoned| abandoned.min(first));
         let last_exit = self
             .flows
             .filter(|_| is_server)
@@ -121,7 +125,7 @@ impl Sources<'_> {
         let stalled_since = progress.map_or(first, |progress| progress.max(first));
         let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= stalled_since + AFTER_ONSET);
         let peer_ends: Vec<PeerEnd> = if is_server {
-            members.iter().filter_map(|(key, _)| self.host_context.peer_end(*key)).collect()
+            members.iter().filter_map(|one| self.host_context.peer_end(one.key())).collect()
         } else {
             Vec::new()
         };
@@ -146,7 +150,7 @@ impl Sources<'_> {
             clients: match self.flow_key {
                 FlowKey::Remote(scope, remote) => {
                     let watched = self.host_context.watches_remote(scope.netns, remote.port);
-                    let sockets = members.iter().map(|(_, one)| (&one.socket, one.since, one.touched));
+                    let sockets = members.iter().map(|one| (one.socket(), one.since(), one.touched()));
                     ClientFacts { of_owner: self.of_owner, ..ClientFacts::of(sockets, onset, watched, self.now) }
                 }
                 FlowKey::Port(..) | FlowKey::Rest => ClientFacts::default(),
@@ -165,10 +169,10 @@ impl Sources<'_> {
     }
 
     /// Whether each owner has one socket of the group, and another process listens, too.
-    fn is_process_per_connection(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> bool {
-        let Some((_, first)) = members.first() else { return false };
-        let mut listeners =
-            self.listeners.iter().filter(|seen| seen.what.serves(first.socket.netns, first.socket.local));
+    fn is_process_per_connection(&self, pids: &BTreeSet<u32>, members: &[SocketView<'_>]) -> bool {
+        let Some(first) = members.first() else { return false };
+        let (netns, local) = (first.netns(), first.ends().0);
+        let mut listeners = self.listeners.iter().filter(|seen| seen.what.serves(netns, local));
         members.len() <= pids.len()
             && listeners.any(|seen| seen.owners.iter().any(|owner| !pids.contains(&owner.task.pid)))
     }
@@ -198,9 +202,9 @@ impl Sources<'_> {
         Some(siblings)
     }
 
-    fn backends(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Backends> {
+    fn backends(&self, pids: &BTreeSet<u32>, members: &[SocketView<'_>]) -> Option<Backends> {
         let port = if let FlowKey::Port(_, port) = self.flow_key { Some(port) } else { None };
-        let locals: BTreeSet<IpAddr> = members.iter().map(|(_, one)| one.socket.local.address).collect();
+        let locals: BTreeSet<IpAddr> = members.iter().map(|one| one.ends().0.address).collect();
         // A connection of the program to itself is no backend.
         let is_other = |remote: &Endpoint| port != Some(remote.port) || !locals.contains(&remote.address);
         let mut backends = Backends::default();
@@ -214,19 +218,20 @@ impl Sources<'_> {
     }
 
     /// Counts the sockets that received data before their only owner started: it inherited them, or another process passed them on.
-    fn older_than_owner(&self, members: &[(SocketKey, &TrackedSocket)]) -> u32 {
-        let older = |one: &TrackedSocket| {
-            let [first, others @ ..] = one.owners.as_deref()? else { return None };
+    fn older_than_owner(&self, members: &[SocketView<'_>]) -> u32 {
+        let older = |one: &SocketView<'_>| {
+            let owners = one.owners()?;
+            let [first, others @ ..] = &*owners else { return None };
+            let socket = one.socket();
             let alone = others.iter().all(|owner| owner.task.pid == first.task.pid);
             let started = self.host_context.processes().get(&first.task.pid)?.started_ns?;
-            let received =
-                one.socket.last_received.filter(|_| one.socket.received_bytes.is_some_and(|bytes| bytes > 1))?;
+            let received = socket.last_received.filter(|_| socket.received_bytes.is_some_and(|bytes| bytes > 1))?;
             Some(alone && received + STARTED <= BootTime(started))
         };
-        number(members.iter().filter(|(_, one)| older(one) == Some(true)).count())
+        number(members.iter().filter(|one| older(one) == Some(true)).count())
     }
 
-    fn stacks(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<StackEvidence> {
+    fn stacks(&self, pids: &BTreeSet<u32>, members: &[SocketView<'_>]) -> Option<StackEvidence> {
         let owners = pids.iter().map(|pid| self.host_context.processes().get(pid));
         let stacks = owners.flat_map(|owner| match owner {
             Some(owner) => self.working(owner).into_iter().map(|process| process.stacks.as_deref()).collect(),
@@ -241,7 +246,7 @@ impl Sources<'_> {
         if workers.is_empty() { vec![owner] } else { workers }
     }
 
-    fn waits(&self, pids: &BTreeSet<u32>, members: &[(SocketKey, &TrackedSocket)]) -> Option<Waits> {
+    fn waits(&self, pids: &BTreeSet<u32>, members: &[SocketView<'_>]) -> Option<Waits> {
         let mut waits = Waits::default();
         for pid in pids {
             let fresh = self.host_context.inspected_at(*pid).is_some_and(|at| self.now.since(at) <= MAX_AGE);
@@ -261,8 +266,8 @@ impl Sources<'_> {
 }
 
 /// Returns the number of sockets that had entered at a time.
-fn entered_by(members: &[(SocketKey, &TrackedSocket)], at: BootTime) -> u32 {
-    number(members.iter().filter(|(_, one)| one.since.latest() <= at).count())
+fn entered_by(members: &[SocketView<'_>], at: BootTime) -> u32 {
+    number(members.iter().filter(|one| one.latest() <= at).count())
 }
 
 /// Returns a number of sockets or processes.

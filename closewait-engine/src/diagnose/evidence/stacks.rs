@@ -10,7 +10,7 @@ use crate::{
 
 /// Minimum time between the first and the last sample in which threads are at one line, for evidence that they are blocked there. One
 /// sample is an indication.
-const STEADY: Duration = Duration::from_secs(30);
+pub(crate) const STEADY: Duration = Duration::from_secs(30);
 
 /// Threads or goroutines of all owners of a group, by what their stacks show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,18 +21,23 @@ pub struct StackEvidence {
     pub idle: u32,
     /// Number of threads that have waited for a connection of a pool in two samples at least 30 s apart.
     pub pool: u32,
-    /// Number of threads that have waited for a lock at one line of the application in two such samples: the line with the most of them.
+    /// Number of threads that have waited for a lock, or for room in a queue, at one line of the application in two such samples: the line
+    /// with the most of them.
     pub at_line: u32,
     /// Number of threads that have waited for locks at up to three such lines of one process.
     pub at_lines: u32,
     /// Number of these lines.
     pub lines: u32,
+    /// Whether most of the threads at the first of them wait for room in a queue.
+    pub for_room: bool,
     /// Number of threads that wait for work or for a result in the function that they began with.
     pub in_loops: u32,
     /// Meaning of most of these; `None` without such threads.
     pub loops: Option<OwnLoops>,
     /// Number of virtual threads that cannot run, because all carriers have waited for a lock at one line in two such samples.
     pub stopped: u32,
+    /// Whether some stacks were not read, or show nothing.
+    pub unknown: bool,
     /// Whether all stacks were read, and show what each thread does. An event loop's do not: it can serve connections without tasks, and
     /// only tasks of asyncio are read.
     pub complete: bool,
@@ -81,7 +86,7 @@ impl StackEvidence {
         let mut most = 0;
         for owner in owners {
             let Some(stacks) = owner else {
-                evidence.complete = false;
+                (evidence.complete, evidence.unknown) = (false, true);
                 continue;
             };
             evidence.add(stacks);
@@ -98,7 +103,10 @@ impl StackEvidence {
 
     fn add(&mut self, stacks: &ProcessStacks) {
         let mut lines: Vec<(&CodeFrame, u32)> = Vec::new();
+        let (mut locked, mut full) = (0, 0);
         let is_known = |group: &StackGroup| !matches!(group.work, ThreadWork::Unknown) && !runs_tasks(group.work);
+        let is_unknown = |group: &StackGroup| matches!(group.work, ThreadWork::Unknown);
+        self.unknown |= stacks.ungrouped > 0 || !stacks.unread.is_empty() || stacks.groups.iter().any(is_unknown);
         self.complete &= stacks.ungrouped == 0 && stacks.unread.is_empty() && stacks.groups.iter().all(is_known);
         let is_steady = |since: Option<BootTime>| since.is_some_and(|since| stacks.at.since(since) >= STEADY);
         if let Some(pinned) = stacks.pinned_carriers()
@@ -120,12 +128,15 @@ impl StackEvidence {
                     self.idle = self.idle.saturating_add(group.count);
                 }
                 ThreadWork::Waits(CodeWait::Pool) if is_steady => self.pool = self.pool.saturating_add(group.count),
-                ThreadWork::Waits(CodeWait::Lock) if is_steady && group.place.is_some() => {
+                ThreadWork::Waits(CodeWait::Lock | CodeWait::Room) if is_steady && group.place.is_some() => {
                     lines.extend(group.place().map(|place| (place, group.count)));
+                    let waiting = if group.work == ThreadWork::Waits(CodeWait::Room) { &mut full } else { &mut locked };
+                    *waiting = group.count.max(*waiting);
                 }
                 ThreadWork::Waits(
                     CodeWait::Pool
                     | CodeWait::Lock
+                    | CodeWait::Room
                     | CodeWait::Signal
                     | CodeWait::Events
                     | CodeWait::Interpreter
@@ -146,6 +157,7 @@ impl StackEvidence {
         self.at_line = self.at_line.max(lines.first().map_or(0, |(_, count)| *count));
         if sum > self.at_lines {
             (self.at_lines, self.lines) = (sum, u32::try_from(lines.len()).unwrap_or(0));
+            self.for_room = full > locked;
         }
     }
 
@@ -178,11 +190,23 @@ impl StackEvidence {
             0 => String::new(),
             stopped => format!(", and keep {} from running", count(*stopped, "virtual thread")),
         };
+        let (a_lock, locks) = if self.for_room { ("room in a queue", "locks or queues") } else { ("a lock", "locks") };
         if *lines > 1 {
-            format!("{at_lines} of {threads} stacks have waited for locks at {lines} lines for at least 30s{stopped}")
+            format!("{at_lines} of {threads} stacks have waited for {locks} at {lines} lines for at least 30s{stopped}")
         } else {
-            format!("{at_line} of {threads} stacks have waited for a lock at one line for at least 30s{stopped}")
+            format!("{at_line} of {threads} stacks have waited for {a_lock} at one line for at least 30s{stopped}")
         }
+    }
+
+    /// Returns what the threads do that wait for a connection of a pool, in words.
+    pub fn waiting_for_pool(&self) -> String {
+        format!("{} of {} stacks have waited for a connection of a pool for at least 30s", self.pool, self.threads)
+    }
+
+    /// Whether threads at up to three lines are at least half as many as `sockets`: each may work on one of them, although other threads
+    /// serve other connections.
+    pub fn stops(&self, sockets: u32) -> bool {
+        self.at_lines > 0 && u64::from(self.at_lines) * 2 >= u64::from(sockets)
     }
 
     /// Whether the threads at one line explain why `sockets` are not closed: with those that they keep from running, they are at least

@@ -130,6 +130,18 @@ mod tests {
     }
 
     #[test]
+    fn a_process_for_one_connection_also_waits_for_a_backend_with_a_timeout() {
+        let mut scene = waiting(70).of(1).paired(1).reading(ReadState::IdleFin);
+        (scene.group.awaiting, scene.group.unanswered) = (1, 1);
+        let select =
+            Waits { threads: 1, complete: true, events: 1, limited: 1, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(select);
+        assert_eq!(result(&scene), (Class::Hung, "backend_stuck", Certainty::Low));
+        scene.group.evidence.waits = Some(Waits { threads: 2, ..select });
+        assert_eq!(result(&scene).0, Class::ProxyWait, "the other thread may serve clients");
+    }
+
+    #[test]
     fn a_server_that_serves_others_or_finishes_some_requests_is_not_hung() {
         let mut scene = waiting(190);
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });

@@ -133,7 +133,7 @@ impl Rule for Blocked {
                 let sure = case.group.oldest >= super::SURE_AGE && unread;
                 (
                     if sure { Certainty::Medium } else { Certainty::Low },
-                    "its threads do not show what each connection waits for".to_owned(),
+                    "its threads do not show which connections they work on".to_owned(),
                 )
             }
             _ => return None,

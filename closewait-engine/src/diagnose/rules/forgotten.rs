@@ -38,6 +38,7 @@ impl Rule for Forgotten {
                 "an event loop that passes on what it has received, bit by bit: another program answers it all the time",
                 "a program that got the connection as one of its descriptors 0 to 3: it ends with the connection, or after it",
                 "an event loop that leaves connections in the backlog: it waits for something else",
+                "threads or tasks that wait for a lock or for room in a queue, at least half as many as sockets: see `partly_blocked`",
                 "a runtime that runs many tasks on each thread (Go): its threads show nothing about single connections",
             ],
             seen: &["http-kit/http-kit#326", "websockets/ws#180", "icing/mod_h2#79", "nodejs/node#31106"],
@@ -59,6 +60,10 @@ impl Rule for Forgotten {
         // The tasks of an event loop have no stacks.
         let stacks = evidence.stacks.filter(|stacks| stacks.complete && waits.idle_loop.is_none());
         if !waits.show_connections() && stacks.is_none() {
+            return None;
+        }
+        // Tasks that wait for a lock or a queue work on these.
+        if evidence.stacks.is_some_and(|stacks| stacks.stops(case.group.count)) {
             return None;
         }
         let backends = evidence.backends?;

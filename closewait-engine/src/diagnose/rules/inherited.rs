@@ -386,6 +386,19 @@ mod tests {
     }
 
     #[test]
+    fn only_a_server_gets_a_connection_as_the_descriptor_after_standard_error() {
+        let copies = |fd| vec![owned_by(1, "sh", fd), owned_by(2, "tail", fd), owned_by(3, "grep", fd)];
+        let programs = || ["/bin/sh", "/usr/bin/tail", "/usr/bin/grep"].into_iter().zip(1..);
+        let processes: Vec<_> = programs().map(|(exe, pid)| process(pid, "copy", exe)).collect();
+        for (scene, fd, expected) in
+            [(Scene::client(), 3, Some(Certainty::Low)), (Scene::client(), 1, None), (Scene::server(), 3, None)]
+        {
+            let scene = Scene { owners: Some(copies(fd)), processes: processes.clone(), ..scene };
+            assert_eq!(certainty(&scene), expected, "{fd}");
+        }
+    }
+
+    #[test]
     fn workers_of_one_program_are_a_guess_for_clients_and_nothing_for_servers() {
         for (scene, expected) in [(Scene::client(), Some(Certainty::Low)), (Scene::server(), None)] {
             let mut scene = scene;

@@ -5,6 +5,7 @@ mod accumulates;
 mod backend_stuck;
 mod blocked;
 mod busy;
+mod client_blocked;
 mod forgotten;
 mod gone;
 mod half_close;
@@ -69,6 +70,7 @@ pub const RULES: &[&dyn Rule] = &[
     &blocked::Blocked,
     &own_pool::OwnPool,
     &partly_blocked::PartlyBlocked,
+    &client_blocked::ClientBlocked,
     &accumulates::Accumulates,
     &shared::Shared,
     &working::ServesOthers,
@@ -85,11 +87,15 @@ const SOME_AGE: Duration = Duration::from_secs(15);
 /// Highest descriptor that a super-server passes to the program that it starts: a connection is standard input, output and error,
 /// or for systemd the descriptor after these (`SD_LISTEN_FDS_START`).
 const HANDED_OVER: u32 = 3;
+/// The same for a connection that a program opened and passes on, as `socat` and the proxy commands of `ssh` do.
+const STANDARD_ERROR: u32 = 2;
 
 /// Whether at most one process has a connection as another descriptor than these: a super-server, a shell or a server of CGI
 /// programs passes it on intentionally. `None` if the descriptors are unknown.
 fn is_passed_on(case: &Case<'_>) -> Option<bool> {
-    let mut own = case.owners?.iter().filter(|owner| owner.fd > HANDED_OVER).map(|owner| owner.task.pid);
+    // Only a super-server uses the descriptor after these.
+    let last = if case.is_client() { STANDARD_ERROR } else { HANDED_OVER };
+    let mut own = case.owners?.iter().filter(|owner| owner.fd > last).map(|owner| owner.task.pid);
     let first = own.next();
     Some(own.all(|pid| Some(pid) == first))
 }

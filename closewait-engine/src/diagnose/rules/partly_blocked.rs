@@ -2,7 +2,7 @@
 
 use crate::diagnose::{
     About, Case, Explanation, Judgement, Rule,
-    evidence::{CounterEvidence, OwnLoops},
+    evidence::{CounterEvidence, OwnLoops, StackEvidence},
     text,
 };
 use crate::model::{Certainty, Class};
@@ -17,7 +17,9 @@ impl Rule for PartlyBlocked {
             when: "the socket is a server's; the program serves other connections of the port; the oldest of the group entered 15 s \
                    ago or longer; the FIN is unread on at least half of the sockets; all threads of the owner wait without a \
                    timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
-                   wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets",
+                   wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets; or stacks \
+                   show that threads have waited for locks or for room in queues at up to three lines for 30 s or longer, at least half as many as \
+                   sockets, and the oldest entered 60 s ago or longer",
             class: &[Class::Hung],
             certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
             says: "some requests hang, while the program serves others",
@@ -42,8 +44,11 @@ impl Rule for PartlyBlocked {
 
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
-        let waits = evidence.waits?;
         let count = case.group.count;
+        if let Some(stacks) = evidence.stacks.filter(|stacks| stacks.stops(count)) {
+            return at_lines(case, stacks);
+        }
+        let waits = evidence.waits?;
         let applies = case.is_server()
             && evidence.progresses(case.now) == Some(true)
             && case.group.oldest >= super::SOME_AGE
@@ -73,6 +78,26 @@ impl Rule for PartlyBlocked {
     }
 }
 
+/// Returns the judgement on requests whose threads or tasks wait for a lock or a queue, as stacks show, while others are served.
+fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'c>> {
+    let evidence = &case.group.evidence;
+    if !case.is_server() || evidence.progresses(case.now) != Some(true) || case.group.oldest < super::SURE_AGE {
+        return None;
+    }
+    Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
+        text: format!(
+            "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; {blocked}.{doing}",
+            port = text::port(case),
+            owner = text::owner(case),
+            count = text::count(case.group.count, "socket"),
+            since = text::duration(case.group.oldest),
+            blocked = stacks.blocked(),
+            doing = text::doing(case),
+        ),
+        next: text::dump(case).and("see which one holds the lock, or should take the items of the queue"),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::blocked::tests::{hung, result};
@@ -86,6 +111,23 @@ mod tests {
         let mut scene = hung(20);
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+    }
+
+    #[test]
+    fn tasks_that_wait_for_a_lock_or_a_queue_beside_served_connections_are_hung() {
+        let mut scene = hung(70).of(12);
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        let event_loop = Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(event_loop);
+        assert_eq!(scene.verdict().rule, "forgotten", "the event loop is idle");
+        let stacks = StackEvidence { threads: 9, at_line: 6, at_lines: 6, lines: 1, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(stacks);
+        assert_eq!((result(&scene), scene.verdict().rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+        let text = scene.verdict().text;
+        assert!(text.contains("6 of 9 stacks have waited for a lock at one line for at least 30s"), "{text}");
+        scene.group.evidence.stacks = Some(StackEvidence { for_room: true, ..stacks });
+        assert!(scene.verdict().text.contains("have waited for room in a queue at one line"));
+        assert_eq!(result(&scene.of(40)).0, Class::Leak, "too few for the sockets");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
+use super::client_blocked;
+
 /// Detects idle connections of a pool, which checks a connection only when it needs one.
 pub(super) struct Pool;
 
@@ -13,10 +15,15 @@ impl Rule for Pool {
             when: "the socket is a client's; at least half of the group's sockets were idle for 1 s or longer when the FIN \
                    arrived, or have an unread response and 3 or more FINs arrived within 1.5 s; at least half received a \
                    closing message with the FIN that no request asked for, and fewer than half were opened after the oldest \
-                   entered or the program has a thread for each; or at most one socket was opened after the oldest entered",
+                   entered or the program has a thread for each; or the program ended 2 or more late, as `slow` requires; or at \
+                   most one socket was opened after the oldest entered; `client_blocked` does not apply",
             class: &[Class::Pool, Class::Unknown],
             certainty: &[
-                (Certainty::Medium, "closing messages, or one event at the peer: 3 or more FINs within 1.5 s"),
+                (
+                    Certainty::Medium,
+                    "closing messages; one event at the peer: 3 or more FINs within 1.5 s; or sockets that the program ended late, as \
+                     at their next use",
+                ),
                 (
                     Certainty::Low,
                     "idle connections only, or one event and unread responses: connections that the program forgot after use look \
@@ -36,7 +43,7 @@ impl Rule for Pool {
     }
 
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
-        if !case.is_client() {
+        if !case.is_client() || client_blocked::blocked(case).is_some() {
             return None;
         }
         let (clients, count) = (&case.group.evidence.clients, case.group.count);
@@ -49,6 +56,7 @@ impl Rule for Pool {
         // started one after the other.
         let thread_for_each = waits.is_some_and(|waits| waits.complete && waits.threads >= count);
         let accumulates = opened >= 2 && opened * 2 >= count && !thread_for_each;
+        let replaces = case.group.evidence.late_exits.filter(|exits| exits.is_current(case.now));
         let (certainty, evidence) = if most(clients.closing_messages) && !accumulates {
             (
                 Certainty::Medium,
@@ -62,6 +70,19 @@ impl Rule for Pool {
             (
                 if most(clients.responses) { Certainty::Low } else { Certainty::Medium },
                 format!("{remote} closed {} of them within 1.5s, as in a restart or a cleanup", clients.same_moment),
+            )
+        } else if most(clients.idle)
+            && !accumulates
+            && let Some(exits) = replaces
+        {
+            (
+                Certainty::Medium,
+                format!(
+                    "{idle} had been idle for 1s or longer, and it closed {count} others after up to {longest}, as at their next use",
+                    idle = clients.idle,
+                    count = exits.count,
+                    longest = text::duration(exits.longest),
+                ),
             )
         } else if most(clients.idle) && opened < 2 {
             (Certainty::Low, format!("{} had been idle for 1s or longer when {remote} closed them", clients.idle))
@@ -81,7 +102,7 @@ impl Rule for Pool {
             Some(stacks) if stacks.blocks(count) => {
                 Some(format!("{}, and may keep these.{}", stacks.blocked(), text::doing(case)))
             }
-            Some(stacks) if stacks.complete => None,
+            Some(stacks) if !stacks.unknown => None,
             Some(_) | None => waits
                 .filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads)
                 .map(|waits| {
@@ -124,8 +145,8 @@ impl Rule for Pool {
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{ClientFacts, StackEvidence, Waits},
-        testing::Scene,
+        evidence::{ClientFacts, LateExits, StackEvidence, Waits},
+        testing::{Scene, secs},
     };
 
     fn result(clients: ClientFacts) -> Option<(Class, Certainty)> {
@@ -160,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_are_closed_at_their_next_use_are_a_pool_and_not_slow() {
+        let mut scene = Scene::client().of(7);
+        let exits = LateExits { count: 3, last: Some(scene.now - secs(5)), longest: secs(40) };
+        scene.group.evidence.late_exits = Some(exits);
+        assert_eq!(scene.verdict().rule, "slow", "they were in use");
+        scene.group.evidence.clients = ClientFacts { idle: 6, opened_after_onset: Some(3), ..ClientFacts::default() };
+        let verdict = scene.verdict();
+        assert_eq!((verdict.class, verdict.certainty), (Class::Pool, Certainty::Medium));
+        assert!(verdict.text.contains("it closed 3 others after up to 40s, as at their next use"), "{}", verdict.text);
+        scene.group.evidence.clients.opened_after_onset = Some(4);
+        assert_eq!(scene.verdict().rule, "slow", "most are new");
+    }
+
+    #[test]
     fn threads_that_may_wait_for_a_connection_make_a_pool_a_guess() {
         let mut scene = Scene::client().of(8);
         scene.group.evidence.clients = ClientFacts { idle: 8, same_moment: 8, ..ClientFacts::default() };
@@ -172,6 +207,10 @@ mod tests {
         let stacks = StackEvidence { threads: 13, pool: 0, complete: true, ..StackEvidence::default() };
         scene.group.evidence.stacks = Some(stacks);
         assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "no thread waits for a connection");
+        scene.group.evidence.stacks = Some(StackEvidence { complete: false, ..stacks });
+        assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "tasks of an event loop would have stacks");
+        scene.group.evidence.stacks = Some(StackEvidence { complete: false, unknown: true, ..stacks });
+        assert_eq!(scene.check(&Pool).unwrap().class, Class::Unknown, "some stacks are unknown");
         scene.group.evidence.stacks = Some(StackEvidence { pool: 5, ..stacks });
         let judgement = scene.check(&Pool).unwrap();
         assert_eq!(judgement.class, Class::Unknown);

@@ -88,7 +88,11 @@ pub(super) fn asks_another(case: &Case<'_>) -> bool {
     let waits = group.evidence.waits.filter(Waits::show_connections);
     !super::is_known_proxy(case)
         && group.is_most(read)
-        && waits.is_some_and(|waits| group.is_most(waits.blocked + waits.single))
+        && waits.is_some_and(|waits| {
+            // A process for one connection waits for it alone, also with a timeout.
+            let of_one = if (waits.threads, group.count) == (1, 1) { waits.events } else { 0 };
+            group.is_most(waits.blocked + waits.single.max(of_one))
+        })
 }
 
 /// Explains a server whose threads wait for the answer of the program at `towards`.

@@ -80,7 +80,7 @@ impl Rule for ServesOthers {
                 Certainty::Low,
                 "unknown; a leak if fewer threads work than half of the number of sockets (stacks, if all were read, count instead of \
                  system calls), or the program has answered most of \
-                 them: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something on most",
+                 them, also with those on which it has read the FIN and no request: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something on most",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
             next: "see whether the sockets exit",
@@ -113,16 +113,23 @@ impl Rule for ServesOthers {
                 waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count
             }),
         };
+        // A program that has read the FIN, and has nothing to answer, has nothing to do for the socket.
+        let consumed = most(case.group.in_state(ReadState::FinConsumed));
+        let owes_nothing =
+            most(case.group.answered) || (consumed && most(case.group.replied + case.group.asked_nothing));
         // A program reads the FIN when it is done with the request, or about to be.
-        let done = most(case.group.in_state(ReadState::FinConsumed))
+        let done = consumed
             || most(case.group.answered)
             || most(case.group.count - case.group.unanswered.min(case.group.count));
         let old = case.group.oldest >= if done { super::SOME_AGE } else { super::SURE_AGE };
-        let (class, what) = match (old, idle_threads, most(case.group.answered)) {
+        let (class, what) = match (old, idle_threads, owes_nothing) {
             (true, true, _) => {
                 (Class::Leak, "has probably forgotten these sockets: no thread seems to work on most of them")
             }
-            (true, false, true) => (Class::Leak, "has probably forgotten these sockets: it has answered most of them"),
+            (true, false, true) => (
+                Class::Leak,
+                "has probably forgotten these sockets: it has answered most of them, or was asked nothing on them",
+            ),
             (true, false, false) => {
                 (Class::Unknown, "is slow with these sockets, or has forgotten them; its threads do not show which")
             }
@@ -183,7 +190,9 @@ mod tests {
             Waits { threads: 1, complete: true, events: 1, limited: 1, idle_loop: Some(true), ..Waits::default() };
         scene.group.evidence.waits = Some(idle_loop);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown, "it may wait for something else");
-        scene.group.answered = 9;
+        (scene.group.replied, scene.group.asked_nothing) = (3, 6);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "on the others, it was asked nothing");
+        (scene.group.answered, scene.group.replied, scene.group.asked_nothing) = (9, 0, 0);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "it has answered them");
         (scene.group.evidence.waits, scene.group.answered) = (threads, 0);
         scene = scene.aged(70);

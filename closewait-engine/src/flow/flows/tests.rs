@@ -1,5 +1,8 @@
+use std::iter;
+
 use super::*;
 use crate::{
+    diagnose::Trend,
     flow::group_key::GroupKeys,
     model::{Endpoint, Role, Socket},
     testing::{socket, socket_on_port},
@@ -28,7 +31,14 @@ fn towards(port: usize) -> Socket {
 /// Counts these sockets at a time.
 fn count(flows: &mut Flows, seconds: u64, sockets: &[Socket]) {
     let since = Since::Exact(at(1));
-    assert_eq!(flows.handle_timeout(at(seconds), sockets.iter().map(|socket| (key(socket), since, SocketKey(1)))), []);
+    assert_eq!(
+        flows.handle_timeout(
+            at(seconds),
+            sockets.iter().map(|socket| (key(socket), since, SocketKey(1))),
+            iter::empty()
+        ),
+        []
+    );
 }
 
 fn enter(flows: &mut Flows, seconds: u64) {
@@ -37,7 +47,29 @@ fn enter(flows: &mut Flows, seconds: u64) {
 
 fn close(flows: &mut Flows, entered: u64, left: u64) {
     let dwell = Dwell::Exact(Duration::from_secs(left - entered));
-    flows.left(key(&socket()), at(left), Some(at(entered)), Some(dwell), (true, None));
+    flows.left(key(&socket()), at(left), Some(at(entered)), Some(dwell), (true, None, false));
+}
+
+#[test]
+fn sockets_that_the_peer_has_ended_are_present_until_their_descriptors_are_closed() {
+    let mut flows = flows();
+    let key = key(&socket());
+    for second in 1..=3 {
+        enter(&mut flows, second);
+    }
+    let dwell = Some(Dwell::Exact(Duration::from_secs(60)));
+    for second in 1..=2 {
+        flows.left(key, at(second + 60), Some(at(second)), dwell, (false, None, true));
+    }
+    let mut point = |seconds, abandoned: &[u64]| {
+        let present = [(key, Since::Exact(at(3)), SocketKey(1))].into_iter();
+        let abandoned = abandoned.iter().map(|entered| (key, at(*entered)));
+        flows.handle_timeout(at(seconds), present, abandoned);
+        let latest = flows.flows[&key].latest;
+        (latest.present, latest.mature.present, latest.left)
+    };
+    assert_eq!(point(64, &[1, 2]), (3, 3, 0));
+    assert_eq!(point(74, &[2]), (2, 2, 0));
 }
 
 #[test]
@@ -132,7 +164,7 @@ fn the_longest_quiet_flows_are_evicted_first_and_flows_with_sockets_remain() {
         flows.entered(key(&socket), entered);
         // The first one remains in CLOSE_WAIT.
         if number > 0 {
-            flows.left(key(&socket), entered, Some(entered), None, (true, None));
+            flows.left(key(&socket), entered, Some(entered), None, (true, None, false));
         }
     }
     count(&mut flows, 10, &[towards(0)]);
@@ -165,11 +197,14 @@ fn facts_found_later_do_not_count_a_socket_twice() {
         flows.entered(keys.flow(&traced), at(second));
         if second > 0 {
             let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
-            flows.left(keys.flow(&traced), at(second), Some(at(second - 1)), dwell, (true, None));
+            flows.left(keys.flow(&traced), at(second), Some(at(second - 1)), dwell, (true, None, false));
         }
     }
     let flow_key = keys.flow(&named);
-    assert_eq!(flows.handle_timeout(at(20), [(flow_key, Since::Exact(at(1)), SocketKey(1))].into_iter()), []);
+    assert_eq!(
+        flows.handle_timeout(at(20), [(flow_key, Since::Exact(at(1)), SocketKey(1))].into_iter(), iter::empty()),
+        []
+    );
     assert_eq!((flow_key, flows.flows.len()), (FlowKey::Port(None, 8080), 1));
     let flow = flows.flow(flow_key, None, at(20)).unwrap();
     assert_eq!((flow.entered, flow.closed, flows.flows[&flow_key].latest.present), (20, 19, 1));

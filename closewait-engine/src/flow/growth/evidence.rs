@@ -1,12 +1,13 @@
 //! Reports of incidents, with the evidence that a restart would destroy.
 
+mod counts;
+
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::Duration,
 };
 
+use self::counts::{owners, reads, remotes, shown};
 use super::{Course, Inspected, LEVEL_PERIOD, LastReport};
 use crate::{
     Engine,
@@ -16,14 +17,14 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
-        Milestone, MilestoneKind, Moment, Oldest, Onset, Output, Pileup, PileupEnd, ReadState, ResolvedIncident, Shape,
-        Since, Slope, Socket, SocketKey, Task, count_age,
+        AgeCounts, Certainty, Class, Dwell, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis,
+        Limit, Milestone, MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since,
+        Slope, Socket, SocketKey, count_age,
     },
     process::Process,
     snapshot::metrics::service_of,
     time::BootTime,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
     unread::UnreadRequests,
 };
 
@@ -35,8 +36,6 @@ const MAX_OLDEST: usize = 5;
 const MAX_REFRESHED: usize = 32;
 /// Maximum number of remote addresses in a report.
 const MAX_TOP_REMOTES: usize = 3;
-/// Maximum number of reported owners; those with the most sockets come first.
-const MAX_OWNERS: usize = 8;
 /// Maximum number of resolved incidents that the engine keeps for a report.
 const MAX_RESOLVED: usize = 16;
 
@@ -64,7 +63,7 @@ impl Used {
 }
 
 /// Sockets of a flow, oldest first.
-pub(crate) type Members<'a> = Vec<(SocketKey, &'a TrackedSocket)>;
+pub(crate) type Members<'a> = Vec<SocketView<'a>>;
 
 impl Engine {
     /// Counts the sockets at `now`, and reports the incidents that have ended.
@@ -75,14 +74,21 @@ impl Engine {
         }
         let watches = self.config.reads_progress && self.config.named;
         let mut oldest = OldestOfPorts::default();
-        let sockets = self.tracker.iter().map(|(key, one)| {
-            let flow_key = self.group_keys.flow(&one.socket);
+        let sockets = self.tracker.iter().map(|one| {
+            let (flow_key, since) = (self.group_keys.flow_of(one), one.since());
             if watches {
-                oldest.present(now, flow_key, one.since, key);
+                oldest.present(now, flow_key, since, one.key());
             }
-            (flow_key, one.since, key)
+            (flow_key, since, one.key())
         });
-        let ended = flows.handle_timeout(now, sockets);
+        let abandoned = self.lingering.iter().filter_map(|(_, one)| {
+            let Some(Dwell::Exact(dwell)) = one.gone.dwell.filter(|_| one.gone.seen && one.gone.how.is_by_peer())
+            else {
+                return None;
+            };
+            Some((self.group_keys.flow(&one.socket), one.gone.at - dwell))
+        });
+        let ended = flows.handle_timeout(now, sockets, abandoned);
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
             self.host_context.watch(&ports, now);
             self.outputs.push_back(Output::WatchPorts(ports));
@@ -136,26 +142,39 @@ impl Engine {
             return Vec::new();
         }
         let members = self.members(BootTime(u64::MAX), |flow_key| suspects.contains(&flow_key));
-        members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(|(key, _)| key)).collect()
+        members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(SocketView::key)).collect()
     }
 
     /// Returns the flow that a socket is counted in.
     pub(crate) fn flow_of(&self, socket: &Socket) -> FlowKey {
-        let flow_key = self.group_keys.flow(socket);
+        self.counted_as(self.group_keys.flow(socket))
+    }
+
+    fn counted_as(&self, flow_key: FlowKey) -> FlowKey {
         self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
     }
 
     /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
     pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
-        let mut members = BTreeMap::<FlowKey, Members<'_>>::new();
-        for (key, tracked) in self.tracker.iter().filter(|(_, one)| one.since.latest() <= at) {
-            let flow_key = self.flow_of(&tracked.socket);
+        self.members_of(self.tracker.iter(), at, wanted)
+    }
+
+    /// Returns those of these sockets that are in the wanted flows and had entered by `at`, oldest first.
+    pub(crate) fn members_of<'a>(
+        &self,
+        sockets: impl Iterator<Item = SocketView<'a>>,
+        at: BootTime,
+        wanted: impl Fn(FlowKey) -> bool,
+    ) -> BTreeMap<FlowKey, Members<'a>> {
+        let mut members = BTreeMap::<FlowKey, Members<'a>>::new();
+        for one in sockets.filter(|one| one.latest() <= at) {
+            let flow_key = self.counted_as(self.group_keys.flow_of(one));
             if wanted(flow_key) {
-                members.entry(flow_key).or_default().push((key, tracked));
+                members.entry(flow_key).or_default().push(one);
             }
         }
         for members in members.values_mut() {
-            members.sort_by_key(|(_, one)| (one.since.latest(), one.socket.local, one.socket.remote));
+            members.sort_by_key(|one| (one.latest(), one.ends()));
         }
         members
     }
@@ -174,7 +193,7 @@ impl Engine {
             .map(|flow_key| {
                 let pileup = members.get(flow_key).and_then(|members| {
                     let pileup = self.pileup(*flow_key, members, &grouping, at)?;
-                    let entries: Vec<Since> = members.iter().map(|(_, one)| one.since).collect();
+                    let entries: Vec<Since> = members.iter().map(|one| one.since()).collect();
                     let id = IncidentId::new(&self.config.host, &pileup.group, identifying_onset(&entries)?);
                     let entries = match pileup.incident {
                         Some(_) => Vec::new(),
@@ -235,35 +254,38 @@ impl Engine {
         let last_closed = flow(None).and_then(|flow| flow.last_closed);
         let longest = flows.and_then(|flows| flows.longest_healthy(flow_key));
         let first = first_of_growth(members, last_closed, longest);
-        let (grown, onset) = (members.get(first..)?, members.get(first)?.1.since.latest());
+        let (grown, onset) = (members.get(first..)?, members.get(first)?.latest());
         let course = growth.map(|growth| growth.course(onset));
         let stuck_permille = flow(Some(onset)).and_then(|flow| flow.stuck_permille_since_onset());
         let stuck_permille = stuck_permille.or_else(|| course.and_then(|course| course.stuck_permille()));
         let owners = owners(grown);
         // A port or remote endpoint can have several owners, and each a cause of its own: the owner of most sockets counts.
         let main = owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task.pid);
-        let of_main = |one: &TrackedSocket| one.owners.iter().flatten().any(|owner| Some(owner.task.pid) == main);
-        let (key, oldest) = *grown.iter().find(|(_, one)| of_main(one)).or(grown.first())?;
-        let oldest_owners = oldest.owners.as_deref();
+        let of_main = |one: &&SocketView<'_>| {
+            one.owners().is_some_and(|owners| owners.iter().any(|owner| Some(owner.task.pid) == main))
+        };
+        let oldest = *grown.iter().find(of_main).or(grown.first())?;
+        let (oldest_socket, oldest_owners) = (oldest.socket(), oldest.owners());
+        let oldest_owners = oldest_owners.as_deref();
         let process = match main {
             Some(pid) => self.host_context.processes().get(&pid),
-            None => grouping.process(&oldest.socket, oldest_owners),
+            None => grouping.process(&oldest_socket, oldest_owners),
         };
-        let waiting = members.iter().filter(|(_, one)| one.socket.accepted == Some(false));
-        let unaccepted_since = waiting.clone().next().map(|(_, one)| one.since.latest());
+        let waiting = members.iter().filter(|one| one.accepted() == Some(false));
+        let unaccepted_since = waiting.clone().next().map(|one| one.latest());
         let unaccepted = waiting.count();
-        let origins = grouping.origins(&oldest.socket);
+        let origins = grouping.origins(&oldest_socket);
         let listener = origins.listener;
         let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
         // Of more processes than one inspection reads, the name is known.
         let accepts = listener
             .and_then(|seen| seen.owners.first())
-            .filter(|_| main.is_none() && oldest.socket.accepted == Some(false));
+            .filter(|_| main.is_none() && oldest_socket.accepted == Some(false));
         let unread = || accepts.map(|owner| Process::unread(owner.task.pid, owner.task.comm.clone()));
         let ages = |permille: usize| {
             // The oldest sockets come first.
             let at = (members.len() - 1) * (1000 - permille) / 1000;
-            members.get(at).map_or(Duration::ZERO, |(_, one)| one.since.dwell(now).at_least())
+            members.get(at).map_or(Duration::ZERO, |one| one.dwell(now).at_least())
         };
         let (reads, remotes) = (reads(members), remotes(members));
         let waits = unaccepted * 2 > members.len();
@@ -271,7 +293,7 @@ impl Engine {
         let backlog_at = listener.map(|seen| seen.at);
         let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
         // The owners of sockets that entered after the scan are not known yet.
-        let scanned = grown.iter().filter(|(_, one)| one.owners.is_some()).count();
+        let scanned = grown.iter().filter(|one| one.is_scanned()).count();
         // The backlog holds one more than the limit (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
         let waiting = backlog.zip(backlog_at).map(|((used, most), at)| Used {
             limit: Limit::Backlog,
@@ -296,7 +318,7 @@ impl Engine {
         let forecasts = growing.filter_map(|used| course?.forecast(used, now));
         let forecast = connections.filter(|used| used.used >= used.most).map(Used::reached);
         let forecast = forecast.or_else(|| forecasts.min_by_key(|forecast| forecast.left));
-        let (judged, proxy_peer) = grouping.judge(key, oldest, origins, |_, _| true);
+        let (judged, proxy_peer) = grouping.judge(oldest, origins, |_, _| true);
         let undecided = matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
         let grows = course.filter(|course| undecided && matches!(course.shape, Shape::Linear | Shape::Accelerating));
         let group = flow_key.group();
@@ -319,7 +341,7 @@ impl Engine {
         });
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let evidence = Evidence {
-            oldest: grown.iter().take(MAX_OLDEST).map(|(_, one)| shown(one, now)).collect(),
+            oldest: grown.iter().take(MAX_OLDEST).map(|one| shown(*one, now)).collect(),
             median: ages(500),
             p90: ages(900),
             ages: age_counts(members, now),
@@ -330,11 +352,11 @@ impl Engine {
             process: process.cloned().or_else(unread).map(Box::new),
             process_at,
             stacks: process.and_then(|process| process.stacks.clone()),
-            unread: UnreadRequests::of(members.iter().filter_map(|(key, one)| self.host_context.unread(*key, one))),
+            unread: UnreadRequests::of(members.iter().filter_map(|one| self.host_context.unread(*one))),
             connects: process.zip(flow_key.remote()).and_then(|(process, (netns, remote))| {
                 self.host_context.connect_stacks(process, netns, remote).cloned()
             }),
-            workload: self.host_context.workload(&oldest.socket, oldest_owners).cloned().map(Box::new),
+            workload: self.host_context.workload(&oldest_socket, oldest_owners).cloned().map(Box::new),
             backlog,
             backlog_at,
             proxy_peer: proxy_peer.cloned(),
@@ -367,8 +389,8 @@ impl Engine {
 /// Returns the number of sockets in each age bucket.
 fn age_counts(members: &Members<'_>, now: BootTime) -> AgeCounts {
     let mut counts = AgeCounts::default();
-    for (_, one) in members {
-        count_age(&mut counts, one.since.dwell(now).at_least(), 1);
+    for one in members {
+        count_age(&mut counts, one.dwell(now).at_least(), 1);
     }
     counts
 }
@@ -419,7 +441,7 @@ fn course_without_log(end: &PileupEnd, now: BootTime) -> IncidentCourse {
 /// members are part of the growth.
 fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
     let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
-    let since = members.partition_point(|(_, one)| one.since.latest() + longest < closed);
+    let since = members.partition_point(|one| one.latest() + longest < closed);
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }
 }
 
@@ -432,55 +454,6 @@ fn identifying_onset(entries: &[Since]) -> Option<BootTime> {
     let growth = entries.get(pause.map_or(0, |pause| pause + 1)..)?;
     let exact = growth.iter().find(|since| matches!(since, Since::Exact(_)));
     exact.or_else(|| growth.first()).map(|since| since.latest())
-}
-
-/// Returns the owners of the sockets with the number of sockets of each, in descending order; `None` if no scan for owners was
-/// possible.
-fn owners(members: &[(SocketKey, &TrackedSocket)]) -> Option<Vec<(Task, u32)>> {
-    let mut counts = BTreeMap::<u32, (&Task, u32)>::new();
-    let mut scanned = false;
-    for (_, one) in members {
-        scanned |= one.owners.is_some();
-        let mut last = None;
-        for owner in one.owners.as_deref().unwrap_or_default() {
-            if last.replace(owner.task.pid) != Some(owner.task.pid) {
-                counts.entry(owner.task.pid).or_insert((&owner.task, 0)).1 += 1;
-            }
-        }
-    }
-    let mut owners: Vec<_> = counts.into_values().map(|(task, count)| (task.clone(), count)).collect();
-    owners.sort_by_key(|(task, count)| (Reverse(*count), task.pid));
-    owners.truncate(MAX_OWNERS);
-    scanned.then_some(owners)
-}
-
-fn reads(members: &Members<'_>) -> Vec<(ReadState, u32)> {
-    let mut counts = BTreeMap::<ReadState, u32>::new();
-    for state in members.iter().filter_map(|(_, one)| one.socket.read_state()) {
-        *counts.entry(state).or_default() += 1;
-    }
-    counts.into_iter().collect()
-}
-
-/// Returns all remote addresses with their numbers of sockets, the most frequent first.
-fn remotes(members: &Members<'_>) -> Vec<(IpAddr, u32)> {
-    let mut counts = BTreeMap::<IpAddr, u32>::new();
-    for (_, one) in members {
-        *counts.entry(one.socket.remote.address).or_default() += 1;
-    }
-    let mut remotes: Vec<_> = counts.into_iter().collect();
-    remotes.sort_by_key(|(address, count)| (Reverse(*count), *address));
-    remotes
-}
-
-fn shown(one: &TrackedSocket, now: BootTime) -> Oldest {
-    Oldest {
-        remote: one.socket.remote,
-        cookie: one.socket.cookie,
-        dwell: one.since.dwell(now),
-        read: one.socket.read_state(),
-        owners: one.owners.clone(),
-    }
 }
 
 #[cfg(test)]

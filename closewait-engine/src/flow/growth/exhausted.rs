@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Engine, flow::group_key::FlowKey, time::BootTime, track::tracked_socket::TrackedSocket};
+use crate::{Engine, flow::group_key::FlowKey, model::Owner, time::BootTime, track::socket_view::SocketView};
 
 /// Maximum number of flows that one inspection looks at; those beyond it wait until others have an incident.
 const MAX_LOOKED_AT: usize = 32;
@@ -15,7 +15,7 @@ impl Engine {
             return;
         }
         let mut members = self.members(at, |flow_key| calm.contains(&flow_key));
-        members.retain(|_, members| members.iter().any(|(_, one)| self.is_at_limit(one)));
+        members.retain(|_, members| members.iter().any(|one| self.is_at_limit(*one)));
         if members.is_empty() {
             return;
         }
@@ -31,13 +31,12 @@ impl Engine {
     }
 
     /// Whether the socket can be one of a group that has reached a limit. It is cheap, unlike a report.
-    fn is_at_limit(&self, one: &TrackedSocket) -> bool {
-        let mut owners = one.owners.iter().flatten();
-        one.socket.accepted == Some(false)
-            || owners.any(|owner| {
-                let process = self.host_context.processes().get(&owner.task.pid);
-                process.and_then(|process| process.descriptors()).is_some_and(|(open, limit)| open >= limit)
-            })
+    fn is_at_limit(&self, one: SocketView<'_>) -> bool {
+        let is_full = |owner: &Owner| {
+            let process = self.host_context.processes().get(&owner.task.pid);
+            process.and_then(|process| process.descriptors()).is_some_and(|(open, limit)| open >= limit)
+        };
+        one.accepted() == Some(false) || one.owners().is_some_and(|owners| owners.iter().any(is_full))
     }
 }
 

@@ -190,7 +190,7 @@ fn an_unknown_entry_time_counts_only_if_a_refresh_finds_the_socket() {
         };
         let (findings, commands) = audit(&mut engine, 9_000, scan, refresh);
         if there {
-            assert_eq!(engine.tracker.get(KEY).unwrap().since, Since::Exact(at(1_000)));
+            assert_eq!(engine.tracker.get(KEY).unwrap().since(), Since::Exact(at(1_000)));
             assert_eq!((health(&findings), commands.len()), (Some((1, 0)), 1));
         } else {
             assert_eq!(commands, [Output::RefreshSuspects(vec![KEY]), Output::Forget(vec![(KEY, at(1_000))])]);

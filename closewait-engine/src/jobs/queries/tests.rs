@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     Config,
     model::{ScanEnd, ScanFact, Since, Socket, SocketEvent},
-    testing::{owner, socket},
+    testing::{owner, socket, socket_on_port},
 };
 
 const KEY: SocketKey = SocketKey(0xffff_8880_0000_1000);
@@ -20,7 +20,7 @@ fn engine(socket: Socket) -> Engine {
 }
 
 fn ask(engine: &mut Engine, query: QueryId, millis: u64, owner_ended: bool) {
-    engine.handle(QueryEvent::Asked { query, at: at(millis), owner_ended });
+    engine.handle(QueryEvent::Asked { query, at: at(millis), owner_ended, needs: AnswerNeeds::LastingOwners });
 }
 
 /// Returns the commands for queries, and the scans for owners.
@@ -101,6 +101,48 @@ fn queries_share_a_scan_unless_an_owner_has_ended_since() {
     assert_eq!(commands(&mut engine), [answer(QueryId(1)), answer(QueryId(2))]);
     scan_ended(&mut engine, 1_200);
     assert_eq!(commands(&mut engine), [answer(QueryId(3))]);
+}
+
+#[test]
+fn a_socket_that_entered_a_moment_ago_needs_no_scan_unless_the_answer_needs_all_owners() {
+    let mut engine = engine(socket());
+    ask(&mut engine, QUERY, 5_000, false);
+    let _first = commands(&mut engine);
+    scan_ended(&mut engine, 5_000);
+    engine.handle(SocketEvent::Enter { key: SocketKey(KEY.0 + 0x1000), at: at(6_000), socket: socket_on_port(81) });
+    let mut scans = |query, millis, needs| {
+        let (query, at) = (QueryId(query), at(millis));
+        engine.handle(QueryEvent::Asked { query, at, owner_ended: false, needs });
+        commands(&mut engine).iter().filter(|output| is_scan(output)).count()
+    };
+    assert_eq!((scans(2, 6_999, AnswerNeeds::LastingOwners), scans(3, 6_999, AnswerNeeds::Everything)), (0, 1));
+    scan_ended(&mut engine, 6_000);
+    let mut scans = |query, millis| {
+        engine.handle(QueryEvent::Asked {
+            query: QueryId(query),
+            at: at(millis),
+            owner_ended: false,
+            needs: AnswerNeeds::LastingOwners,
+        });
+        commands(&mut engine).iter().filter(|output| is_scan(output)).count()
+    };
+    assert_eq!((scans(4, 6_999), scans(5, 7_000)), (0, 1), "that scan began with its entry");
+}
+
+#[test]
+fn an_answer_without_a_socket_needs_neither_a_refresh_nor_a_scan() {
+    let mut engine = engine(socket());
+    engine.handle(QueryEvent::Asked { query: QUERY, at: at(60_000), owner_ended: true, needs: AnswerNeeds::Counts });
+    assert_eq!(commands(&mut engine), [answer(QUERY)]);
+}
+
+#[test]
+fn only_the_ends_of_sockets_exclude_them_before_an_answer() {
+    let engine = engine(socket_on_port(80));
+    let port = |port| Filter { ports: vec![port], ..Filter::default() };
+    assert!(engine.may_match(&Filter::default()) && engine.may_match(&port(80)) && !engine.may_match(&port(81)));
+    let by_owner = Filter { pids: vec![1], older_than: Some(Duration::from_secs(60)), ..Filter::default() };
+    assert!(engine.may_match(&by_owner));
 }
 
 #[test]

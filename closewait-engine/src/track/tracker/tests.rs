@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{owner, socket, socket_on_port};
+use crate::{
+    testing::{owner, socket, socket_on_port},
+    track::socket_view::Owners,
+};
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Kernel address of a socket.
@@ -29,8 +32,9 @@ fn tracker() -> Tracker {
 fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
     let key = *tracker.due(now).first()?;
     let _forgotten = tracker.forget_stale_facts(now, now);
-    let (tracked, dwell) = tracker.report(key, now)?;
-    Some((tracked.socket.clone(), dwell))
+    tracker.report(key, now);
+    let tracked = tracker.get(key)?;
+    Some((tracked.socket(), tracked.dwell(now)))
 }
 
 /// Returns the times of reports up to `until`, in seconds.
@@ -46,26 +50,23 @@ fn reports(tracker: &mut Tracker, until: u64) -> Vec<u64> {
 impl Tracker {
     /// Panics if the redundant parts of the state contradict each other.
     pub(crate) fn check(&self) {
-        assert_eq!(self.schedule.iter().count(), self.sockets.len(), "one entry in `due` for each socket");
-        let (mut reported, mut ends) = (0, BTreeMap::new());
-        for (due, key) in self.schedule.iter() {
-            let tracked = self.sockets.get(&key).unwrap_or_else(|| panic!("{key:?} is due and not there"));
-            assert_eq!(tracked.due, due, "{key:?}");
-            assert!(tracked.due >= tracked.since.latest(), "{key:?} is due before it entered");
-            if let Since::Between { earliest: Some(earliest), latest } = tracked.since {
+        self.sockets.check();
+        let mut ends = BTreeMap::new();
+        for tracked in self.iter() {
+            let key = tracked.key();
+            assert!(tracked.due() >= tracked.latest(), "{key:?} is due before it entered");
+            if let Since::Between { earliest: Some(earliest), latest } = tracked.since() {
                 assert!(earliest <= latest, "{key:?} entered between {earliest} and {latest}");
             }
-            reported += usize::from(tracked.reported);
             if key.is_of_ends() {
-                *ends.entry((tracked.socket.local, tracked.socket.remote)).or_insert(0) += 1;
+                *ends.entry(tracked.ends()).or_insert(0) += 1;
             }
         }
-        assert_eq!(self.reported, reported, "the number of reported sockets");
         assert_eq!(self.by_ends.len(), ends.len(), "endpoints of tracked sockets");
         for (ends, count) in ends {
             let named = self.by_ends.get(&ends).map_or(&[][..], Vec::as_slice);
             assert_eq!(named.len(), count, "{ends:?} {named:?}");
-            assert!(named.iter().all(|key| self.sockets.contains_key(key)), "{ends:?} {named:?}");
+            assert!(named.iter().all(|key| self.sockets.get(*key).is_some()), "{ends:?} {named:?}");
         }
     }
 }
@@ -73,7 +74,7 @@ impl Tracker {
 #[test]
 fn a_socket_is_reported_at_the_threshold_and_at_every_doubling() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     assert_eq!(reports(&mut tracker, 300), [110, 120, 140, 180, 260]);
 }
 
@@ -85,7 +86,7 @@ fn a_descriptor_of_a_socket_proves_that_it_was_accepted() {
     tracker.holds(KEY, None, 99, owner("x", 1, 3));
     tracker.owner_scan_ended(at(100), true, |_socket| None);
     let tracked = tracker.get(KEY).unwrap();
-    assert_eq!((tracked.socket.accepted, tracked.socket.inode), (Some(true), Some(99)));
+    assert_eq!((tracked.accepted(), tracked.inode()), (Some(true), Some(99)));
     assert!(!tracker.has_unheld(at(100)));
 }
 
@@ -97,7 +98,7 @@ fn only_an_accepted_socket_can_lack_an_owner() {
         assert!(!tracker.has_unheld(at(100)), "there was no scan for owners");
         // It entered during the scan.
         tracker.owner_scan_ended(at(80), true, |_socket| None);
-        assert_eq!((tracker.has_unheld(at(80)), tracker.get(KEY).unwrap().owners.is_none()), (lacks, true));
+        assert_eq!((tracker.has_unheld(at(80)), !tracker.get(KEY).unwrap().is_scanned()), (lacks, true));
         tracker.owner_scan_ended(at(100), true, |_socket| None);
         assert_eq!(tracker.has_unheld(at(100)), lacks, "{accepted:?}");
     }
@@ -108,7 +109,7 @@ fn memory_is_freed_with_the_sockets() {
     let mut tracker = tracker();
     let key = |number| SocketKey(KEY.0 + number);
     for number in 0..100_000 {
-        tracker.enter(key(number), at(100), socket());
+        tracker.enter(key(number), at(100), &socket());
     }
     for number in 0..100_000 {
         tracker.leave(key(number), at(101), Some(at(100)), &socket());
@@ -120,8 +121,8 @@ fn memory_is_freed_with_the_sockets() {
 #[test]
 fn a_socket_that_replaces_another_one_is_tracked_at_the_limit() {
     let mut tracker = Tracker::new(STUCK_AFTER, 1, KeySecret::default());
-    tracker.enter(KEY, at(100), socket());
-    assert!(tracker.enter(KEY, at(200), socket()).is_some());
+    tracker.enter(KEY, at(100), &socket());
+    assert!(tracker.enter(KEY, at(200), &socket()).is_some());
     tracker.present(KEY, at(201), older(50, 201), socket());
     assert_eq!((tracker.len(), tracker.untracked_total()), (1, 0));
 }
@@ -129,15 +130,15 @@ fn a_socket_that_replaces_another_one_is_tracked_at_the_limit() {
 #[test]
 fn every_socket_has_an_owner_and_descriptors_over_the_limit_are_counted() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     for fd in 0..MAX_MORE_OWNERS as u32 + 3 {
         tracker.held(KEY, &socket(), owner("x", 1, fd));
     }
     let other = SocketKey(KEY.0 + 1);
-    tracker.enter(other, at(100), socket());
+    tracker.enter(other, at(100), &socket());
     tracker.held(other, &socket(), owner("y", 2, 3));
     tracker.owner_scan_ended(at(101), true, |_socket| None);
-    let count = |key| tracker.get(key).unwrap().owners.as_ref().unwrap().len();
+    let count = |key| tracker.get(key).unwrap().owners().unwrap().len();
     assert_eq!((count(KEY), count(other), tracker.dropped_owners()), (MAX_MORE_OWNERS + 1, 1, 2));
     tracker.owner_scan_ended(at(102), true, |_socket| None);
     assert_eq!(tracker.dropped_owners(), 0);
@@ -146,7 +147,7 @@ fn every_socket_has_an_owner_and_descriptors_over_the_limit_are_counted() {
 #[test]
 fn late_reports_are_not_repeated() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     let (_, dwell) = pop_due(&mut tracker, at(145)).expect("it is due");
     assert_eq!(Some(dwell), exact(45));
     assert!(pop_due(&mut tracker, at(145)).is_none());
@@ -158,12 +159,12 @@ fn only_a_complete_scan_proves_that_a_descriptor_is_closed() {
     let found_owner = || owner("worker", 7, 3);
     let owners = |complete, found: bool| {
         let mut tracker = tracker();
-        tracker.enter(KEY, at(100), socket());
+        tracker.enter(KEY, at(100), &socket());
         if found {
             tracker.holds(KEY, None, 99, found_owner());
         }
         tracker.owner_scan_ended(at(110), complete, |_socket| None);
-        tracker.get(KEY).and_then(|tracked| tracked.owners.clone())
+        tracker.get(KEY).and_then(|tracked| tracked.owners().map(Owners::into_vec))
     };
     assert_eq!(owners(true, true), Some(vec![found_owner()]));
     assert_eq!(owners(false, true), Some(vec![found_owner()]));
@@ -174,15 +175,15 @@ fn only_a_complete_scan_proves_that_a_descriptor_is_closed() {
 #[test]
 fn a_scan_that_began_before_the_entry_proves_nothing() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     tracker.owner_scan_ended(at(99), true, |_socket| None);
-    assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.owners.clone()), None);
+    assert_eq!(tracker.get(KEY).and_then(|tracked| tracked.owners().map(Owners::into_vec)), None);
 }
 
 #[test]
 fn there_is_no_report_before_the_threshold() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     assert!(pop_due(&mut tracker, BootTime(at(110).0 - 1)).is_none());
     assert!(pop_due(&mut tracker, at(110)).is_some());
 }
@@ -190,7 +191,7 @@ fn there_is_no_report_before_the_threshold() {
 #[test]
 fn a_socket_that_exited_is_removed() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     let Left { dwell, tracked, missed: _ } = tracker.leave(KEY, at(103), Some(at(100)), &socket());
     assert_eq!((dwell, tracked.is_some()), (exact(3), true));
     assert!(tracker.len() == 0 && tracker.next_due().is_none());
@@ -199,7 +200,7 @@ fn a_socket_that_exited_is_removed() {
 #[test]
 fn the_tracker_has_entry_times_that_the_kernel_dropped() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     assert_eq!(tracker.leave(KEY, at(103), None, &socket()).dwell, exact(3));
 }
 
@@ -229,7 +230,7 @@ fn a_scan_and_a_record_of_one_socket_track_it_once() {
     let mut tracker = tracker();
     // The record of its entry was unread in the ring during the scan.
     tracker.present(KEY, at(100), older(50, 98), socket());
-    assert_eq!(tracker.enter(KEY, at(97), socket()), None);
+    assert_eq!(tracker.enter(KEY, at(97), &socket()), None);
     assert_eq!(tracker.len(), 1);
     assert_eq!(tracker.leave(KEY, at(101), Some(at(97)), &socket()).dwell, exact(4));
     assert!(tracker.len() == 0);
@@ -239,9 +240,9 @@ fn a_scan_and_a_record_of_one_socket_track_it_once() {
 fn the_exit_of_an_earlier_entry_does_not_remove_the_socket() {
     let mut tracker = tracker();
     tracker.present(KEY, at(100), Since::Exact(at(99)), socket());
-    assert_eq!(tracker.enter(KEY, at(90), socket()), None);
+    assert_eq!(tracker.enter(KEY, at(90), &socket()), None);
     assert_eq!(tracker.leave(KEY, at(95), Some(at(90)), &socket()).dwell, exact(5));
-    assert_eq!(tracker.enter(KEY, at(99), socket()), None);
+    assert_eq!(tracker.enter(KEY, at(99), &socket()), None);
     assert_eq!(tracker.len(), 1);
     assert_eq!(tracker.leave(KEY, at(110), Some(at(99)), &socket()).dwell, exact(11));
     assert!(tracker.len() == 0);
@@ -279,12 +280,12 @@ fn a_new_socket_at_a_reused_address_is_another_one() {
         (older(90, 105), socket_on_port(9), true),
     ] {
         let mut tracker = tracker();
-        tracker.enter(KEY, at(100), socket());
+        tracker.enter(KEY, at(100), &socket());
         let taken = tracker.take_another(KEY, since, &found);
         assert_eq!(taken.map(|before| before.since), is_another.then_some(entered), "{since:?} {found:?}");
         tracker.present(KEY, at(105), since, found);
         let expected = if is_another { since } else { entered };
-        assert_eq!(tracker.get(KEY).map(|tracked| tracked.since), Some(expected), "{since:?}");
+        assert_eq!(tracker.get(KEY).map(|tracked| tracked.since()), Some(expected), "{since:?}");
     }
 }
 
@@ -310,9 +311,9 @@ fn the_record_of_an_earlier_entry_changes_nothing() {
     {
         let mut tracker = tracker();
         tracker.present(KEY, at(100), since, socket());
-        assert_eq!(tracker.enter(KEY, entered, socket_before), None);
+        assert_eq!(tracker.enter(KEY, entered, &socket_before), None);
         let tracked = tracker.get(KEY).unwrap();
-        assert_eq!((tracked.since, tracked.socket.inode), (since, Some(99)), "{entered}");
+        assert_eq!((tracked.since(), tracked.inode()), (since, Some(99)), "{entered}");
         tracker.check();
     }
 }
@@ -320,17 +321,17 @@ fn the_record_of_an_earlier_entry_changes_nothing() {
 #[test]
 fn a_refresh_of_another_socket_with_the_same_endpoints_changes_nothing() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     tracker.refreshed(KEY, at(105), &Socket { inode: Some(1), unread_bytes: Some(7), ..socket() });
     let tracked = tracker.get(KEY).unwrap();
-    assert_eq!((tracked.socket.inode, tracked.socket.unread_bytes, tracked.refreshed), (Some(99), Some(1), None));
+    assert_eq!((tracked.inode(), tracked.socket().unread_bytes, tracked.refreshed()), (Some(99), Some(1), None));
 }
 
 #[test]
 fn a_second_entry_shows_a_missed_exit() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
-    let missed = tracker.enter(KEY, at(200), socket()).expect("the first one is gone");
+    tracker.enter(KEY, at(100), &socket());
+    let missed = tracker.enter(KEY, at(200), &socket()).expect("the first one is gone");
     assert_eq!(missed.since, Since::Exact(at(100)));
     assert_eq!((tracker.len(), tracker.next_due()), (1, Some(at(210))));
 }
@@ -338,7 +339,7 @@ fn a_second_entry_shows_a_missed_exit() {
 #[test]
 fn a_repeated_scan_changes_nothing() {
     let mut tracker = tracker();
-    tracker.enter(KEY, at(100), socket());
+    tracker.enter(KEY, at(100), &socket());
     assert!(!tracker.present(KEY, at(105), older(80, 100), socket()));
     assert_eq!(reports(&mut tracker, 130), [110, 120]);
 }
@@ -348,7 +349,7 @@ fn a_record_finds_a_socket_that_is_tracked_by_its_endpoints() {
     let ends = KeySecret::default().key(socket().netns, socket().local, socket().remote);
     let mut tracker = tracker();
     tracker.present(ends, at(100), older(50, 98), socket());
-    assert_eq!(tracker.enter(KEY, at(99), socket()), None);
+    assert_eq!(tracker.enter(KEY, at(99), &socket()), None);
     assert_eq!(tracker.len(), 1);
     assert!(tracker.leave(KEY, at(104), Some(at(99)), &socket()).tracked.is_some());
 
@@ -369,8 +370,7 @@ fn the_same_endpoints_in_two_namespaces_are_two_sockets() {
     // Records without the kernel's types do not show which of them exited.
     let nowhere = Socket { netns: None, ..socket() };
     for left in [1, 0] {
-        assert!(tracker.leave(KEY, at(101), None, &nowhere).tracked.is_some());
-        assert_eq!(tracker.len(), left);
+        assert_eq!((tracker.leave(KEY, at(101), None, &nowhere).tracked.is_some(), tracker.len()), (true, left));
     }
 }
 
@@ -378,12 +378,13 @@ fn the_same_endpoints_in_two_namespaces_are_two_sockets() {
 fn unknown_facts_of_one_source_come_from_the_other() {
     let mut tracker = tracker();
     let bare = Socket { unread_bytes: None, cookie: None, ..socket() };
-    tracker.enter(KEY, at(100), bare);
+    tracker.enter(KEY, at(100), &bare);
     tracker.present(KEY, at(101), older(50, 100), Socket { netns: None, ..socket() });
-    let (_, tracked) = tracker.iter().next().expect("one is there");
-    assert_eq!((tracked.socket.unread_bytes, tracked.socket.cookie), (Some(1), Some(7)));
-    assert_eq!(tracked.socket.netns, socket().netns);
-    assert_eq!(tracked.since, Since::Exact(at(100)));
+    let tracked = tracker.iter().next().expect("one is there");
+    let found = tracked.socket();
+    assert_eq!((found.unread_bytes, found.cookie), (Some(1), Some(7)));
+    assert_eq!(found.netns, socket().netns);
+    assert_eq!(tracked.since(), Since::Exact(at(100)));
 }
 
 #[test]
@@ -431,7 +432,7 @@ proptest! {
         }
         let mut unread = Vec::<Written>::new();
         let read = |tracker: &mut Tracker, written: Written, left: &mut Vec<(SocketKey, Option<Dwell>)>| match written {
-            Written::Enter(key, at) => assert_eq!(tracker.enter(key, at, socket()), None, "no exit is missed"),
+            Written::Enter(key, at) => assert_eq!(tracker.enter(key, at, &socket()), None, "no exit is missed"),
             Written::Leave(key, at, entered) => left.push((key, tracker.leave(key, at, entered, &socket()).dwell)),
         };
         let mut now = 100;
@@ -467,10 +468,10 @@ proptest! {
                 for (key, dwell) in left {
                     prop_assert!(dwell.is_some() || second_stay, "{key:?} left after an unknown time");
                 }
-                let tracked: BTreeMap<_, _> = tracker.iter().map(|(key, tracked)| (key, tracked.since)).collect();
+                let tracked: BTreeMap<_, _> = tracker.iter().map(|tracked| (tracked.key(), tracked.since())).collect();
                 let there = truth.iter().map(|(key, entered)| (*key, entered.map_or(older(10, 50), Since::Exact)));
                 prop_assert_eq!(tracked, there.collect::<BTreeMap<_, _>>());
-                prop_assert_eq!(tracker.schedule.iter().count(), tracker.len());
+                prop_assert_eq!(tracker.iter().count(), tracker.len());
             }
         }
     }
@@ -488,9 +489,9 @@ fn a_scan_confirms_that_a_socket_without_an_address_is_unaccepted() {
         }
         tracker.owner_scan_ended(at(60_100), complete, |_socket| None);
         let forgotten = tracker.forget_stale_facts(at(60_100), at(60_099));
-        let accepted = tracker.get(ends).unwrap().socket.accepted;
+        let accepted = tracker.get(ends).unwrap().accepted();
         tracker.remember(forgotten);
-        assert_eq!(tracker.get(ends).unwrap().socket.accepted, Some(false), "the facts are restored");
+        assert_eq!(tracker.get(ends).unwrap().accepted(), Some(false), "the facts are restored");
         accepted
     };
     assert_eq!(reported(true, false), Some(false));
