@@ -14,8 +14,8 @@ use crate::{
 /// ones: about 1.5 times the number on 6.1, and the highest number on 6.12, 6.18 and 7.3. The verifier's own limit is
 /// a million.
 const INSTRUCTIONS: [(&str, u64, u64); 5] = [
-    (names::PROGRAM_BTF, 45_000, 5_500),
-    (names::PROGRAM_CLASSIC, 6_500, 3_300),
+    (names::PROGRAM_BTF, 45_000, 8_500),
+    (names::PROGRAM_CLASSIC, 6_500, 5_200),
     (names::ITER_FILES, 10_000, 9_500),
     (names::ITER_PROXY_PEERS, 3_700, 3_600),
     (names::REFRESH, 6_700, 6_500),
