@@ -67,7 +67,9 @@ impl ClientFacts {
             let unread_bytes = socket.unread_bytes.unwrap_or(0);
             let unread = unread_bytes > 1;
             let (age, until_read) = (now.since(entered), read.since(entered));
-            facts.reading += u32::from(unread && until_read >= IDLE && until_read * 2 >= age);
+            // The agent did not see whether the program has read since an entry that it did not see.
+            let is_exact = matches!(since, Since::Exact(_));
+            facts.reading += u32::from(is_exact && unread && until_read >= IDLE && until_read * 2 >= age);
             // On a connection without data, the kernel's time of sending is that of the handshake.
             let silence = socket.last_sent.map(|sent| entered.since(sent));
             let with_fin =
@@ -137,14 +139,15 @@ mod tests {
     fn an_entry_before_the_agents_start_counts_if_its_bounds_are_close() {
         let sockets = [client(5000, 0, 118), client(5000, 0, 118)];
         let of = |since: Since| {
-            let sockets = sockets.iter().map(|socket| (socket, since, ENTERED));
+            let sockets = sockets.iter().map(|socket| (socket, since, ENTERED + Duration::from_secs(19)));
             ClientFacts::of(sockets, ENTERED, false, ENTERED + Duration::from_secs(20))
         };
         let exact = of(Since::Exact(ENTERED));
-        assert_eq!((exact.closing_messages, exact.same_moment), (2, 2));
+        assert_eq!((exact.closing_messages, exact.same_moment, exact.reading), (2, 2, 2));
         let between =
             |millis: u64| Since::Between { earliest: Some(BootTime(ENTERED.0 - millis * 1_000_000)), latest: ENTERED };
-        assert_eq!(of(between(14)), exact);
+        let unseen = ClientFacts { reading: 0, ..exact };
+        assert_eq!(of(between(14)), unseen, "the agent did not see whether the program read since then");
         assert_eq!(of(between(201)), ClientFacts::default());
         assert_eq!(of(Since::Between { earliest: None, latest: ENTERED }), ClientFacts::default());
     }
