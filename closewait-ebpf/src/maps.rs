@@ -185,12 +185,26 @@ pub(crate) fn count(counter: Counter) {
 pub(crate) fn count_dwell(dwell_ns: u64) {
     let Some(stats) = STATS.get_ptr_mut(0) else { return };
     let index = histogram::index(dwell_ns);
-    // The verifier does not follow the arithmetic of `index`.
-    if index >= histogram::BUCKETS {
+    // SAFETY: `stats` points to a map value of that type.
+    let mut slot = unsafe { &raw mut (*stats).dwell }.cast::<u64>();
+    // The verifier does not follow the arithmetic of `index`, and before 5.11 it forgets the bounds of a number that the compiler keeps on
+    // the stack between the check and its use: all in one, without a register for anything else. The slot is null beyond the last.
+    // SAFETY: the instructions change only these two registers.
+    unsafe {
+        asm!(
+            "if {index} > {last} goto +3",
+            "{index} <<= 3",
+            "{slot} += {index}",
+            "goto +1",
+            "{slot} = 0",
+            index = inout(reg) index => _,
+            slot = inout(reg) slot,
+            last = const histogram::BUCKETS - 1,
+        );
+    }
+    if slot.is_null() {
         return;
     }
-    // SAFETY: `stats` points to a map value of that type, and the index was checked.
-    let slot = unsafe { &raw mut (*stats).dwell[index] };
     add_one(slot);
 }
 
