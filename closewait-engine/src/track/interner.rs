@@ -9,7 +9,9 @@ use crate::track::hashing::KeyedState;
 /// Value of a number; `None` if the number is free.
 type InternedValue<T> = Option<(T, u32)>;
 
-/// Values by number, with their reference counts. The last reference frees a value, so there are never more values than sockets.
+/// Values by number, with their reference counts. The last reference frees a value, unless it was the last one to be asked for: the next
+/// socket often has the same, and most sockets are alone for the short time that they are there. So there is at most one value more
+/// than sockets.
 ///
 /// The hasher is keyed, because other hosts and users choose addresses, cgroups and names.
 #[derive(Clone, Debug)]
@@ -36,7 +38,12 @@ impl<T: Hash + Eq + Clone> Interner<T> {
     /// Returns the number of a value, and counts one more reference to it.
     pub(super) fn acquire(&mut self, value: &T) -> u32 {
         if !is_value(&self.slots, self.recent, value) {
+            let before = self.recent;
             self.recent = self.find_or_insert(value);
+            // The new value can have the number of an earlier one.
+            if before != self.recent && matches!(self.slots.get(before as usize), Some(Some((_, 0)))) {
+                self.free(before);
+            }
         }
         if let Some(Some((_, count))) = self.slots.get_mut(self.recent as usize) {
             *count += 1;
@@ -65,9 +72,14 @@ impl<T: Hash + Eq + Clone> Interner<T> {
         let Some(slot) = self.slots.get_mut(id as usize) else { return };
         let Some((_, count)) = slot else { return };
         *count -= 1;
-        if *count > 0 {
-            return;
+        if *count == 0 && id != self.recent {
+            self.free(id);
         }
+    }
+
+    /// Frees a value without references.
+    fn free(&mut self, id: u32) {
+        let Some(slot) = self.slots.get_mut(id as usize) else { return };
         let value = slot.take().map(|(value, _)| value);
         if let Ok(found) = self.table.find_entry(self.state.hash_one(value.as_ref()), |known| *known == id) {
             let _removed = found.remove();
@@ -84,9 +96,9 @@ impl<T: Hash + Eq + Clone> Interner<T> {
         self.slots.get(id as usize).and_then(Option::as_ref).map(|(value, _)| value)
     }
 
-    /// Returns the number of values.
+    /// Returns the number of values that sockets refer to.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.table.len()
+        self.slots.iter().flatten().filter(|(_, count)| *count > 0).count()
     }
 }
