@@ -1,6 +1,7 @@
 //! The agent as a child process, and its events.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::c_int,
     io::{BufRead as _, BufReader, Read},
@@ -198,12 +199,26 @@ impl Agent {
         }
     }
 
-    /// Fails the test with all information about the cause.
+    /// Fails the test with all information about the cause: also the totals of the agent, if it ends soon after it is asked to.
     fn fail(&mut self, why: &str) -> ! {
+        self.signal(libc::SIGINT);
+        let end = boot_seconds() + 5.0;
+        let remaining: Vec<String> = std::iter::from_fn(|| {
+            self.lines.recv_timeout(Duration::from_secs_f64((end - boot_seconds()).max(0.0))).ok()
+        })
+        .collect();
         self.child.end();
         let stderr = self.stderr.take().expect("taken nowhere else").join().expect("stderr");
         let last: Vec<String> = self.events.iter().rev().take(10).rev().map(Value::to_string).collect();
-        panic!("the agent {why}\n{} events, the last:\n{}\nits stderr:\n{stderr}", self.events.len(), last.join("\n"));
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        self.events
+            .iter()
+            .filter_map(|event| event["event"].as_str())
+            .for_each(|kind| *kinds.entry(kind).or_default() += 1);
+        let (count, last, rest) = (self.events.len(), last.join("\n"), remaining.join("\n"));
+        panic!(
+            "the agent {why}\n{count} events: {kinds:?}, the last:\n{last}\nat its end:\n{rest}\nits stderr:\n{stderr}"
+        );
     }
 }
 

@@ -118,7 +118,21 @@ pub struct Backends {
     pub answered: bool,
 }
 
+impl PeersRead {
+    /// Whether at least half of the peers can still read.
+    pub fn wait(&self) -> bool {
+        self.read > 0 && self.half_closed * 2 >= self.read
+    }
+}
+
 impl GroupEvidence {
+    /// Returns the stacks of a server that makes no progress, if they show that its threads wait for a lock at one line and why the `count`
+    /// sockets of the group are not closed.
+    pub fn at_lock(&self, count: u32, now: BootTime) -> Option<StackEvidence> {
+        let stalls = self.demand >= MIN_DEMAND && self.progresses(now) != Some(true);
+        self.stacks.filter(|stacks| stalls && stacks.blocks(count))
+    }
+
     /// Whether the program makes progress since the onset: it serves other connections, or closes connections that it has answered.
     /// `None` if other connections were not read and no close was counted.
     pub fn progresses(&self, now: BootTime) -> Option<bool> {

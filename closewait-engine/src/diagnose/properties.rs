@@ -128,6 +128,7 @@ fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
         loops,
         stopped,
         for_room: dice.below(3) == 0,
+        tasks: dice.below(3) as u32,
         unknown,
         complete: !unknown && dice.below(4) > 0,
     }

@@ -70,7 +70,8 @@ impl CounterEvidence {
                  within 10 s"
             }
             Self::PeersWait => {
-                "half of the peers are on this host, have closed one direction only, and still have a program that can read"
+                "half of the peers are on this host, have closed one direction only, and still have a program that can read; and no \
+                 stacks show that the threads of a program without progress wait for a lock at one line"
             }
             Self::BackendsWait => {
                 "connections to other programs wait for an answer, at least half as many as the group has sockets"
@@ -117,7 +118,8 @@ impl CounterEvidence {
             Self::Closes => EvidenceReading::of(evidence.closes_others(case.now)),
             Self::PeersWait => {
                 let ends = evidence.peer_ends;
-                EvidenceReading::of((ends.read > 0).then(|| ends.half_closed * 2 >= ends.read))
+                let waits = || ends.wait() && evidence.at_lock(case.group.count, case.now).is_none();
+                EvidenceReading::of((ends.read > 0).then(waits))
             }
             Self::BackendsWait => EvidenceReading::of(evidence.backends_wait(case.group.count)),
             Self::Sending => {

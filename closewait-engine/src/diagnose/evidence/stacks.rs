@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    stacks::{CodeFrame, CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork, largest_lines},
+    stacks::{CodeFrame, CodeWait, EVENTS, ProcessStacks, StackGroup, TASK_STATE, ThreadWork, largest_lines},
     text::count,
     time::BootTime,
 };
@@ -36,6 +36,8 @@ pub struct StackEvidence {
     pub loops: Option<OwnLoops>,
     /// Number of virtual threads that cannot run, because all carriers have waited for a lock at one line in two such samples.
     pub stopped: u32,
+    /// Number of tasks of event loops.
+    pub tasks: u32,
     /// Whether some stacks were not read, or show nothing.
     pub unknown: bool,
     /// Whether all stacks were read, and show what each thread does. An event loop's do not: it can serve connections without tasks, and
@@ -118,6 +120,9 @@ impl StackEvidence {
         for group in &stacks.groups {
             let is_steady = is_steady(group.since);
             self.threads = self.threads.saturating_add(group.count);
+            if group.state.as_deref() == Some(TASK_STATE) {
+                self.tasks = self.tasks.saturating_add(group.count);
+            }
             if group.in_own_loop || waits_for_turn(group, &stacks.groups) {
                 self.in_loops = self.in_loops.saturating_add(group.count);
                 continue;
@@ -183,6 +188,12 @@ impl StackEvidence {
         self.loops.filter(|_| self.complete && u64::from(others) * 2 < u64::from(sockets))
     }
 
+    /// Whether the tasks of an event loop, all of which were read, are at most a quarter of `sockets`: none works on most of them. A program
+    /// without any task, which may use callbacks, shows nothing.
+    pub fn lacks_tasks(&self, sockets: u32) -> bool {
+        !self.unknown && self.tasks > 0 && u64::from(self.tasks) * 4 <= u64::from(sockets)
+    }
+
     /// Returns what the threads at one line do, in words.
     pub fn blocked(&self) -> String {
         let Self { at_line, at_lines, lines, threads, stopped, .. } = self;
@@ -203,10 +214,16 @@ impl StackEvidence {
         format!("{} of {} stacks have waited for a connection of a pool for at least 30s", self.pool, self.threads)
     }
 
-    /// Whether threads at up to three lines are at least half as many as `sockets`: each may work on one of them, although other threads
-    /// serve other connections.
+    /// Whether threads at up to three lines, or threads that wait for a connection of a pool, are at least half as many as `sockets`: each may
+    /// work on one of them, although other threads serve other connections.
     pub fn stops(&self, sockets: u32) -> bool {
-        self.at_lines > 0 && u64::from(self.at_lines) * 2 >= u64::from(sockets)
+        let waiting = self.at_lines.max(self.pool);
+        waiting > 0 && u64::from(waiting) * 2 >= u64::from(sockets)
+    }
+
+    /// Returns what the threads that [`Self::stops`] counts do, in words.
+    pub fn waiting(&self) -> String {
+        if self.pool > self.at_lines { self.waiting_for_pool() } else { self.blocked() }
     }
 
     /// Whether the threads at one line explain why `sockets` are not closed: with those that they keep from running, they are at least
@@ -308,8 +325,9 @@ mod tests {
         let idle: &[&[_]] = &[&[GET, WORK], &[GET, WORK]];
         let read = evidence(&[tasks(0, idle), tasks(60, idle)]);
         assert!(!read.all_idle() && !read.blocks(1) && read.loops.is_none());
+        assert_eq!((read.tasks, read.lacks_tasks(8), read.lacks_tasks(7)), (2, true, false));
         let none = evidence(&[tasks(0, &[]), tasks(60, &[])]);
-        assert!(!none.all_idle() && !none.blocks(1));
+        assert!(!none.all_idle() && !none.blocks(1) && !none.lacks_tasks(100));
     }
 
     #[test]

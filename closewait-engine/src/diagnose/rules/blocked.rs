@@ -33,7 +33,10 @@ impl Rule for Blocked {
                     Certainty::High,
                     "after 3 min or longer without progress, with 5 or more new connections, if threads wait for locks",
                 ),
-                (Certainty::Medium, "after 60 s or longer without progress"),
+                (
+                    Certainty::Medium,
+                    "after 60 s or longer without progress; also later if half of the peers on this host can still read",
+                ),
                 (
                     Certainty::Low,
                     "sooner; if most threads wait for another program, or one for a child: a pipe, a UNIX socket, a file lock or a \
@@ -83,7 +86,7 @@ impl Rule for Blocked {
         if evidence.stacks.is_some_and(is_idle) && !only_accepts(case) {
             return None;
         }
-        let at_line = evidence.stacks.filter(|stacks| stacks.blocks(case.group.count));
+        let at_line = evidence.at_lock(case.group.count, case.now);
         match loops.filter(|_| at_line.is_none()) {
             Some(OwnLoops::Workers | OwnLoops::Undecided) => return None,
             Some(OwnLoops::Handlers | OwnLoops::AsMany) | None => {}
@@ -146,6 +149,8 @@ impl Rule for Blocked {
             || !(at_line.is_some() || waits.for_itself())
             || !case.group.is_most(case.group.awaiting)
             || case.is_passed_to_owner();
+        // Clients that have closed one direction only would also wait for a slow server.
+        let surest = if evidence.peer_ends.wait() { surest.max(Certainty::Medium) } else { surest };
         let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
         Some(Judgement::new(Class::Hung, certainty, move || Explanation {
             text: format!(

@@ -1,5 +1,7 @@
 //! Sockets that no thread works on.
 
+use std::time::Duration;
+
 use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
 use crate::model::{Certainty, Class};
 
@@ -8,12 +10,17 @@ pub(super) struct Forgotten;
 
 /// Minimum number of sockets for a certainty above `low`.
 const MIN_SOCKETS: u32 = 3;
+/// Minimum number of sockets that no timer is for: a program that serves others and sets a timer for each of these would have finished some.
+const MIN_WITHOUT_TIMER: u32 = 8;
+/// Minimum age of the oldest of these.
+const NO_TIMER: Duration = Duration::from_secs(120);
 
 impl Rule for Forgotten {
     fn about(&self) -> &'static About {
         &About {
             name: "forgotten",
-            when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout; at \
+            when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout, or with one if it serves \
+                   others, has not finished any late, and has 8 or more sockets, the oldest for 120 s or longer, and at most one task for every four; at \
                    most half of the threads, and at most one for every four sockets, do anything else; no connection to another \
                    program waits for an answer, and, if an event loop serves no others, none has got one in the last 10 s; the program has read from most of the sockets, or one event loop serves them; stacks, if all were read, count instead of \
                    system calls, except those of an event loop; workers of the program's own wait for work if they are fewer than half of \
@@ -33,12 +40,12 @@ impl Rule for Forgotten {
             says: "the program is idle while these sockets are open: it has forgotten to close them",
             next: "see which requests leave sockets behind",
             not: &[
-                "a program that waits for a timer: its wait has a timeout",
+                "a program that waits for a timer: its wait has a timeout, and it finishes some of the sockets within two minutes",
                 "a program that waits for another program: its connection to that program waits for an answer",
                 "an event loop that passes on what it has received, bit by bit: another program answers it all the time",
                 "a program that got the connection as one of its descriptors 0 to 3: it ends with the connection, or after it",
                 "an event loop that leaves connections in the backlog: it waits for something else",
-                "threads or tasks that wait for a lock or for room in a queue, at least half as many as sockets: see `partly_blocked`",
+                "threads or tasks that wait for a lock, for room in a queue or for a pool, at least half as many as sockets: see `partly_blocked`",
                 "a runtime that runs many tasks on each thread (Go): its threads show nothing about single connections",
             ],
             seen: &["http-kit/http-kit#326", "websockets/ws#180", "icing/mod_h2#79", "nodejs/node#31106"],
@@ -69,7 +76,7 @@ impl Rule for Forgotten {
         let backends = evidence.backends?;
         let idle = match waits.idle_loop {
             _ if let Some(stacks) = stacks => stacks.waiting_for_work() > 0,
-            Some(idle) => idle && waits.limited == 0,
+            Some(idle) => idle && (waits.limited == 0 || waits_for_no_timer(case)),
             // A thread for each connection may wait for an event of something else.
             None if waits.events >= 2 && waits.events * 10 >= case.group.count * 7 => false,
             None => waits.events + waits.accepting > 0,
@@ -132,11 +139,22 @@ impl Rule for Forgotten {
     }
 }
 
+/// Whether an event loop with a timeout, which any timer of the program can be the reason for, has none for these sockets.
+fn waits_for_no_timer(case: &Case<'_>) -> bool {
+    let evidence = &case.group.evidence;
+    evidence.progresses(case.now) == Some(true)
+        && evidence.late_exits.is_some_and(|exits| exits.count == 0)
+        && evidence.backends.is_some_and(|backends| !backends.answered)
+        && evidence.stacks.is_none_or(|stacks| u64::from(stacks.tasks) * 4 <= u64::from(case.group.count))
+        && case.group.count >= MIN_WITHOUT_TIMER
+        && case.group.oldest >= NO_TIMER
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::diagnose::{
-        evidence::{Backends, OwnLoops, Siblings, StackEvidence, Waits},
+        evidence::{Backends, LateExits, OwnLoops, Siblings, StackEvidence, Waits},
         testing::Scene,
     };
 
@@ -166,6 +184,36 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "it waits for a timer");
         scene.group.evidence.waits = Some(Waits { blocked: 12, idle_loop: None, threads: 13, ..idle });
         assert_eq!(scene.check(&Forgotten), None, "threads work on them");
+    }
+
+    #[test]
+    fn a_timer_that_finishes_none_of_many_sockets_is_for_something_else() {
+        let mut scene = Scene::server().of(8).aged(120);
+        let waits =
+            Waits { threads: 1, complete: true, events: 1, limited: 1, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(waits);
+        scene.group.evidence.backends = Some(Backends::default());
+        scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        scene.group.evidence.late_exits = Some(LateExits::default());
+        assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
+        let tasks = StackEvidence { threads: 4, tasks: 3, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(StackEvidence { tasks: 2, ..tasks });
+        assert!(scene.check(&Forgotten).is_some());
+        scene.group.evidence.stacks = Some(tasks);
+        assert_eq!(scene.check(&Forgotten), None, "the tasks may work on them");
+        scene.group.evidence.stacks = None;
+        let changes: [fn(&mut Scene); 5] = [
+            |scene| scene.group.count = 7,
+            |scene| scene.group.oldest = crate::diagnose::testing::secs(119),
+            |scene| scene.group.evidence.late_exits.as_mut().unwrap().count = 1,
+            |scene| scene.group.evidence.siblings = None,
+            |scene| scene.group.evidence.backends = Some(Backends { waiting: 0, answered: true }),
+        ];
+        for change in changes {
+            let mut other = scene.clone();
+            change(&mut other);
+            assert_eq!(other.check(&Forgotten), None);
+        }
     }
 
     #[test]

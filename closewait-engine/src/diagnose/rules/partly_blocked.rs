@@ -18,8 +18,8 @@ impl Rule for PartlyBlocked {
                    ago or longer; the FIN is unread on at least half of the sockets; all threads of the owner wait without a \
                    timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
                    wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets; or stacks \
-                   show that threads have waited for locks or for room in queues at up to three lines for 30 s or longer, at least half as many as \
-                   sockets, and the oldest entered 60 s ago or longer",
+                   show that threads have waited for locks or for room in queues at up to three lines, or for a connection of a pool, for 30 s or longer, at \
+                   least half as many as sockets, and the oldest entered 60 s ago or longer",
             class: &[Class::Hung],
             certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
             says: "some requests hang, while the program serves others",
@@ -78,7 +78,7 @@ impl Rule for PartlyBlocked {
     }
 }
 
-/// Returns the judgement on requests whose threads or tasks wait for a lock or a queue, as stacks show, while others are served.
+/// Returns the judgement on requests whose threads or tasks wait for a lock, a queue or a pool, as stacks show, while others are served.
 fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'c>> {
     let evidence = &case.group.evidence;
     if !case.is_server() || evidence.progresses(case.now) != Some(true) || case.group.oldest < super::SURE_AGE {
@@ -91,10 +91,14 @@ fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'
             owner = text::owner(case),
             count = text::count(case.group.count, "socket"),
             since = text::duration(case.group.oldest),
-            blocked = stacks.blocked(),
+            blocked = stacks.waiting(),
             doing = text::doing(case),
         ),
-        next: text::dump(case).and("see which one holds the lock, or should take the items of the queue"),
+        next: text::dump(case).and(if stacks.pool > stacks.at_lines {
+            "see which code takes connections of the pool and does not return them"
+        } else {
+            "see which one holds the lock, or should take the items of the queue"
+        }),
     }))
 }
 
@@ -127,6 +131,14 @@ mod tests {
         assert!(text.contains("6 of 9 stacks have waited for a lock at one line for at least 30s"), "{text}");
         scene.group.evidence.stacks = Some(StackEvidence { for_room: true, ..stacks });
         assert!(scene.verdict().text.contains("have waited for room in a queue at one line"));
+        let pooled = StackEvidence { threads: 9, pool: 6, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(pooled);
+        let verdict = scene.verdict();
+        assert_eq!(
+            ((verdict.class, verdict.certainty), verdict.rule),
+            ((Class::Hung, Certainty::Low), "partly_blocked")
+        );
+        assert!(verdict.text.contains("6 of 9 stacks have waited for a connection of a pool"), "{}", verdict.text);
         assert_eq!(result(&scene.of(40)).0, Class::Leak, "too few for the sockets");
     }
 

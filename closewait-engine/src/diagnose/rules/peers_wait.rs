@@ -20,7 +20,10 @@ impl Rule for PeersWait {
             certainty: &[(Certainty::Medium, "the peers can still read; a program that hangs looks the same")],
             says: "the clients have sent everything and wait for the answer",
             next: "nothing while the program works; see what the peers wait for",
-            not: &["a peer that is not on this host: its state is unknown"],
+            not: &[
+                "a peer that is not on this host: its state is unknown",
+                "a server without progress whose threads wait for a lock: it answers nobody",
+            ],
             seen: &["jpillora/chisel#535"],
         }
     }
@@ -49,7 +52,10 @@ impl Rule for PeersWait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::{evidence::PeersRead, testing::Scene};
+    use crate::diagnose::{
+        evidence::{PeersRead, StackEvidence},
+        testing::Scene,
+    };
 
     #[test]
     fn peers_that_can_still_read_are_half_closed() {
@@ -58,5 +64,18 @@ mod tests {
         assert_eq!(scene.check(&PeersWait), None);
         scene.group.evidence.peer_ends.half_closed = 2;
         assert_eq!(scene.check(&PeersWait).unwrap().class, Class::HalfClose);
+    }
+
+    #[test]
+    fn a_server_whose_threads_wait_for_a_lock_answers_nobody() {
+        let mut scene = super::super::blocked::tests::hung(190);
+        scene.group.evidence.peer_ends = PeersRead { read: 20, half_closed: 20 };
+        assert_eq!(scene.verdict().rule, "peers_wait");
+        let stacks = StackEvidence { threads: 24, at_line: 20, at_lines: 20, lines: 1, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(stacks);
+        let verdict = scene.verdict();
+        assert_eq!((verdict.class, verdict.certainty), (Class::Hung, Certainty::Medium));
+        scene.group.evidence.demand = 1;
+        assert_eq!(scene.verdict().rule, "peers_wait", "it may serve others");
     }
 }

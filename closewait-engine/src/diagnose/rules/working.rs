@@ -79,7 +79,7 @@ impl Rule for ServesOthers {
             certainty: &[(
                 Certainty::Low,
                 "unknown; a leak if fewer threads work than half of the number of sockets (stacks, if all were read, count instead of \
-                 system calls), or the program has answered most of \
+                 system calls), or the tasks of its event loop are at most a quarter of that number, or the program has answered most of \
                  them, also with those on which it has read the FIN and no request: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something on most",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
@@ -109,6 +109,7 @@ impl Rule for ServesOthers {
         let stacks = evidence.stacks.filter(|stacks| stacks.complete && !case.group.is_mostly_unread());
         let idle_threads = match stacks {
             Some(stacks) => u64::from(stacks.working()) * 2 < u64::from(case.group.count),
+            None if evidence.stacks.is_some_and(|stacks| stacks.lacks_tasks(case.group.count)) => true,
             None => waits.is_some_and(|waits| {
                 waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count
             }),
@@ -214,5 +215,10 @@ mod tests {
         assert_eq!(class(16, true), Class::Leak, "four goroutines work");
         assert_eq!(class(15, true), Class::Unknown, "five may work on most of them");
         assert_eq!(class(16, false), Class::Unknown, "some stacks are unknown");
+        let tasks = StackEvidence { threads: 3, tasks: 2, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(tasks);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "two tasks for nine sockets");
+        scene.group.evidence.stacks = Some(StackEvidence { tasks: 3, ..tasks });
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown);
     }
 }
