@@ -40,7 +40,8 @@ impl Rule for Inherited {
                 ),
                 (
                     Certainty::Low,
-                    "several processes have it, of different programs or of a client, or a process that a service left behind has \
+                    "several processes have it, of different programs or of a client, or only two or more of the owner's connections are older \
+                     than it, or a process that a service left behind has \
                      it from its start, or another program has it before it was answered: passing a descriptor on is not a leak in \
                      itself",
                 ),
@@ -248,7 +249,9 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
 /// the owner has to run another program than the listener, or own several such connections.
 fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener, older) = (tasks, case.listener?, case.group.evidence.older_than_owner) else { return None };
-    if !case.is_server() || super::is_handed_over(case)? || older == 0 || older * 2 < case.group.count {
+    // The listener's process may go on to use connections after it has started the owner: some show nothing.
+    let most = older * 2 >= case.group.count;
+    if !case.is_server() || super::is_handed_over(case)? || older == 0 || !(most || older >= 2) {
         return None;
     }
     let began = process(case, owner.pid)?.started_ns?;
@@ -267,11 +270,16 @@ fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, S
     }
     let answered = case.socket.replied() == Some(true);
     Some((
-        if answered { Certainty::Medium } else { Certainty::Low },
+        if answered && most { Certainty::Medium } else { Certainty::Low },
         format!(
-            "{}[{}] has the only descriptor but started after the connection had received data: the descriptor is a copy from \
+            "{}[{}] has the only descriptor but started after {} had received data: the descriptor is a copy from \
              {}[{}], which listens on {} and has closed its own",
-            owner.comm, owner.pid, first.comm, first.pid, listener.what.local,
+            owner.comm,
+            owner.pid,
+            if most { "the connection".to_owned() } else { format!("{older} of its {} connections", case.group.count) },
+            first.comm,
+            first.pid,
+            listener.what.local,
         ),
     ))
 }
@@ -423,6 +431,28 @@ mod tests {
             "{}",
             judgement.text
         );
+    }
+
+    #[test]
+    fn connections_that_are_older_than_their_owner_are_copies() {
+        let mut scene = child(9, "/usr/bin/ruby3.1", "/usr/bin/ruby3.1").of(11).replied(true);
+        for (process, started) in scene.processes.iter_mut().zip([9, 5]) {
+            process.started_ns = Some(started);
+        }
+        let of = |scene: &Scene, older| {
+            let mut scene = scene.clone();
+            scene.group.evidence.older_than_owner = older;
+            certainty(&scene)
+        };
+        let expected = [(11, Some(Certainty::Medium)), (5, Some(Certainty::Low)), (2, Some(Certainty::Low)), (1, None)];
+        for (older, expected) in expected {
+            assert_eq!(of(&scene, older), expected, "{older}");
+        }
+        scene.group.evidence.older_than_owner = 2;
+        let text = scene.check(&Inherited).unwrap().text;
+        assert!(text.contains("started after 2 of its 11 connections had received data"), "{text}");
+        scene.processes[1].started_ns = Some(10);
+        assert_eq!(of(&scene, 11), None, "the listener's process is younger");
     }
 
     #[test]
