@@ -92,11 +92,12 @@ impl StackSamples {
     }
 }
 
-/// Whether threads wait at a line of the application for a lock, a connection or work, which is evidence only if another sample agrees. A
+/// Whether threads wait at a line of the application for a lock, room in a queue, a connection or work, which is evidence only if another sample agrees. A
 /// JVM is not read again so soon, because its dumps stop it.
 fn needs_confirmation(stacks: &ProcessStacks) -> bool {
     stacks.groups.iter().any(|group| {
-        let waits = matches!(group.work, ThreadWork::Waits(CodeWait::Lock | CodeWait::Pool)) || group.in_own_loop;
+        let waits = matches!(group.work, ThreadWork::Waits(CodeWait::Lock | CodeWait::Room | CodeWait::Pool))
+            || group.in_own_loop;
         waits && group.place.is_some() && group.language != CodeLanguage::Jvm
     })
 }

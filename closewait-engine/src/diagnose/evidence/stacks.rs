@@ -188,10 +188,10 @@ impl StackEvidence {
         self.loops.filter(|_| self.complete && u64::from(others) * 2 < u64::from(sockets))
     }
 
-    /// Whether the tasks of an event loop, all of which were read, are at most a quarter of `sockets`: none works on most of them. A program
+    /// Whether the tasks of an event loop, all of which were read, are fewer than half of `sockets`: none works on most of them. A program
     /// without any task, which may use callbacks, shows nothing.
     pub fn lacks_tasks(&self, sockets: u32) -> bool {
-        !self.unknown && self.tasks > 0 && u64::from(self.tasks) * 4 <= u64::from(sockets)
+        !self.unknown && self.tasks > 0 && u64::from(self.tasks) * 2 < u64::from(sockets)
     }
 
     /// Returns what the threads at one line do, in words.
@@ -325,7 +325,7 @@ mod tests {
         let idle: &[&[_]] = &[&[GET, WORK], &[GET, WORK]];
         let read = evidence(&[tasks(0, idle), tasks(60, idle)]);
         assert!(!read.all_idle() && !read.blocks(1) && read.loops.is_none());
-        assert_eq!((read.tasks, read.lacks_tasks(8), read.lacks_tasks(7)), (2, true, false));
+        assert_eq!((read.tasks, read.lacks_tasks(5), read.lacks_tasks(4)), (2, true, false));
         let none = evidence(&[tasks(0, &[]), tasks(60, &[])]);
         assert!(!none.all_idle() && !none.blocks(1) && !none.lacks_tasks(100));
     }

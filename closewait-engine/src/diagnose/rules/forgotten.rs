@@ -20,7 +20,7 @@ impl Rule for Forgotten {
         &About {
             name: "forgotten",
             when: "the socket is a server's; its program waits for events or in accept(), an event loop without a timeout, or with one if it serves \
-                   others, has not finished any late, and has 8 or more sockets, the oldest for 120 s or longer, and at most one task for every four; at \
+                   others, has not finished any late, and has 8 or more sockets, the oldest for 120 s or longer, and tasks for fewer than half of them; at \
                    most half of the threads, and at most one for every four sockets, do anything else; no connection to another \
                    program waits for an answer, and, if an event loop serves no others, none has got one in the last 10 s; the program has read from most of the sockets, or one event loop serves them; stacks, if all were read, count instead of \
                    system calls, except those of an event loop; workers of the program's own wait for work if they are fewer than half of \
@@ -145,7 +145,7 @@ fn waits_for_no_timer(case: &Case<'_>) -> bool {
     evidence.progresses(case.now) == Some(true)
         && evidence.late_exits.is_some_and(|exits| exits.count == 0)
         && evidence.backends.is_some_and(|backends| !backends.answered)
-        && evidence.stacks.is_none_or(|stacks| u64::from(stacks.tasks) * 4 <= u64::from(case.group.count))
+        && evidence.stacks.is_none_or(|stacks| u64::from(stacks.tasks) * 2 < u64::from(case.group.count))
         && case.group.count >= MIN_WITHOUT_TIMER
         && case.group.oldest >= NO_TIMER
 }
@@ -196,8 +196,8 @@ mod tests {
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         scene.group.evidence.late_exits = Some(LateExits::default());
         assert_eq!(scene.check(&Forgotten).unwrap().certainty, Certainty::Low);
-        let tasks = StackEvidence { threads: 4, tasks: 3, ..StackEvidence::default() };
-        scene.group.evidence.stacks = Some(StackEvidence { tasks: 2, ..tasks });
+        let tasks = StackEvidence { threads: 5, tasks: 4, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(StackEvidence { tasks: 3, ..tasks });
         assert!(scene.check(&Forgotten).is_some());
         scene.group.evidence.stacks = Some(tasks);
         assert_eq!(scene.check(&Forgotten), None, "the tasks may work on them");
