@@ -109,6 +109,13 @@ pub struct PeersRead {
     pub half_closed: u32,
 }
 
+impl PeersRead {
+    /// Whether at least half of the peers can still read.
+    pub fn wait(&self) -> bool {
+        self.read > 0 && self.half_closed * 2 >= self.read
+    }
+}
+
 /// Connections of a group's owners to other programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
@@ -116,13 +123,6 @@ pub struct Backends {
     pub waiting: u32,
     /// Whether data has arrived on one of them in the [`RECENT`] before the agent read them.
     pub answered: bool,
-}
-
-impl PeersRead {
-    /// Whether at least half of the peers can still read.
-    pub fn wait(&self) -> bool {
-        self.read > 0 && self.half_closed * 2 >= self.read
-    }
 }
 
 impl GroupEvidence {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    stacks::{CodeFrame, CodeWait, EVENTS, ProcessStacks, StackGroup, TASK_STATE, ThreadWork, largest_lines},
+    stacks::{CodeFrame, CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork, largest_lines},
     text::count,
     time::BootTime,
 };
@@ -120,7 +120,7 @@ impl StackEvidence {
         for group in &stacks.groups {
             let is_steady = is_steady(group.since);
             self.threads = self.threads.saturating_add(group.count);
-            if group.state.as_deref() == Some(TASK_STATE) {
+            if group.are_tasks() {
                 self.tasks = self.tasks.saturating_add(group.count);
             }
             if group.in_own_loop || waits_for_turn(group, &stacks.groups) {
@@ -191,7 +191,12 @@ impl StackEvidence {
     /// Whether the tasks of an event loop, all of which were read, are fewer than half of `sockets`: none works on most of them. A program
     /// without any task, which may use callbacks, shows nothing.
     pub fn lacks_tasks(&self, sockets: u32) -> bool {
-        !self.unknown && self.tasks > 0 && u64::from(self.tasks) * 2 < u64::from(sockets)
+        !self.unknown && self.tasks > 0 && self.has_few_tasks(sockets)
+    }
+
+    /// Whether the tasks of event loops, if there are any, are fewer than half of `sockets`.
+    pub fn has_few_tasks(&self, sockets: u32) -> bool {
+        u64::from(self.tasks) * 2 < u64::from(sockets)
     }
 
     /// Returns what the threads at one line do, in words.
@@ -221,9 +226,9 @@ impl StackEvidence {
         waiting > 0 && u64::from(waiting) * 2 >= u64::from(sockets)
     }
 
-    /// Returns what the threads that [`Self::stops`] counts do, in words.
-    pub fn waiting(&self) -> String {
-        if self.pool > self.at_lines { self.waiting_for_pool() } else { self.blocked() }
+    /// Whether most of the threads that [`Self::stops`] counts wait for a connection of a pool.
+    pub fn stops_in_pool(&self) -> bool {
+        self.pool > self.at_lines
     }
 
     /// Whether the threads at one line explain why `sockets` are not closed: with those that they keep from running, they are at least
@@ -326,6 +331,10 @@ mod tests {
         let read = evidence(&[tasks(0, idle), tasks(60, idle)]);
         assert!(!read.all_idle() && !read.blocks(1) && read.loops.is_none());
         assert_eq!((read.tasks, read.lacks_tasks(5), read.lacks_tasks(4)), (2, true, false));
+        let goroutine =
+            CodeStack { language: CodeLanguage::Go, state: Some(TASK_STATE.to_owned()), ..python_stack(2, &[GET]) };
+        let go = ProcessStacks::new(7, BootTime(0), &[goroutine], Vec::new());
+        assert_eq!(evidence(&[go]).tasks, 0, "a goroutine in a state of the same name");
         let none = evidence(&[tasks(0, &[]), tasks(60, &[])]);
         assert!(!none.all_idle() && !none.blocks(1) && !none.lacks_tasks(100));
     }

@@ -62,7 +62,7 @@ impl Rule for ClientBlocked {
                 next: text::dump(case).and(if by_lock {
                     "see which one holds the lock"
                 } else {
-                    "see which code takes connections of the pool and does not return them"
+                    super::FIND_POOL_USER
                 }),
             }
         }))

@@ -145,7 +145,7 @@ fn waits_for_no_timer(case: &Case<'_>) -> bool {
     evidence.progresses(case.now) == Some(true)
         && evidence.late_exits.is_some_and(|exits| exits.count == 0)
         && evidence.backends.is_some_and(|backends| !backends.answered)
-        && evidence.stacks.is_none_or(|stacks| u64::from(stacks.tasks) * 2 < u64::from(case.group.count))
+        && evidence.stacks.is_none_or(|stacks| stacks.has_few_tasks(case.group.count))
         && case.group.count >= MIN_WITHOUT_TIMER
         && case.group.oldest >= NO_TIMER
 }

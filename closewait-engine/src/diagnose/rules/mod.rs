@@ -90,6 +90,9 @@ const HANDED_OVER: u32 = 3;
 /// The same for a connection that a program opened and passes on, as `socat` and the proxy commands of `ssh` do.
 const STANDARD_ERROR: u32 = 2;
 
+/// Next step for threads that wait for a connection of a pool.
+const FIND_POOL_USER: &str = "see which code takes connections of the pool and does not return them";
+
 /// Whether at most one process has a connection as another descriptor than these: a super-server, a shell or a server of CGI
 /// programs passes it on intentionally. `None` if the descriptors are unknown.
 fn is_passed_on(case: &Case<'_>) -> Option<bool> {

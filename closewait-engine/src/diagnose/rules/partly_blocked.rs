@@ -84,21 +84,23 @@ fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'
     if !case.is_server() || evidence.progresses(case.now) != Some(true) || case.group.oldest < super::SURE_AGE {
         return None;
     }
-    Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
-        text: format!(
-            "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; {blocked}.{doing}",
-            port = text::port(case),
-            owner = text::owner(case),
-            count = text::count(case.group.count, "socket"),
-            since = text::duration(case.group.oldest),
-            blocked = stacks.waiting(),
-            doing = text::doing(case),
-        ),
-        next: text::dump(case).and(if stacks.pool > stacks.at_lines {
-            "see which code takes connections of the pool and does not return them"
+    Some(Judgement::new(Class::Hung, Certainty::Low, move || {
+        let (what, next) = if stacks.stops_in_pool() {
+            (stacks.waiting_for_pool(), super::FIND_POOL_USER)
         } else {
-            "see which one holds the lock, or should take the items of the queue"
-        }),
+            (stacks.blocked(), "see which one holds the lock, or should take the items of the queue")
+        };
+        Explanation {
+            text: format!(
+                "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; {what}.{doing}",
+                port = text::port(case),
+                owner = text::owner(case),
+                count = text::count(case.group.count, "socket"),
+                since = text::duration(case.group.oldest),
+                doing = text::doing(case),
+            ),
+            next: text::dump(case).and(next),
+        }
     }))
 }
 

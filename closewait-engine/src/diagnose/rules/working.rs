@@ -109,10 +109,12 @@ impl Rule for ServesOthers {
         let stacks = evidence.stacks.filter(|stacks| stacks.complete && !case.group.is_mostly_unread());
         let idle_threads = match stacks {
             Some(stacks) => u64::from(stacks.working()) * 2 < u64::from(case.group.count),
-            None if evidence.stacks.is_some_and(|stacks| stacks.lacks_tasks(case.group.count)) => true,
-            None => waits.is_some_and(|waits| {
-                waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count
-            }),
+            None => {
+                evidence.stacks.is_some_and(|stacks| stacks.lacks_tasks(case.group.count))
+                    || waits.is_some_and(|waits| {
+                        waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count
+                    })
+            }
         };
         // A program that has read the FIN, and has nothing to answer, has nothing to do for the socket.
         let consumed = most(case.group.in_state(ReadState::FinConsumed));
