@@ -92,8 +92,8 @@ impl StackSamples {
     }
 }
 
-/// Whether threads wait at a line of the application for a lock, room in a queue, a connection or work, which is evidence only if another sample agrees. A
-/// JVM is not read again so soon, because its dumps stop it.
+/// Whether threads wait at a line of the application for a lock, room in a queue, a connection or work, which is evidence only if another
+/// sample agrees. A JVM is not read again so soon, because its dumps stop it.
 fn needs_confirmation(stacks: &ProcessStacks) -> bool {
     stacks.groups.iter().any(|group| {
         let waits = matches!(group.work, ThreadWork::Waits(CodeWait::Lock | CodeWait::Room | CodeWait::Pool))
@@ -145,19 +145,23 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_wait_for_a_lock_are_read_a_second_time_after_half_a_minute() {
+    fn threads_that_wait_for_a_lock_or_for_room_are_read_a_second_time_after_half_a_minute() {
+        use CodeWait::{Lock, Room};
         let python = [("__enter__", "/usr/lib/python3.11/threading.py", 270), ("reserve", "/srv/orders.py", 5)];
+        let full = [("Queue.put", "/usr/lib/python3.11/queue.py", 140), ("extract", "/srv/etl.py", 28)];
         let java = [
             ("java.util.concurrent.locks.ReentrantLock.lock", "ReentrantLock.java", 1),
             ("shop.Orders.add", "Orders.java", 9),
         ];
         let owners = BTreeSet::from([1]);
-        for (language, lines, reads) in
-            [(CodeLanguage::Python, python, [0, 30, 90, 150]), (CodeLanguage::Jvm, java, [0, 60, 120, 180])]
-        {
+        for (language, lines, wait, reads) in [
+            (CodeLanguage::Python, python, Lock, [0, 30, 90, 150]),
+            (CodeLanguage::Python, full, Room, [0, 30, 90, 150]),
+            (CodeLanguage::Jvm, java, Lock, [0, 60, 120, 180]),
+        ] {
             let stack = CodeStack { language, ..python_stack(1, &lines) };
             let locked = |at| ProcessStacks::new(1, at, std::slice::from_ref(&stack), Vec::new());
-            assert_eq!(locked(second(0)).groups[0].work, ThreadWork::Waits(CodeWait::Lock));
+            assert_eq!(locked(second(0)).groups[0].work, ThreadWork::Waits(wait));
             let mut samples = StackSamples::default();
             let mut read = Vec::new();
             for at in 0..=200 {
@@ -167,7 +171,7 @@ mod tests {
                     samples.inspection_ended();
                 }
             }
-            assert_eq!(read, reads, "{language:?}");
+            assert_eq!(read, reads, "{language:?} {wait:?}");
         }
     }
 
