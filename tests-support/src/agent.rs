@@ -201,12 +201,9 @@ impl Agent {
 
     /// Fails the test with all information about the cause: also the totals of the agent, if it ends soon after it is asked to.
     fn fail(&mut self, why: &str) -> ! {
+        let count = self.events.len();
         self.signal(libc::SIGINT);
-        let end = boot_seconds() + 5.0;
-        let remaining: Vec<String> = std::iter::from_fn(|| {
-            self.lines.recv_timeout(Duration::from_secs_f64((end - boot_seconds()).max(0.0))).ok()
-        })
-        .collect();
+        self.watch(Duration::from_secs(5));
         self.child.end();
         let stderr = self.stderr.take().expect("taken nowhere else").join().expect("stderr");
         let last: Vec<String> = self.events.iter().rev().take(10).rev().map(Value::to_string).collect();
@@ -215,10 +212,8 @@ impl Agent {
             .iter()
             .filter_map(|event| event["event"].as_str())
             .for_each(|kind| *kinds.entry(kind).or_default() += 1);
-        let (count, last, rest) = (self.events.len(), last.join("\n"), remaining.join("\n"));
-        panic!(
-            "the agent {why}\n{count} events: {kinds:?}, the last:\n{last}\nat its end:\n{rest}\nits stderr:\n{stderr}"
-        );
+        let last = last.join("\n");
+        panic!("the agent {why}\n{count} events, until its end {kinds:?}, the last:\n{last}\nits stderr:\n{stderr}");
     }
 }
 
