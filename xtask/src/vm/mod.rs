@@ -9,7 +9,15 @@ mod programs;
 mod report;
 mod returned;
 
-use std::{env, panic::resume_unwind};
+use std::{
+    collections::BTreeMap,
+    env,
+    panic::resume_unwind,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use clap::builder::PossibleValuesParser;
 
@@ -84,6 +92,9 @@ pub(crate) struct Options {
     /// Run only the tests of what differs between kernels
     #[arg(long, conflicts_with = "test")]
     brief: bool,
+    /// Download and build what the guests need, and boot none
+    #[arg(long, conflicts_with = "bless")]
+    no_run: bool,
     /// Write the architecture's table to docs/kernels.md; only the rows of the kernels that are named
     #[arg(long)]
     bless: bool,
@@ -126,6 +137,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         None => Vec::new(),
     };
     let parts = Parts::prepare(workspace, arch, &kernels, wanted)?;
+    if options.no_run {
+        return Ok(());
+    }
     let newest = kernels.last().context("no kernel is wanted; name one of the matrix")?;
     let accelerator = Accelerator::probe(parts.guest(newest, "")?)?;
     let at_once = accelerator.guests_at_once(arch);
@@ -134,20 +148,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
     let oldest = kernels.first().filter(|_| options.test.is_none());
     cases.extend(oldest.map(|kernel| Case { kernel, hidden_btf: true }));
-    let mut rows = Vec::new();
-    for cases in cases.chunks(at_once) {
-        let play = |case| {
-            let row = parts.play(case, accelerator)?;
-            println!("vm: {}", row.line());
-            Ok(row)
-        };
-        let played: Result<Vec<_>> = thread::scope(|scope| {
-            let guests: Vec<_> = cases.iter().map(|case| scope.spawn(move || play(*case))).collect();
-            guests.into_iter().map(|guest| guest.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-        });
-        rows.extend(played?);
-    }
-    let table = Table(rows);
+    let table = Table(play_all(&parts, &cases, accelerator, at_once)?);
     println!("\n{}", table.markdown());
     println!("{}", table.summary());
     // The page says what works: nothing is written of a run in which something did not.
@@ -158,6 +159,27 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("wrote {PAGE}");
     }
     Ok(())
+}
+
+/// Plays the cases in their order, `at_once` at a time: a guest boots as soon as another has ended. Returns the rows in the same
+/// order.
+fn play_all(parts: &Parts<'_>, cases: &[Case], accelerator: Accelerator, at_once: usize) -> Result<Vec<Row>> {
+    let next = AtomicUsize::new(0);
+    let rows = Mutex::new(BTreeMap::new());
+    let play = || -> Result<()> {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = cases.get(index) else { return Ok(()) };
+            let row = parts.play(*case, accelerator)?;
+            println!("vm: {}", row.line());
+            rows.lock().unwrap_or_else(PoisonError::into_inner).insert(index, row);
+        }
+    };
+    thread::scope(|scope| {
+        let players: Vec<_> = (0..at_once).map(|_| scope.spawn(play)).collect();
+        players.into_iter().try_for_each(|player| player.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
+    Ok(rows.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect())
 }
 
 /// Returns the group of .ci/packages that has what boots the guests of an architecture.
