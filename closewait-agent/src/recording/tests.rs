@@ -81,14 +81,18 @@ impl Agent {
     }
 
     pub(super) fn recording_to(target: Option<RecordTarget>) -> Self {
-        let engine = RecordingEngine::new(Engine::new(config(), BEGAN), DECODER, target);
+        Self::begun(BEGAN, target)
+    }
+
+    pub(super) fn begun(began: BootTime, target: Option<RecordTarget>) -> Self {
+        let engine = RecordingEngine::new(Engine::new(config(), began), DECODER, target);
         let numbering = Numbering::default();
         let mut agent = Self { engine, numbering, anchor: 0, lines: Vec::new(), piece: Vec::new() };
         let (start, anchor) = (start(), agent.anchor());
         agent.engine.anchored(anchor);
         agent.engine.started(&start);
         Json::default().event(&agent.numbering.start(&start, anchor), &mut agent.piece).unwrap();
-        agent.hand_out(true, BEGAN);
+        agent.hand_out(true, began);
         agent
     }
 

@@ -95,26 +95,23 @@ fn source(path: &Path, part: RecordingPart) -> (Vec<String>, Option<RecordingEnd
 }
 
 fn agent(folder: &Folder) -> Agent {
-    agent_begun(folder, BEGAN)
+    agent_begun(BEGAN, folder)
 }
 
-fn agent_begun(folder: &Folder, began: BootTime) -> Agent {
+fn agent_begun(began: BootTime, folder: &Folder) -> Agent {
     let path = folder.0.join("");
-    Agent::recording_to(Some(RecordTarget::create(&path, (0, RETENTION), &config(), began).unwrap()))
+    Agent::begun(began, Some(RecordTarget::create(&path, (0, RETENTION), &config(), began).unwrap()))
 }
 
 /// Runs an agent with a new segment at each turn, and returns its lines.
 fn recorded(folder: &Folder) -> Vec<String> {
-    recorded_by(agent(folder))
+    recorded_from(BEGAN, folder)
 }
 
-/// The same for a second agent: only its start tells a run from others, and two agents of a machine never start at the same time.
-fn recorded_later(folder: &Folder) -> Vec<String> {
-    recorded_by(agent_begun(folder, BEGAN + Duration::from_millis(500)))
-}
-
-fn recorded_by(mut agent: Agent) -> Vec<String> {
-    let second = |number| BEGAN + Duration::from_secs(number);
+/// The same for an agent that begins at this time, which tells its run from others.
+fn recorded_from(began: BootTime, folder: &Folder) -> Vec<String> {
+    let mut agent = agent_begun(began, folder);
+    let second = |number| began + Duration::from_secs(number);
     for number in 0..9 {
         if number < 4 {
             agent.enter(number, second(number));
@@ -148,7 +145,7 @@ fn an_earlier_run_is_named() {
     let earlier = |part| RecordingSource::open(&folder.0, part).unwrap().earlier_run();
     assert_eq!(earlier(RecordingPart::End), None, "one run");
     let first = folder.segments().len();
-    recorded_later(&folder);
+    recorded_from(BEGAN + LONG, &folder);
     assert!(folder.segments().len() > first);
     assert_eq!(earlier(RecordingPart::End), Some(name(first as u64)));
     assert_eq!(earlier(RecordingPart::Last(Duration::from_secs(3600))), Some(name(first as u64)));
@@ -474,7 +471,7 @@ fn a_directory_that_takes_nothing_at_the_start_is_an_error_with_one_cause_and_on
 #[test]
 fn a_later_agent_continues_after_the_segments_of_the_earlier_one() {
     let folder = Folder::new("later");
-    let (first, second) = (recorded(&folder), recorded_later(&folder));
+    let (first, second) = (recorded(&folder), recorded_from(BEGAN + LONG, &folder));
     let (played, end, notes) = source(&folder.0, RecordingPart::All);
     assert_eq!((played, end, notes), ([first, second.clone()].concat(), Some(RecordingEnd::Stopped), vec![]));
     assert_eq!(folder.segments().len(), 22);
