@@ -126,11 +126,11 @@ pub struct Backends {
 }
 
 impl GroupEvidence {
-    /// Returns the stacks of a server that makes no progress, if they show that its threads wait for a lock at one line and why the `count`
-    /// sockets of the group are not closed.
-    pub fn at_lock(&self, count: u32, now: BootTime) -> Option<StackEvidence> {
+    /// Returns the stacks of a server that makes no progress, if they show why the `count` sockets of the group are not closed: its threads
+    /// wait for a lock at one line, or for a connection of a pool.
+    pub fn stalled_at(&self, count: u32, now: BootTime) -> Option<StackEvidence> {
         let stalls = self.demand >= MIN_DEMAND && self.progresses(now) != Some(true);
-        self.stacks.filter(|stacks| stalls && stacks.blocks(count))
+        self.stacks.filter(|stacks| stalls && (stacks.blocks(count) || stacks.lacks_pooled(count)))
     }
 
     /// Whether the program makes progress since the onset: it serves other connections, or closes connections that it has answered.

@@ -9,9 +9,8 @@
 //! | undecided: it is too early to tell, or too little is known | `info` |
 //! | normal: the program needs no attention | `info` |
 //!
-//! A level group is stuck if it is `hung`, `leak` or `never_accepted`, undecided if it is `unknown`, or `transient` with certainty
-//! low, and else normal. A growing group is normal only as `pool`, `half_close`
-//! or `transient` with certainty medium or higher, and while no limit is within an hour. A process without free descriptors
+//! A level group is stuck if it is `hung`, `leak` or `never_accepted`, or if it is an incident and `inherited`; undecided if it is
+//! `unknown`, or `transient` with certainty low; and else normal. A growing group is normal only as `pool`, `half_close` or `transient` with certainty medium or higher, and while no limit is within an hour. A process without free descriptors
 //! makes a group urgent only if the group grows or holds a quarter of them.
 
 use std::{cmp::Reverse, time::Duration};
@@ -175,12 +174,9 @@ impl Pileup {
     fn is_normal(&self) -> bool {
         match self.verdict.class {
             Class::Hung | Class::Leak | Class::NeverAccepted => false,
-            Class::Pool
-            | Class::HalfClose
-            | Class::Inherited
-            | Class::ProxyWait
-            | Class::Transient
-            | Class::Unknown => true,
+            // A copy in a process that soon ends is no problem; so many that they became an incident are one.
+            Class::Inherited => self.incident.is_none(),
+            Class::Pool | Class::HalfClose | Class::ProxyWait | Class::Transient | Class::Unknown => true,
         }
     }
 
@@ -210,7 +206,7 @@ impl Pileup {
 mod tests {
     use super::*;
     use crate::{
-        model::{Evidence, Forecast, Slope},
+        model::{Evidence, Forecast, Host, IncidentId, IncidentState, IncidentStatus, Slope},
         testing::{pileup, process},
         time::BootTime,
     };
@@ -224,6 +220,15 @@ mod tests {
         let (limit, used, most) = (Limit::Descriptors, 900, 1024);
         let read_at = BootTime(0);
         Pileup { forecast: Some(Forecast { limit, used, most, read_at, left, at_least: left, at_most: None }), ..of }
+    }
+
+    fn incident(of: Pileup) -> Pileup {
+        let status = IncidentStatus {
+            id: IncidentId::new(&Host::default(), &of.group, BootTime(0)),
+            state: IncidentState::Opened,
+            began: BootTime(0),
+        };
+        Pileup { incident: Some(status), ..of }
     }
 
     fn with_descriptors(of: Pileup, open: u64) -> Pileup {
@@ -249,6 +254,7 @@ mod tests {
             (pileup(Class::NeverAccepted, Fact, 5), Severity::Error),
             (hung(3), Severity::Error),
             (leak(4000), Severity::Warning),
+            (incident(pileup(Class::Inherited, Low, 60)), Severity::Warning),
             (pileup(Class::Hung, Low, 40), Severity::Warning),
             (pileup(Class::Unknown, Low, 5), Severity::Info),
             (pileup(Class::Transient, Low, 3), Severity::Info),

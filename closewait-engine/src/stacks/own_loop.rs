@@ -26,6 +26,11 @@ const TAKES: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Jvm, "java.util.concurrent.locks.%.await%"),
     (CodeLanguage::Jvm, "java.util.concurrent.locks.LockSupport.park%"),
     (CodeLanguage::Jvm, "java.lang.Object.wait%"),
+    // Queues and condition variables of Ruby; methods in C have no class.
+    (CodeLanguage::Ruby, "pop"),
+    (CodeLanguage::Ruby, "shift"),
+    (CodeLanguage::Ruby, "deq"),
+    (CodeLanguage::Ruby, "wait"),
     (CodeLanguage::Native, "%pthread_cond_%"),
     (CodeLanguage::Native, "sem_%wait"),
     (CodeLanguage::Native, "_queue_SimpleQueue_get%"),
@@ -47,6 +52,8 @@ const STARTS: &[(CodeLanguage, &str)] = &[
     (CodeLanguage::Jvm, "jdk.internal.vm.Continuation.%"),
     (CodeLanguage::Jvm, "%lambda$%"),
     (CodeLanguage::Jvm, "%$$Lambda%"),
+    (CodeLanguage::Ruby, "loop"),
+    (CodeLanguage::Ruby, "<internal:kernel>:loop"),
     (CodeLanguage::Native, "start"),
     (CodeLanguage::Native, "clone%"),
     (CodeLanguage::Native, "%{lambda}%"),
@@ -74,7 +81,14 @@ fn starts(frame: &CodeFrame, language: CodeLanguage) -> bool {
     let object = object.and_then(|path| path.rsplit('/').next()).unwrap_or_default();
     // What the language itself does in the executable: a server would be a library, or the program's own.
     let is_linked = !object.is_empty() && !object.contains(".so") && frame.origin(language) == FrameOrigin::Runtime;
-    is_linked || is_in(STARTS, frame, language) || STARTING_LIBRARIES.iter().any(|name| object.starts_with(name))
+    // A thread of Ruby begins in a block; one of a library can serve a connection.
+    let is_block = language == CodeLanguage::Ruby
+        && frame.origin(language) == FrameOrigin::Application
+        && frame.function.as_deref().is_some_and(|name| name.starts_with("block "));
+    is_linked
+        || is_block
+        || is_in(STARTS, frame, language)
+        || STARTING_LIBRARIES.iter().any(|name| object.starts_with(name))
 }
 
 /// Whether a function takes work for its caller, by its name.
@@ -207,6 +221,35 @@ mod tests {
         assert!(java(&[take, ("Orders.lambda$main$0", "Orders.java"), ("Orders$$Lambda.run", ""), run]));
         let get = ("java.util.concurrent.CompletableFuture.get", "CompletableFuture.java");
         assert!(!java(&[get, work, run]), "a result");
+    }
+
+    #[test]
+    fn workers_of_ruby_begin_in_blocks_of_the_application() {
+        let frame = |(function, file): &(&str, &str)| CodeFrame {
+            function: Some((*function).to_owned()),
+            file: Some((*file).to_owned()).filter(|file| !file.is_empty()),
+            ..CodeFrame::default()
+        };
+        let ruby = |frames: &[(&str, &str)]| {
+            let stack = CodeStack {
+                language: CodeLanguage::Ruby,
+                tid: None,
+                name: None,
+                state: None,
+                lock_owner: None,
+                frames: frames.iter().map(frame).collect(),
+                cut: None,
+            };
+            group_stacks(&[stack])[0].in_own_loop
+        };
+        const APP: &str = "/srv/orders.rb";
+        let (pop, begun) = (("pop", ""), ("block (2 levels) in <main>", APP));
+        assert!(ruby(&[pop, ("work", APP), begun]) && ruby(&[pop, begun]));
+        assert!(ruby(&[pop, ("block (2 levels) in <main>", APP), ("loop", ""), ("block in <main>", APP)]));
+        assert!(!ruby(&[pop, ("answer", APP), ("serve", APP), begun]), "a handler");
+        assert!(!ruby(&[("value", ""), ("work", APP), begun]), "a result");
+        let server = ("block in start", "/var/lib/gems/3.1.0/gems/gserver-0.0.1/lib/gserver.rb");
+        assert!(!ruby(&[pop, ("serve", APP), server]), "a server calls it");
     }
 
     #[test]

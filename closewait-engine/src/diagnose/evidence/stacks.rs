@@ -231,13 +231,24 @@ impl StackEvidence {
         self.pool > self.at_lines
     }
 
+    /// Whether the threads that wait for a connection of a pool explain why `sockets` are not closed: they are at least half as many as
+    /// the sockets, or most of the threads that work.
+    pub fn lacks_pooled(&self, sockets: u32) -> bool {
+        self.pool > 0 && (u64::from(self.pool) * 2 >= u64::from(sockets) || self.are_most_working(self.pool.into()))
+    }
+
+    /// Whether these are most of the threads that do not wait for work.
+    fn are_most_working(&self, threads: u64) -> bool {
+        threads * 10 >= u64::from(self.working()) * 7
+    }
+
     /// Whether the threads at one line explain why `sockets` are not closed: with those that they keep from running, they are at least
     /// half as many as the sockets, or most of the threads that work. In a deadlock, they wait at two or three lines, and no other works.
     pub fn blocks(&self, sockets: u32) -> bool {
         let at_line = if self.at_line > 0 { u64::from(self.at_line) + u64::from(self.stopped) } else { 0 };
-        let most_working = |threads: u64| threads * 10 >= u64::from(self.working()) * 7;
         let at_lines = u64::from(self.at_lines) + u64::from(self.stopped);
-        at_line > 0 && (at_line * 2 >= u64::from(sockets) || most_working(at_line) || most_working(at_lines))
+        let are_most = self.are_most_working(at_line) || self.are_most_working(at_lines);
+        at_line > 0 && (at_line * 2 >= u64::from(sockets) || are_most)
     }
 }
 

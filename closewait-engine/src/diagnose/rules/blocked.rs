@@ -26,7 +26,8 @@ impl Rule for Blocked {
                    only wait in accept() and have not read most of the sockets, or they show nothing about single connections \
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread; or stacks show that threads \
                    have waited for a lock at one line for 30 s or longer, at least half as many as the group has sockets or most of those \
-                   that work, or most of these at up to three lines, and do not show that all threads wait for work",
+                   that work, or most of these at up to three lines, or for a connection of a pool, and do not show that all threads wait \
+                   for work",
             class: &[Class::Hung],
             certainty: &[
                 (
@@ -35,7 +36,8 @@ impl Rule for Blocked {
                 ),
                 (
                     Certainty::Medium,
-                    "after 60 s or longer without progress; also later if half of the peers on this host can still read",
+                    "after 60 s or longer without progress; also later if half of the peers on this host can still read, or if threads \
+                     wait for a connection of a pool, which may come back",
                 ),
                 (
                     Certainty::Low,
@@ -86,7 +88,8 @@ impl Rule for Blocked {
         if evidence.stacks.is_some_and(is_idle) && !only_accepts(case) {
             return None;
         }
-        let at_line = evidence.at_lock(case.group.count, case.now);
+        let at_line = evidence.stalled_at(case.group.count, case.now);
+        let lacks_pooled = at_line.is_some_and(|stacks| !stacks.blocks(case.group.count));
         match loops.filter(|_| at_line.is_none()) {
             Some(OwnLoops::Workers | OwnLoops::Undecided) => return None,
             Some(OwnLoops::Handlers | OwnLoops::AsMany) | None => {}
@@ -101,6 +104,8 @@ impl Rule for Blocked {
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
+            // The connections may be used by requests that end.
+            _ if let Some(stacks) = at_line.filter(|_| lacks_pooled) => (Certainty::Medium, stacks.waiting_for_pool()),
             _ if let Some(stacks) = at_line => (Certainty::High, stacks.blocked()),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
@@ -165,7 +170,11 @@ impl Rule for Blocked {
                 demand = evidence.demand,
                 doing = text::doing(case),
             ),
-            next: text::dump(case).and(&format!("see what happened {} ago", text::duration(case.stalled()))),
+            next: text::dump(case).and(&if lacks_pooled {
+                super::FIND_POOL_USER.to_owned()
+            } else {
+                format!("see what happened {} ago", text::duration(case.stalled()))
+            }),
         }))
     }
 }
@@ -253,6 +262,25 @@ pub(super) mod tests {
     pub(in crate::diagnose::rules) fn result(scene: &Scene) -> (Class, Certainty) {
         let verdict = scene.verdict();
         (verdict.class, verdict.certainty)
+    }
+
+    #[test]
+    fn threads_that_wait_for_a_pool_with_a_timeout_are_blocked_until_connections_come_back() {
+        let mut scene = hung(190);
+        let waits = Waits { blocked: 4, locked: 4, limited: 18, ..scene.group.evidence.waits.unwrap() };
+        scene.group.evidence.waits = Some(waits);
+        assert_eq!(scene.check(&Blocked), None, "each may finish");
+        let stacks = StackEvidence { threads: 24, idle: 2, pool: 16, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(stacks);
+        let verdict = scene.verdict();
+        assert_eq!((verdict.rule, verdict.certainty), ("blocked", Certainty::Medium));
+        assert!(verdict.text.contains("16 of 24 stacks have waited for a connection of a pool"), "{}", verdict.text);
+        assert!(verdict.next.text.contains(super::super::FIND_POOL_USER), "{}", verdict.next.text);
+        scene.group.evidence.stacks = Some(StackEvidence { pool: 9, ..stacks });
+        assert_eq!(scene.check(&Blocked), None, "most threads do something else");
+        scene.group.evidence.stacks = Some(stacks);
+        scene.group.evidence.demand = 1;
+        assert_eq!(scene.check(&Blocked), None, "it may serve others");
     }
 
     #[test]

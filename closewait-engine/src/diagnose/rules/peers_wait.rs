@@ -22,7 +22,7 @@ impl Rule for PeersWait {
             next: "nothing while the program works; see what the peers wait for",
             not: &[
                 "a peer that is not on this host: its state is unknown",
-                "a server without progress whose threads wait for a lock: it answers no client",
+                "a server without progress whose threads wait for a lock or a connection of a pool: it answers no client",
             ],
             seen: &["jpillora/chisel#535"],
         }
