@@ -10,6 +10,7 @@
 
 #![no_std]
 
+pub mod batch;
 pub mod config;
 pub mod connect;
 pub mod histogram;

@@ -11,6 +11,8 @@ pub const ITER_FILES: &str = "cw_files";
 pub const ITER_PROXY_PEERS: &str = "cw_peers";
 /// Program that the agent runs to refresh one socket.
 pub const REFRESH: &str = "cw_refresh";
+/// Program that the agent runs to copy the facts of many sockets.
+pub const COPY: &str = "cw_copy";
 
 /// Ring buffer of [`crate::Record`]s.
 pub const RING: &str = "cw_ring";
@@ -18,6 +20,8 @@ pub const RING: &str = "cw_ring";
 pub const SLOTS: &str = "cw_slots";
 /// Hash from a socket to its time of entry, for sockets whose slot is taken. All of its memory is allocated at the start.
 pub const SINCE: &str = "cw_since";
+/// Array of one [`crate::batch::Batch`], which the agent maps into its memory.
+pub const BATCH: &str = "cw_batch";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "cw_stats";
 /// One [`crate::kept::Kept`], for the agent that adopts pinned maps.
@@ -44,6 +48,8 @@ pub const CONNECT_WATCHES: &str = "cw_connect_of";
 pub const LAYOUT: &str = "LAYOUT";
 /// Global of type [`crate::config::TraceLayout`].
 pub const TRACE_LAYOUT: &str = "TRACE_LAYOUT";
+/// Global of type [`crate::batch::Windows`].
+pub const WINDOWS: &str = "WINDOWS";
 /// Global of type [`crate::config::Abilities`].
 pub const ABILITIES: &str = "ABILITIES";
 

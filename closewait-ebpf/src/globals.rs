@@ -1,7 +1,10 @@
 //! Read-only globals that the agent sets before the load.
 
 use aya_ebpf::Global;
-use closewait_common::config::{Abilities, Layout, TraceLayout};
+use closewait_common::{
+    batch::{self, Window, Windows},
+    config::{Abilities, Layout, TraceLayout},
+};
 
 #[unsafe(no_mangle)]
 pub(crate) static LAYOUT: Global<Layout> = Global::new(Layout::NONE);
@@ -9,6 +12,8 @@ pub(crate) static LAYOUT: Global<Layout> = Global::new(Layout::NONE);
 pub(crate) static TRACE_LAYOUT: Global<TraceLayout> = Global::new(TraceLayout::NONE);
 #[unsafe(no_mangle)]
 pub(crate) static ABILITIES: Global<Abilities> = Global::new(Abilities::NONE);
+#[unsafe(no_mangle)]
+pub(crate) static WINDOWS: Global<Windows> = Global::new([Window::NONE; batch::WINDOWS]);
 
 /// Reads one number of a global. `Global::load` would copy the whole struct to the stack each time.
 macro_rules! global {

@@ -10,6 +10,7 @@ use aya_ebpf::{
 };
 use closewait_common::{
     Record,
+    batch::Batch,
     connect::{CONNECT_RING_BYTES, ConnectRecord, ConnectWatch, WATCHED_CONNECTS},
     histogram,
     kept::Kept,
@@ -47,6 +48,17 @@ static SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
 /// The agent's own notes beside maps that outlive it; no program reads them.
 #[map(name = "cw_kept")]
 static KEPT: Array<Kept> = Array::with_max_entries(1, 0);
+
+/// Copies of sockets. The agent maps the array into its memory, and runs the program that writes there never twice at the same
+/// time.
+#[map(name = "cw_batch")]
+static BATCH: Array<Batch> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Returns the memory for copies of sockets.
+#[inline(always)]
+pub(crate) fn batch() -> Option<*mut Batch> {
+    BATCH.get_ptr_mut(0)
+}
 
 #[map(name = "cw_stats")]
 static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);

@@ -158,6 +158,7 @@ impl Engine {
                 self.refreshed_stored(key, at, since, &socket);
                 self.tracker.refreshed(key, at, &socket);
             }
+            RefreshFact::Unchanged { key, at } => self.tracker.unchanged(key, at),
             RefreshFact::Lingering { key, at, socket } => {
                 // An unknown socket has no owner to report.
                 let _known = self.lingering.seen(key, at, &socket, None);

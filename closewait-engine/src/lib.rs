@@ -68,7 +68,7 @@ use self::{
     jobs::health::{Full, HealthLog},
     jobs::inspection::{Budget, InspectionStep, REFRESH_INTERVAL},
     jobs::queries::Queries,
-    model::{Counters, Finding, Observation, Output, ResolvedIncident, Totals},
+    model::{Counters, Finding, Observation, Output, ResolvedIncident, SocketKey, Totals},
     snapshot::exits::ExitLog,
     snapshot::query::Filter,
     snapshot::view::{Selection, View},
@@ -326,6 +326,12 @@ impl Engine {
             set.extend(one.netns());
         }
         known.difference(&without_address).copied().collect()
+    }
+
+    /// Returns the time of the last refresh of a tracked socket whose facts it still has; `None` if it needs a record of its next
+    /// refresh, even if nothing has changed.
+    pub fn refreshed_at(&self, key: SocketKey) -> Option<BootTime> {
+        self.tracker.get(key)?.refreshed()
     }
 
     /// Returns the reason why the last scan could not read all descriptors; `None` if it read all.

@@ -5,6 +5,7 @@ mod entry_times;
 mod late;
 mod lossy;
 mod progress;
+mod unchanged;
 mod unread;
 
 use super::{

@@ -30,7 +30,7 @@ use crate::{
 use closewait_engine::{
     model::{
         AnswerNeeds, Counters, Finding, InspectionEnd, InspectionFact, QueryCommand, QueryEvent, QueryId, RefreshEnd,
-        ScanEnd, SocketKey, WatchedPort,
+        RefreshFact, ScanEnd, SocketKey, WatchedPort,
     },
     snapshot::query::Query,
     time::BootTime,
@@ -142,15 +142,21 @@ impl<S: RecordSource> Runtime<S> {
         self.pending.refreshes.push_back(Refreshes { keys: keys.into(), kind, then, complete: true });
     }
 
-    /// Refreshes some sockets: their records are then in the ring buffer, behind all earlier ones. Returns whether
-    /// there were any to refresh.
+    /// Refreshes some sockets, and hands the facts of those that have changed to the engine, behind all earlier records.
+    /// Returns whether there were any to refresh.
     pub(super) fn continue_refresh(&mut self) -> bool {
         let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
         let before = clock::thread_cpu();
         let keys: Vec<SocketKey> = refreshes.keys.drain(..refreshes.keys.len().min(MAX_REFRESHES)).collect();
-        refreshes.complete &= self.source.refresh(&keys, refreshes.kind);
+        let state = self.engine.state();
+        let refreshed = self.source.refresh(&keys, refreshes.kind, |key| state.refreshed_at(key).is_some());
+        refreshes.complete &= refreshed.complete;
         self.pending.worked += clock::thread_cpu().saturating_sub(before);
         self.drain_all();
+        // Behind the records of exits and of other sockets at the same addresses.
+        refreshed.unchanged.into_iter().for_each(|(key, at)| self.engine.handle(RefreshFact::Unchanged { key, at }));
+        let state = self.engine.state();
+        self.source.records_handled(|key, at| state.refreshed_at(key).is_some_and(|refreshed| refreshed >= at));
         let Some(refreshes) = self.pending.refreshes.pop_front_if(|refreshes| refreshes.keys.is_empty()) else {
             return true;
         };

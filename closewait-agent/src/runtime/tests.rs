@@ -30,7 +30,7 @@ use crate::{
         json::Json,
     },
     source::{
-        program::KernelProgramError,
+        program::{KernelProgramError, Refreshed},
         scanner::ScanItem,
         worker::{Job, Outbox},
     },
@@ -105,12 +105,14 @@ impl RecordSource for FakeSource {
         CAPACITY
     }
 
-    fn refresh(&self, keys: &[SocketKey], _kind: RefreshKind) -> bool {
+    fn refresh(&mut self, keys: &[SocketKey], _kind: RefreshKind, _: impl Fn(SocketKey) -> bool) -> Refreshed {
         let mut state = self.state();
         state.refreshed.extend(keys);
         state.counters.ring_full += state.lost_by_refresh;
-        true
+        Refreshed { complete: true, unchanged: Vec::new() }
     }
+
+    fn records_handled(&mut self, _has: impl Fn(SocketKey, BootTime) -> bool) {}
 
     fn counters(&self) -> Result<Counters, KernelProgramError> {
         Ok(self.state().counters.clone())

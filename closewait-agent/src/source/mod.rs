@@ -15,12 +15,15 @@
 //! - `pod_names`: names of pods and containers for workloads.
 //! - [`ended`]: whether a process has ended.
 //! - `slots`: times of entry in memory that the kernel program shares.
+//! - `batch`: refreshes of many sockets at once.
+//! - `mapping`: memory of maps.
 //! - `calls`: forms of a system call that aya does not offer.
 //! - `types`: the few kernel types that aya needs.
 //! - `files`: records of the iterators over open files.
 //! - [`diag`]: sockets as `sock_diag` lists them.
 //! - [`destroy`]: destruction of sockets; no source.
 
+mod batch;
 mod calls;
 pub mod connects;
 pub mod destroy;
@@ -29,6 +32,7 @@ pub mod ended;
 pub mod files;
 pub mod inspector;
 pub mod jvm;
+mod mapping;
 pub mod owners;
 pub mod pins;
 mod places;

@@ -2,6 +2,7 @@
 
 mod attach;
 mod connects;
+mod refresh;
 mod watched;
 
 use std::{
@@ -16,10 +17,11 @@ use std::{
 use aya::{
     Btf, BtfError, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, Map, MapError, PerCpuArray, RingBuf},
-    programs::{Iter, Program, ProgramError, ProgramInfo},
+    programs::{Iter, ProgramError, ProgramInfo},
 };
 use aya_log::{EbpfLogger, Level};
 use closewait_common::{
+    batch::{WINDOWS, Window},
     config::{Abilities, openers},
     kept::Kept,
     names, slots,
@@ -28,8 +30,9 @@ use closewait_common::{
 use log::Log;
 use thiserror::Error;
 
+pub use self::refresh::{RefreshKind, Refreshed};
 use super::{
-    calls,
+    batch::{Copier, CopyPlan},
     inspector::ProxyPeerReader,
     pins::{Pinned, Pins, PinsError},
     scanner::{ScanPrograms, Scanner},
@@ -152,15 +155,6 @@ pub struct Choices {
     pub connects: bool,
 }
 
-/// State of the sockets that [`KernelPrograms::refresh`] finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefreshKind {
-    /// Sockets in CLOSE_WAIT.
-    Waiting = 0,
-    /// Sockets whose connection has ended, but that still have a descriptor.
-    Lingering = 1,
-}
-
 /// aya's loader, in creation on its own thread. In its constructor aya always parses all of the kernel's types, which takes 10 to 20 ms
 /// of CPU time, although [`KernelPrograms::load`] replaces them by the few that are needed. So that thread may open no file; where the
 /// kernel has no filters, it parses them while the agent examines the host.
@@ -199,6 +193,10 @@ pub struct KernelPrograms {
     samples_connects: bool,
     /// Times of entry, except of sockets whose slot was taken.
     slots: Arc<SlotTable>,
+    /// Copies of many sockets at once; `None` if this kernel's types do not allow them, before the load of its program.
+    copies: Option<CopyPlan>,
+    /// The same, with its program.
+    copier: Option<Copier>,
 }
 
 impl KernelPrograms {
@@ -249,12 +247,15 @@ impl KernelPrograms {
         let max_sockets = choices.map_or(1, |choices| choices.max_sockets);
         let slot_count = slots::count(max_sockets);
         let abilities = Abilities { slot_mask: slot_count - 1, ..abilities };
+        let copies = CopyPlan::new(&plan.layout, &abilities).filter(|_| btf.is_some());
+        let windows = copies.as_ref().map_or([Window::NONE; WINDOWS], |copies| copies.windows);
         let mut loader = loader.ready();
         loader
             .btf(btf.as_ref())
             .override_global(names::LAYOUT, &plan.layout, true)
             .override_global(names::TRACE_LAYOUT, &plan.trace_layout, true)
             .override_global(names::ABILITIES, &abilities, true)
+            .override_global(names::WINDOWS, &windows[..], true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(names::SLOTS, slot_count)
             .map_max_entries(names::SINCE, max_sockets.saturating_sub(slot_count).max(1))
@@ -280,21 +281,8 @@ impl KernelPrograms {
         let slots = SlotTable::map(map.fd().as_fd(), slot_count);
         let slots =
             Arc::new(slots.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?);
-        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None, samples_connects, slots })
-    }
-
-    /// Refreshes sockets: when this returns, the ring buffer has a record of each that is still of `kind`, unless the
-    /// kernel does not support it. Returns whether all were refreshed.
-    pub fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
-        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::REFRESH) else { return false };
-        let Ok(program) = program.fd() else { return false };
-        for key in keys.iter().filter(|key| !key.is_of_ends()) {
-            if let Err(error) = calls::raw_tracepoint(program.as_fd(), [key.0, kind as u64]) {
-                log::debug!("refreshing a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
-                return false;
-            }
-        }
-        true
+        let (plan, link, watched, copier) = (plan.clone(), None, None, None);
+        Ok(Self { ebpf, btf, plan, pinned, link, watched, samples_connects, slots, copies, copier })
     }
 
     /// Returns the ring buffer with the tracepoint's records. Works once.

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::{
-    program::{KernelProgramError, KernelPrograms, RefreshKind},
+    program::{KernelProgramError, KernelPrograms, RefreshKind, Refreshed},
     ring::RingReader,
 };
 use closewait_engine::{
@@ -27,9 +27,14 @@ pub trait RecordSource {
     /// Returns the number of records that can wait.
     fn capacity(&self) -> usize;
 
-    /// Reads sockets again. When this returns, a record of each that is still of this kind can be drained. Returns
-    /// whether all were read.
-    fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool;
+    /// Reads sockets again. When this returns, a record of each that is still of this kind can be drained, except of
+    /// those that have not changed, which it returns. `is_known` is whether the engine still has the facts of a
+    /// socket's last refresh.
+    fn refresh(&mut self, keys: &[SocketKey], kind: RefreshKind, is_known: impl Fn(SocketKey) -> bool) -> Refreshed;
+
+    /// Takes note that all records of refreshes were drained and handled. `has` is whether the engine has the facts of
+    /// a refresh of a socket at a time or later.
+    fn records_handled(&mut self, has: impl Fn(SocketKey, BootTime) -> bool);
 
     /// Returns the kernel's counters.
     ///
@@ -93,8 +98,12 @@ impl RecordSource for KernelSource {
         self.capacity
     }
 
-    fn refresh(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
-        self.programs.refresh(keys, kind)
+    fn refresh(&mut self, keys: &[SocketKey], kind: RefreshKind, is_known: impl Fn(SocketKey) -> bool) -> Refreshed {
+        self.programs.refresh(keys, kind, is_known)
+    }
+
+    fn records_handled(&mut self, has: impl Fn(SocketKey, BootTime) -> bool) {
+        self.programs.records_handled(has);
     }
 
     fn counters(&self) -> Result<Counters, KernelProgramError> {

@@ -2,34 +2,26 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
-    ptr::{self, NonNull},
-    slice,
+    os::fd::BorrowedFd,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use closewait_common::slots::{self, CLAIMS, ENTERED_NS, OWNER, Slot, SlotWords, WORDS};
 
+use super::mapping::Mapping;
+
 /// Number of reads of a slot that changes meanwhile, or of attempts to free it.
 const ATTEMPTS: usize = 8;
 
 /// A mapped slot.
-#[repr(transparent)]
-struct SharedSlot([AtomicU64; WORDS]);
+#[derive(Clone, Copy)]
+struct SharedSlot<'a>(&'a [AtomicU64; WORDS]);
 
-const _: () = assert!(size_of::<SharedSlot>() == size_of::<Slot>());
+const _: () = assert!(size_of::<[AtomicU64; WORDS]>() == size_of::<Slot>());
 
 /// The slots of a kernel program, in memory that it writes at the same time.
 #[derive(Debug)]
-pub(super) struct SlotTable {
-    first: NonNull<SharedSlot>,
-    count: u32,
-}
-
-// SAFETY: the mapping belongs to this value alone, and all accesses to its memory are atomic.
-unsafe impl Send for SlotTable {}
-// SAFETY: as above.
-unsafe impl Sync for SlotTable {}
+pub(super) struct SlotTable(Mapping);
 
 impl SlotTable {
     /// Maps an array map of `count` slots.
@@ -38,39 +30,24 @@ impl SlotTable {
     ///
     /// If `mmap` fails.
     pub(super) fn map(map: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
-        let length = count as usize * size_of::<SharedSlot>();
-        // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses one that is longer than the map, rounded up
-        // to pages (`array_map_mmap`, kernel/bpf/arraymap.c at v5.10).
-        let first = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
-        };
-        let first = Some(first).filter(|first| *first != libc::MAP_FAILED).and_then(|first| NonNull::new(first.cast()));
-        Ok(Self { first: first.ok_or_else(io::Error::last_os_error)?, count })
+        Mapping::new(map, count as usize * WORDS).map(Self)
     }
 
     /// Returns every socket that has a slot, and its entry time. Leaves out a slot that changes during each of some reads: its
     /// socket is entering or exiting now.
     pub(super) fn entries(&self) -> Vec<(u64, u64)> {
-        let entry = |slot: &SharedSlot| {
+        let entry = |slot: SharedSlot<'_>| {
             (0..ATTEMPTS).find_map(|_| {
                 let owner = slot.load(OWNER) & !CLAIMS;
-                if owner == 0 { Some(None) } else { slots::peek(slot, owner).map(|at| Some((owner, at))) }
+                if owner == 0 { Some(None) } else { slots::peek(&slot, owner).map(|at| Some((owner, at))) }
             })
         };
-        self.slots().iter().filter_map(entry).flatten().collect()
+        self.slots().iter().map(SharedSlot).filter_map(entry).flatten().collect()
     }
 
     /// Frees the slot of a socket, unless another socket has entered at the address since `entered_ns`.
     pub(super) fn forget(&self, sk: u64, entered_ns: u64) {
-        let mask = self.count.saturating_sub(1);
-        let Some(slot) = self.slots().get(slots::index(slots::low(sk), mask) as usize) else { return };
+        let Some(slot) = self.slots().get(self.index(sk)).map(SharedSlot) else { return };
         for _ in 0..ATTEMPTS {
             let owner = slot.load(OWNER);
             if owner & !CLAIMS != sk || slot.load(ENTERED_NS) > entered_ns {
@@ -84,22 +61,19 @@ impl SlotTable {
         }
     }
 
-    fn slots(&self) -> &[SharedSlot] {
-        // SAFETY: the mapping has this number of slots, aligned to a page, and lives as long as this value. Any bits are valid,
-        // and other writers change them atomically, as the type says.
-        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.count as usize) }
+    /// Returns the index of the slot of a socket.
+    fn index(&self, sk: u64) -> usize {
+        // The number of slots is a power of two that `slots::MAX_SLOTS` limits.
+        let mask = (self.slots().len() as u32).saturating_sub(1);
+        slots::index(slots::low(sk), mask) as usize
+    }
+
+    fn slots(&self) -> &[[AtomicU64; WORDS]] {
+        self.0.words().as_chunks().0
     }
 }
 
-impl Drop for SlotTable {
-    fn drop(&mut self) {
-        let length = self.count as usize * size_of::<SharedSlot>();
-        // SAFETY: the mapping is this value's own, of this length, and nothing refers to it any more.
-        let _failed = unsafe { libc::munmap(self.first.as_ptr().cast(), length) };
-    }
-}
-
-impl SlotWords for SharedSlot {
+impl SlotWords for SharedSlot<'_> {
     fn load(&self, word: usize) -> u64 {
         self.0.get(word).map_or(0, |word| word.load(Ordering::Acquire))
     }
@@ -135,12 +109,12 @@ mod tests {
         (SlotTable::map(file.as_fd(), count).unwrap(), file)
     }
 
-    fn enter(slot: &SharedSlot, at: u64) -> EntryPlace {
-        slots::enter(slot, SK, slots::low(SK), at)
+    fn enter(slot: SharedSlot<'_>, at: u64) -> EntryPlace {
+        slots::enter(&slot, SK, slots::low(SK), at)
     }
 
-    fn slot_of(table: &SlotTable, sk: u64) -> &SharedSlot {
-        &table.slots()[slots::index(slots::low(sk), table.count - 1) as usize]
+    fn slot_of(table: &SlotTable, sk: u64) -> SharedSlot<'_> {
+        SharedSlot(&table.slots()[table.index(sk)])
     }
 
     #[test]
@@ -151,7 +125,7 @@ mod tests {
         let other = SlotTable::map(file.as_fd(), 64).unwrap();
         assert_eq!(other.entries(), [(SK, 7)]);
         drop(table);
-        assert_eq!(slots::leave(slot_of(&other, SK), SK), Some(7));
+        assert_eq!(slots::leave(&slot_of(&other, SK), SK), Some(7));
         assert!(other.entries().is_empty());
     }
 
@@ -180,10 +154,5 @@ mod tests {
         assert!(table.entries().is_empty(), "its check is that of another time");
         slot.store(OWNER, 1);
         assert!(table.entries().is_empty(), "it is being claimed");
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_mapped_is_an_error() {
-        assert!(SlotTable::map(File::open("/").unwrap().as_fd(), 1).is_err());
     }
 }

@@ -13,17 +13,18 @@ use crate::{
 /// Maximum number of instructions that the verifier may process for each program, on kernels before 6.12 and on later
 /// ones: about 1.5 times the number on 6.1, and the highest number on 6.12, 6.18 and 7.3. The verifier's own limit is
 /// a million.
-const INSTRUCTIONS: [(&str, u64, u64); 5] = [
+const INSTRUCTIONS: [(&str, u64, u64); 6] = [
     (names::PROGRAM_BTF, 45_000, 8_500),
     (names::PROGRAM_CLASSIC, 6_500, 5_200),
     (names::ITER_FILES, 10_000, 9_500),
     (names::ITER_PROXY_PEERS, 3_700, 3_600),
     (names::REFRESH, 6_700, 6_500),
+    (names::COPY, 30_000, 30_000),
 ];
 
 /// Maximum number of bytes of each map with the default settings: in total, and per CPU. About 1.5 times the number
 /// that 5.10 and those kernels report; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
-const BYTES: [(&str, u64, u64); 14] = [
+const BYTES: [(&str, u64, u64); 15] = [
     (names::SINCE, 32 << 20, 0),
     (names::SLOTS, 400 << 10, 0),
     (names::RING, 6 << 20, 0),
@@ -36,6 +37,7 @@ const BYTES: [(&str, u64, u64); 14] = [
     (names::KEPT, 24 << 10, 0),
     (names::STATS, 4 << 10, 24 << 10),
     (names::OPENERS, 6 << 10, 0),
+    (names::BATCH, 80 << 10, 0),
     ("cw_work", 8 << 10, 1 << 10),
     // Globals that are constant after the load.
     (".rodata", 6 << 10, 0),

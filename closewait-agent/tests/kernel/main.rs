@@ -59,6 +59,7 @@ mod service;
 mod stacks;
 mod status;
 mod tail;
+mod unchanged;
 mod unresponsive;
 mod untouched;
 mod user_paths;

@@ -177,7 +177,7 @@ impl Drop for Recording {
 }
 
 /// Returns every fact of a recording.
-fn recorded(path: &str) -> Vec<Observation> {
+pub(crate) fn recorded(path: &str) -> Vec<Observation> {
     let reader = Reader::new(File::open(path).expect("the recording")).expect("a recording");
     let mut facts = Vec::new();
     for item in reader {

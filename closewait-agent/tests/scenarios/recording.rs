@@ -131,7 +131,7 @@ fn subject(fact: &Observation) -> Subject<'_> {
         Observation::Inspection(InspectionFact::Namespace { netns, .. }) => Subject::Namespace(Some(*netns), None),
         Observation::Scan(ScanFact::Descriptor { key, owner, .. }) => Subject::Key(*key, Some(owner)),
         Observation::Scan(ScanFact::StoredEntry { key, .. })
-        | Observation::Refresh(RefreshFact::Gone { key, .. })
+        | Observation::Refresh(RefreshFact::Unchanged { key, .. } | RefreshFact::Gone { key, .. })
         | Observation::Inspection(InspectionFact::PeerEnd { key, .. } | InspectionFact::Unread { key, .. }) => {
             Subject::Key(*key, None)
         }

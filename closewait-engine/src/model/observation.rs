@@ -217,6 +217,13 @@ pub enum RefreshFact {
         /// Facts about the socket.
         socket: Socket,
     },
+    /// The socket is in CLOSE_WAIT, with the facts of its last refresh.
+    Unchanged {
+        /// The socket.
+        key: SocketKey,
+        /// Time before the agent read the socket.
+        at: BootTime,
+    },
     /// The connection has ended, and a program still has a descriptor of the socket.
     Lingering {
         /// The socket.

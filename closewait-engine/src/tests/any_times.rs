@@ -103,6 +103,7 @@ fn scan_end() -> impl Strategy<Value = ScanEnd> {
 fn refresh_fact() -> impl Strategy<Value = RefreshFact> {
     prop_oneof![
         (named(), time()).prop_map(|((key, socket), at)| RefreshFact::Present { key, at, since: None, socket }),
+        (named(), time()).prop_map(|((key, _), at)| RefreshFact::Unchanged { key, at }),
         (named(), time()).prop_map(|((key, socket), at)| RefreshFact::Lingering { key, at, socket }),
     ]
 }

@@ -182,13 +182,15 @@ struct World {
     engine: Engine,
     /// Facts of scans that the engine has not processed yet.
     scanned: VecDeque<Observation>,
+    /// Facts of the last refresh of each socket.
+    refreshed: BTreeMap<SocketKey, Socket>,
 }
 
 impl World {
     fn new(cookies: bool) -> Self {
         let kernel = Kernel::new(cookies);
         let engine = Engine::new(Config { reads_progress: true, ..config(Events::All) }, kernel.now());
-        Self { kernel, engine, scanned: VecDeque::new() }
+        Self { kernel, engine, scanned: VecDeque::new(), refreshed: BTreeMap::new() }
     }
 
     fn step(&mut self, step: Step) {
@@ -213,6 +215,7 @@ impl World {
             Step::Restart => {
                 self.engine = Engine::new(Config { reads_progress: true, ..config(Events::All) }, self.kernel.now());
                 self.scanned.clear();
+                self.refreshed.clear();
                 // Losses of the previous agent do not affect this one, unless records of entries are still unread.
                 if self.kernel.ring.is_empty() {
                     self.kernel.lost_exits.clear();
@@ -292,12 +295,26 @@ impl World {
         }
     }
 
-    /// Refreshes sockets. The results come through the ring, after all earlier records.
+    /// Refreshes sockets. The results come after all earlier records. There is no record of a socket with the facts of its last
+    /// refresh.
     fn refresh(&mut self, keys: &[SocketKey]) {
+        let is_known = |key: &SocketKey, real: &Real| {
+            self.engine.refreshed_at(*key).is_some() && self.refreshed.get(key) == Some(&real.socket)
+        };
+        let found = keys.iter().filter_map(|key| Some((*key, is_known(key, self.kernel.sockets.get(key)?))));
+        let found: Vec<(SocketKey, bool)> = found.collect();
         self.read(usize::MAX);
-        for (key, real) in keys.iter().filter_map(|key| Some((*key, self.kernel.sockets.get(key)?))) {
+        for (key, is_known) in found {
+            let Some(real) = self.kernel.sockets.get(&key) else { continue };
             let ((at, since), socket) = (self.kernel.since(key, real), real.socket.clone());
-            self.engine.handle(RefreshFact::Present { key, at, since: Some(since), socket });
+            if is_known {
+                self.engine.handle(RefreshFact::Unchanged { key, at });
+                continue;
+            }
+            self.engine.handle(RefreshFact::Present { key, at, since: Some(since), socket: socket.clone() });
+            if self.engine.refreshed_at(key) >= Some(at) {
+                self.refreshed.insert(key, socket);
+            }
         }
     }
 

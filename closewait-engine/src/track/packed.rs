@@ -60,6 +60,8 @@ mod bit {
     pub(super) const UNIT_SHIFT: u32 = 28;
     /// The socket does not fit.
     pub(super) const WIDE: u32 = 1 << 30;
+    /// The socket was last seen by its last refresh, and `Packed::base` is an earlier time.
+    pub(super) const SEEN_REFRESHED: u32 = 1 << 31;
 }
 
 /// Units of the times of TCP, nanoseconds: the kernel counts in ticks of 1, 4 or 10 ms, or of a 300th of a second.
@@ -75,7 +77,9 @@ pub(super) struct Packed {
     pub(super) due: BootTime,
     /// Time of the entry, or the latest one.
     latest: BootTime,
-    seen: BootTime,
+    /// Latest time at which the socket is known to have been in CLOSE_WAIT, if that is not the time of the last refresh
+    /// ([`bit::SEEN_REFRESHED`]), and the time to which those of TCP are relative.
+    base: BootTime,
     touched: BootTime,
     refreshed: BootTime,
     cookie: u64,
@@ -98,11 +102,11 @@ pub(super) struct Packed {
     sent_high: u8,
     acked_high: u8,
     timer_retries: u8,
-    /// Times of TCP in units before `seen`.
+    /// Times of TCP in units before `base`.
     last_received: u32,
     last_ack: u32,
     last_sent: u32,
-    /// Time in units after `seen`.
+    /// Time in units after `base`.
     timer_expires: u32,
     /// Number of the owner's task, and descriptor.
     task: u32,
@@ -149,14 +153,29 @@ impl Packer {
         Some((value as u32, u8::try_from(value >> 32).ok()?))
     }
 
-    /// Packs the times of TCP relative to `seen`; `None` if they do not fit.
-    fn times(&mut self, socket: &Socket, seen: BootTime) -> Option<[u32; 4]> {
+    /// Packs the times of TCP relative to `seen`, or to one of them if the socket was last seen by its last refresh. Returns the time to
+    /// which they are relative, too; `None` if they do not fit.
+    fn times(&mut self, socket: &Socket, seen: BootTime, refreshed: Option<BootTime>) -> Option<([u32; 4], BootTime)> {
+        if let Some(times) = self.times_from(socket, seen) {
+            return Some((times, seen));
+        }
+        let Socket { last_received, last_ack, last_sent, timer, .. } = *socket;
+        let latest = [last_received, last_ack, last_sent].into_iter().flatten().max();
+        // The socket had the same facts at an earlier refresh, from which they are whole ticks.
+        let base = latest.or(timer.map(|timer| timer.expires)).filter(|_| refreshed == Some(seen))?;
+        let times = self.times_from(socket, base)?;
+        self.known |= bit::SEEN_REFRESHED;
+        Some((times, base))
+    }
+
+    /// Packs the times of TCP relative to `base`; `None` if they do not fit.
+    fn times_from(&mut self, socket: &Socket, base: BootTime) -> Option<[u32; 4]> {
         let Socket { last_received, last_ack, last_sent, timer, .. } = *socket;
         if last_received.is_none() && last_ack.is_none() && last_sent.is_none() && timer.is_none() {
             return Some([0; 4]);
         }
-        let before = [last_received, last_ack, last_sent].map(|time| seen.0.checked_sub(time.unwrap_or(seen).0));
-        let after = timer.map_or(seen, |timer| timer.expires).0.checked_sub(seen.0);
+        let before = [last_received, last_ack, last_sent].map(|time| base.0.checked_sub(time.unwrap_or(base).0));
+        let after = timer.map_or(base, |timer| timer.expires).0.checked_sub(base.0);
         let [received, ack, sent] = before;
         let distances = [received?, ack?, sent?, after?];
         let fits = |unit: u64| distances.iter().all(|one| one % unit == 0 && one / unit <= u32::MAX.into());
@@ -200,7 +219,7 @@ impl Packed {
         key: SocketKey(0),
         due: BootTime(0),
         latest: BootTime(0),
-        seen: BootTime(0),
+        base: BootTime(0),
         touched: BootTime(0),
         refreshed: BootTime(0),
         cookie: 0,
@@ -237,7 +256,7 @@ impl Packed {
         let (sent, sent_high) = packer.bytes(bit::SENT, socket.sent_bytes)?;
         let (acked, acked_high) = packer.bytes(bit::ACKED, socket.acked_bytes)?;
         let inode = u32::try_from(packer.known(bit::INODE, socket.inode)).ok()?;
-        let [last_received, last_ack, last_sent, timer_expires] = packer.times(socket, seen)?;
+        let ([last_received, last_ack, last_sent, timer_expires], base) = packer.times(socket, seen, refreshed)?;
         let owner = packer.owner(owners, found)?;
         match since {
             Since::Exact(_) => packer.known |= bit::EXACT,
@@ -273,7 +292,7 @@ impl Packed {
             key,
             due,
             latest: since.latest(),
-            seen,
+            base,
             touched,
             refreshed,
             cookie,
@@ -359,7 +378,7 @@ impl Packed {
     }
 
     pub(super) fn seen(&self) -> BootTime {
-        self.seen
+        if self.has(bit::SEEN_REFRESHED) { self.refreshed } else { self.base }
     }
 
     pub(super) fn touched(&self) -> BootTime {
@@ -368,6 +387,14 @@ impl Packed {
 
     pub(super) fn refreshed(&self) -> Option<BootTime> {
         self.known(bit::REFRESHED, self.refreshed)
+    }
+
+    /// Notes that the socket had the facts of its last refresh at `at`, which is later.
+    pub(super) fn unchanged(&mut self, at: BootTime) {
+        if at > self.seen() {
+            self.known |= bit::SEEN_REFRESHED;
+        }
+        self.refreshed = at;
     }
 
     /// Returns the time of the entry. `earliest` is the earliest one, if it is known.
@@ -442,14 +469,14 @@ impl Packed {
         let Site { netns, cgroup, protocol, local } = self.site(interned);
         let unit = UNITS.get((self.known >> bit::UNIT_SHIFT & 3) as usize).copied().unwrap_or(1);
         let nanos = |units: u32| u64::from(units) * unit;
-        let before = |bit, units| self.known(bit, BootTime(self.seen.0.saturating_sub(nanos(units))));
+        let before = |bit, units| self.known(bit, BootTime(self.base.0.saturating_sub(nanos(units))));
         let kinds = [
             (bit::TIMER_ON, TimerKind::On),
             (bit::TIMER_KEEPALIVE, TimerKind::Keepalive),
             (bit::TIMER_PERSIST, TimerKind::Persist),
         ];
         let kind = kinds.into_iter().find(|(bit, _)| self.has(*bit)).map(|(_, kind)| kind);
-        let expires = BootTime(self.seen.0.saturating_add(nanos(self.timer_expires)));
+        let expires = BootTime(self.base.0.saturating_add(nanos(self.timer_expires)));
         Socket {
             cookie: self.cookie(),
             netns,

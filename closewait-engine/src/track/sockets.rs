@@ -238,6 +238,20 @@ impl Sockets {
         Some(result)
     }
 
+    /// Notes that a socket had the facts of its last refresh at `at`, if it has had a refresh.
+    pub(crate) fn unchanged(&mut self, key: SocketKey, at: BootTime) {
+        let Some(id) = self.id(key) else { return };
+        if self.view(id).refreshed().is_none_or(|refreshed| refreshed >= at) {
+            return;
+        }
+        if let Some(wide) = self.wide.get_mut(&key) {
+            let wide = Arc::make_mut(wide);
+            (wide.refreshed, wide.seen) = (Some(at), wide.seen.max(at));
+        } else if let Some(packed) = self.slab.get_mut(id) {
+            packed.unchanged(at);
+        }
+    }
+
     /// Packs a socket that did not fit before, or stores it again.
     fn pack_or_keep(&mut self, key: SocketKey, wide: Arc<TrackedSocket>) -> Packed {
         if let Some(packed) = Packed::new(key, &wide.parts(), &mut self.interned) {

@@ -272,6 +272,11 @@ impl Tracker {
         }
     }
 
+    /// Notes that a refresh at `at` has found a tracked socket with the facts of its last refresh.
+    pub(crate) fn unchanged(&mut self, key: SocketKey, at: BootTime) {
+        self.sockets.unchanged(key, at);
+    }
+
     /// Adds a descriptor of a tracked socket from a scan of open files.
     pub(crate) fn held(&mut self, key: SocketKey, socket: &Socket, owner: Owner) {
         if let Some(known_by) = self.find_scanned(key, socket) {
@@ -397,6 +402,9 @@ impl Tracker {
                 tracked.socket = before.clone().without_changing_facts();
                 if key.is_of_ends() {
                     forgotten.push((key, before));
+                } else {
+                    // The next refresh has to bring all facts.
+                    tracked.refreshed = None;
                 }
             });
         }

@@ -57,7 +57,7 @@ const LAST_LINES: usize = 40;
 /// what only BTF gives: namespace, cookie and inode.
 const WITHOUT_BTF: [&str; 6] = ["abilities::", "classic::", "bad_input::", "without_btf", "no_btf", "neither_btf"];
 /// Tests whose names contain one of these depend on what differs between kernels. The others are about the agent alone.
-const OF_THE_KERNEL: [&str; 15] = [
+const OF_THE_KERNEL: [&str; 16] = [
     "abilities::",
     "accepting::",
     "architecture::",
@@ -73,6 +73,7 @@ const OF_THE_KERNEL: [&str; 15] = [
     "owners::",
     "pinned::",
     "privileges::",
+    "unchanged::",
 ];
 /// Tests whose names contain one of these run on this machine only: what they start, as bash and curl, is not in a
 /// guest, and a host with more to do than it can is none that QEMU translates at a tenth of its speed.

@@ -9,7 +9,7 @@ use std::{
 use aya::{
     maps::Array,
     programs::{
-        BtfTracePoint, ProgramError, RawTracePoint, TracePoint, links::FdLink, tp_btf::BtfTracePointLinkId,
+        BtfTracePoint, ProgramError, TracePoint, links::FdLink, tp_btf::BtfTracePointLinkId,
         trace_point::TracePointLinkId,
     },
 };
@@ -94,7 +94,7 @@ impl KernelPrograms {
             self.attach_own(None)?;
         }
         self.watch_ports(&[])?;
-        // Without the kernel's types the program could read nothing.
+        // Without the kernel's types the programs could read nothing.
         if self.btf.is_some() { self.load_refresh() } else { Ok(()) }
     }
 
@@ -169,15 +169,6 @@ impl KernelPrograms {
         if let Some(Err(error)) = detached {
             log::debug!("the program ends with its descriptors: {error}");
         }
-    }
-
-    /// Loads the program for [`KernelPrograms::refresh`], and attaches it to nothing.
-    fn load_refresh(&mut self) -> Result<(), KernelProgramError> {
-        let name = names::REFRESH;
-        let refused = |source| KernelProgramError::Program { name, source };
-        let program = self.ebpf.program_mut(name).ok_or(KernelProgramError::Missing(name))?;
-        let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
-        program.load().map_err(refused)
     }
 
     /// Returns the pins, if there are any.

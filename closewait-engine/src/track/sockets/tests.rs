@@ -158,6 +158,8 @@ enum Step {
     Remove(SocketKey),
     Delete(SocketKey),
     Refresh(SocketKey, Box<Socket>, BootTime),
+    /// A refresh finds the facts of the one before.
+    Unchanged(SocketKey, BootTime),
     Own(SocketKey, Option<Vec<Owner>>, Vec<Owner>),
     Report(SocketKey, BootTime),
     /// A later time of the clock for all sockets.
@@ -174,6 +176,7 @@ fn step() -> BoxedStrategy<Step> {
         3 => key().prop_map(Step::Remove),
         3 => key().prop_map(Step::Delete),
         6 => (key(), socket(), time()).prop_map(|(key, one, at)| Step::Refresh(key, Box::new(one), at)),
+        6 => (key(), time()).prop_map(|(key, at)| Step::Unchanged(key, at)),
         6 => (key(), proptest::option::of(owners()), owners()).prop_map(|(key, is, found)| Step::Own(key, is, found)),
         4 => (key(), time()).prop_map(|(key, at)| Step::Report(key, at)),
         1 => any::<u32>().prop_map(Step::Shift),
@@ -243,6 +246,14 @@ proptest! {
                     one.refreshed = Some(at);
                     one.seen = one.seen.max(at);
                 }),
+                Step::Unchanged(key, at) => {
+                    sockets.unchanged(key, at);
+                    if let Some(one) = model.get_mut(&key)
+                        && one.refreshed.is_some_and(|refreshed| refreshed < at)
+                    {
+                        (one.refreshed, one.seen) = (Some(at), one.seen.max(at));
+                    }
+                }
                 Step::Own(key, owners, found) => change(&mut sockets, &mut model, key, |one| {
                     (one.owners, one.found) = (owners.clone(), found.clone());
                 }),
@@ -296,6 +307,32 @@ fn sockets_that_most_hosts_have_fit() {
     one.since = Since::Between { earliest: Some(at(1)), latest: at(9) };
     let sockets = Sockets::of([(1 << 63, one)]);
     assert!(sockets.wide.is_empty() && sockets.earliest.len() == 1);
+}
+
+#[test]
+fn an_unchanged_socket_still_fits() {
+    let at = |millis: u64| BootTime(1_000_000_000_007 + millis * 1_000_000);
+    let timer = Some(Timer { kind: TimerKind::Keepalive, expires: at(19_000), retries: 0 });
+    let socket = Socket { timer, opener: None, ..crate::testing::socket() };
+    let socket = Socket { last_received: Some(at(4)), last_ack: Some(at(0)), last_sent: Some(at(8)), ..socket };
+    let mut one = TrackedSocket::new(socket, Since::Exact(at(9)), at(12_000), Duration::from_secs(60));
+    one.refreshed = Some(at(12_000));
+    let key = SocketKey(1 << 63);
+    let mut sockets = Sockets::of([(key.0, one.clone())]);
+    // An hour later, between two ticks.
+    let later = BootTime(at(3_600_000).0 + 123_456);
+    sockets.unchanged(key, later);
+    (one.refreshed, one.seen) = (Some(later), later);
+    for _ in 0..2 {
+        assert_eq!(sockets.get(key).unwrap().to_tracked(), one);
+        assert!(sockets.wide.is_empty());
+        // Packs it again.
+        sockets.change(key, |one| one.reported = true);
+        one.reported = true;
+    }
+    sockets.unchanged(key, at(13_000));
+    assert_eq!(sockets.get(key).unwrap().to_tracked(), one, "an earlier time");
+    sockets.check();
 }
 
 #[test]
