@@ -26,7 +26,7 @@ pub use self::{
     case::{AROUND_FIN, Case, Flow, Group, ProxyPeers, Seen, Trend},
     growth::{Growing, growth},
     left::left,
-    rules::{RULES, STREAM_OVER},
+    rules::{BACKEND_STUCK, RULES, STREAM_OVER},
 };
 use super::model::{Certainty, Class, RuleName, Verdict};
 use super::process::NextStep;

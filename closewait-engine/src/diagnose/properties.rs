@@ -129,6 +129,7 @@ fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
         stopped,
         for_room: dice.below(3) == 0,
         tasks: dice.below(3) as u32,
+        greenlets: dice.below(4) == 0,
         unknown,
         complete: !unknown && dice.below(4) > 0,
     }

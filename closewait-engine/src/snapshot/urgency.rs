@@ -9,15 +9,18 @@
 //! | undecided: it is too early to tell, or too little is known | `info` |
 //! | normal: the program needs no attention | `info` |
 //!
-//! A level group is stuck if it is `hung`, `leak` or `never_accepted`, or if it is an incident and `inherited`; undecided if it is
-//! `unknown`, or `transient` with certainty low; and else normal. A growing group is normal only as `pool`, `half_close` or `transient` with certainty medium or higher, and while no limit is within an hour. A process without free descriptors
+//! A level group is stuck if it is `hung`, `leak` or `never_accepted`, or if it is an incident and `inherited`, or a proxy whose
+//! backend is stuck; undecided if it is `unknown`, or `transient` with certainty low; and else normal. A growing group is normal only as `pool`, `half_close` or `transient` with certainty medium or higher, and while no limit is within an hour. A process without free descriptors
 //! makes a group urgent only if the group grows or holds a quarter of them.
 
 use std::{cmp::Reverse, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Certainty, Class, Limit, Pileup, Shape, Verdict};
+use crate::{
+    diagnose::BACKEND_STUCK,
+    model::{Certainty, Class, Limit, Pileup, Shape, Verdict},
+};
 
 /// Time to exhaustion of a limit below which a group is critical.
 pub const NEAR_LIMIT: Duration = Duration::from_secs(300);
@@ -176,7 +179,8 @@ impl Pileup {
             Class::Hung | Class::Leak | Class::NeverAccepted => false,
             // A copy in a process that soon ends is no problem; so many that they became an incident are one.
             Class::Inherited => self.incident.is_none(),
-            Class::Pool | Class::HalfClose | Class::ProxyWait | Class::Transient | Class::Unknown => true,
+            Class::ProxyWait => self.verdict.rule != BACKEND_STUCK,
+            Class::Pool | Class::HalfClose | Class::Transient | Class::Unknown => true,
         }
     }
 

@@ -106,6 +106,13 @@ pub enum ThreadWork {
 }
 
 impl StackGroup {
+    /// Whether the thread runs an event loop of greenlets (gevent, eventlet), whose waiting ones have no readable stacks.
+    pub fn runs_greenlets(&self) -> bool {
+        let is_hub = |file: &str| file.contains("/gevent/") || file.contains("/eventlet/");
+        self.language == CodeLanguage::Python
+            && self.frames.iter().any(|frame| frame.file.as_deref().is_some_and(is_hub))
+    }
+
     /// Returns the application's innermost frame: the place in the code that its authors can change.
     pub fn place(&self) -> Option<&CodeFrame> {
         self.frames.get(self.place?)

@@ -38,6 +38,8 @@ pub struct StackEvidence {
     pub stopped: u32,
     /// Number of tasks of event loops.
     pub tasks: u32,
+    /// Whether a thread runs an event loop of greenlets, whose own stacks cannot be read.
+    pub greenlets: bool,
     /// Whether some stacks were not read, or show nothing.
     pub unknown: bool,
     /// Whether all stacks were read, and show what each thread does. An event loop's do not: it can serve connections without tasks, and
@@ -128,7 +130,7 @@ impl StackEvidence {
                 continue;
             }
             match group.work {
-                work if runs_tasks(work) => {}
+                work if runs_tasks(work) => self.greenlets |= group.runs_greenlets(),
                 ThreadWork::Idle(_) | ThreadWork::Waits(CodeWait::Accept) => {
                     self.idle = self.idle.saturating_add(group.count);
                 }

@@ -8,26 +8,30 @@ use crate::diagnose::{
 };
 use crate::model::{Certainty, Class};
 
+/// Name of this rule. It is also about proxies, whose class alone does not say that the backend is stuck.
+pub const BACKEND_STUCK: &str = "backend_stuck";
+
 /// Detects a server whose threads all wait for the answer of another program, for so long that it serves no client.
 pub(super) struct BackendStuck;
 
 impl Rule for BackendStuck {
     fn about(&self) -> &'static About {
         &About {
-            name: "backend_stuck",
-            when: "the socket is a server's, and the server is no known proxy; at least half of the group's sockets have another \
-                   connection with matching times; the program has read the requests, and at least half as many threads as sockets \
-                   wait without a timeout; for 60 s or longer, the program has served no other connection of the port, while 2 or \
-                   more arrived",
-            class: &[Class::Hung],
+            name: BACKEND_STUCK,
+            when: "the socket is a server's; at least half of the group's sockets have another connection with matching times; the \
+                   program has read the requests, and at least half as many threads as sockets wait without a timeout, or it is a \
+                   known proxy and has not answered them; for 60 s or longer, the program has served no other connection of the port, \
+                   while 2 or more arrived",
+            class: &[Class::Hung, Class::ProxyWait],
             certainty: &[
                 (Certainty::Medium, "after 3 min or longer without progress"),
                 (Certainty::Low, "sooner: the other program may be slow"),
             ],
-            says: "the program is stuck, because the one at the other end of its other connections does not answer",
+            says: "the program is stuck, because the one at the other end of its other connections does not answer; of a proxy, only the \
+                   latter is said",
             next: "inspect the other end; give the calls to it a timeout",
             not: &[
-                "a server that serves others meanwhile, and a proxy: see `proxy_wait`",
+                "a server or proxy that serves others meanwhile: see `proxy_wait`",
                 "a slow backend: the server finishes some requests",
             ],
             seen: &[],
@@ -46,17 +50,23 @@ impl Rule for BackendStuck {
 
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let (towards, _) = case.proxy_peers.towards.filter(|_| case.group.is_most(case.proxy_peers.paired))?;
-        if !serves_none(case) {
+        let is_proxy = super::is_known_proxy(case);
+        if !(serves_none(case) || is_proxy && answers_none(case)) {
             return None;
         }
+        let class = if is_proxy { Class::ProxyWait } else { Class::Hung };
         let certainty = if case.stalled() >= LONG_STALLED { Certainty::Medium } else { Certainty::Low };
-        Some(Judgement::new(Class::Hung, certainty, move || {
+        Some(Judgement::new(class, certainty, move || {
             let (owner, paired) = (text::owner(case), case.proxy_peers.paired);
             Explanation {
                 text: format!(
-                    "{owner} waits for {towards}, which does not answer: {connections} of matching times to other programs, its \
-                     threads wait without a timeout, and it has served no other connection of port {port} for {stalled}, while \
-                     {demand} arrived.{doing}",
+                    "{owner} waits for {towards}, which does not answer: {connections} of matching times to other programs, \
+                     {waits}, and it has served no other connection of port {port} for {stalled}, while {demand} arrived.{doing}",
+                    waits = if is_proxy {
+                        "has answered none of these requests"
+                    } else {
+                        "its threads wait without a timeout"
+                    },
                     connections = match paired {
                         1 => "it has 1 connection".to_owned(),
                         paired => format!("it has {paired} connections"),
@@ -64,7 +74,7 @@ impl Rule for BackendStuck {
                     port = text::port(case),
                     stalled = text::duration(case.stalled()),
                     demand = case.group.evidence.demand,
-                    doing = text::doing(case),
+                    doing = if is_proxy { String::new() } else { text::doing(case) },
                 ),
                 next: format!("see why {towards} does not answer {owner}, and give these calls a timeout").into(),
             }
@@ -75,12 +85,20 @@ impl Rule for BackendStuck {
 /// Whether a server, which is no proxy, has read the requests, waits for other programs with its threads, and has served no other client for a
 /// minute.
 pub(super) fn serves_none(case: &Case<'_>) -> bool {
+    stalls(case) && asks_another(case)
+}
+
+/// Whether a proxy has read most of the requests and answered none of them, nor any other for a minute.
+fn answers_none(case: &Case<'_>) -> bool {
+    stalls(case) && case.group.is_most(case.group.unanswered) && !case.group.is_mostly_unread()
+}
+
+fn stalls(case: &Case<'_>) -> bool {
     let evidence = &case.group.evidence;
     case.is_server()
         && evidence.demand >= MIN_DEMAND
         && evidence.progresses(case.now) == Some(false)
         && case.stalled() >= STALLED
-        && asks_another(case)
 }
 
 #[cfg(test)]
@@ -113,6 +131,27 @@ mod tests {
     fn result(scene: &Scene) -> (Class, &'static str, Certainty) {
         let verdict = scene.verdict();
         (verdict.class, verdict.rule, verdict.certainty)
+    }
+
+    #[test]
+    fn a_proxy_before_a_dead_backend_is_not_blamed_and_needs_attention() {
+        let proxy = |age| {
+            let mut scene = waiting(age).reading(ReadState::FinConsumed);
+            scene.processes = vec![process(42, "haproxy", "/usr/sbin/haproxy")];
+            scene.processes[0].runtime = Some(ProgramRuntime::HaProxy);
+            scene
+        };
+        assert_eq!(result(&proxy(50)).1, "proxy_wait", "the backend may be slow");
+        assert_eq!(result(&proxy(70)), (Class::ProxyWait, "backend_stuck", Certainty::Low));
+        let verdict = proxy(190).verdict();
+        assert_eq!((verdict.class, verdict.certainty), (Class::ProxyWait, Certainty::Medium));
+        assert!(verdict.text.contains("does not answer") && verdict.text.contains("10.0.0.7:9000"), "{}", verdict.text);
+        let mut answered = proxy(190);
+        answered.group.unanswered = 2;
+        assert_eq!(result(&answered).1, "proxy_wait", "it passes on something");
+        let mut serves = proxy(190);
+        serves.group.evidence.siblings = Some(Siblings { last_served: Some(serves.now), waiting: 0 });
+        assert_eq!(result(&serves).1, "proxy_wait", "it serves others");
     }
 
     #[test]

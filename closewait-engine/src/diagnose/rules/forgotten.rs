@@ -46,6 +46,7 @@ impl Rule for Forgotten {
                 "a program that got the connection as one of its descriptors 0 to 3: it ends with the connection, or after it",
                 "an event loop that leaves connections in the backlog: it waits for something else",
                 "threads or tasks that wait for a lock, for room in a queue or for a pool, at least half as many as sockets: see `partly_blocked`",
+                "greenlets of gevent and eventlet that have not answered: see `partly_blocked`",
                 "a runtime that runs many tasks on each thread (Go): its threads show nothing about single connections",
             ],
             seen: &["http-kit/http-kit#326", "websockets/ws#180", "icing/mod_h2#79", "nodejs/node#31106"],
@@ -69,8 +70,8 @@ impl Rule for Forgotten {
         if !waits.show_connections() && stacks.is_none() {
             return None;
         }
-        // Tasks that wait for a lock or a queue work on these.
-        if evidence.stacks.is_some_and(|stacks| stacks.stops(case.group.count)) {
+        // Tasks that wait for a lock or a queue work on these, and so do greenlets, whose end closes the connection.
+        if evidence.stacks.is_some_and(|stacks| stacks.stops(case.group.count)) || keeps_greenlets(case) {
             return None;
         }
         let backends = evidence.backends?;
@@ -139,8 +140,16 @@ impl Rule for Forgotten {
     }
 }
 
+/// Whether an event loop of greenlets has read most of these requests and not answered them: each has a greenlet, which waits.
+pub(super) fn keeps_greenlets(case: &Case<'_>) -> bool {
+    let evidence = &case.group.evidence;
+    evidence.stacks.is_some_and(|stacks| stacks.greenlets)
+        && case.group.is_most(case.group.unanswered)
+        && !case.group.is_mostly_unread()
+}
+
 /// Whether an event loop with a timeout, which any timer of the program can be the reason for, has none for these sockets.
-fn waits_for_no_timer(case: &Case<'_>) -> bool {
+pub(super) fn waits_for_no_timer(case: &Case<'_>) -> bool {
     let evidence = &case.group.evidence;
     evidence.progresses(case.now) == Some(true)
         && evidence.late_exits.is_some_and(|exits| exits.count == 0)

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{model::Certainty, process::ProgramRuntime};
 
-pub use self::half_close::SILENT as STREAM_OVER;
+pub use self::{backend_stuck::BACKEND_STUCK, half_close::SILENT as STREAM_OVER};
 
 /// All rules in their order of evaluation. A rule relies on the rules before it:
 ///

@@ -19,7 +19,9 @@ impl Rule for PartlyBlocked {
                    timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
                    wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets; or stacks \
                    show that threads have waited for locks or for room in queues at up to three lines, or for a connection of a pool, for 30 s or longer, at \
-                   least half as many as sockets, and the oldest entered 60 s ago or longer",
+                   least half as many as sockets, and the oldest entered 60 s ago or longer; or stacks show an event loop of greenlets \
+                   (gevent, eventlet), which has read most of 8 or more requests and not answered them, the oldest for 2 min, finished \
+                   none late and waits for no other program",
             class: &[Class::Hung],
             certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
             says: "some requests hang, while the program serves others",
@@ -49,6 +51,9 @@ impl Rule for PartlyBlocked {
             return at_lines(case, stacks);
         }
         let waits = evidence.waits?;
+        if case.is_server() && super::forgotten::keeps_greenlets(case) {
+            return greenlets(case);
+        }
         let applies = case.is_server()
             && evidence.progresses(case.now) == Some(true)
             && case.group.oldest >= super::SOME_AGE
@@ -76,6 +81,26 @@ impl Rule for PartlyBlocked {
             next: text::dump(case),
         }))
     }
+}
+
+/// Returns the judgement on requests that greenlets have read and not answered, while others are served and no timer ends the wait.
+fn greenlets<'c>(case: &'c Case<'_>) -> Option<Judgement<'c>> {
+    let waits_outside = case.group.evidence.backends.is_none_or(|backends| backends.waiting > 0);
+    if waits_outside || !super::forgotten::waits_for_no_timer(case) {
+        return None;
+    }
+    Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
+        text: format!(
+            "other connections of port {port} are served, but {owner} has not answered {count}, the oldest for {since}: their \
+             greenlets, which closewait cannot read, wait for something inside the program, such as a lock, a queue or a \
+             connection of a pool",
+            port = text::port(case),
+            owner = text::owner(case),
+            count = text::count(case.group.count, "socket"),
+            since = text::duration(case.group.oldest),
+        ),
+        next: "have the program print its greenlets (`gevent.util.print_run_info`), and see where they wait".into(),
+    }))
 }
 
 /// Returns the judgement on requests whose threads or tasks wait for a lock, a queue or a pool, as stacks show, while others are served.
@@ -108,7 +133,8 @@ fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'
 mod tests {
     use super::super::blocked::tests::{hung, result};
     use crate::{
-        diagnose::evidence::{OwnLoops, Siblings, StackEvidence, Waits},
+        diagnose::evidence::{Backends, OwnLoops, Siblings, StackEvidence, Waits},
+        diagnose::testing::secs,
         model::{Certainty, Class, ReadState},
     };
 
@@ -172,5 +198,36 @@ mod tests {
             scene.group.evidence.stacks = Some(StackEvidence { loops: Some(loops), ..stacks });
             assert_eq!(result(&scene).0, class, "{loops:?}");
         }
+    }
+
+    #[test]
+    fn greenlets_that_never_answer_wait_inside_the_program() {
+        let mut scene = hung(150);
+        scene.group.unanswered = scene.group.count;
+        let evidence = &mut scene.group.evidence;
+        evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        evidence.waits = Some(Waits {
+            threads: 1,
+            complete: true,
+            events: 1,
+            limited: 1,
+            idle_loop: Some(true),
+            ..Waits::default()
+        });
+        evidence.eof_unread = 0;
+        evidence.stacks = Some(StackEvidence { threads: 1, greenlets: true, ..StackEvidence::default() });
+        let scene = scene.reading(ReadState::IdleFin);
+        let verdict = scene.verdict();
+        assert_eq!((verdict.rule, result(&scene)), ("partly_blocked", (Class::Hung, Certainty::Low)));
+        assert!(verdict.text.contains("greenlets"), "{}", verdict.text);
+        let mut answered = scene.clone();
+        answered.group.unanswered = 0;
+        assert_eq!(answered.verdict().rule, "forgotten", "they have ended");
+        let mut asks = scene.clone();
+        asks.group.evidence.backends = Some(Backends { waiting: 1, answered: false });
+        assert_ne!(asks.verdict().class, Class::Hung, "another program may be slow");
+        let mut young = scene;
+        young.group.oldest = secs(100);
+        assert_ne!(young.verdict().class, Class::Hung, "a timer may end it");
     }
 }
