@@ -196,6 +196,11 @@ impl Socket {
         Some(self.last_sent? >= self.last_received?)
     }
 
+    /// Whether the program has answered, and has read the FIN: nothing waits for it on this socket but the close.
+    pub fn is_served(&self) -> bool {
+        self.read_state() == Some(ReadState::FinConsumed) && self.replied() == Some(true)
+    }
+
     /// Whether the peer sent nothing but the FIN: no request waits for an answer.
     pub fn asked_nothing(&self) -> Option<bool> {
         self.received_bytes.map(|received| received <= 1)
@@ -377,6 +382,18 @@ mod tests {
         assert_eq!(distinct.len(), keys.len(), "{keys:?}");
         assert!(keys.iter().all(|key| key.is_of_ends()));
         assert_eq!(secret.key(Some(1), one, other), keys[0], "the key is the same each time");
+    }
+
+    #[test]
+    fn a_socket_is_served_if_it_was_answered_and_its_end_was_read() {
+        let at = |second| Some(BootTime(second * 1_000_000_000));
+        let mut socket = crate::testing::socket_on_port(80);
+        (socket.unread_bytes, socket.received_bytes, socket.sent_bytes) = (Some(0), Some(31), Some(32));
+        (socket.last_received, socket.last_sent) = (at(1), at(2));
+        assert!(socket.is_served());
+        assert!(!Socket { unread_bytes: Some(1), ..socket.clone() }.is_served(), "the end was not read");
+        assert!(!Socket { last_received: at(3), ..socket.clone() }.is_served(), "it was asked again");
+        assert!(!Socket { sent_bytes: None, ..socket }.is_served(), "unknown");
     }
 
     #[test]

@@ -123,7 +123,10 @@ impl Sources<'_> {
         let served = siblings.and_then(|siblings| siblings.last_served);
         let progress = [served, closes.and_then(|closes| closes.last), last_exit].into_iter().flatten().max();
         let stalled_since = progress.map_or(first, |progress| progress.max(first));
-        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= stalled_since + AFTER_ONSET);
+        let late = stalled_since + AFTER_ONSET;
+        let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= late);
+        // Nothing waits for the program on these but the close.
+        let done = members.iter().filter(|one| one.latest() > late && one.socket().is_served()).count();
         let peer_ends: Vec<PeerEnd> = if is_server {
             members.iter().filter_map(|one| self.host_context.peer_end(one.key())).collect()
         } else {
@@ -132,7 +135,7 @@ impl Sources<'_> {
         GroupEvidence {
             onset: Some(onset),
             stalled_since: Some(stalled_since),
-            demand: number(after) + siblings.map_or(0, |siblings| siblings.waiting),
+            demand: number(after.saturating_sub(done)) + siblings.map_or(0, |siblings| siblings.waiting),
             late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
             siblings,
             closes,
