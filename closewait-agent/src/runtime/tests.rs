@@ -64,6 +64,10 @@ struct FakeState {
     /// Number of reads.
     reads: u64,
     counters: Counters,
+    /// Whether the records of entries are deferred.
+    defers: bool,
+    /// Deferred records, with the times of the entries, oldest first.
+    unannounced: VecDeque<(BootTime, Vec<u8>)>,
     /// Number of records that the kernel drops during each refresh.
     lost_by_refresh: u64,
     /// Record that the kernel program writes while it is being detached.
@@ -109,6 +113,18 @@ impl RecordSource for FakeSource {
         let mut state = self.state();
         state.refreshed.extend(keys);
         state.counters.ring_full += state.lost_by_refresh;
+        true
+    }
+
+    fn defers(&self) -> bool {
+        self.state().defers
+    }
+
+    fn announce(&mut self, until: BootTime) -> bool {
+        let mut state = self.state();
+        let count = state.unannounced.partition_point(|(entered, _)| *entered <= until);
+        let records: Vec<_> = state.unannounced.drain(..count).map(|(_, record)| record).collect();
+        state.records.extend(records);
         true
     }
 

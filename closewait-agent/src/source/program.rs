@@ -5,7 +5,7 @@ mod connects;
 mod watched;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -22,7 +22,7 @@ use aya_log::{EbpfLogger, Level};
 use closewait_common::{
     config::{Abilities, openers},
     kept::Kept,
-    names, slots,
+    names, refresh, slots,
     stats::{Counter, Stats},
 };
 use log::Log;
@@ -79,6 +79,9 @@ const PINNED: [&str; 8] = [
     names::WATCHED,
     names::WATCHING,
 ];
+
+/// Maximum number of sockets to announce before the ring buffer is read again.
+const MAX_ANNOUNCED: usize = 1024;
 
 /// Size of a ring buffer without a writer, bytes.
 const UNUSED_RING: u32 = 4096;
@@ -146,6 +149,9 @@ pub struct Choices {
     pub ring_bytes: u32,
     /// Dwell time below which no output shows a socket, so that its records need few fields.
     pub healthy_below: Duration,
+    /// Whether the agent announces the entries of sockets that stay ([`KernelPrograms::announce`]). Else, or if the kernel has no types,
+    /// each entry has a record at once.
+    pub defers: bool,
     /// Whether to record which task opens each socket, if the kernel can: an allocation for each connection.
     pub openers: bool,
     /// Whether to sample the stacks of watched processes in their `connect(2)`, if the kernel can.
@@ -156,9 +162,9 @@ pub struct Choices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshKind {
     /// Sockets in CLOSE_WAIT.
-    Waiting = 0,
+    Waiting = refresh::WAITING as isize,
     /// Sockets whose connection has ended, but that still have a descriptor.
-    Lingering = 1,
+    Lingering = refresh::LINGERING as isize,
 }
 
 /// aya's loader, in creation on its own thread. In its constructor aya always parses all of the kernel's types, which takes 10 to 20 ms
@@ -199,6 +205,8 @@ pub struct KernelPrograms {
     samples_connects: bool,
     /// Times of entry, except of sockets whose slot was taken.
     slots: Arc<SlotTable>,
+    /// Whether the tracepoint's program defers records of entries.
+    defers: bool,
 }
 
 impl KernelPrograms {
@@ -234,7 +242,13 @@ impl KernelPrograms {
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
         let samples_connects = plan.abilities.connects != 0 && choices.is_some_and(|choices| choices.connects);
         let connects = u32::from(samples_connects);
-        let abilities = Abilities { healthy_below_ns, openers, connects, ..plan.abilities };
+        // The record of an opener, and the classic tracepoint's, can only be written at once.
+        let defers = choices.is_some_and(|choices| choices.defers)
+            && plan.hook == Tracepoint::Btf
+            && btf.is_some()
+            && openers != openers::ALL;
+        let abilities =
+            Abilities { healthy_below_ns, openers, connects, defers: u32::from(defers), ..plan.abilities };
         // The notes are compared without the number of slots, which follows from the pinned `--max-sockets`.
         let pinned = match (pins, choices) {
             (Some(pins), Some(choices)) => Some(pins.adopt(attach::notes(plan, &abilities, level, choices))?),
@@ -280,7 +294,7 @@ impl KernelPrograms {
         let slots = SlotTable::map(map.fd().as_fd(), slot_count);
         let slots =
             Arc::new(slots.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?);
-        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None, samples_connects, slots })
+        Ok(Self { ebpf, btf, plan: plan.clone(), pinned, link: None, watched: None, samples_connects, slots, defers })
     }
 
     /// Refreshes sockets: when this returns, the ring buffer has a record of each that is still of `kind`, unless the
@@ -295,6 +309,37 @@ impl KernelPrograms {
             }
         }
         true
+    }
+
+    /// Whether the tracepoint's program defers records of entries.
+    pub fn defers(&self) -> bool {
+        self.defers
+    }
+
+    /// Announces sockets that have entered at `until` or before and have no record of that yet: the ring buffer gets one, and `announced`
+    /// the address and the entry time. A record of that kind without them is invalid: its socket has exited meanwhile, and the record
+    /// of the exit reports both. Or an earlier agent had it written, whose sockets the scan at the start finds. Returns whether no socket
+    /// is left; after some hundreds, or if the ring buffer is full, the caller reads it and announces the others.
+    pub fn announce(&self, until: BootTime, announced: &mut HashSet<(u64, u64)>) -> bool {
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(names::REFRESH) else { return true };
+        let Ok(program) = program.fd() else { return true };
+        let pending = self.slots.pending(until.0);
+        for (sk, entered_ns) in pending.iter().take(MAX_ANNOUNCED) {
+            match calls::raw_tracepoint(program.as_fd(), [*sk, refresh::ENTERED]).map(u32::cast_signed) {
+                Ok(refresh::WRITTEN) => {
+                    if self.slots.announce(*sk, *entered_ns) {
+                        announced.insert((*sk, *entered_ns));
+                    }
+                }
+                Ok(refresh::FULL) => return false,
+                Ok(_) => {}
+                Err(error) => {
+                    log::debug!("announcing a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
+                    return true;
+                }
+            }
+        }
+        pending.len() <= MAX_ANNOUNCED
     }
 
     /// Returns the ring buffer with the tracepoint's records. Works once.

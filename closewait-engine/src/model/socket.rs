@@ -172,6 +172,13 @@ impl Socket {
         }
     }
 
+    /// Returns the facts that the record of the socket's entry has, from those of its exit.
+    pub(crate) fn at_entry(&self) -> Self {
+        // The kernel program reads the cgroup of connecting sockets only, and no fact about a descriptor.
+        let cgroup = self.cgroup.filter(|_| self.role != Some(Role::Server));
+        Self { accepted: None, inode: None, cgroup, ..self.clone().without_changing_facts() }
+    }
+
     /// Returns the part of the received data that the program has read.
     pub fn read_state(&self) -> Option<ReadState> {
         /// Maximum number of unread bytes of a goodbye: a server's last message before it closes, such as a `close_notify` alert, a

@@ -184,6 +184,17 @@ impl Tracker {
         Left { missed, tracked, dwell }
     }
 
+    /// Does what [`Self::enter`] at `entered` and [`Self::leave`] at `at` do together, if that changes no tracked socket; else does
+    /// nothing.
+    pub(crate) fn pass(&mut self, key: SocketKey, entered: BootTime, at: BootTime, socket: &Socket) -> Option<Left> {
+        if self.sockets.len() >= self.most || self.find(key, socket).is_some() {
+            return None;
+        }
+        self.overflow.remove(socket);
+        self.scans.left(socket, at);
+        Some(Left { missed: None, tracked: None, dwell: Some(Dwell::Exact(at.since(entered))) })
+    }
+
     /// Begins a scan, which starts at `now` or later and whose facts arrive concurrently with records.
     pub(crate) fn scan_began(&mut self, now: BootTime) {
         self.scans.begin(now);
