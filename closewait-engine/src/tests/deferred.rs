@@ -26,7 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..8_u64, 1..4_u16, prop::bool::weighted(0.1))
             .prop_map(|(slot, port, overflows)| Step::Enter { slot, port, overflows }),
         5 => (0..8_u64, 0..4_usize).prop_map(|(slot, how)| Step::Leave { slot, how }),
-        4 => prop_oneof![0..40_u64, 40..600_u64, 600..5_000_u64].prop_map(Step::Millis),
+        4 => prop_oneof![0..40_u64, 40..600_u64, 600..1_500_u64].prop_map(Step::Millis),
         1 => Just(Step::View),
     ]
 }
@@ -52,7 +52,12 @@ impl Twins {
         let config = Config { stuck_after: Duration::from_secs(2), reads_progress: true, watching: true, ..config(Events::Stuck) };
         let engine = Engine::new(config, at(1_000_000));
         let (at_once, deferred) = (engine.clone(), engine);
-        Self { millis: 1_000_000, sockets: BTreeMap::new(), dwelt: Vec::new(), entered: 0, at_once, deferred }
+        let mut twins = Self { millis: 1_000_000, sockets: BTreeMap::new(), dwelt: Vec::new(), entered: 0, at_once, deferred };
+        // The first flow after a time without any is counted when its first record arrives, and both would count at other times. The steps
+        // end before an engine forgets a flow.
+        twins.enter(SocketKey(KEY.0 + 64 * 64), 64, 1, true);
+        twins.leave(SocketKey(KEY.0 + 64 * 64), 0);
+        twins
     }
 
     fn step(&mut self, step: Step) {

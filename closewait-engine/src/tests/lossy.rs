@@ -356,6 +356,7 @@ impl World {
                 Output::RefreshSuspects(keys) => {
                     self.refresh(&keys);
                     self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
+                    self.announce();
                     if !self.kernel.lost_since_scan {
                         // The audit has removed the sockets whose exits were lost.
                         self.kernel.lost_exits.clear();
