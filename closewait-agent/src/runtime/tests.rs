@@ -1,6 +1,7 @@
 //! Event loop with fake records and jobs that need neither a kernel program nor root.
 
 mod answering;
+mod deferring;
 
 use std::{
     cell::{RefCell, RefMut},
