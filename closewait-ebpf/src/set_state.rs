@@ -191,32 +191,32 @@ pub(crate) fn classic(ctx: &TracePointContext) {
     }
     let Some(change) = Change::new(sk, old, new, || fields.read(trace_layout!(protocol))) else { return };
     // Nothing could read the socket later.
-    record(ctx, &change, || false, |record| {
-        record.sk = sk.address();
-        record.family = fields.read(trace_layout!(family)).unwrap_or(0);
-        record.local_port = fields.read(trace_layout!(sport)).unwrap_or(0);
-        record.remote_port = fields.read(trace_layout!(dport)).unwrap_or(0);
-        if record.family == AF_INET {
-            sock::map_v4(&mut record.local_address, fields.read(trace_layout!(saddr)).unwrap_or(0));
-            sock::map_v4(&mut record.remote_address, fields.read(trace_layout!(daddr)).unwrap_or(0));
-        } else {
-            let _unread: Option<()> = fields.read_into(trace_layout!(saddr_v6), &raw mut record.local_address);
-            let _unread: Option<()> = fields.read_into(trace_layout!(daddr_v6), &raw mut record.remote_address);
-        }
-        if change.new == state::LAST_ACK {
-            task::describe_task(record);
-        }
-    });
+    record(
+        ctx,
+        &change,
+        || false,
+        |record| {
+            record.sk = sk.address();
+            record.family = fields.read(trace_layout!(family)).unwrap_or(0);
+            record.local_port = fields.read(trace_layout!(sport)).unwrap_or(0);
+            record.remote_port = fields.read(trace_layout!(dport)).unwrap_or(0);
+            if record.family == AF_INET {
+                sock::map_v4(&mut record.local_address, fields.read(trace_layout!(saddr)).unwrap_or(0));
+                sock::map_v4(&mut record.remote_address, fields.read(trace_layout!(daddr)).unwrap_or(0));
+            } else {
+                let _unread: Option<()> = fields.read_into(trace_layout!(saddr_v6), &raw mut record.local_address);
+                let _unread: Option<()> = fields.read_into(trace_layout!(daddr_v6), &raw mut record.remote_address);
+            }
+            if change.new == state::LAST_ACK {
+                task::describe_task(record);
+            }
+        },
+    );
 }
 
 /// Stores or removes the time of entry, counts, and writes the record, except for an entry whose record is deferred.
 #[inline(always)]
-fn record(
-    ctx: &impl EbpfContext,
-    change: &Change,
-    defers: impl FnOnce() -> bool,
-    fill: impl FnOnce(&mut Record),
-) {
+fn record(ctx: &impl EbpfContext, change: &Change, defers: impl FnOnce() -> bool, fill: impl FnOnce(&mut Record)) {
     let now_ns = time::boot_ns();
     let sk = change.sk;
     let (kind, entered_ns, flags) = if change.new == state::CLOSE_WAIT {

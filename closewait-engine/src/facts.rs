@@ -107,15 +107,11 @@ impl Engine {
             let finished = match how {
                 ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => true,
                 ExitCause::Reset => answered,
-                ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => {
-                    false
-                }
+                ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => false,
             };
             let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
-            let abandoned = fd_open == Some(true)
-                && how.is_by_peer()
-                && matches!(dwell, Some(Dwell::Exact(_)))
-                && !finished;
+            let abandoned =
+                fd_open == Some(true) && how.is_by_peer() && matches!(dwell, Some(Dwell::Exact(_))) && !finished;
             flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
         }
         let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)

@@ -247,8 +247,7 @@ impl KernelPrograms {
             && plan.hook == Tracepoint::Btf
             && btf.is_some()
             && openers != openers::ALL;
-        let abilities =
-            Abilities { healthy_below_ns, openers, connects, defers: u32::from(defers), ..plan.abilities };
+        let abilities = Abilities { healthy_below_ns, openers, connects, defers: u32::from(defers), ..plan.abilities };
         // The notes are compared without the number of slots, which follows from the pinned `--max-sockets`.
         let pinned = match (pins, choices) {
             (Some(pins), Some(choices)) => Some(pins.adopt(attach::notes(plan, &abilities, level, choices))?),

@@ -181,7 +181,8 @@ fn play(programs: &[Vec<Deed>], order: Vec<usize>) {
     let (time, entered, stays) = (AtomicU64::new(1), Mutex::new(BTreeSet::new()), Mutex::default());
     thread::scope(|scope| {
         let run = |(number, deeds): (usize, &Vec<Deed>)| {
-            let (program, deeds) = (Program { number, turns: &turns, slot: &slot, hash: &hash, stays: &stays }, deeds.clone());
+            let (program, deeds) =
+                (Program { number, turns: &turns, slot: &slot, hash: &hash, stays: &stays }, deeds.clone());
             let (time, entered) = (&time, &entered);
             scope.spawn(move || program.run(&deeds, time, entered))
         };
@@ -344,7 +345,11 @@ fn threads_on_one_slot_lose_no_time() {
             while running.load(Ordering::Relaxed) > 0 {
                 let record = slot[PENDING].load(Ordering::Acquire);
                 let owner = slot[OWNER].load(Ordering::Acquire) & !CLAIMS;
-                if record != ANNOUNCED && record & 1 == 0 && owner != 0 && peek(&Shared(&slot), owner) == Some(record >> 1) {
+                if record != ANNOUNCED
+                    && record & 1 == 0
+                    && owner != 0
+                    && peek(&Shared(&slot), owner) == Some(record >> 1)
+                {
                     let (old, new) = (Ordering::AcqRel, Ordering::Relaxed);
                     let swapped = slot[PENDING].compare_exchange(record, ANNOUNCED, old, new);
                     by_searches.fetch_add(u64::from(swapped.is_ok()), Ordering::Relaxed);

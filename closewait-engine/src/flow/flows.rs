@@ -17,8 +17,8 @@ use indexmap::IndexMap;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::late_exits::EndedBy;
 use self::cohorts::{Cohort, MAX_COHORTS};
+pub(crate) use self::late_exits::EndedBy;
 use self::recent::RecentFlows;
 use self::shown::ShownFacts;
 pub(crate) use self::shown::{IncidentJudgement, ShownFlow};

@@ -111,7 +111,9 @@ pub enum SocketEvent {
 impl SocketEvent {
     /// Returns the entry of an event that has both, and the rest: the exit, or any other event.
     pub fn split(self) -> (Option<Self>, Self) {
-        let Self::Pass { key, entered, at, socket, how, closer, fd_open, wrote, ended } = self else { return (None, self) };
+        let Self::Pass { key, entered, at, socket, how, closer, fd_open, wrote, ended } = self else {
+            return (None, self);
+        };
         let enter = Self::Enter { key, at: entered, socket: socket.at_entry() };
         (Some(enter), Self::Leave { key, at, entered: Some(entered), socket, how, closer, fd_open, wrote, ended })
     }

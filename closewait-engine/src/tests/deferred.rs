@@ -49,10 +49,16 @@ struct Twins {
 
 impl Twins {
     fn new() -> Self {
-        let config = Config { stuck_after: Duration::from_secs(2), reads_progress: true, watching: true, ..config(Events::Stuck) };
+        let config = Config {
+            stuck_after: Duration::from_secs(2),
+            reads_progress: true,
+            watching: true,
+            ..config(Events::Stuck)
+        };
         let engine = Engine::new(config, at(1_000_000));
         let (at_once, deferred) = (engine.clone(), engine);
-        let mut twins = Self { millis: 1_000_000, sockets: BTreeMap::new(), dwelt: Vec::new(), entered: 0, at_once, deferred };
+        let mut twins =
+            Self { millis: 1_000_000, sockets: BTreeMap::new(), dwelt: Vec::new(), entered: 0, at_once, deferred };
         // The first flow after a time without any is counted when its first record arrives, and both would count at other times. The steps
         // end before an engine forgets a flow.
         twins.enter(SocketKey(KEY.0 + 64 * 64), 64, 1, true);
@@ -103,7 +109,13 @@ impl Twins {
         let socket = if is_healthy {
             socket
         } else {
-            Socket { inode: Some(at.0), accepted: Some(true), sent_bytes: Some(3), cgroup: socket.cgroup.or(Some(7)), ..socket }
+            Socket {
+                inode: Some(at.0),
+                accepted: Some(true),
+                sent_bytes: Some(3),
+                cgroup: socket.cgroup.or(Some(7)),
+                ..socket
+            }
         };
         let (closer, wrote, ended) = (None, Some(how == ExitCause::Reset), None);
         let pass = SocketEvent::Pass { key, entered, at, socket, how, closer, fd_open, wrote, ended };
@@ -123,12 +135,12 @@ impl Twins {
     fn millisecond(&mut self) {
         self.millis += 1;
         let now = at(self.millis);
-        if self.millis % TURN != 0 {
+        if !self.millis.is_multiple_of(TURN) {
             return;
         }
         if self.deferred.poll_timeout().is_some_and(|due| due <= now) {
             self.announce(now);
-        } else if self.millis % SEARCH == 0 {
+        } else if self.millis.is_multiple_of(SEARCH) {
             self.announce(now - Duration::from_millis(SEARCH));
         }
         self.at_once.handle_timeout(now);
@@ -146,10 +158,12 @@ impl Twins {
             let all = || self.sockets.iter();
             match output {
                 Output::Refresh(keys) => {
-                    answers.extend(keys.iter().filter_map(|key| Some((*key, self.sockets.get(key)?))).map(|(key, one)| {
-                        let since = Some(Since::Exact(one.entered));
-                        Observation::from(RefreshFact::Present { key, at: now, since, socket: one.socket.clone() })
-                    }));
+                    answers.extend(keys.iter().filter_map(|key| Some((*key, self.sockets.get(key)?))).map(
+                        |(key, one)| {
+                            let since = Some(Since::Exact(one.entered));
+                            Observation::from(RefreshFact::Present { key, at: now, since, socket: one.socket.clone() })
+                        },
+                    ));
                     answers.push(RefreshEnd::Inspection { at: now }.into());
                 }
                 Output::ScanOwners { .. } => {
@@ -179,7 +193,12 @@ impl Twins {
                     assert!(keys.is_empty(), "{keys:?}");
                     answers.push(RefreshEnd::Suspects { at: now, complete: true }.into());
                 }
-                _ => {}
+                Output::Finding(_)
+                | Output::StillStuck { .. }
+                | Output::RefreshLingering(_)
+                | Output::Query(_)
+                | Output::WatchPorts(_)
+                | Output::Forget(_) => {}
             }
             for answer in answers {
                 self.at_once.handle(answer.clone());

@@ -63,7 +63,8 @@ impl EntryTimes {
 
     /// Removes an entry. Returns its time, and whether it has no record yet.
     pub(super) fn leave(&mut self, key: SocketKey) -> Option<(BootTime, bool)> {
-        let of_slot = slots::leave(self.slot(key), address(key)).map(|stay| (BootTime(stay.entered_ns), stay.is_pending));
+        let of_slot =
+            slots::leave(self.slot(key), address(key)).map(|stay| (BootTime(stay.entered_ns), stay.is_pending));
         of_slot.or_else(|| self.hash.remove(&key).map(|at| (at, false)))
     }
 
