@@ -70,8 +70,14 @@ struct Program<'a> {
     turns: &'a Turns,
     slot: &'a [AtomicU64; WORDS],
     hash: &'a Mutex<BTreeMap<u64, u64>>,
-    /// Stays in the slot that have begun, and whose entry was reported, each once.
-    stays: &'a Mutex<(BTreeSet<(u64, u64)>, Vec<(u64, u64)>)>,
+    stays: &'a Mutex<Stays>,
+}
+
+/// Stays in the slot: address and entry time.
+#[derive(Default)]
+struct Stays {
+    begun: BTreeSet<(u64, u64)>,
+    reported: Vec<(u64, u64)>,
 }
 
 impl Turns {
@@ -131,7 +137,7 @@ impl Program<'_> {
                     entered.lock().unwrap().insert((sk, now));
                     own.insert(sk, now);
                     match put(self, sk, now) {
-                        EntryPlace::Slot => drop(self.stays.lock().unwrap().0.insert((sk, now))),
+                        EntryPlace::Slot => drop(self.stays.lock().unwrap().begun.insert((sk, now))),
                         EntryPlace::Replaced => panic!("no exit was missed"),
                         EntryPlace::Taken => assert_eq!(self.hash(|hash| hash.insert(sk, now)), None),
                     }
@@ -139,7 +145,7 @@ impl Program<'_> {
                 Deed::Leave(sk) => {
                     let stay = leave(self, sk);
                     if let Some(Stay { entered_ns, is_pending: true }) = stay {
-                        self.stays.lock().unwrap().1.push((sk, entered_ns));
+                        self.stays.lock().unwrap().reported.push((sk, entered_ns));
                     }
                     let found = stay.map(|stay| stay.entered_ns).or_else(|| self.hash(|hash| hash.remove(&sk)));
                     assert_eq!(found, own.remove(&sk), "{sk:x}");
@@ -163,7 +169,7 @@ impl Program<'_> {
         let word = &self.slot[PENDING];
         self.turns.step(self.number, || {
             if word.compare_exchange(record, ANNOUNCED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                self.stays.lock().unwrap().1.push((owner, entered_ns));
+                self.stays.lock().unwrap().reported.push((owner, entered_ns));
             }
         });
     }
@@ -191,7 +197,7 @@ fn play(programs: &[Vec<Deed>], order: Vec<usize>) {
     });
     assert_eq!(slot[OWNER].load(Ordering::Relaxed), 0, "every socket has left");
     assert!(hash.lock().unwrap().is_empty());
-    let (begun, mut reported) = stays.into_inner().unwrap();
+    let Stays { begun, mut reported } = stays.into_inner().unwrap();
     reported.sort_unstable();
     assert_eq!(reported, Vec::from_iter(begun), "each entry has one record");
 }
