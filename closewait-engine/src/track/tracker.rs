@@ -4,6 +4,8 @@
 //! of one time. The facts of a scan arrive before the records that were written during it, so a record can be older than the
 //! scan; times decide which one is right.
 
+mod passing;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
@@ -182,17 +184,6 @@ impl Tracker {
         self.sockets.shrink();
         shrink(&mut self.by_ends);
         Left { missed, tracked, dwell }
-    }
-
-    /// Does what [`Self::enter`] at `entered` and [`Self::leave`] at `at` do together, if that changes no tracked socket; else does
-    /// nothing.
-    pub(crate) fn pass(&mut self, key: SocketKey, entered: BootTime, at: BootTime, socket: &Socket) -> Option<Left> {
-        if self.sockets.len() >= self.most || self.find(key, socket).is_some() {
-            return None;
-        }
-        self.overflow.remove(socket);
-        self.scans.left(socket, at);
-        Some(Left { missed: None, tracked: None, dwell: Some(Dwell::Exact(at.since(entered))) })
     }
 
     /// Begins a scan, which starts at `now` or later and whose facts arrive concurrently with records.
