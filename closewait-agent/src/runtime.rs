@@ -3,6 +3,7 @@
 //! Nothing here waits for anything that a broken host can block: scans and inspections run on their own threads
 //! ([`crate::source::worker`]), and another one writes the lines ([`crate::sink::Writer`]).
 
+mod announcements;
 mod answers;
 mod commands;
 mod hangup;
@@ -22,6 +23,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::{
+    announcements::MIN_DEFERRING,
     commands::Pending,
     hangup::{Hangup, Hangups},
     service::{AgentService, ReadAgain, Reloaded},
@@ -235,6 +237,7 @@ impl<S: RecordSource> Runtime<S> {
         piece.lines += 1;
         self.hand_over(&mut piece);
         let mut emptied = self.drain(MAX_RECORDS);
+        self.announce_adopted();
         self.service.started(clock::now());
         let mut turns = LoopTurns::begin();
         // Findings since the engine had no output.
@@ -242,6 +245,7 @@ impl<S: RecordSource> Runtime<S> {
         loop {
             let now = clock::now();
             self.workers.abandon(now);
+            self.announce_due(now);
             self.engine.handle_timeout(now);
             let output = self.put_out(MAX_FINDINGS)?;
             findings += output.findings;
@@ -255,7 +259,8 @@ impl<S: RecordSource> Runtime<S> {
             if end.is_some_and(|end| end <= now) {
                 break;
             }
-            let due = [self.engine.state().poll_timeout(), self.workers.deadline(), self.service.deadline(now), end];
+            let (engine, entries) = (self.engine.state().poll_timeout(), self.next_announcement());
+            let due = [engine, entries, self.workers.deadline(), self.service.deadline(now), end];
             let wait = due.into_iter().flatten().min().map_or(Duration::MAX, |due| due.since(clock::now()));
             let idle = emptied && !output.has_more && !has_refreshed && !has_answers && self.pending.is_idle();
             let may_ask = self.pending.may_ask();
@@ -278,8 +283,14 @@ impl<S: RecordSource> Runtime<S> {
                     let (query, client) = asked;
                     self.asked(query, client);
                 }
-                request = metrics_request(&mut self.metrics) => request.answer(self.engine.state()),
-                request = export_request(&mut self.otlp) => request.answer(self.engine.state()),
+                request = metrics_request(&mut self.metrics) => {
+                    self.announce_all();
+                    request.answer(self.engine.state());
+                }
+                request = export_request(&mut self.otlp) => {
+                    self.announce_all();
+                    request.answer(self.engine.state());
+                }
                 event = self.service.event() => self.service_event(event),
                 answer = self.workers.answer() => self.take(answer),
                 () = self.pending.answering.done() => {}
@@ -305,7 +316,8 @@ impl<S: RecordSource> Runtime<S> {
         // The kernel program detaches before the ring buffer is freed (docs/kernel-safety.md).
         self.source.detach();
         tokio::time::sleep(DETACH_DELAY).await;
-        // The totals include all records that the kernel has written so far.
+        // The totals include all sockets so far.
+        self.announce_all();
         self.drain_all();
         self.count_losses();
         self.engine.stop();

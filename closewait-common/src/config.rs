@@ -193,6 +193,11 @@ pub struct Abilities {
     pub connects: u32,
     /// Number of slots for entry times, a power of two, minus one ([`crate::slots`]).
     pub slot_mask: u32,
+    /// 1 if the program writes no record of an entry whose time is in a slot: the record of the exit reports both, or the agent
+    /// has the record written ([`crate::slots::PENDING`]).
+    pub defers: u32,
+    /// Always 0.
+    pub _pad: u32,
     /// Dwell time below which no output shows a socket, nanoseconds: the records of such sockets only identify them.
     /// With 0, every record has all fields.
     pub healthy_below_ns: u64,
@@ -209,13 +214,15 @@ impl Abilities {
         tick_ns: 0,
         connects: 0,
         slot_mask: 0,
+        defers: 0,
+        _pad: 0,
         healthy_below_ns: 0,
     };
 }
 
 const _: () = assert!(size_of::<Layout>() == 52 * 4);
 const _: () = assert!(size_of::<TraceLayout>() == 11 * 4);
-const _: () = assert!(size_of::<Abilities>() == 8 * 4 + 8);
+const _: () = assert!(size_of::<Abilities>() == 10 * 4 + 8);
 
 // SAFETY: `repr(C)` structs of integers in an order that leaves no padding: every bit pattern is valid.
 #[cfg(feature = "user")]

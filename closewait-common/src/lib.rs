@@ -17,6 +17,7 @@ pub mod histogram;
 pub mod kept;
 pub mod names;
 pub mod record;
+pub mod refresh;
 pub mod slots;
 pub mod stats;
 pub mod tcp;

@@ -80,6 +80,10 @@ pub mod flag {
     /// The task of `pid` ends, and the kernel closes its descriptors (`PF_EXITING`, which `exit_signals` sets before
     /// `exit_files`: kernel/exit.c, `do_exit`, at v5.10).
     pub const TASK_ENDS: u32 = 1 << 21;
+    /// In a record of [`super::kind::LEAVE`]: the entry has no record of its own.
+    pub const ENTERED: u32 = 1 << 22;
+    /// In a record of [`super::kind::ENTER`]: the agent had it written after the entry. `time_ns` is the time of the entry.
+    pub const ANNOUNCED: u32 = 1 << 23;
 }
 
 /// Event. Written by the kernel program, in the byte order of the machine.

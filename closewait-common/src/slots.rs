@@ -16,6 +16,11 @@
 //!
 //! Between entry and exit the kernel's lock of the socket orders the programs that own a slot. Nothing orders a reader:
 //! [`CHECK`] tells whether a time belongs to an address.
+//!
+//! A slot also says whether a record of the entry is still to be written ([`PENDING`]): by the program at the exit, or by the agent,
+//! which finds sockets that stay. The agent has a compare-and-swap and the program an addition, and both change the same word, so one
+//! of them is first: if the agent is, the program reads [`ANNOUNCED`] plus its addition; if the program is, the agent's swap fails. The
+//! word names the stay by its time, so the agent cannot take a later stay at the address for the one that it has read.
 
 /// Maximum number of slots.
 pub const MAX_SLOTS: u32 = 8192;
@@ -27,8 +32,13 @@ pub const OWNER: usize = 0;
 pub const ENTERED_NS: usize = 1;
 /// Index of the exclusive or of address and entry time.
 pub const CHECK: usize = 2;
-/// Number of words of a slot. One is unused: a slot with four lies in one cache line.
+/// Index of the word that says who writes the record of the entry: [`ANNOUNCED`], or [`pending`] of the entry time. The program
+/// adds 1 at the exit.
+pub const PENDING: usize = 3;
+/// Number of words of a slot, which lies in one cache line.
 pub const WORDS: usize = 4;
+/// Value of [`PENDING`] of a socket whose entry has a record.
+pub const ANNOUNCED: u64 = 0;
 /// Bits of [`OWNER`] that count claims. Sockets are aligned to a cache line, 64 bytes at least (`SLAB_HWCACHE_ALIGN` in
 /// `proto_register`, net/core/sock.c at v5.10); others go into the hash map.
 pub const CLAIMS: u64 = 63;
@@ -48,6 +58,15 @@ pub trait SlotWords {
     fn store(&self, word: usize, value: u64);
     /// Adds to a word atomically, modulo 2^64.
     fn add(&self, word: usize, value: u64);
+}
+
+/// Socket that leaves its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay {
+    /// Time of the entry.
+    pub entered_ns: u64,
+    /// Whether the record of the exit has to report the entry, too.
+    pub is_pending: bool,
 }
 
 /// Outcome for a socket that enters.
@@ -87,15 +106,22 @@ pub const fn index(low: u64, mask: u32) -> u32 {
     (low.wrapping_mul(FACTOR) >> (64 - MAX_SLOTS.ilog2())) as u32 & mask
 }
 
-/// Stores the entry time of a socket, unless its slot is taken. `low` is the low half of its address.
+/// Returns the value of [`PENDING`] of a socket whose entry has no record yet. Even and not 0: no socket enters at 0.
 #[inline(always)]
-pub fn enter(slot: &impl SlotWords, sk: u64, low: u64, now_ns: u64) -> EntryPlace {
+pub const fn pending(entered_ns: u64) -> u64 {
+    entered_ns << 1
+}
+
+/// Stores the entry time of a socket, unless its slot is taken. `low` is the low half of its address, and `record` the value of
+/// [`PENDING`].
+#[inline(always)]
+pub fn enter(slot: &impl SlotWords, sk: u64, low: u64, now_ns: u64, record: u64) -> EntryPlace {
     let owner = slot.load(OWNER);
     if owner != 0 || low & CLAIMS != 0 {
         if owner & !CLAIMS != sk {
             return EntryPlace::Taken;
         }
-        write(slot, owner_of(slot), now_ns);
+        write(slot, owner_of(slot), now_ns, record);
         return EntryPlace::Replaced;
     }
     slot.add(OWNER, 1);
@@ -106,14 +132,14 @@ pub fn enter(slot: &impl SlotWords, sk: u64, low: u64, now_ns: u64) -> EntryPlac
     slot.store(CHECK, sk);
     // A number instead of a pointer, as in `owner_of`.
     let sk = slot.load(CHECK);
-    write(slot, sk, now_ns);
+    write(slot, sk, now_ns, record);
     slot.add(OWNER, sk);
     EntryPlace::Slot
 }
 
-/// Frees the slot of a socket. Returns its entry time; `None` if the slot is not its own.
+/// Frees the slot of a socket. Returns its stay; `None` if the slot is not its own.
 #[inline(always)]
-pub fn leave(slot: &impl SlotWords, sk: u64) -> Option<u64> {
+pub fn leave(slot: &impl SlotWords, sk: u64) -> Option<Stay> {
     if slot.load(OWNER) & !CLAIMS != sk {
         return None;
     }
@@ -123,9 +149,20 @@ pub fn leave(slot: &impl SlotWords, sk: u64) -> Option<u64> {
     if entered_ns == 0 {
         return None;
     }
+    let mut is_pending = false;
+    // Only the entry makes it pending, and that was before.
+    if slot.load(PENDING) != ANNOUNCED {
+        slot.add(PENDING, 1);
+        let record = slot.load(PENDING);
+        // As above: the next owner of the slot writes this word, too. No addition results in 0.
+        if record == 0 {
+            return None;
+        }
+        is_pending = record == pending(entered_ns) + 1;
+    }
     // The address and the claim.
     slot.add(OWNER, !owner_of(slot));
-    Some(entered_ns)
+    Some(Stay { entered_ns, is_pending })
 }
 
 /// Returns the entry time of a socket, for a reader that nothing orders; `None` if the slot is not its own, or changes.
@@ -146,7 +183,8 @@ fn owner_of(slot: &impl SlotWords) -> u64 {
 }
 
 #[inline(always)]
-fn write(slot: &impl SlotWords, sk: u64, now_ns: u64) {
+fn write(slot: &impl SlotWords, sk: u64, now_ns: u64, record: u64) {
+    slot.store(PENDING, record);
     slot.store(ENTERED_NS, now_ns);
     slot.store(CHECK, now_ns ^ sk);
 }

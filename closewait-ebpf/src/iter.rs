@@ -15,6 +15,7 @@ use aya_ebpf::{
 use closewait_common::{
     Detailed,
     record::{FORMAT, Hold, flag, kind},
+    refresh,
     tcp::{IPPROTO_MPTCP, IPPROTO_TCP, state},
 };
 
@@ -68,20 +69,21 @@ pub(crate) fn proxy_peers(ctx: *mut c_void) {
     });
 }
 
-/// Reports the socket whose address is the first argument, if it is in CLOSE_WAIT; with a nonzero second argument, if
-/// its connection has ended and it has a descriptor. The kernel may have freed and reused the memory: the reads
-/// cannot fault, and the agent compares the endpoints.
+/// Reports the socket whose address is the first argument, if it is in the state that the second argument names
+/// ([`closewait_common::refresh`]). The kernel may have freed and reused the memory: the reads cannot fault, and the agent compares the
+/// endpoints.
 #[inline(always)]
-pub(crate) fn refresh(ctx: &RawTracePointContext) {
+pub(crate) fn refresh(ctx: &RawTracePointContext) -> i32 {
     let sk = Probed::new(ctx.arg::<*const c_void>(0));
-    let lingering = ctx.arg::<u64>(1) != 0;
-    let Some(state) = sk.read::<u8>(layout!(sock_state)) else { return };
-    let kind = match state {
-        state::CLOSE_WAIT if !lingering => kind::REFRESHED,
-        state::CLOSE | state::LAST_ACK if lingering => kind::LINGERING,
-        _ => return,
+    let wanted = ctx.arg::<u64>(1);
+    let Some(state) = sk.read::<u8>(layout!(sock_state)) else { return refresh::ABSENT };
+    let kind = match (state, wanted) {
+        (state::CLOSE_WAIT, refresh::ENTERED) => return announce(sk),
+        (state::CLOSE_WAIT, refresh::WAITING) => kind::REFRESHED,
+        (state::CLOSE | state::LAST_ACK, refresh::LINGERING) => kind::LINGERING,
+        _ => return refresh::ABSENT,
     };
-    let Some(found) = maps::work(RecordSlot::Refresh) else { return };
+    let Some(found) = maps::work(RecordSlot::Refresh) else { return refresh::ABSENT };
     if fill_probed(sk, kind, found).is_some() {
         if kind == kind::REFRESHED {
             found.record.entered_ns = entered_ns(sk);
@@ -89,6 +91,27 @@ pub(crate) fn refresh(ctx: &RawTracePointContext) {
         found.record.cookie = sock::known_cookie(sk);
         maps::emit_from(*found, |_record| {});
     }
+    refresh::WRITTEN
+}
+
+/// Writes the record of the entry of a socket that has a slot. The agent takes the record only if it announces the same stay after
+/// this. So all reads here, which begin with that of the stay, were reads of this socket.
+#[inline(always)]
+fn announce(sk: Probed) -> i32 {
+    let Some(entered_ns) = maps::peek_slot(sk.address()) else { return refresh::ABSENT };
+    let Some(protocol) = sock::protocol(sk) else { return refresh::ABSENT };
+    let is_written = maps::try_emit(sock::EMPTY, |record| {
+        record.kind = kind::ENTER;
+        record.flags = flag::ANNOUNCED;
+        record.old_state = state::CLOSE_WAIT;
+        record.new_state = state::CLOSE_WAIT;
+        record.protocol = protocol;
+        record.time_ns = entered_ns;
+        record.entered_ns = entered_ns;
+        sock::identify(sk, sk.tcp(protocol), record);
+        record.cookie = sock::known_cookie(sk);
+    });
+    if is_written { refresh::WRITTEN } else { refresh::FULL }
 }
 
 /// Writes a record of the file of this context, if it is a socket in a relevant state.

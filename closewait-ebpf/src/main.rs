@@ -2,9 +2,9 @@
 //!
 //! | program | hook | output |
 //! |---|---|---|
-//! | [`cw_state_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or exits CLOSE_WAIT |
+//! | [`cw_state_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or exits CLOSE_WAIT, or for both |
 //! | [`cw_state_tp`] | the same tracepoint, classic | the same, where the kernel has no BTF |
-//! | [`cw_refresh`] | none: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT |
+//! | [`cw_refresh`] | none: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT: of its state, or of its entry |
 //! | [`cw_copy`] | none: the agent runs it | the facts of up to 64 sockets, in memory that the agent reads |
 //! | [`cw_files`] | iterator `task_file` | one record for each descriptor of a CLOSE_WAIT socket, all namespaces |
 //! | [`cw_peers`] | the same, for one process | one record for each of its other connections |
@@ -45,8 +45,7 @@ pub(crate) fn cw_state_tp(ctx: TracePointContext) -> u32 {
 
 #[raw_tracepoint]
 pub(crate) fn cw_refresh(ctx: RawTracePointContext) -> i32 {
-    iter::refresh(&ctx);
-    0
+    iter::refresh(&ctx)
 }
 
 #[raw_tracepoint]

@@ -16,7 +16,7 @@ use closewait_common::{
     kept::Kept,
     names::KNOWN_NAMESPACES,
     record::{Detailed, OpenerRecord},
-    slots::{self, EntryPlace, MAX_SLOTS, Slot, SlotWords},
+    slots::{self, ANNOUNCED, EntryPlace, MAX_SLOTS, Slot, SlotWords, Stay},
     stats::{Counter, Stats},
     watched::{WATCHED_PORTS, Watched},
 };
@@ -274,15 +274,23 @@ fn slot(low: u64) -> Option<OwnSlot> {
     Some(OwnSlot(SLOTS.get_ptr_mut(slots::index(low, ability!(slot_mask)))?.cast()))
 }
 
-/// Stores the time of entry of a socket, and counts failures.
+/// Stores the time of entry of a socket, and counts failures. Returns whether the record of the entry is deferred: as
+/// `defers` asks, if the time is in a slot.
 #[inline(always)]
-pub(crate) fn store_entry(sk: u64, now_ns: u64) {
+pub(crate) fn store_entry(sk: u64, now_ns: u64, defers: bool) -> bool {
     let low = low(sk);
-    let Some(slot) = slot(low) else { return };
-    match slots::enter(&slot, sk, low, now_ns) {
-        EntryPlace::Slot => {}
-        EntryPlace::Replaced => count(Counter::Replaced),
-        EntryPlace::Taken => store_in_hash(sk, now_ns),
+    let Some(slot) = slot(low) else { return false };
+    let record = if defers { slots::pending(now_ns) } else { ANNOUNCED };
+    match slots::enter(&slot, sk, low, now_ns, record) {
+        EntryPlace::Slot => defers,
+        EntryPlace::Replaced => {
+            count(Counter::Replaced);
+            defers
+        }
+        EntryPlace::Taken => {
+            store_in_hash(sk, now_ns);
+            false
+        }
     }
 }
 
@@ -303,20 +311,26 @@ fn store_in_hash(sk: u64, now_ns: u64) {
 
 /// Removes the time of entry of a socket. Returns it.
 #[inline(always)]
-pub(crate) fn take_entry(sk: u64) -> Option<u64> {
-    if let Some(entered_ns) = slots::leave(&slot(low(sk))?, sk) {
-        return Some(entered_ns);
+pub(crate) fn take_entry(sk: u64) -> Option<Stay> {
+    if let Some(stay) = slots::leave(&slot(low(sk))?, sk) {
+        return Some(stay);
     }
     let entered_ns = peek_in_hash(sk)?;
     // It can only fail if another CPU has removed the entry meanwhile, which is fine.
     let _gone: Result<(), i32> = SINCE.remove(sk);
-    Some(entered_ns)
+    Some(Stay { entered_ns, is_pending: false })
+}
+
+/// Returns the time of entry of a socket, if it is in a slot.
+#[inline(always)]
+pub(crate) fn peek_slot(sk: u64) -> Option<u64> {
+    slots::peek(&slot(low(sk))?, sk)
 }
 
 /// Returns the time of entry of a socket, if it is stored.
 #[inline(always)]
 pub(crate) fn peek_entry(sk: u64) -> Option<u64> {
-    slots::peek(&slot(low(sk))?, sk).or_else(|| peek_in_hash(sk))
+    peek_slot(sk).or_else(|| peek_in_hash(sk))
 }
 
 #[inline(always)]
@@ -336,12 +350,18 @@ pub(crate) fn emit(fill: impl FnOnce(&mut Record)) {
 /// Writes one record to the ring buffer, starting from `first`, or counts that it was full.
 #[inline(always)]
 pub(crate) fn emit_from<T: Copy + 'static>(first: T, fill: impl FnOnce(&mut T)) {
-    let Some(mut entry) = RING.reserve::<T>(0) else {
+    if !try_emit(first, fill) {
         count(Counter::RingFull);
-        return;
-    };
+    }
+}
+
+/// Writes one record to the ring buffer, starting from `first`. Returns whether there was room.
+#[inline(always)]
+pub(crate) fn try_emit<T: Copy + 'static>(first: T, fill: impl FnOnce(&mut T)) -> bool {
+    let Some(mut entry) = RING.reserve::<T>(0) else { return false };
     fill(entry.write(first));
     // No flags: the kernel wakes the reader only if it had caught up, so a reader that waits a little before it drains
     // is woken once for the whole batch.
     entry.submit(0);
+    true
 }

@@ -13,7 +13,8 @@ use aya_log_ebpf::debug;
 use closewait_common::{
     Record,
     config::openers as keeps,
-    record::kind,
+    record::{flag, kind},
+    slots::Stay,
     stats::Counter,
     tcp::{AF_INET, IPPROTO_MPTCP, IPPROTO_TCP, state},
 };
@@ -76,7 +77,16 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
     if change.new == state::LAST_ACK && maps::watches_any() {
         count_close(sk);
     }
-    record(ctx, &change, |record| {
+    let defers = || {
+        if ability!(defers) == 0 {
+            return false;
+        }
+        // Only this program can assign one: later ones have the address of the socket, but not its type.
+        sock::cookie(sk);
+        // The same is true for the opener.
+        openers == keeps::NONE || (openers == keeps::WATCHED && !(maps::watches_any() && task::has_opener(sk)))
+    };
+    record(ctx, &change, defers, |record| {
         let tcp = sk.tcp(change.protocol);
         sock::identify(sk, tcp, record);
         if record.kind == kind::ENTER {
@@ -180,48 +190,57 @@ pub(crate) fn classic(ctx: &TracePointContext) {
         return;
     }
     let Some(change) = Change::new(sk, old, new, || fields.read(trace_layout!(protocol))) else { return };
-    record(ctx, &change, |record| {
-        record.sk = sk.address();
-        record.family = fields.read(trace_layout!(family)).unwrap_or(0);
-        record.local_port = fields.read(trace_layout!(sport)).unwrap_or(0);
-        record.remote_port = fields.read(trace_layout!(dport)).unwrap_or(0);
-        if record.family == AF_INET {
-            sock::map_v4(&mut record.local_address, fields.read(trace_layout!(saddr)).unwrap_or(0));
-            sock::map_v4(&mut record.remote_address, fields.read(trace_layout!(daddr)).unwrap_or(0));
-        } else {
-            let _unread: Option<()> = fields.read_into(trace_layout!(saddr_v6), &raw mut record.local_address);
-            let _unread: Option<()> = fields.read_into(trace_layout!(daddr_v6), &raw mut record.remote_address);
-        }
-        if change.new == state::LAST_ACK {
-            task::describe_task(record);
-        }
-    });
+    // Nothing could read the socket later.
+    record(
+        ctx,
+        &change,
+        || false,
+        |record| {
+            record.sk = sk.address();
+            record.family = fields.read(trace_layout!(family)).unwrap_or(0);
+            record.local_port = fields.read(trace_layout!(sport)).unwrap_or(0);
+            record.remote_port = fields.read(trace_layout!(dport)).unwrap_or(0);
+            if record.family == AF_INET {
+                sock::map_v4(&mut record.local_address, fields.read(trace_layout!(saddr)).unwrap_or(0));
+                sock::map_v4(&mut record.remote_address, fields.read(trace_layout!(daddr)).unwrap_or(0));
+            } else {
+                let _unread: Option<()> = fields.read_into(trace_layout!(saddr_v6), &raw mut record.local_address);
+                let _unread: Option<()> = fields.read_into(trace_layout!(daddr_v6), &raw mut record.remote_address);
+            }
+            if change.new == state::LAST_ACK {
+                task::describe_task(record);
+            }
+        },
+    );
 }
 
-/// Stores or removes the time of entry, counts, and writes the record.
+/// Stores or removes the time of entry, counts, and writes the record, except for an entry whose record is deferred.
 #[inline(always)]
-fn record(ctx: &impl EbpfContext, change: &Change, fill: impl FnOnce(&mut Record)) {
+fn record(ctx: &impl EbpfContext, change: &Change, defers: impl FnOnce() -> bool, fill: impl FnOnce(&mut Record)) {
     let now_ns = time::boot_ns();
     let sk = change.sk;
-    let (kind, entered_ns) = if change.new == state::CLOSE_WAIT {
+    let (kind, entered_ns, flags) = if change.new == state::CLOSE_WAIT {
         maps::count(Counter::Entered);
-        maps::store_entry(sk, now_ns);
-        (kind::ENTER, now_ns)
+        if maps::store_entry(sk, now_ns, defers()) {
+            return;
+        }
+        (kind::ENTER, now_ns, 0)
     } else {
         match maps::take_entry(sk) {
-            Some(entered_ns) => {
+            Some(Stay { entered_ns, is_pending }) => {
                 maps::count_dwell(now_ns.saturating_sub(entered_ns));
-                (kind::LEAVE, entered_ns)
+                (kind::LEAVE, entered_ns, if is_pending { flag::ENTERED } else { 0 })
             }
             None => {
                 maps::count(Counter::LeftUnseen);
-                (kind::LEAVE, 0)
+                (kind::LEAVE, 0, 0)
             }
         }
     };
     debug!(ctx, "state {} -> {}, protocol {}", change.old, change.new, change.protocol);
     maps::emit(|record| {
         record.kind = kind;
+        record.flags = flags;
         record.old_state = change.old;
         record.new_state = change.new;
         record.protocol = change.protocol;

@@ -33,12 +33,23 @@ pub(crate) fn keep_opener(sk: Typed) {
     let _kept = unsafe { bpf_sk_storage_get(map, sk.raw().cast_mut(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) };
 }
 
+/// Whether the opener of a socket was stored.
+#[inline(always)]
+pub(crate) fn has_opener(sk: Typed) -> bool {
+    !kept_opener(sk).is_null()
+}
+
+#[inline(always)]
+fn kept_opener(sk: Typed) -> *const OpenerRecord {
+    let map = (&raw const OPENERS).cast_mut().cast();
+    // SAFETY: as above; without a value nothing is created.
+    unsafe { bpf_sk_storage_get(map, sk.raw().cast_mut(), core::ptr::null_mut(), 0) }.cast::<OpenerRecord>()
+}
+
 /// Sets the opener in the record of an entry, if it was stored.
 #[inline(always)]
 pub(crate) fn describe_opener(sk: Typed, record: &mut Record) {
-    let map = (&raw const OPENERS).cast_mut().cast();
-    // SAFETY: as above; without a value nothing is created.
-    let kept = unsafe { bpf_sk_storage_get(map, sk.raw().cast_mut(), core::ptr::null_mut(), 0) }.cast::<OpenerRecord>();
+    let kept = kept_opener(sk);
     if kept.is_null() {
         return;
     }

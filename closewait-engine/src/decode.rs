@@ -105,7 +105,14 @@ impl Decoder {
                 let wrote = record.has(flag::WROTE_KNOWN).then(|| record.has(flag::WROTE));
                 let (closer, ended) =
                     (task(&record), record.has(flag::TASK_ENDS_KNOWN).then(|| record.has(flag::TASK_ENDS)));
-                Ok(SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended }.into())
+                Ok(match (record.has(flag::ENTERED), entered) {
+                    (false, _) => SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended },
+                    (true, Some(entered)) => {
+                        SocketEvent::Pass { key, entered, at, socket, how, closer, fd_open, wrote, ended }
+                    }
+                    (true, None) => return Err(DecodeError::Contradiction("an entry without its time")),
+                }
+                .into())
             }
             kind::PRESENT => {
                 states(record.new_state == state::CLOSE_WAIT)?;

@@ -5,12 +5,25 @@ use super::{
     flow::flows::EndedBy,
     model::{
         Dwell, Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
-        Since, Socket, SocketEvent, SocketKey,
+        Since, Socket, SocketEvent, SocketKey, Task,
     },
     time::BootTime,
     track::departed::{Departed, Left},
     track::tracked_socket::TrackedSocket,
 };
+
+/// Facts of a [`SocketEvent::Leave`].
+struct ExitFacts<'a> {
+    key: SocketKey,
+    at: BootTime,
+    entered: Option<BootTime>,
+    socket: &'a Socket,
+    how: ExitCause,
+    closer: Option<&'a Task>,
+    fd_open: Option<bool>,
+    wrote: Option<bool>,
+    ended: Option<bool>,
+}
 
 impl Engine {
     pub(super) fn take_in(&mut self, observation: Observation) {
@@ -49,76 +62,96 @@ impl Engine {
         match *event {
             SocketEvent::Enter { key, at, ref socket } => self.entered(key, at, socket),
             SocketEvent::Leave { key, at, entered, ref socket, how, ref closer, fd_open, wrote, ended } => {
-                self.something_happened(at);
-                self.audit.left(key, at);
-                // The program has closed the socket, or has ended, while the agent had a duplicate: the agent's close was the last.
-                let is_own_close = closer.as_ref().is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
-                let (closer, ended) = if is_own_close { (None, None) } else { (closer.as_ref(), ended) };
-                let Left { missed, tracked, dwell } = self.tracker.leave(key, at, entered, socket);
-                if let Some(missed) = missed {
-                    self.missed_exit(at, missed);
-                }
-                self.exits.left(at, how, socket, dwell);
-                if let Some(dwell) = dwell {
-                    self.windows.finished(socket, dwell);
-                    if entered.is_none() {
-                        self.windows.finished_uncounted(dwell);
-                    }
-                }
-                let sent_before = tracked.as_ref().and_then(|tracked| tracked.sent_bytes);
-                let sent = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
-                // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
-                let answered = wrote == Some(true) || sent.is_some_and(|sent| sent > 0);
-                if let Some(flows) = &mut self.flows {
-                    let finished = match how {
-                        ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => true,
-                        ExitCause::Reset => answered,
-                        ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => {
-                            false
-                        }
-                    };
-                    let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
-                    let abandoned = fd_open == Some(true)
-                        && how.is_by_peer()
-                        && matches!(dwell, Some(Dwell::Exact(_)))
-                        && !finished;
-                    flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
-                }
-                let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)
-                    || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
-                if fd_open != Some(true) && !stuck && self.config.events != Events::All {
+                let exit = ExitFacts { key, at, entered, socket, how, closer: closer.as_ref(), fd_open, wrote, ended };
+                self.left(&exit, None);
+            }
+            SocketEvent::Pass { key, entered, at, ref socket, how, ref closer, fd_open, wrote, ended } => {
+                let passed = self.tracker.pass(key, entered, at, socket);
+                if passed.is_none() || self.config.events == Events::All {
+                    let (enter, leave) = event.clone().split();
+                    enter.iter().chain([&leave]).for_each(|event| self.socket_changed(event));
                     return;
                 }
-                let (socket, closer) = (with_earlier_facts(socket.clone(), tracked.as_ref()), closer.cloned());
-                if fd_open == Some(true) {
-                    let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
-                    let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
-                    self.lingering.add(key, socket.clone(), gone, owners);
-                }
-                if stuck || self.config.events == Events::All {
-                    let verdict = if stuck && !is_own_close {
-                        diagnose::left(&socket, dwell, (how, ended), fd_open, (answered, sent)).map(Box::new)
-                    } else {
-                        None
-                    };
-                    self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
-                }
+                self.entry_happened(key, entered, socket);
+                let (closer, entered) = (closer.as_ref(), Some(entered));
+                self.left(&ExitFacts { key, at, entered, socket, how, closer, fd_open, wrote, ended }, passed);
             }
         }
     }
 
-    fn entered(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
+    /// Takes in an exit. `passed` is its result if the tracker has it already.
+    fn left(&mut self, exit: &ExitFacts<'_>, passed: Option<Left>) {
+        let ExitFacts { key, at, entered, socket, how, closer, fd_open, wrote, ended } = *exit;
         self.something_happened(at);
+        self.audit.left(key, at);
+        // The program has closed the socket, or has ended, while the agent had a duplicate: the agent's close was the last.
+        let is_own_close = closer.is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
+        let (closer, ended) = if is_own_close { (None, None) } else { (closer, ended) };
+        let left = passed.unwrap_or_else(|| self.tracker.leave(key, at, entered, socket));
+        let Left { missed, tracked, dwell } = left;
+        if let Some(missed) = missed {
+            self.missed_exit(at, missed);
+        }
+        self.exits.left(at, how, socket, dwell);
+        if let Some(dwell) = dwell {
+            self.windows.finished(socket, dwell);
+            if entered.is_none() {
+                self.windows.finished_uncounted(dwell);
+            }
+        }
+        let sent_before = tracked.as_ref().and_then(|tracked| tracked.sent_bytes);
+        let sent = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
+        // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
+        let answered = wrote == Some(true) || sent.is_some_and(|sent| sent > 0);
+        if let Some(flows) = &mut self.flows {
+            let finished = match how {
+                ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => true,
+                ExitCause::Reset => answered,
+                ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => false,
+            };
+            let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
+            let abandoned =
+                fd_open == Some(true) && how.is_by_peer() && matches!(dwell, Some(Dwell::Exact(_))) && !finished;
+            flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
+        }
+        let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)
+            || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
+        if fd_open != Some(true) && !stuck && self.config.events != Events::All {
+            return;
+        }
+        let (socket, closer) = (with_earlier_facts(socket.clone(), tracked.as_ref()), closer.cloned());
+        if fd_open == Some(true) {
+            let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
+            let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
+            self.lingering.add(key, socket.clone(), gone, owners);
+        }
+        if stuck || self.config.events == Events::All {
+            let verdict = if stuck && !is_own_close {
+                diagnose::left(&socket, dwell, (how, ended), fd_open, (answered, sent)).map(Box::new)
+            } else {
+                None
+            };
+            self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
+        }
+    }
+
+    fn entered(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         if self.config.events == Events::All {
             self.find(Finding::Enter { at, socket: socket.clone() });
         }
+        self.entry_happened(key, at, socket);
+        if let Some(missed) = self.tracker.enter(key, at, socket) {
+            self.missed_exit(at, missed);
+        }
+    }
+
+    /// Takes in an entry, except for the tracked socket.
+    fn entry_happened(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
+        self.something_happened(at);
         self.lingering.remove(key);
         self.host_context.forget_socket(key);
         if let Some(flows) = &mut self.flows {
             flows.entered(self.group_keys.flow(socket), at);
-        }
-        if let Some(missed) = self.tracker.enter(key, at, socket) {
-            self.missed_exit(at, missed);
         }
     }
 

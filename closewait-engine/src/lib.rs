@@ -359,7 +359,9 @@ impl Engine {
     }
 
     fn something_happened(&mut self, at: BootTime) {
-        self.check_counters.get_or_insert(at + CHECK_COUNTERS_AFTER);
+        // Some records are about earlier times than others before them.
+        let check = at + CHECK_COUNTERS_AFTER;
+        self.check_counters = Some(self.check_counters.map_or(check, |next| next.min(check)));
     }
 
     fn counters_read(&mut self, at: BootTime, counters: Counters) {

@@ -1,5 +1,6 @@
 pub(crate) mod any_times;
 mod connects;
+mod deferred;
 mod ended;
 mod entry_times;
 mod late;

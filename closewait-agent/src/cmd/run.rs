@@ -1,6 +1,6 @@
 //! `closewait run`.
 
-use std::{env, io, ops::RangeInclusive, path::Path, process, time::Duration};
+use std::{collections::HashSet, env, io, ops::RangeInclusive, path::Path, process, time::Duration};
 
 use anyhow::Context as _;
 use closewait_common::record::SIZE;
@@ -31,7 +31,7 @@ use crate::{
     metrics::{AgentFacts, ListenAddress, MetricsServer},
     otlp::{ExportedEvents, OtlpExport, OtlpExporter, OtlpSettings},
     recording::{RecordTarget, RecordingEngine},
-    runtime::{AgentService, Pending, Runtime, Signals},
+    runtime::{AgentService, MIN_DEFERRING, Pending, Runtime, Signals},
     sink::{Numbering, Sink, Start, Writer, journal::Journal, text::TextStyle},
     source::{
         self,
@@ -122,6 +122,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         max_sockets: limits.max_sockets,
         ring_bytes: limits.ring_buffer,
         healthy_below,
+        // Else each entry is an event, or a report soon.
+        defers: events != cli::EventsArg::All && args.stuck_after >= MIN_DEFERRING,
         openers: args.openers,
         // Elsewhere, the numbers of processes are others than those of the kernel program.
         connects: args.stacks.is_on() && facts.initial_pid_namespace != Some(false),
@@ -253,7 +255,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         "starting the thread that requests hooks failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
     )?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    let source = KernelSource { programs, ring, capacity: ring_buffer_bytes as usize / SIZE };
+    let source =
+        KernelSource { programs, ring, capacity: ring_buffer_bytes as usize / SIZE, announced: HashSet::new() };
     let (pending, peak) = (Pending::default(), Peak::default());
     // Under a memory limit, a part of what a queue of lines may use.
     let events = EventLog::new(control::MAX_EVENT_BYTES.min(limits.lines / 4));

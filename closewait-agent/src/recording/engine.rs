@@ -13,7 +13,7 @@ use crate::{
 use closewait_engine::{
     Engine,
     decode::Decoder,
-    model::{Observation, Output},
+    model::{Observation, Output, SocketEvent},
     time::BootTime,
 };
 
@@ -135,6 +135,11 @@ impl RecordingEngine {
     /// Calls [`Engine::handle`].
     pub fn handle(&mut self, observation: impl Into<Observation>) {
         let observation = observation.into();
+        if let (Some(_), Observation::Socket(event @ SocketEvent::Pass { .. })) = (&self.recording, &observation) {
+            // As a replay handles them. Versions that do not know this event can read the two.
+            let (enter, leave) = event.clone().split();
+            return enter.into_iter().chain([leave]).for_each(|event| self.handle(event));
+        }
         self.keep(|recording| recording.item(&Item::Fact(Cow::Borrowed(&observation))));
         self.engine.handle(observation);
     }

@@ -96,6 +96,8 @@ pub struct Pending {
     pub(super) answering: Answering,
     /// CPU time of the current inspection.
     pub(super) worked: Duration,
+    /// Time of the last search for sockets without a record.
+    pub(super) announced: BootTime,
     last_warning: Option<BootTime>,
 }
 
@@ -231,7 +233,8 @@ impl<S: RecordSource> Runtime<S> {
 
     /// Starts a job beside the event loop.
     pub(super) fn begin(&mut self, job: Job, purpose: Purpose) {
-        // Earlier records go in before the job's findings.
+        // Earlier entries and records go in before the job's findings.
+        self.announce_all();
         self.drain_all();
         let id = self.workers.ask(job, self.engine.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
@@ -292,6 +295,7 @@ impl<S: RecordSource> Runtime<S> {
             let form = if text { EventForm::Text } else { EventForm::Json };
             return self.events.follow(client, clock::now(), since, form);
         }
+        self.announce_all();
         self.pending.last_query += 1;
         let id = QueryId(self.pending.last_query);
         let may_match = query.filter().is_none_or(|filter| self.engine.state().may_match(filter));
@@ -324,6 +328,9 @@ impl<S: RecordSource> Runtime<S> {
     /// Answers the next query that can be answered, with the current state. Returns whether there are more. The event loop reads
     /// signals and the ring before the next.
     pub(super) fn answer_next(&mut self) -> bool {
+        if !self.pending.ready.is_empty() && !self.pending.answering.is_busy() {
+            self.announce_all();
+        }
         let Pending { answering, ready, queries, .. } = &mut self.pending;
         // One copy of the state at a time.
         if answering.is_busy() {

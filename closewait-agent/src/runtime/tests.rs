@@ -1,6 +1,7 @@
 //! Event loop with fake records and jobs that need neither a kernel program nor root.
 
 mod answering;
+mod deferring;
 
 use std::{
     cell::{RefCell, RefMut},
@@ -64,6 +65,10 @@ struct FakeState {
     /// Number of reads.
     reads: u64,
     counters: Counters,
+    /// Whether the records of entries are deferred.
+    defers: bool,
+    /// Deferred records, with the times of the entries, oldest first.
+    unannounced: VecDeque<(BootTime, Vec<u8>)>,
     /// Number of records that the kernel drops during each refresh.
     lost_by_refresh: u64,
     /// Record that the kernel program writes while it is being detached.
@@ -113,6 +118,18 @@ impl RecordSource for FakeSource {
     }
 
     fn records_handled(&mut self, _has: impl Fn(SocketKey, BootTime) -> bool) {}
+
+    fn defers(&self) -> bool {
+        self.state().defers
+    }
+
+    fn announce(&mut self, until: BootTime) -> bool {
+        let mut state = self.state();
+        let count = state.unannounced.partition_point(|(entered, _)| *entered <= until);
+        let records: Vec<_> = state.unannounced.drain(..count).map(|(_, record)| record).collect();
+        state.records.extend(records);
+        true
+    }
 
     fn counters(&self) -> Result<Counters, KernelProgramError> {
         Ok(self.state().counters.clone())

@@ -92,7 +92,7 @@ impl CopyPlan {
         if layout.sock_flags != MISSING {
             add(layout.sock_flags, &options.to_ne_bytes());
         }
-        let is_aligned = layout.sock_timer_pprev as usize % WORD == 0;
+        let is_aligned = (layout.sock_timer_pprev as usize).is_multiple_of(WORD);
         let timer = Some(layout.sock_timer_pprev as usize / WORD).filter(|_| layout.sock_timer_pprev != MISSING);
         if timer.is_some_and(|word| !is_aligned || masks.insert(word, u64::MAX).is_some()) {
             return None;

@@ -261,24 +261,24 @@ fn new_fd<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Runs the program of a raw tracepoint once, synchronously, with `arguments` as the tracepoint's first arguments
-/// (`bpf_prog_test_run_raw_tp`, net/bpf/test_run.c at v5.10).
+/// Runs the program of a raw tracepoint once, synchronously, with `arguments` as the tracepoint's first arguments. Returns its
+/// result (`bpf_prog_test_run_raw_tp`, net/bpf/test_run.c at v5.10).
 ///
 /// # Errors
 ///
 /// If the kernel refuses.
-pub(super) fn raw_tracepoint(program: BorrowedFd<'_>, arguments: [u64; 2]) -> io::Result<()> {
+pub(super) fn raw_tracepoint(program: BorrowedFd<'_>, arguments: [u64; 2]) -> io::Result<u32> {
     let context = arguments;
-    let attributes = TestRun {
+    let mut attributes = TestRun {
         prog_fd: program.as_raw_fd().cast_unsigned(),
         ctx_size_in: size_of_val(&context) as u32,
         ctx_in: context.as_ptr() as u64,
         ..TestRun::default()
     };
-    // SAFETY: the attributes are those of the command, of the size given, and what they point to outlives the call, which
-    // only reads it.
+    // SAFETY: the attributes are those of the command, of the size given, which the call reads, and it writes the result. What they
+    // point to outlives the call, which only reads it.
     let failed = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw const attributes, size_of::<TestRun>() as libc::c_long)
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>() as libc::c_long)
     };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if failed == 0 { Ok(attributes.retval) } else { Err(io::Error::last_os_error()) }
 }

@@ -149,6 +149,9 @@ pub struct Choices {
     pub ring_bytes: u32,
     /// Dwell time below which no output shows a socket, so that its records need few fields.
     pub healthy_below: Duration,
+    /// Whether the agent announces the entries of sockets that stay ([`KernelPrograms::announce`]). Else, or if the kernel has no types,
+    /// each entry has a record at once.
+    pub defers: bool,
     /// Whether to record which task opens each socket, if the kernel can: an allocation for each connection.
     pub openers: bool,
     /// Whether to sample the stacks of watched processes in their `connect(2)`, if the kernel can.
@@ -197,6 +200,8 @@ pub struct KernelPrograms {
     copies: Option<CopyPlan>,
     /// The same, with its program.
     copier: Option<Copier>,
+    /// Whether the tracepoint's program defers records of entries.
+    defers: bool,
 }
 
 impl KernelPrograms {
@@ -232,7 +237,12 @@ impl KernelPrograms {
         let healthy_below_ns = choices.map_or(0, |choices| nanos(choices.healthy_below));
         let samples_connects = plan.abilities.connects != 0 && choices.is_some_and(|choices| choices.connects);
         let connects = u32::from(samples_connects);
-        let abilities = Abilities { healthy_below_ns, openers, connects, ..plan.abilities };
+        // The record of an opener, and the classic tracepoint's, can only be written at once.
+        let defers = choices.is_some_and(|choices| choices.defers)
+            && plan.hook == Tracepoint::Btf
+            && btf.is_some()
+            && openers != openers::ALL;
+        let abilities = Abilities { healthy_below_ns, openers, connects, defers: u32::from(defers), ..plan.abilities };
         // The notes are compared without the number of slots, which follows from the pinned `--max-sockets`.
         let pinned = match (pins, choices) {
             (Some(pins), Some(choices)) => Some(pins.adopt(attach::notes(plan, &abilities, level, choices))?),
@@ -282,7 +292,12 @@ impl KernelPrograms {
         let slots =
             Arc::new(slots.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?);
         let (plan, link, watched, copier) = (plan.clone(), None, None, None);
-        Ok(Self { ebpf, btf, plan, pinned, link, watched, samples_connects, slots, copies, copier })
+        Ok(Self { ebpf, btf, plan, pinned, link, watched, samples_connects, slots, copies, copier, defers })
+    }
+
+    /// Whether the tracepoint's program defers records of entries.
+    pub fn defers(&self) -> bool {
+        self.defers
     }
 
     /// Returns the ring buffer with the tracepoint's records. Works once.

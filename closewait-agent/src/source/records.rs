@@ -1,7 +1,12 @@
 //! Kernel side of a running agent, as the event loop uses it. The event loop's tests use an implementation without a
 //! kernel.
 
-use std::io;
+use std::{collections::HashSet, io, mem::offset_of};
+
+use closewait_common::{
+    Record,
+    record::{SIZE, flag, kind},
+};
 
 use super::{
     program::{KernelProgramError, KernelPrograms, RefreshKind, Refreshed},
@@ -35,6 +40,13 @@ pub trait RecordSource {
     /// Takes note that all records of refreshes were drained and handled. `has` is whether the engine has the facts of
     /// a refresh of a socket at a time or later.
     fn records_handled(&mut self, has: impl Fn(SocketKey, BootTime) -> bool);
+
+    /// Whether there can be sockets in CLOSE_WAIT that [`Self::announce`] has to announce.
+    fn defers(&self) -> bool;
+
+    /// Announces sockets that have entered at `until` or before. When this returns, a record of each that is still in CLOSE_WAIT can be
+    /// drained, or has been. Returns whether all were announced; drain the source before the next call.
+    fn announce(&mut self, until: BootTime) -> bool;
 
     /// Returns the kernel's counters.
     ///
@@ -75,6 +87,17 @@ pub trait RecordSource {
     fn detach(&mut self);
 }
 
+/// Returns the address and the entry time of a record that [`KernelPrograms::announce`] has had written.
+fn announcement(record: &[u8]) -> Option<(u64, u64)> {
+    if record.len() != SIZE || record.get(offset_of!(Record, kind)) != Some(&kind::ENTER) {
+        return None;
+    }
+    let flags = u32::from_ne_bytes(*record.get(offset_of!(Record, flags)..)?.first_chunk()?);
+    let number = |at: usize| Some(u64::from_ne_bytes(*record.get(at..)?.first_chunk()?));
+    let stay = (number(offset_of!(Record, sk))?, number(offset_of!(Record, entered_ns))?);
+    (flags & flag::ANNOUNCED != 0).then_some(stay)
+}
+
 /// Attached kernel programs, and the ring buffer that they write to.
 pub struct KernelSource {
     /// The programs. They end before the ring buffer does (docs/kernel-safety.md).
@@ -83,6 +106,8 @@ pub struct KernelSource {
     pub ring: RingReader,
     /// Number of records that fit into the ring buffer.
     pub capacity: usize,
+    /// Announced sockets whose records have not been drained.
+    pub announced: HashSet<(u64, u64)>,
 }
 
 impl RecordSource for KernelSource {
@@ -90,8 +115,13 @@ impl RecordSource for KernelSource {
         self.ring.ready()
     }
 
-    fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> bool {
-        self.ring.drain(limit, each)
+    fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
+        let announced = &mut self.announced;
+        self.ring.drain(limit, |record| {
+            if announcement(record).is_none_or(|stay| announced.remove(&stay)) {
+                each(record);
+            }
+        })
     }
 
     fn capacity(&self) -> usize {
@@ -104,6 +134,14 @@ impl RecordSource for KernelSource {
 
     fn records_handled(&mut self, has: impl Fn(SocketKey, BootTime) -> bool) {
         self.programs.records_handled(has);
+    }
+
+    fn defers(&self) -> bool {
+        self.programs.defers()
+    }
+
+    fn announce(&mut self, until: BootTime) -> bool {
+        self.programs.announce(until, &mut self.announced)
     }
 
     fn counters(&self) -> Result<Counters, KernelProgramError> {
@@ -128,5 +166,23 @@ impl RecordSource for KernelSource {
 
     fn detach(&mut self) {
         self.programs.detach();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use closewait_engine::testing::{record, record_bytes};
+
+    #[test]
+    fn only_an_announced_entry_names_its_stay() {
+        let entry = record();
+        assert_eq!(announcement(&record_bytes(&entry)), None);
+        let announced = Record { flags: entry.flags | flag::ANNOUNCED, time_ns: 1, ..entry };
+        assert_eq!(announcement(&record_bytes(&announced)), Some((entry.sk, entry.entered_ns)));
+        for kind in [kind::LEAVE, kind::PRESENT] {
+            assert_eq!(announcement(&record_bytes(&Record { kind, ..announced })), None);
+        }
+        assert_eq!(announcement(&record_bytes(&announced)[1..]), None);
     }
 }

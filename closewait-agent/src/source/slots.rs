@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use closewait_common::slots::{self, CLAIMS, ENTERED_NS, OWNER, Slot, SlotWords, WORDS};
+use closewait_common::slots::{self, ANNOUNCED, CLAIMS, ENTERED_NS, OWNER, PENDING, Slot, SlotWords, WORDS};
 
 use super::mapping::Mapping;
 
@@ -43,6 +43,26 @@ impl SlotTable {
             })
         };
         self.slots().iter().map(SharedSlot).filter_map(entry).flatten().collect()
+    }
+
+    /// Returns every socket whose entry has no record yet and was at `until` or before, with its entry time. Leaves out a slot that
+    /// changes meanwhile: its socket is entering or exiting now.
+    pub(super) fn pending(&self, until: u64) -> Vec<(u64, u64)> {
+        let pending = |slot: SharedSlot<'_>| {
+            let record = slot.load(PENDING);
+            let (owner, entered_ns) = (slot.load(OWNER) & !CLAIMS, record >> 1);
+            // A program adds 1 at the exit.
+            let is_pending = record != ANNOUNCED && record == slots::pending(entered_ns) && entered_ns <= until;
+            (is_pending && owner != 0 && slots::peek(&slot, owner) == Some(entered_ns)).then_some((owner, entered_ns))
+        };
+        self.slots().iter().map(SharedSlot).filter_map(pending).collect()
+    }
+
+    /// Announces the entry of a socket. Returns whether this was in time: else the record of the exit reports it.
+    pub(super) fn announce(&self, sk: u64, entered_ns: u64) -> bool {
+        let Some(slot) = self.slots().get(self.index(sk)) else { return false };
+        let before = slots::pending(entered_ns);
+        slot[PENDING].compare_exchange(before, ANNOUNCED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Frees the slot of a socket, unless another socket has entered at the address since `entered_ns`.
@@ -95,7 +115,7 @@ impl SlotWords for SharedSlot<'_> {
 mod tests {
     use std::{fs::File, os::fd::AsFd as _};
 
-    use closewait_common::slots::EntryPlace;
+    use closewait_common::slots::{EntryPlace, Stay};
 
     use super::*;
 
@@ -110,7 +130,7 @@ mod tests {
     }
 
     fn enter(slot: SharedSlot<'_>, at: u64) -> EntryPlace {
-        slots::enter(&slot, SK, slots::low(SK), at)
+        slots::enter(&slot, SK, slots::low(SK), at, slots::pending(at))
     }
 
     fn slot_of(table: &SlotTable, sk: u64) -> SharedSlot<'_> {
@@ -125,7 +145,7 @@ mod tests {
         let other = SlotTable::map(file.as_fd(), 64).unwrap();
         assert_eq!(other.entries(), [(SK, 7)]);
         drop(table);
-        assert_eq!(slots::leave(&slot_of(&other, SK), SK), Some(7));
+        assert_eq!(slots::leave(&slot_of(&other, SK), SK), Some(Stay { entered_ns: 7, is_pending: true }));
         assert!(other.entries().is_empty());
     }
 
@@ -154,5 +174,24 @@ mod tests {
         assert!(table.entries().is_empty(), "its check is that of another time");
         slot.store(OWNER, 1);
         assert!(table.entries().is_empty(), "it is being claimed");
+    }
+
+    #[test]
+    fn either_the_agent_announces_an_entry_or_the_exit_reports_it() {
+        let (table, _file) = table(1);
+        let slot = slot_of(&table, SK);
+        assert_eq!(enter(slot, 7), EntryPlace::Slot);
+        assert_eq!((table.pending(6), table.pending(7)), (Vec::new(), vec![(SK, 7)]));
+        assert!(!table.announce(SK, 6), "another stay");
+        assert!(table.announce(SK, 7) && !table.announce(SK, 7), "once");
+        assert!(table.pending(7).is_empty());
+        assert_eq!(slots::leave(&slot, SK), Some(Stay { entered_ns: 7, is_pending: false }));
+        assert_eq!(enter(slot, 9), EntryPlace::Slot);
+        // A program at the exit, before it frees the slot.
+        slot.add(PENDING, 1);
+        assert!(table.pending(9).is_empty() && !table.announce(SK, 9));
+        slot.add(PENDING, 1_u64.wrapping_neg());
+        assert_eq!(slots::leave(&slot, SK), Some(Stay { entered_ns: 9, is_pending: true }));
+        assert!(table.pending(9).is_empty() && !table.announce(SK, 9));
     }
 }

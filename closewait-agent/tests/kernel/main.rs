@@ -27,6 +27,7 @@ mod confinement;
 mod connects;
 mod contract;
 mod control;
+mod deferring;
 mod dump;
 mod ended;
 mod families;

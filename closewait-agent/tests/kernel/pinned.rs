@@ -44,10 +44,15 @@ impl Pins {
     }
 
     fn start(&self, arguments: &[&str]) -> Agent {
+        self.start_with("all", arguments)
+    }
+
+    /// Starts an agent with these events: if they are not all, the kernel program defers records of entries.
+    fn start_with(&self, events: &str, arguments: &[&str]) -> Agent {
         // Several agents with one socket would be in each other's way.
         let socket = self.mount.with_extension("socket");
         let socket = socket.to_str().expect("a path in UTF-8");
-        Agent::start(&[&["--pin", &self.dir, "--events", "all", "--socket", socket], arguments].concat())
+        Agent::start(&[&["--pin", &self.dir, "--events", events, "--socket", socket], arguments].concat())
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -401,4 +406,45 @@ fn pins_and_folders_of_another_user_stay_as_they_are() {
     assert_eq!(unpinned.code, Some(0), "{unpinned:?}");
     assert!(unpinned.stderr.contains("the directory stays"), "{unpinned:?}");
     assert_eq!(fs::read_dir(&pins.dir).expect("the folder").count(), 1, "{unpinned:?}");
+}
+
+#[test]
+fn the_next_agent_knows_the_sockets_whose_entries_had_no_record_yet() {
+    for next in ["stuck", "all"] {
+        let pins = Pins::new(&format!("deferred-{next}"));
+        let ns = Namespace::new();
+        let first = pins.start_with("stuck", &["--stuck-after", "1s"]);
+        let mut waiting: Vec<_> = (0..20).map(|_| ns.waiting(V4)).collect();
+        kill(first);
+        // No agent announces these.
+        waiting.extend((0..20).map(|_| ns.waiting(V4)));
+        let (short, fin) = ns.waiting(V4);
+        let closed_short = close(short.server);
+
+        let mut second = pins.start_with(next, &["--stuck-after", "1s"]);
+        let mut closed = Vec::new();
+        for (pair, fin) in waiting {
+            if next == "all" {
+                second.wait_for_socket("enter", &pair.id);
+            }
+            second.wait_for_socket("stuck", &pair.id);
+            closed.push((pair.id, fin, close(pair.server)));
+        }
+        for (id, ..) in &closed {
+            second.wait_for_socket("leave", id);
+        }
+        let ended = second.stop();
+        for (id, fin, closing) in closed {
+            let leave = leave_of(&ended, &id);
+            assert_eq!(leave["exact"], true, "{leave}");
+            check_dwell(leave, fin.until(closing));
+            assert!(ended.of_socket("enter", &id).len() <= 1, "{id}: one entry");
+        }
+        if next == "all" {
+            check_dwell(leave_of(&ended, &short.id), fin.until(closed_short));
+            assert_eq!(ended.of_socket("enter", &short.id).len(), 1, "its exit reports both");
+        }
+        let totals = ended.totals();
+        assert_eq!((&totals["repaired"], &totals["phantom"]), (&json!(0), &json!(0)), "{totals}");
+    }
 }

@@ -113,7 +113,11 @@ impl Ours {
 
 fn subject(fact: &Observation) -> Subject<'_> {
     match fact {
-        Observation::Socket(SocketEvent::Enter { key, socket, .. } | SocketEvent::Leave { key, socket, .. })
+        Observation::Socket(
+            SocketEvent::Enter { key, socket, .. }
+            | SocketEvent::Leave { key, socket, .. }
+            | SocketEvent::Pass { key, socket, .. },
+        )
         | Observation::Scan(ScanFact::Present { key, socket, .. })
         | Observation::Refresh(RefreshFact::Present { key, socket, .. } | RefreshFact::Lingering { key, socket, .. }) => {
             Subject::Socket(Some(*key), socket, None)

@@ -20,8 +20,14 @@ use super::*;
 
 const SK: u64 = 0xffff_8881_0203_0400;
 
+/// Enters with a deferred record.
 fn put(slot: &impl SlotWords, sk: u64, now_ns: u64) -> EntryPlace {
-    enter(slot, sk, low(sk), now_ns)
+    enter(slot, sk, low(sk), now_ns, pending(now_ns))
+}
+
+/// Leaves. Returns the entry time.
+fn take(slot: &impl SlotWords, sk: u64) -> Option<u64> {
+    leave(slot, sk).map(|stay| stay.entered_ns)
 }
 
 /// A slot of one thread.
@@ -40,12 +46,14 @@ impl SlotWords for Words {
     }
 }
 
-/// What a program does with the only slot: the entry or exit of one of its sockets, or a look at a socket.
+/// What a program does with the only slot: the entry or exit of one of its sockets, a look at a socket, or a search of the agent for
+/// entries without a record.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
     Enter(u64),
     Leave(u64),
     Peek(u64),
+    Announce,
 }
 
 /// Lets one program at a time make a step, as `order` says.
@@ -62,6 +70,14 @@ struct Program<'a> {
     turns: &'a Turns,
     slot: &'a [AtomicU64; WORDS],
     hash: &'a Mutex<BTreeMap<u64, u64>>,
+    stays: &'a Mutex<Stays>,
+}
+
+/// Stays in the slot: address and entry time.
+#[derive(Default)]
+struct Stays {
+    begun: BTreeSet<(u64, u64)>,
+    reported: Vec<(u64, u64)>,
 }
 
 impl Turns {
@@ -121,21 +137,41 @@ impl Program<'_> {
                     entered.lock().unwrap().insert((sk, now));
                     own.insert(sk, now);
                     match put(self, sk, now) {
-                        EntryPlace::Slot => {}
+                        EntryPlace::Slot => drop(self.stays.lock().unwrap().begun.insert((sk, now))),
                         EntryPlace::Replaced => panic!("no exit was missed"),
                         EntryPlace::Taken => assert_eq!(self.hash(|hash| hash.insert(sk, now)), None),
                     }
                 }
                 Deed::Leave(sk) => {
-                    let found = leave(self, sk).or_else(|| self.hash(|hash| hash.remove(&sk)));
+                    let stay = leave(self, sk);
+                    if let Some(Stay { entered_ns, is_pending: true }) = stay {
+                        self.stays.lock().unwrap().reported.push((sk, entered_ns));
+                    }
+                    let found = stay.map(|stay| stay.entered_ns).or_else(|| self.hash(|hash| hash.remove(&sk)));
                     assert_eq!(found, own.remove(&sk), "{sk:x}");
                 }
                 Deed::Peek(sk) => {
                     let seen = peek(self, sk);
                     assert!(seen.is_none_or(|at| entered.lock().unwrap().contains(&(sk, at))), "{seen:?}");
                 }
+                Deed::Announce => self.announce(),
             }
         }
+    }
+
+    /// Announces the socket in the slot, as the agent does.
+    fn announce(&self) {
+        let record = self.load(PENDING);
+        let (owner, entered_ns) = (self.load(OWNER) & !CLAIMS, record >> 1);
+        if owner == 0 || record == ANNOUNCED || record != pending(entered_ns) || peek(self, owner) != Some(entered_ns) {
+            return;
+        }
+        let word = &self.slot[PENDING];
+        self.turns.step(self.number, || {
+            if word.compare_exchange(record, ANNOUNCED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                self.stays.lock().unwrap().reported.push((owner, entered_ns));
+            }
+        });
     }
 
     fn hash<T>(&self, work: impl FnOnce(&mut BTreeMap<u64, u64>) -> T) -> T {
@@ -148,10 +184,11 @@ fn play(programs: &[Vec<Deed>], order: Vec<usize>) {
     let ended = (programs.len()..3).collect();
     let turns = Turns { state: Mutex::new((0, ended)), changed: Condvar::new(), order };
     let (slot, hash) = (<[AtomicU64; WORDS]>::default(), Mutex::new(BTreeMap::new()));
-    let (time, entered) = (AtomicU64::new(1), Mutex::new(BTreeSet::new()));
+    let (time, entered, stays) = (AtomicU64::new(1), Mutex::new(BTreeSet::new()), Mutex::default());
     thread::scope(|scope| {
         let run = |(number, deeds): (usize, &Vec<Deed>)| {
-            let (program, deeds) = (Program { number, turns: &turns, slot: &slot, hash: &hash }, deeds.clone());
+            let (program, deeds) =
+                (Program { number, turns: &turns, slot: &slot, hash: &hash, stays: &stays }, deeds.clone());
             let (time, entered) = (&time, &entered);
             scope.spawn(move || program.run(&deeds, time, entered))
         };
@@ -160,6 +197,9 @@ fn play(programs: &[Vec<Deed>], order: Vec<usize>) {
     });
     assert_eq!(slot[OWNER].load(Ordering::Relaxed), 0, "every socket has left");
     assert!(hash.lock().unwrap().is_empty());
+    let Stays { begun, mut reported } = stays.into_inner().unwrap();
+    reported.sort_unstable();
+    assert_eq!(reported, Vec::from_iter(begun), "each entry has one record");
 }
 
 fn sk(number: u64) -> u64 {
@@ -169,14 +209,14 @@ fn sk(number: u64) -> u64 {
 #[test]
 fn a_slot_has_one_socket_until_it_leaves() {
     let slot = Words::default();
-    assert_eq!((leave(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
+    assert_eq!((take(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
     assert_eq!(put(&slot, sk(1), 10), EntryPlace::Slot);
     assert_eq!(put(&slot, sk(2), 20), EntryPlace::Taken);
-    assert_eq!((leave(&slot, sk(2)), peek(&slot, sk(2)), peek(&slot, sk(1))), (None, None, Some(10)));
-    assert_eq!(leave(&slot, sk(1)), Some(10));
-    assert_eq!((leave(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
+    assert_eq!((take(&slot, sk(2)), peek(&slot, sk(2)), peek(&slot, sk(1))), (None, None, Some(10)));
+    assert_eq!(take(&slot, sk(1)), Some(10));
+    assert_eq!((take(&slot, sk(1)), peek(&slot, sk(1))), (None, None));
     assert_eq!(put(&slot, sk(2), 30), EntryPlace::Slot);
-    assert_eq!(leave(&slot, sk(2)), Some(30));
+    assert_eq!(take(&slot, sk(2)), Some(30));
 }
 
 #[test]
@@ -187,7 +227,7 @@ fn an_address_that_enters_again_replaces_the_entry_whose_exit_was_missed() {
     // A claim that another program has not withdrawn yet.
     slot.add(OWNER, 1);
     assert_eq!(put(&slot, SK, 30), EntryPlace::Replaced);
-    assert_eq!((peek(&slot, SK), leave(&slot, SK)), (Some(30), Some(30)));
+    assert_eq!((peek(&slot, SK), take(&slot, SK)), (Some(30), Some(30)));
     assert_eq!(slot.load(OWNER), 1);
 }
 
@@ -197,7 +237,7 @@ fn a_claim_without_an_end_takes_only_its_slot() {
     // A program that was interrupted for ever right after its claim.
     slot.add(OWNER, 1);
     assert_eq!(put(&slot, SK, 10), EntryPlace::Taken);
-    assert_eq!((leave(&slot, SK), peek(&slot, SK), slot.load(OWNER)), (None, None, 1));
+    assert_eq!((take(&slot, SK), peek(&slot, SK), slot.load(OWNER)), (None, None, 1));
 }
 
 #[test]
@@ -217,7 +257,7 @@ fn a_time_that_belongs_to_another_address_is_not_read() {
 fn an_address_that_is_not_aligned_uses_the_hash_map() {
     let slot = Words::default();
     assert_eq!(put(&slot, SK + 8, 10), EntryPlace::Taken);
-    assert_eq!((leave(&slot, SK + 8), slot.load(OWNER)), (None, 0));
+    assert_eq!((take(&slot, SK + 8), slot.load(OWNER)), (None, 0));
 }
 
 #[test]
@@ -250,6 +290,17 @@ fn every_order_of_two_entries_and_exits_keeps_both_times() {
     }
 }
 
+#[test]
+fn every_order_of_an_exit_and_a_search_reports_the_entry_once() {
+    // Two stays at one address. A search makes at most six steps.
+    let stays = [Deed::Enter(sk(1)), Deed::Leave(sk(1))].repeat(2);
+    let programs = [stays, Vec::from([Deed::Announce; 2])];
+    // The first entry makes seven steps; the next 14 are an exit and the second entry.
+    for bits in (0..1_u32 << 14).filter(|bits| (2..=12).contains(&bits.count_ones())) {
+        play(&programs, [0; 7].into_iter().chain((0..14).map(|bit| (bits >> bit & 1) as usize)).collect());
+    }
+}
+
 fn deeds(number: u64) -> impl Strategy<Value = Vec<Deed>> {
     // Its sockets are its own: the kernel's lock of a socket keeps two programs from handling one at the same time.
     let own = move |socket: u64| sk(number * 2 + socket);
@@ -263,6 +314,8 @@ fn deeds(number: u64) -> impl Strategy<Value = Vec<Deed>> {
             Vec::from([Deed::Enter(own(socket)), peek, Deed::Leave(own(socket))])
         }
     });
+    let search = (0..2_usize).prop_map(|searches| Vec::from_iter(core::iter::repeat_n(Deed::Announce, searches)));
+    let stay = (search, stay).prop_map(|(search, stay)| [search, stay].concat());
     proptest::collection::vec(stay, 1..4).prop_map(|stays| stays.concat())
 }
 
@@ -292,23 +345,45 @@ fn threads_on_one_slot_lose_no_time() {
     }
     let slot = <[AtomicU64; WORDS]>::default();
     let in_slot = AtomicU64::new(0);
+    let (by_exits, by_searches, running) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(4));
     thread::scope(|scope| {
+        scope.spawn(|| {
+            while running.load(Ordering::Relaxed) > 0 {
+                let record = slot[PENDING].load(Ordering::Acquire);
+                let owner = slot[OWNER].load(Ordering::Acquire) & !CLAIMS;
+                if record != ANNOUNCED
+                    && record & 1 == 0
+                    && owner != 0
+                    && peek(&Shared(&slot), owner) == Some(record >> 1)
+                {
+                    let (old, new) = (Ordering::AcqRel, Ordering::Relaxed);
+                    let swapped = slot[PENDING].compare_exchange(record, ANNOUNCED, old, new);
+                    by_searches.fetch_add(u64::from(swapped.is_ok()), Ordering::Relaxed);
+                }
+            }
+        });
         for number in 0..4_u64 {
-            let (slot, in_slot) = (Shared(&slot), &in_slot);
+            let (slot, in_slot, by_exits, running) = (Shared(&slot), &in_slot, &by_exits, &running);
             scope.spawn(move || {
                 for time in 1..50_000_u64 {
                     let (sk, time) = (sk(number * 8 + time % 8), time << 3 | number);
                     if put(&slot, sk, time) == EntryPlace::Slot {
                         assert_eq!(peek(&slot, sk), Some(time));
-                        assert_eq!(leave(&slot, sk), Some(time));
+                        let stay = leave(&slot, sk);
+                        assert_eq!(stay.map(|stay| stay.entered_ns), Some(time));
+                        let is_pending = stay.is_some_and(|stay| stay.is_pending);
+                        by_exits.fetch_add(u64::from(is_pending), Ordering::Relaxed);
                         in_slot.fetch_add(1, Ordering::Relaxed);
                     } else {
-                        assert_eq!(leave(&slot, sk), None);
+                        assert_eq!(take(&slot, sk), None);
                     }
                 }
+                running.fetch_sub(1, Ordering::Relaxed);
             });
         }
     });
-    assert!(in_slot.load(Ordering::Relaxed) > 1000);
+    let in_slot = in_slot.into_inner();
+    assert!(in_slot > 1000);
+    assert_eq!(by_exits.into_inner() + by_searches.into_inner(), in_slot, "each entry has one record");
     assert_eq!(slot[OWNER].load(Ordering::Relaxed), 0);
 }

@@ -312,3 +312,17 @@ proptest! {
         let _any_result = DECODER.decode(&bytes);
     }
 }
+
+#[test]
+fn one_record_can_report_an_entry_and_its_exit() {
+    let exit = Record { kind: kind::LEAVE, old_state: 8, new_state: 9, time_ns: 9_000_000_000, ..record() };
+    let both = Record { flags: exit.flags | flag::ENTERED, ..exit };
+    let decode = |record: &Record| DECODER.decode(&bytes(record));
+    let Ok(Observation::Socket(event)) = decode(&both) else { panic!("it is an event") };
+    let (Some(SocketEvent::Enter { key, at, socket }), leave) = event.split() else { panic!("it has an entry") };
+    assert_eq!((key, at, socket.local.port), (SocketKey(exit.sk), BootTime(5_000_000_000), 8080));
+    assert_eq!((socket.inode, socket.unread_bytes), (None, None), "as at an entry");
+    assert_eq!(decode(&exit), Ok(leave.into()));
+    let without_time = Record { entered_ns: 0, ..both };
+    assert_eq!(decode(&without_time), Err(DecodeError::Contradiction("an entry without its time")));
+}

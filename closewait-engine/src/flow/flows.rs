@@ -1,6 +1,7 @@
 //! Entries and exits of each local port and each remote endpoint, healthy ones included: they distinguish a hung
 //! program from one that misses some closes.
 
+mod cohorts;
 mod courses;
 mod late_exits;
 mod recent;
@@ -16,6 +17,7 @@ use indexmap::IndexMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::cohorts::{Cohort, MAX_COHORTS};
 pub(crate) use self::late_exits::EndedBy;
 use self::recent::RecentFlows;
 use self::shown::ShownFacts;
@@ -36,9 +38,6 @@ const MAX_FLOWS: usize = 4096;
 const MAX_REMOTES: usize = MAX_FLOWS / 4 * 3;
 /// Number of flows above which the flows that have been quiet for longest are evicted at the end of a window.
 const MAX_QUIET_FLOWS: usize = MAX_FLOWS / 2;
-/// Maximum number of cohorts of a flow. A cohort counts the sockets that entered in one interval, half as long as
-/// `stuck_after`.
-const MAX_COHORTS: usize = 128;
 /// Number of windows, each as long as the age at which a socket counts as stuck, in a span for which the longest dwell time is
 /// stored.
 const WINDOWS_PER_SPAN: usize = 64;
@@ -48,14 +47,6 @@ const MAX_TREND_WINDOWS: usize = 6;
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// Minimum interval of counts for each socket; a count takes a hundredth of that.
 const COUNT_INTERVAL_PER_SOCKET: Duration = Duration::from_micros(30);
-
-/// Counts of the sockets that entered at about the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Cohort {
-    number: u64,
-    entered: u32,
-    left: u32,
-}
 
 /// Counts of one flow: entries, exits by cause, present sockets.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -136,16 +127,7 @@ impl Flows {
         self.tick = self.tick.min(at + self.stuck_after.min(COUNT_INTERVAL));
         let (key, stats) = self.stats_mut(key, at);
         stats.entered += 1;
-        match stats.cohorts.back_mut() {
-            Some(last) if last.number == number => last.entered = last.entered.saturating_add(1),
-            _ => {
-                // Pop before the push, so that the queue does not grow beyond the limit.
-                if stats.cohorts.len() >= MAX_COHORTS {
-                    stats.cohorts.pop_front();
-                }
-                stats.cohorts.push_back(Cohort { number, entered: 1, left: 0 });
-            }
-        }
+        cohorts::entered(&mut stats.cohorts, number);
         self.ungrouped += u64::from(key == FlowKey::Rest);
     }
 

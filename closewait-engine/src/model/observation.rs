@@ -84,6 +84,39 @@ pub enum SocketEvent {
         #[serde(default)]
         ended: Option<bool>,
     },
+    /// A socket entered and exited CLOSE_WAIT, with one record for both. [`SocketEvent::split`] has the two events; the engine handles
+    /// this one as it handles them, with less work. Recordings have the two.
+    Pass {
+        /// The socket.
+        key: SocketKey,
+        /// Time of the entry.
+        entered: BootTime,
+        /// Time of the exit.
+        at: BootTime,
+        /// Facts about the socket at its exit.
+        socket: Socket,
+        /// Cause of the exit.
+        how: ExitCause,
+        /// Task that closed the socket.
+        closer: Option<Task>,
+        /// Whether a program still has a descriptor of the socket.
+        fd_open: Option<bool>,
+        /// Whether the program sent data after the entry; `None` if the kernel program does not report it.
+        wrote: Option<bool>,
+        /// Whether the kernel closed the descriptor because the closer ended; `None` if unknown.
+        ended: Option<bool>,
+    },
+}
+
+impl SocketEvent {
+    /// Returns the entry of an event that has both, and the rest: the exit, or any other event.
+    pub fn split(self) -> (Option<Self>, Self) {
+        let Self::Pass { key, entered, at, socket, how, closer, fd_open, wrote, ended } = self else {
+            return (None, self);
+        };
+        let enter = Self::Enter { key, at: entered, socket: socket.at_entry() };
+        (Some(enter), Self::Leave { key, at, entered: Some(entered), socket, how, closer, fd_open, wrote, ended })
+    }
 }
 
 /// Part of the result of a scan: the scan at the start, [`super::Output::ScanOwners`] or [`super::Output::Audit`].

@@ -172,6 +172,13 @@ impl Socket {
         }
     }
 
+    /// Returns the facts that the record of the socket's entry has, from those of its exit.
+    pub(crate) fn at_entry(&self) -> Self {
+        // The kernel program reads the cgroup of connecting sockets only, and no fact about a descriptor.
+        let cgroup = self.cgroup.filter(|_| self.role != Some(Role::Server));
+        Self { accepted: None, inode: None, cgroup, ..self.clone().without_changing_facts() }
+    }
+
     /// Returns the part of the received data that the program has read.
     pub fn read_state(&self) -> Option<ReadState> {
         /// Maximum number of unread bytes of a goodbye: a server's last message before it closes, such as a `close_notify` alert, a
@@ -386,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_socket_is_served_if_it_was_answered_and_its_end_was_read() {
-        let at = |second| Some(BootTime(second * 1_000_000_000));
+        let at = |second: u64| Some(BootTime(second * 1_000_000_000));
         let mut socket = crate::testing::socket_on_port(80);
         (socket.unread_bytes, socket.received_bytes, socket.sent_bytes) = (Some(0), Some(31), Some(32));
         (socket.last_received, socket.last_sent) = (at(1), at(2));

@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, collections::BTreeMap};
 
-use closewait_common::slots::{self, CLAIMS, EntryPlace, OWNER, SlotWords, WORDS};
+use closewait_common::slots::{self, ANNOUNCED, CLAIMS, EntryPlace, OWNER, PENDING, SlotWords, WORDS};
 
 use super::*;
 
@@ -49,19 +49,37 @@ impl EntryTimes {
         &self.slots[(key.0 % SLOTS) as usize]
     }
 
-    /// Stores an entry. Returns whether the exit of an earlier socket at its address was missed, as far as the program sees it.
-    pub(super) fn enter(&mut self, key: SocketKey, at: BootTime) -> bool {
+    /// Stores an entry. Returns whether the exit of an earlier socket at its address was missed, as far as the program sees it, and
+    /// whether the record of the entry is deferred: as `defers` asks, if there is room in a slot.
+    pub(super) fn enter(&mut self, key: SocketKey, at: BootTime, defers: bool) -> (bool, bool) {
         let sk = address(key);
-        match slots::enter(self.slot(key), sk, slots::low(sk), at.0) {
-            EntryPlace::Slot => false,
-            EntryPlace::Replaced => true,
-            EntryPlace::Taken => self.hash.insert(key, at).is_some(),
+        let record = if defers { slots::pending(at.0) } else { ANNOUNCED };
+        match slots::enter(self.slot(key), sk, slots::low(sk), at.0, record) {
+            EntryPlace::Slot => (false, defers),
+            EntryPlace::Replaced => (true, defers),
+            EntryPlace::Taken => (self.hash.insert(key, at).is_some(), false),
         }
     }
 
-    /// Removes an entry, and returns its time.
-    pub(super) fn leave(&mut self, key: SocketKey) -> Option<BootTime> {
-        slots::leave(self.slot(key), address(key)).map(BootTime).or_else(|| self.hash.remove(&key))
+    /// Removes an entry. Returns its time, and whether it has no record yet.
+    pub(super) fn leave(&mut self, key: SocketKey) -> Option<(BootTime, bool)> {
+        let of_slot =
+            slots::leave(self.slot(key), address(key)).map(|stay| (BootTime(stay.entered_ns), stay.is_pending));
+        of_slot.or_else(|| self.hash.remove(&key).map(|at| (at, false)))
+    }
+
+    /// Announces all entries that have no record and whose sockets are present, as the agent does, and returns them.
+    pub(super) fn announce(&self, is_present: impl Fn(SocketKey) -> bool) -> Vec<(SocketKey, BootTime)> {
+        let announce = |slot: &ModelSlot| {
+            let (record, owner) = (slot.load(PENDING), slot.load(OWNER) & !CLAIMS);
+            let at = slots::peek(slot, owner).filter(|at| owner != 0 && slots::pending(*at) == record)?;
+            if !is_present(key(owner)) {
+                return None;
+            }
+            slot.store(PENDING, ANNOUNCED);
+            Some((key(owner), BootTime(at)))
+        };
+        self.slots.iter().filter_map(announce).collect()
     }
 
     /// Returns the time of an entry, as a refresh reads it.
@@ -95,14 +113,15 @@ impl EntryTimes {
 fn an_address_can_have_an_entry_in_its_slot_and_an_older_one_in_the_hash_map() {
     let mut times = EntryTimes::default();
     let (key, other) = (KEY, SocketKey(KEY.0 + SLOTS));
-    assert!(!times.enter(other, at(1)) && !times.enter(key, at(2)));
-    assert_eq!(times.leave(other), Some(at(1)));
+    assert_eq!([times.enter(other, at(1), true), times.enter(key, at(2), true)], [(false, true), (false, false)]);
+    assert_eq!(times.leave(other), Some((at(1), true)));
     // The exit of the second one was missed, and its address enters again.
-    assert!(!times.enter(key, at(3)));
+    assert_eq!(times.enter(key, at(3), true), (false, true));
+    assert_eq!((times.announce(|_| true), times.announce(|_| true)), (vec![(key, at(3))], vec![]));
     assert_eq!((times.all(), times.get(key)), (vec![(key, at(2)), (key, at(3))], Some(at(3))));
     times.forget(key, at(2));
     assert_eq!(times.all(), [(key, at(3))]);
-    assert!(times.enter(key, at(4)), "now the exit of its slot was missed");
+    assert_eq!(times.enter(key, at(4), false), (true, false), "now the exit of its slot was missed");
     times.forget(key, at(3));
-    assert_eq!(times.leave(key), Some(at(4)));
+    assert_eq!(times.leave(key), Some((at(4), false)));
 }

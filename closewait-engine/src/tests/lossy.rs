@@ -44,6 +44,8 @@ enum Step {
     },
     /// This number of facts of the concurrent scan arrive.
     Scanned(usize),
+    /// The agent announces the sockets whose entries have no record yet, and reads the ring.
+    Announce,
     /// The agent ends and another one starts; the kernel program, its map and the ring remain.
     Restart,
 }
@@ -61,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop_oneof![0..3_u64, 500..30_000_u64].prop_map(Step::Time),
         2 => (0..4_usize).prop_map(|behind| Step::Scan { behind }),
         3 => (0..4_usize).prop_map(Step::Scanned),
+        1 => Just(Step::Announce),
         1 => Just(Step::Restart),
     ]
 }
@@ -80,6 +83,8 @@ struct Kernel {
     cookies: Option<u64>,
     sockets: BTreeMap<SocketKey, Real>,
     since: EntryTimes,
+    /// Whether the kernel program defers records of entries.
+    defers: bool,
     ring: VecDeque<SocketEvent>,
     counters: Counters,
     /// Entry and exit of each socket by cookie, except for sockets with a stale entry time.
@@ -91,8 +96,9 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn new(cookies: bool) -> Self {
+    fn new(cookies: bool, defers: bool) -> Self {
         Self {
+            defers,
             millis: 1_000_000,
             cookies: cookies.then_some(0),
             sockets: BTreeMap::new(),
@@ -127,17 +133,28 @@ impl Kernel {
         let (at, cookie) = (self.now(), self.cookies);
         let socket = Socket { netns: Some(netns), cookie, inode: Some(at.0), ..socket_on_port(ends) };
         let known = if fate == Fate::Skipped { self.since.get(key) } else { None };
-        let replaced = fate != Fate::Skipped && self.since.enter(key, at);
+        let (replaced, deferred) =
+            if fate == Fate::Skipped { (false, false) } else { self.since.enter(key, at, self.defers) };
         self.counters.replaced += u64::from(replaced);
         let stale = known.is_some();
         self.lives.extend(cookie.filter(|_| !stale).map(|cookie| (cookie, (at, None))));
         self.sockets.insert(key, Real { socket: socket.clone(), entered: at, stale });
-        self.write(fate, SocketEvent::Enter { key, at, socket });
+        if !deferred {
+            self.write(fate, SocketEvent::Enter { key, at, socket });
+        }
+    }
+
+    /// Writes the records of entries that have none, as the agent has it do.
+    fn announce(&mut self) {
+        for (key, at) in self.since.announce(|key| self.sockets.contains_key(&key)) {
+            let socket = self.sockets[&key].socket.clone();
+            self.ring.push_back(SocketEvent::Enter { key, at, socket });
+        }
     }
 
     fn leave(&mut self, key: SocketKey, fate: Fate) {
         let Some(Real { socket, .. }) = self.sockets.remove(&key) else { return };
-        let entered = if fate == Fate::Skipped { None } else { self.since.leave(key) };
+        let stay = if fate == Fate::Skipped { None } else { self.since.leave(key) };
         if fate != Fate::Written {
             self.lost_exits.insert(key);
         }
@@ -145,20 +162,14 @@ impl Kernel {
         if let Some((_, left)) = socket.cookie.and_then(|cookie| self.lives.get_mut(&cookie)) {
             *left = Some(at);
         }
-        self.write(
-            fate,
-            SocketEvent::Leave {
-                key,
-                at,
-                entered,
-                socket,
-                how,
-                closer: None,
-                fd_open: Some(false),
-                wrote: None,
-                ended: None,
-            },
-        );
+        let (closer, fd_open, wrote, ended) = (None, Some(false), None, None);
+        let record = if let Some((entered, true)) = stay {
+            SocketEvent::Pass { key, entered, at, socket, how, closer, fd_open, wrote, ended }
+        } else {
+            let entered = stay.map(|(entered, _)| entered);
+            SocketEvent::Leave { key, at, entered, socket, how, closer, fd_open, wrote, ended }
+        };
+        self.write(fate, record);
     }
 
     /// Returns the fact of a scan about a socket.
@@ -187,8 +198,8 @@ struct World {
 }
 
 impl World {
-    fn new(cookies: bool) -> Self {
-        let kernel = Kernel::new(cookies);
+    fn new(cookies: bool, defers: bool) -> Self {
+        let kernel = Kernel::new(cookies, defers);
         let engine = Engine::new(Config { reads_progress: true, ..config(Events::All) }, kernel.now());
         Self { kernel, engine, scanned: VecDeque::new(), refreshed: BTreeMap::new() }
     }
@@ -202,12 +213,14 @@ impl World {
             Step::Read(records) => self.read(records),
             Step::Time(millis) => {
                 self.kernel.millis += millis;
+                self.announce();
                 self.engine.handle_timeout(self.kernel.now());
                 self.put_out();
             }
             // Only an agent that starts performs a scan without a command of the engine.
             Step::Scan { .. } if !self.scanned.is_empty() => {}
             Step::Scanned(facts) => self.take_in(facts),
+            Step::Announce => self.announce(),
             Step::Scan { behind } => {
                 self.read(self.kernel.ring.len().saturating_sub(behind));
                 self.scan_all();
@@ -225,6 +238,13 @@ impl World {
         }
         self.put_out();
         self.engine.tracker.check();
+    }
+
+    fn announce(&mut self) {
+        if self.kernel.defers {
+            self.kernel.announce();
+            self.read(usize::MAX);
+        }
     }
 
     fn read(&mut self, records: usize) {
@@ -249,6 +269,7 @@ impl World {
 
     /// Performs the scan of an audit now; its facts arrive later.
     fn audit(&mut self, sweep: bool) {
+        self.announce();
         self.read(usize::MAX);
         let began = self.kernel.now();
         self.kernel.lost_since_scan = false;
@@ -264,6 +285,7 @@ impl World {
 
     /// Performs a scan for owners now; its facts arrive later.
     fn scan(&mut self, known: &[u32]) {
+        self.announce();
         self.read(usize::MAX);
         let began = self.kernel.now();
         for (key, real) in &self.kernel.sockets {
@@ -351,6 +373,7 @@ impl World {
                 Output::RefreshSuspects(keys) => {
                     self.refresh(&keys);
                     self.engine.handle(RefreshEnd::Suspects { at: now, complete: true });
+                    self.announce();
                     if !self.kernel.lost_since_scan {
                         // The audit has removed the sockets whose exits were lost.
                         self.kernel.lost_exits.clear();
@@ -396,6 +419,7 @@ impl World {
     fn settle(&mut self) {
         self.kernel.millis += 1;
         self.take_in_all();
+        self.announce();
         self.read(usize::MAX);
         self.put_out();
         self.take_in_all();
@@ -443,8 +467,9 @@ proptest! {
     fn after_a_scan_the_engine_knows_all_sockets_or_has_counted_a_loss(
         steps in prop::collection::vec(step(), 1..80),
         cookies: bool,
+        defers: bool,
     ) {
-        let mut world = World::new(cookies);
+        let mut world = World::new(cookies, defers);
         for step in steps {
             world.step(step);
         }

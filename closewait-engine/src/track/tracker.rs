@@ -4,6 +4,8 @@
 //! of one time. The facts of a scan arrive before the records that were written during it, so a record can be older than the
 //! scan; times decide which one is right.
 
+mod passing;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,

@@ -106,7 +106,8 @@ impl DescendantWatch {
         let Limits { max_sockets, max_tracked, ring_buffer, .. } = limits(RequestedLimits::default(), memory.as_ref());
         let knows_ends = plan.layout.task_flags != MISSING;
         let (healthy_below, ring_bytes) = (Duration::ZERO, ring_buffer);
-        let choices = Choices { max_sockets, ring_bytes, healthy_below, openers: false, connects: false };
+        let choices =
+            Choices { max_sockets, ring_bytes, healthy_below, defers: false, openers: false, connects: false };
         let mut programs = KernelPrograms::load(loader, &plan, Some(choices), None, false)?;
         let ring = programs.take_ring()?;
         let (scanner, inspector) = (programs.scanner()?, Inspector::new(programs.proxy_peer_reader()));

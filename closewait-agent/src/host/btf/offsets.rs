@@ -100,6 +100,8 @@ pub fn abilities(btf: &Btf) -> Abilities {
         // Tracing programs may call it from the version on that has it (kernel/bpf/bpf_trace.c, `bpf_tracing_func_proto`; v5.15).
         connects: u32::from(btf.has_function("bpf_task_pt_regs")),
         slot_mask: 0,
+        defers: 0,
+        _pad: 0,
         healthy_below_ns: 0,
     }
 }

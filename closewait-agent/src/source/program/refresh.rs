@@ -1,12 +1,15 @@
-//! Programs that the agent runs to read known sockets again.
+//! Programs that the agent runs to read known sockets again, and those whose entries have no record yet.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     maps::Map,
     programs::{Program, RawTracePoint},
 };
-use closewait_common::{batch::SOCKETS, names};
+use closewait_common::{batch::SOCKETS, names, refresh};
 
 use super::{
     super::{
@@ -19,13 +22,16 @@ use super::{
 use crate::host::error_text::in_one_line;
 use closewait_engine::{model::SocketKey, time::BootTime};
 
+/// Maximum number of sockets to announce before the ring buffer is read again.
+const MAX_ANNOUNCED: usize = 1024;
+
 /// State of the sockets that [`KernelPrograms::refresh`] finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshKind {
     /// Sockets in CLOSE_WAIT.
-    Waiting = 0,
+    Waiting = refresh::WAITING as isize,
     /// Sockets whose connection has ended, but that still have a descriptor.
-    Lingering = 1,
+    Lingering = refresh::LINGERING as isize,
 }
 
 /// Result of a refresh.
@@ -107,7 +113,7 @@ impl KernelPrograms {
         let Some(program) = raw_tracepoint(self.ebpf.program(names::COPY)) else { return keys.to_vec() };
         let mut changed = Vec::new();
         for keys in keys.chunks(SOCKETS) {
-            let run = |count| calls::raw_tracepoint(program, [count, 0]);
+            let run = |count| calls::raw_tracepoint(program, [count, 0]).map(drop);
             let copied = copier.copy(keys, run, &is_known, |key, copied, at| match copied {
                 Copied::Gone => {}
                 Copied::Unchanged => refreshed.unchanged.push((key, at)),
@@ -139,6 +145,31 @@ impl KernelPrograms {
         if let Some(copier) = &mut self.copier {
             copier.records_handled(has);
         }
+    }
+
+    /// Announces sockets that have entered at `until` or before and have no record of that yet: the ring buffer gets one, and `announced`
+    /// the address and the entry time. A record of that kind without them is invalid: its socket has exited meanwhile, and the record
+    /// of the exit reports both. Or an earlier agent had it written, whose sockets the scan at the start finds. Returns whether no socket
+    /// is left; after some hundreds, or if the ring buffer is full, the caller reads it and announces the others.
+    pub fn announce(&self, until: BootTime, announced: &mut HashSet<(u64, u64)>) -> bool {
+        let Some(program) = raw_tracepoint(self.ebpf.program(names::REFRESH)) else { return true };
+        let pending = self.slots.pending(until.0);
+        for (sk, entered_ns) in pending.iter().take(MAX_ANNOUNCED) {
+            match calls::raw_tracepoint(program, [*sk, refresh::ENTERED]).map(u32::cast_signed) {
+                Ok(refresh::WRITTEN) => {
+                    if self.slots.announce(*sk, *entered_ns) {
+                        announced.insert((*sk, *entered_ns));
+                    }
+                }
+                Ok(refresh::FULL) => return false,
+                Ok(_) => {}
+                Err(error) => {
+                    log::debug!("announcing a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
+                    return true;
+                }
+            }
+        }
+        pending.len() <= MAX_ANNOUNCED
     }
 }
 

@@ -107,7 +107,7 @@ fn play_until_killed(lives: &[Life], end: u64, killed: Option<u64>) -> Reports {
         {
             match &record {
                 SocketEvent::Enter { key, socket, .. } => drop(there.insert(*key, socket.clone())),
-                SocketEvent::Leave { key, .. } => drop(there.remove(key)),
+                SocketEvent::Leave { key, .. } | SocketEvent::Pass { key, .. } => drop(there.remove(key)),
             }
             engine.handle(record);
         }

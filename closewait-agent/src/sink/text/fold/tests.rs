@@ -89,7 +89,7 @@ impl Scene {
                 let record = record.remove();
                 match &record {
                     SocketEvent::Enter { key, socket, .. } => drop(there.insert(*key, socket.clone())),
-                    SocketEvent::Leave { key, .. } => drop(there.remove(key)),
+                    SocketEvent::Leave { key, .. } | SocketEvent::Pass { key, .. } => drop(there.remove(key)),
                 }
                 engine.handle(record);
             }
