@@ -6,7 +6,7 @@ use crate::diagnose::{
     evidence::{CounterEvidence, MIN_DEMAND},
     text,
 };
-use crate::model::{Certainty, Class};
+use crate::model::{Certainty, Class, UnixBackend};
 
 /// Detects a server whose threads all wait for the answer of another program, for so long that it serves no client.
 pub(super) struct BackendStuck;
@@ -18,17 +18,21 @@ impl Rule for BackendStuck {
             when: "the socket is a server's, and the server is no known proxy; at least half of the group's sockets have another \
                    connection with matching times; the program has read the requests, and at least half as many threads as sockets \
                    wait without a timeout; for 60 s or longer, the program has served no other connection of the port, while 2 or \
-                   more arrived",
+                   more arrived. Or the server, which may be a proxy, has read the requests, and connections to a UNIX socket wait for \
+                   an answer, at least half as many as the group has sockets: the other program has not read their data, or has not \
+                   accepted some of them, while no connection to another host or port waits and no socket of the port has exited \
+                   since the onset",
             class: &[Class::Hung],
             certainty: &[
                 (Certainty::Medium, "after 3 min or longer without progress"),
-                (Certainty::Low, "sooner: the other program may be slow"),
+                (Certainty::Low, "sooner, and with a UNIX socket: the other program may be slow"),
             ],
             says: "the program is stuck, because the one at the other end of its other connections does not answer",
             next: "inspect the other end; give the calls to it a timeout",
             not: &[
                 "a server that serves others meanwhile, and a proxy: see `proxy_wait`",
                 "a slow backend: the server finishes some requests",
+                "accepted connections to a UNIX socket whose data is read, while none waits to be accepted: they may be idle, in a pool",
             ],
             seen: &[],
         }
@@ -45,6 +49,9 @@ impl Rule for BackendStuck {
     }
 
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
+        if let Some(backend) = unix_stuck(case) {
+            return Some(behind(case, backend));
+        }
         let (towards, _) = case.proxy_peers.towards.filter(|_| case.group.is_most(case.proxy_peers.paired))?;
         if !serves_none(case) {
             return None;
@@ -72,6 +79,48 @@ impl Rule for BackendStuck {
     }
 }
 
+/// Returns the program behind a UNIX socket that does not answer a server or proxy, which has made no progress for a minute because of it.
+fn unix_stuck<'c>(case: &'c Case<'_>) -> Option<&'c UnixBackend> {
+    let (group, evidence) = (case.group, &case.group.evidence);
+    let stalls = case.is_server()
+        && evidence.demand >= MIN_DEMAND
+        && evidence.progresses(case.now) == Some(false)
+        && evidence.last_exit.is_none()
+        && case.stalled() >= STALLED;
+    let has_read = group.is_most(group.unanswered) && !group.is_mostly_unread();
+    let waits_elsewhere = evidence.backends.is_none_or(|backends| backends.waiting > 0);
+    let backend = evidence.unix_backend(group.count)?;
+    (stalls && has_read && !waits_elsewhere && group.is_most(backend.waiting)).then_some(backend)
+}
+
+/// Returns the judgement on a server that waits for the program behind a UNIX socket.
+fn behind<'c>(case: &'c Case<'_>, backend: &'c UnixBackend) -> Judgement<'c> {
+    Judgement::new(Class::Hung, Certainty::Low, move || {
+        let owner = text::owner(case);
+        let queued = match backend.queued {
+            0 => String::new(),
+            queued => format!(", {queued} of them not accepted"),
+        };
+        Explanation {
+            text: format!(
+                "{owner} waits for {backend}, {which} does not answer: {connections} {wait} for an answer{queued}, and {owner} has \
+                 served no other connection of port {port} for {stalled}, while {demand} arrived.{doing}",
+                which = if backend.program.is_some() { "which" } else { "whose program" },
+                connections = text::count(backend.waiting, "connection"),
+                wait = if backend.waiting == 1 { "waits" } else { "wait" },
+                port = text::port(case),
+                stalled = text::duration(case.stalled()),
+                demand = case.group.evidence.demand,
+                doing = text::unix_doing(backend),
+            ),
+            next: text::unix_dump(
+                backend,
+                format!("see which program listens at {}, and why it does not answer {owner}", backend.path),
+            ),
+        }
+    })
+}
+
 /// Whether a server, which is no proxy, has read the requests, waits for other programs with its threads, and has served no other client for a
 /// minute.
 pub(super) fn serves_none(case: &Case<'_>) -> bool {
@@ -88,11 +137,12 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::{
-            evidence::{Backends, LateExits, PeersRead, Siblings, Waits},
-            testing::{Scene, process, secs},
+            evidence::{Backends, GroupEvidence, LateExits, PeersRead, Siblings, Waits},
+            testing::{Scene, process, secs, unix_backend},
         },
         model::ReadState,
         process::ProgramRuntime,
+        time::BootTime,
     };
 
     /// Returns a server whose five threads have waited for a backend for this number of seconds.
@@ -139,6 +189,78 @@ mod tests {
         assert_eq!(result(&scene), (Class::Hung, "backend_stuck", Certainty::Low));
         scene.group.evidence.waits = Some(Waits { threads: 2, ..select });
         assert_eq!(result(&scene).0, Class::ProxyWait, "the other thread may serve clients");
+    }
+
+    /// Returns a proxy that has waited for the program behind a UNIX socket for this number of seconds.
+    fn proxy(age: u64) -> Scene {
+        let mut scene = waiting(age).of(27);
+        (scene.proxy_peers.paired, scene.proxy_peers.own, scene.proxy_peers.towards) = (0, None, None);
+        scene.processes = vec![process(42, "nginx", "/usr/sbin/nginx")];
+        scene.processes[0].runtime = Some(ProgramRuntime::Nginx);
+        (scene.group.awaiting, scene.group.unanswered) = (27, 27);
+        let evidence = &mut scene.group.evidence;
+        evidence.peer_ends = PeersRead { read: 27, half_closed: 0 };
+        evidence.backends = Some(Backends { waiting: 0, answered: false });
+        evidence.waits =
+            Some(Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() });
+        evidence.unix = Some(vec![unix_backend(27, 27)]);
+        scene
+    }
+
+    #[test]
+    fn a_proxy_before_a_program_that_no_longer_accepts_is_hung() {
+        assert_eq!(result(&proxy(50)), (Class::ProxyWait, "queue", Certainty::Low), "it may be slow");
+        assert_eq!(result(&proxy(70)), (Class::Hung, "backend_stuck", Certainty::Low));
+        let verdict = proxy(190).verdict();
+        assert_eq!((verdict.class, verdict.certainty), (Class::Hung, Certainty::Low));
+        assert_eq!(
+            verdict.text,
+            "app[42] waits for /run/php.sock (php-fpm[7]), which does not answer: 27 connections wait for an answer, 22 of them not \
+             accepted, and app[42] has served no other connection of port 8080 for 3m10s, while 4 arrived. php-fpm[7]: its only \
+             thread waits in flock."
+        );
+        assert_eq!(verdict.next.command.as_deref(), Some("closewait stacks 7"));
+    }
+
+    #[test]
+    fn a_proxy_whose_backend_answers_or_may_be_idle_is_not_hung() {
+        let class = |change: &dyn Fn(&mut Scene)| {
+            let mut scene = proxy(190);
+            change(&mut scene);
+            scene.verdict().class
+        };
+        let evidence = |change: fn(&mut GroupEvidence)| class(&|scene| change(&mut scene.group.evidence));
+        assert_eq!(evidence(|_| ()), Class::Hung);
+        assert_eq!(evidence(|evidence| evidence.unix = Some(vec![unix_backend(27, 0)])), Class::ProxyWait, "a pool");
+        assert_eq!(evidence(|evidence| evidence.unix = Some(vec![unix_backend(27, 13)])), Class::ProxyWait);
+        assert_eq!(evidence(|evidence| evidence.unix = None), Class::ProxyWait, "not read");
+        assert_eq!(evidence(|evidence| evidence.demand = 1), Class::ProxyWait, "no client asks");
+        assert_eq!(evidence(|evidence| evidence.siblings = None), Class::ProxyWait, "not read");
+        assert_eq!(evidence(|evidence| evidence.peer_ends.half_closed = 27), Class::HalfClose, "long polling");
+        assert_eq!(
+            evidence(|evidence| evidence.last_exit = Some(BootTime(1))),
+            Class::ProxyWait,
+            "something comes back"
+        );
+        let backends = |evidence: &mut GroupEvidence| evidence.backends.as_mut().unwrap().waiting = 1;
+        assert_eq!(evidence(backends), Class::ProxyWait, "it waits for another one");
+        let serves = |scene: &mut Scene| {
+            scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        };
+        assert_eq!(class(&serves), Class::ProxyWait, "it serves others");
+        let slow = |scene: &mut Scene| {
+            scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(90) });
+        };
+        assert_eq!(class(&slow), Class::Transient, "it is slow");
+        assert_ne!(class(&|scene| scene.group.unanswered = 0), Class::Hung, "it has answered");
+    }
+
+    #[test]
+    fn a_server_behind_no_proxy_waits_for_a_unix_socket_too() {
+        let mut scene = proxy(70);
+        scene.processes.clear();
+        scene.group.evidence.waits = Some(Waits { threads: 27, complete: true, blocked: 27, ..Waits::default() });
+        assert_eq!(result(&scene), (Class::Hung, "backend_stuck", Certainty::Low));
     }
 
     #[test]
