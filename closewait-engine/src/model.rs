@@ -9,6 +9,7 @@ mod observation;
 mod pileup;
 mod socket;
 mod summary;
+mod unix;
 mod verdict;
 
 pub(crate) use self::finding::sparse;
@@ -34,5 +35,6 @@ pub use self::{
         SocketKey, SocketLocation, Task, Timer, TimerKind,
     },
     summary::MAX_SUMMARY_CHARS,
+    unix::{UnixBackend, UnixConnections, UnixListener},
     verdict::{Certainty, Class, RuleName, Verdict},
 };

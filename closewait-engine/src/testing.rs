@@ -99,6 +99,7 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
             stacks: None,
             unread: None,
             connects: None,
+            unix: None,
             workload: None,
             backlog: None,
             backlog_at: None,

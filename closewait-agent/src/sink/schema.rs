@@ -6,6 +6,7 @@ mod listed;
 mod pileup;
 pub(super) mod socket;
 mod stacks;
+mod unix;
 mod unread;
 
 use std::{borrow::Cow, net::IpAddr, time::Duration};
@@ -19,6 +20,7 @@ pub(super) use self::{
     pileup::{ForecastObject, GroupMembers, PileupEndObject, PileupObject},
     socket::{SocketObject, timer},
     stacks::StackGroupObject,
+    unix::UnixBackendObject,
     unread::UnreadRequestObject,
 };
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 pub mod exact;
 pub mod peers;
+pub(super) mod unix;
 mod wire;
 
 use std::{io, os::fd::OwnedFd};
@@ -285,6 +286,20 @@ impl Netlink {
 
     /// Sends a request, and hands each batch of the answer to `each`.
     fn exchange_each(&self, request: &[u8], mut each: impl FnMut(Vec<DiagSocket>)) -> Result<(), DiagError> {
+        self.exchange_parts(request, |bytes| {
+            let mut part = Vec::new();
+            let is_last = parse(bytes, &mut part)?;
+            each(part);
+            Ok(is_last)
+        })
+    }
+
+    /// Sends a request, and hands each batch of the answer to `parse`, which returns whether it was the last.
+    fn exchange_parts(
+        &self,
+        request: &[u8],
+        mut parse: impl FnMut(&[u8]) -> Result<bool, DiagError>,
+    ) -> Result<(), DiagError> {
         let socket = &self.0;
         // A netlink socket without an address sends to the kernel.
         send(socket, request, SendFlags::empty())
@@ -297,10 +312,7 @@ impl Netlink {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(DiagError::Call { call: "recv", source: errno.into() }),
             };
-            let mut part = Vec::new();
-            let is_last = parse(&answer[..received], &mut part)?;
-            each(part);
-            if is_last {
+            if parse(&answer[..received])? {
                 return Ok(());
             }
         }
@@ -310,6 +322,7 @@ impl Netlink {
 /// Processes one batch of an answer as the agent does, for the fuzz target.
 #[cfg(fuzzing)]
 pub fn fuzz(part: &[u8], decoder: Decoder, asked: (BootTime, BootTime)) {
+    unix::fuzz(part);
     let mut found = Vec::new();
     let _last = parse(part, &mut found);
     for one in found {

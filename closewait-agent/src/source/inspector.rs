@@ -24,6 +24,7 @@ use super::{
     processes::{self, Sampling},
     scanner::ScanItem,
     stacks,
+    unix::UnixReader,
     unread::PeekHelper,
 };
 use crate::{
@@ -174,6 +175,7 @@ pub struct Inspector {
     /// Number of failed searches by cgroup id.
     tried: BTreeMap<u64, u8>,
     peers: PeerLookup,
+    unix: UnixReader,
     /// Settings that were opened while namespaces could be entered, by the namespaces' inodes.
     tracking: BTreeMap<u32, Arc<Tracking>>,
     pod_names: PodNames,
@@ -242,6 +244,7 @@ impl Inspector {
         for process in processes {
             each(ScanItem::fact(InspectionFact::Process { at, process: Box::new(process) }));
         }
+        self.unix.read(&request.unix_of, &mut self.peers, |fact| each(ScanItem::fact(fact)));
         if let Some(helper) = &mut self.peeks {
             helper.peek_each(&request.unread_of, &mut |fact| each(ScanItem::fact(fact)));
         }

@@ -13,6 +13,7 @@
 //! - [`owners`]: owners of sockets, where the kernel has no iterator over open files.
 //! - [`processes`]: identity and activity of owners, and locations of sockets without one.
 //! - `pod_names`: names of pods and containers for workloads.
+//! - `unix`: connections of owners over UNIX sockets, and the programs behind them.
 //! - [`ended`]: whether a process has ended.
 //! - `slots`: times of entry in memory that the kernel program shares.
 //! - `batch`: refreshes of many sockets at once.
@@ -45,6 +46,7 @@ pub mod scanner;
 mod slots;
 pub mod stacks;
 mod types;
+mod unix;
 pub mod unread;
 pub mod worker;
 

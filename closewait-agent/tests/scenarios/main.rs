@@ -34,5 +34,6 @@ mod redis;
 mod runtimes;
 mod served_and_stuck;
 mod tomcat;
+mod unix_backends;
 mod worker_pools;
 mod zombies;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     connect_log::ConnectLog, connections::Connections, peer_ends::PeerEnds, stack_samples::StackSamples,
-    unread_log::UnreadLog,
+    unix_log::UnixLog, unread_log::UnreadLog,
 };
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
@@ -21,7 +21,7 @@ use crate::{
     limits::{Quota, keep_owner, some_are_of},
     model::{
         InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PeerQuestion, PortCloses, ProxyPeer, Role, Socket,
-        SocketKey, SocketLocation, UnreadQuestion, WatchedPort,
+        SocketKey, SocketLocation, UnixConnections, UnreadQuestion, WatchedPort,
     },
     process::{Process, Tool},
     text::harmless_field,
@@ -77,6 +77,8 @@ pub(crate) struct HostContext {
     #[serde(default)]
     unread: UnreadLog,
     #[serde(default)]
+    unix: UnixLog,
+    #[serde(default)]
     pub(super) connects: ConnectLog,
     cgroups: BTreeMap<u64, Workload>,
     namespaces: BTreeMap<u32, Option<Duration>>,
@@ -108,6 +110,7 @@ impl Default for HostContext {
             peer_ends: PeerEnds::default(),
             stacks: StackSamples::default(),
             unread: UnreadLog::default(),
+            unix: UnixLog::default(),
             connects: ConnectLog::default(),
             cgroups: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -217,6 +220,7 @@ impl HostContext {
             }
             InspectionFact::Unread { key, at: _, request } => self.unread.learn(key, request),
             InspectionFact::Connects(samples) => self.connects.learn(*samples),
+            InspectionFact::UnixConnections(connections) => self.unix.learn(*connections),
             InspectionFact::Location { inode, place } => {
                 self.places.insert(inode, place);
             }
@@ -300,12 +304,13 @@ impl HostContext {
     ) -> InspectionRequest {
         let mut counts = BTreeMap::<u32, u64>::new();
         let mut served = BTreeMap::<_, u64>::new();
-        let mut own = BTreeSet::new();
+        let (mut own, mut serving) = (BTreeSet::new(), BTreeSet::new());
         let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for socket in sockets.map(Into::into) {
             for owner in socket.owners.as_deref().unwrap_or_default() {
                 *counts.entry(owner.task.pid).or_default() += 1;
                 own.insert(owner.task.pid);
+                serving.extend((socket.role == Some(Role::Server)).then_some(owner.task.pid));
             }
             cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
             namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
@@ -337,6 +342,11 @@ impl HostContext {
                 }
             }
         }
+        // What the program behind a UNIX socket does explains why its answer is missing.
+        self.unix.retain(|pid| serving.contains(&pid));
+        let behind = serving.iter().flat_map(|pid| self.unix.behind(*pid)).filter(|pid| !counts.contains_key(pid));
+        let behind: BTreeSet<u32> = behind.collect();
+        counts.extend(behind.iter().map(|pid| (*pid, 0)));
         let mut ranked: Vec<_> = counts.into_iter().collect();
         ranked.sort_by_key(|(pid, count)| (u64::MAX - count, *pid));
         ranked.truncate(MAX_PROCESSES);
@@ -356,7 +366,7 @@ impl HostContext {
         let connections_of = self
             .connections
             .request(now, owners, is_stale, |pid| wanted.contains(&pid) || self.processes.contains_key(&pid));
-        let stacks_of = if reads_stacks { self.stacks.request(now, &wanted) } else { Vec::new() };
+        let stacks_of = if reads_stacks { self.stacks.request(now, &(&wanted - &behind)) } else { Vec::new() };
         let dropped_connections = self.connections.count_dropped();
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
         let searched = self.tools_searched;
@@ -364,6 +374,7 @@ impl HostContext {
         InspectionRequest {
             processes,
             stacks_of,
+            unix_of: connections_of.iter().copied().filter(|pid| serving.contains(pid)).collect(),
             connections_of,
             cgroups: cgroups.into_iter().take(MAX_CGROUPS).collect(),
             unheld: unheld.into_iter().take(MAX_UNHELD).collect(),
@@ -453,6 +464,11 @@ impl HostContext {
     /// Returns the timeout after which a namespace's connection tracking forgets a connection in CLOSE_WAIT.
     pub(crate) fn conntrack(&self, netns: Option<u32>) -> Option<Duration> {
         *self.namespaces.get(&netns?)?
+    }
+
+    /// Returns the connections of a process over UNIX sockets; `None` if the agent did not read them.
+    pub(crate) fn unix_connections(&self, pid: u32) -> Option<&UnixConnections> {
+        self.unix.of(pid)
     }
 
     /// Returns the location of a socket without an owner.

@@ -6,4 +6,5 @@ pub(crate) mod host_context;
 pub(crate) mod pairing;
 mod peer_ends;
 mod stack_samples;
+mod unix_log;
 mod unread_log;

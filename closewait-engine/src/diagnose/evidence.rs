@@ -6,6 +6,7 @@ mod clients;
 mod gather;
 mod reading;
 mod stacks;
+mod unix;
 mod waits;
 
 use std::time::Duration;
@@ -20,7 +21,10 @@ pub(crate) use self::{
     gather::{OwnerConnections, STARTED, Sources},
     stacks::STEADY,
 };
-use crate::{model::PortCloses, time::BootTime};
+use crate::{
+    model::{PortCloses, UnixBackend},
+    time::BootTime,
+};
 
 /// Minimum dwell time of an exit that shows that the program worked on the socket; a shorter dwell time is normal.
 pub const LATE: Duration = Duration::from_secs(3);
@@ -55,6 +59,9 @@ pub struct GroupEvidence {
     pub peer_ends: PeersRead,
     /// Connections of the owners to other programs; `None` if the agent did not read them.
     pub backends: Option<Backends>,
+    /// Programs behind UNIX sockets that the owners are connected to, those that certainly keep most of them waiting first; `None` if the
+    /// agent did not read them.
+    pub unix: Option<Vec<UnixBackend>>,
     /// Wait reasons of the owners' threads; `None` if the agent did not read them.
     pub waits: Option<Waits>,
     /// Stacks of the owners' threads; `None` if the agent did not read them.
@@ -166,10 +173,17 @@ impl GroupEvidence {
     /// the connections were not read.
     pub fn backends_wait(&self, count: u32) -> Option<bool> {
         let most = |waiting: u32| waiting > 0 && u64::from(waiting) * 2 >= u64::from(count);
-        if self.waits.is_some_and(|waits| most(waits.connecting)) {
+        let behind_unix = self.unix_backend(count).is_some_and(|backend| most(backend.waiting));
+        if behind_unix || self.waits.is_some_and(|waits| most(waits.connecting)) {
             return Some(true);
         }
         self.backends.map(|backends| most(backends.waiting))
+    }
+
+    /// Returns the program behind a UNIX socket to which the owners have at least half as many connections as the group has sockets.
+    pub fn unix_backend(&self, count: u32) -> Option<&UnixBackend> {
+        let first = self.unix.as_ref()?.first()?;
+        (u64::from(first.connections) * 2 >= u64::from(count)).then_some(first)
     }
 
     /// Whether the program still finishes sockets late; `None` without a watching agent.

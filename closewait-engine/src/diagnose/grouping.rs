@@ -11,7 +11,7 @@ use crate::{
     },
     flow::flows::Flows,
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
-    model::{Class, Dwell, Listener, Owner, ProxyPeer, Role, RuleName, Socket, SocketKey, Verdict},
+    model::{Class, Dwell, Listener, Owner, ProxyPeer, Role, RuleName, Socket, SocketKey, UnixBackend, Verdict},
     process::Process,
     time::BootTime,
     track::lingering::{Lingering, LingeringSockets},
@@ -213,6 +213,11 @@ impl<'a> Grouping<'a> {
             conntrack: self.host_context.conntrack(socket.netns),
         };
         (diagnose::verdict(&case, explained), own)
+    }
+
+    /// Returns the programs behind UNIX sockets that the owners of a socket's group are connected to; `None` if the agent did not read them.
+    pub(crate) fn unix_backends(&self, tracked: SocketView<'_>) -> Option<Vec<UnixBackend>> {
+        self.group(self.group_key(tracked))?.group.evidence.unix.clone()
     }
 
     fn group_key(&self, tracked: SocketView<'_>) -> GroupKey {

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     model::{
-        Certainty, Class, Dwell, Exit, ExitCause, Opener, PortCloses, ReadState, Role, SocketLocation, Verdict,
-        WatchedPort,
+        Certainty, Class, Dwell, Exit, ExitCause, Opener, PortCloses, ReadState, Role, SocketLocation, UnixBackend,
+        Verdict, WatchedPort,
     },
     process::NextStep,
     time::BootTime,
@@ -135,6 +135,19 @@ fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
     }
 }
 
+fn unix_backend(dice: &mut Dice, count: u32) -> UnixBackend {
+    let connections = 1 + dice.below(u64::from(count) + 3) as u32;
+    UnixBackend {
+        path: "/run/app.sock".to_owned(),
+        connections,
+        queued: 0,
+        waiting: dice.one(&[0, connections]),
+        program: dice.maybe(|_| task(100, "backend")),
+        processes: 1,
+        activity: dice.maybe(|_| "its only thread waits in flock".to_owned()),
+    }
+}
+
 fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupEvidence {
     let port = WatchedPort { netns: None, port: 8080, remote: false, since: now - age };
     GroupEvidence {
@@ -172,6 +185,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             opened_after_onset: dice.maybe(|dice| dice.below(4) as u32),
             of_owner: OwnerClients { count, groups: dice.below(6) as u32, span: dice.seconds() },
         },
+        unix: dice.maybe(|dice| vec![unix_backend(dice, count)]),
     }
 }
 
@@ -313,7 +327,7 @@ proptest! {
     /// More evidence of progress never makes a verdict blame the program more, except for `forgotten`: sockets that stay open while the
     /// program serves others are forgotten more surely.
     #[test]
-    fn evidence_of_progress_never_adds_blame(numbers in numbers(), kind in 0_usize..8) {
+    fn evidence_of_progress_never_adds_blame(numbers in numbers(), kind in 0_usize..9) {
         let mut scene = scene(numbers);
         let (before, now, count) = (accusation(&scene.verdict()), scene.now, scene.group.count);
         let evidence = &mut scene.group.evidence;
@@ -332,6 +346,10 @@ proptest! {
             4 => evidence.backends = Some(Backends { waiting: count, answered: false }),
             5 => evidence.sending = count,
             6 => evidence.last_exit = Some(now),
+            7 => {
+                let backend = unix_backend(&mut Dice(Vec::new().into_iter()), count);
+                evidence.unix = Some(vec![UnixBackend { connections: count, waiting: count, ..backend }]);
+            }
             _ => {
                 if let Some(waits) = &mut evidence.waits {
                     waits.follows = Some(true);

@@ -6,7 +6,7 @@ use super::{Case, Flow, Group, ProxyPeers, Rule, Seen, verdict};
 use crate::{
     model::{
         Connection, Dwell, Endpoint, Exit, Listener, Owner, ProxyPeer, ReadState, Role, Socket, SocketLocation, Task,
-        Verdict,
+        UnixBackend, Verdict,
     },
     process::{Process, Thread, ThreadState},
     testing::{self, socket},
@@ -53,6 +53,19 @@ pub(super) fn owned_by(pid: u32, name: &str, fd: u32) -> Owner {
 
 pub(super) fn process(pid: u32, name: &str, exe: &str) -> Process {
     Process { exe: Some(exe.to_owned()), ..testing::process(name, pid, None) }
+}
+
+/// Returns the program `php-fpm[7]` behind `/run/php.sock`, with this number of connections, of which `waiting` wait for an answer.
+pub(super) fn unix_backend(connections: u32, waiting: u32) -> UnixBackend {
+    UnixBackend {
+        path: "/run/php.sock".to_owned(),
+        connections,
+        queued: waiting.saturating_sub(5),
+        waiting,
+        program: Some(task(7, "php-fpm")),
+        processes: 6,
+        activity: Some("its only thread waits in flock".to_owned()),
+    }
 }
 
 /// Returns the first thread of a process, which runs and uses this number of thousandths of a CPU.

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use super::Case;
 pub(super) use crate::text::{count, duration};
 use crate::{
-    model::{Dwell, Owner, Task},
+    model::{Dwell, Owner, Task, UnixBackend},
     process::{NextStep, Process, Tool},
 };
 
@@ -74,7 +74,26 @@ pub(super) fn doing(case: &Case<'_>) -> String {
 
 /// Returns a sentence about the activity of a process, with a leading blank; `None` if it is unknown.
 pub(super) fn doing_of(process: &Process) -> Option<String> {
-    Some(format!(" {}[{}]: {}.", process.comm, process.pid, process.activity_beside(process.stacks.as_deref())?))
+    Some(format!(" {}[{}]: {}.", process.comm, process.pid, activity(process)?))
+}
+
+/// Returns the activity of a process, without its name; `None` if it is unknown.
+pub(super) fn activity(process: &Process) -> Option<String> {
+    process.activity_beside(process.stacks.as_deref())
+}
+
+/// Returns a sentence about the activity of the program behind a UNIX socket, with a leading blank; empty if it is unknown.
+pub(super) fn unix_doing(backend: &UnixBackend) -> String {
+    let sentence = |(task, activity): (&Task, &String)| format!(" {}[{}]: {activity}.", task.comm, task.pid);
+    backend.program.as_ref().zip(backend.activity.as_ref()).map(sentence).unwrap_or_default()
+}
+
+/// Returns the next step that shows where the threads of the program behind a UNIX socket are; `what` if that is unknown.
+pub(super) fn unix_dump(backend: &UnixBackend, what: String) -> NextStep {
+    match &backend.program {
+        Some(task) => NextStep::stacks(&format!("{}[{}]", task.comm, task.pid), task.pid),
+        None => what.into(),
+    }
 }
 
 /// Returns the first thread of an owner that uses nearly all of a CPU.

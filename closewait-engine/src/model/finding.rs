@@ -219,6 +219,9 @@ pub struct InspectionRequest {
     pub stacks_of: Vec<u32>,
     /// Processes whose other connections the agent reads, each connection reported as [`super::InspectionFact::ProxyPeer`].
     pub connections_of: Vec<u32>,
+    /// Processes whose connections over UNIX sockets the agent reads, each reported as [`super::InspectionFact::UnixConnections`] if it
+    /// could.
+    pub unix_of: Vec<u32>,
     /// Cgroups, each reported as [`super::InspectionFact::Cgroup`].
     pub cgroups: Vec<u64>,
     /// Inodes of sockets without an owner, each reported as [`super::InspectionFact::Location`].

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, ExitCause, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task};
+use super::{
+    Counters, ExitCause, Listener, Owner, ProxyPeer, QueryId, Since, Socket, SocketKey, SocketLocation, Task,
+    UnixConnections,
+};
 use crate::{
     process::{Process, Tool},
     stacks::{ConnectSamples, ProcessStacks},
@@ -378,6 +381,8 @@ pub enum InspectionFact {
     },
     /// Connections of a process that the agent watches, see [`super::InspectionRequest::connects_of`].
     Connects(Box<ConnectSamples>),
+    /// Connections of a process over UNIX sockets.
+    UnixConnections(Box<UnixConnections>),
     /// Location of a socket without an owner.
     Location {
         /// Inode of the socket.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Dwell, Endpoint, IncidentCourse, IncidentId, IncidentStatus, LastDiagnosis, Owner, ProxyPeer, ReadState,
-    ResolvedIncident, Role, Task, Totals, Verdict,
+    ResolvedIncident, Role, Task, Totals, UnixBackend, Verdict,
 };
 use crate::{
     process::Process,
@@ -209,6 +209,9 @@ pub struct Evidence {
     /// Stacks in which `process` opened connections to the remote endpoint; `None` if none was sampled.
     #[serde(default)]
     pub connects: Option<ConnectStacks>,
+    /// Programs behind UNIX sockets that the owners are connected to, the most important first; `None` if the agent did not read them.
+    #[serde(default)]
+    pub unix: Option<Vec<UnixBackend>>,
     /// Unit, container or pod of the owner's cgroup.
     pub workload: Option<Box<Workload>>,
     /// Length and limit of the listener's backlog.

@@ -13,7 +13,7 @@ use crate::{
     diagnose::verdict_sources,
     model::{
         Evidence, Exit, IncidentReport, Listener, Owner, Pileup, PileupGroup, ProxyPeer, ReportedGroup, Socket, Task,
-        Verdict,
+        UnixBackend, Verdict,
     },
     process::{NextStep, Process},
     snapshot::{
@@ -172,6 +172,7 @@ impl Redactor {
             stacks,
             connects,
             unread,
+            unix,
             workload,
             proxy_peer,
             median: _,
@@ -202,6 +203,14 @@ impl Redactor {
                 UnreadRequest::Tls { server_name } => self.names("host", server_name),
                 UnreadRequest::Http2 | UnreadRequest::Redis | UnreadRequest::Postgres | UnreadRequest::Ssh => {}
             }
+        }
+        for UnixBackend { path, program, activity, connections: _, queued: _, waiting: _, processes: _ } in
+            unix.iter_mut().flatten()
+        {
+            self.name("path", path);
+            path.insert(0, '/');
+            program.iter_mut().for_each(|task| self.task(task));
+            *activity = None;
         }
         workload.iter_mut().for_each(|workload| self.workload(workload));
         proxy_peer.iter_mut().for_each(|peer| self.proxy_peer(peer));

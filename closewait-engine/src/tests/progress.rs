@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    model::{AnswerNeeds, InspectionFact, InspectionRequest, QueryCommand, QueryEvent, QueryId, WatchedPort},
+    model::{
+        AnswerNeeds, InspectionFact, InspectionRequest, QueryCommand, QueryEvent, QueryId, UnixConnections,
+        UnixListener, WatchedPort,
+    },
     testing::owner,
 };
 
@@ -78,6 +81,27 @@ fn an_inspection_requests_closes_and_peers() {
     assert_eq!(request.closes_of, [WatchedPort { netns, port: local.port, remote: false, since: at(0) }]);
     let question = request.peer_ends_of[0];
     assert_eq!((question.key, question.netns, question.local, question.remote), (KEY, netns, local, remote));
+}
+
+#[test]
+fn the_program_behind_a_unix_socket_is_inspected_and_belongs_to_the_evidence() {
+    let mut engine = with_one_stuck();
+    assert_eq!(requests(&mut engine).remove(0).unix_of, [7]);
+    let owners = vec![owner("php-fpm", 100, 3).task, owner("php-fpm", 101, 3).task];
+    let path = "/run/php.sock".to_owned();
+    let listener = UnixListener { path, connections: 3, queued: 2, queued_idle: 0, unread: 2, owners };
+    let found = UnixConnections { pid: 7, at: at(10_100), listeners: vec![listener] };
+    engine.handle(InspectionFact::UnixConnections(Box::new(found)));
+    engine.handle(InspectionEnd::Owners { at: at(10_200), worked: Duration::ZERO });
+    let request = engine.owner_request(at(16_000));
+    assert!([7, 100, 101].iter().all(|pid| request.processes.contains(pid)), "{:?}", request.processes);
+    assert_eq!((request.connections_of, request.unix_of), (vec![7], vec![7]));
+    let report = engine.report(at(16_000));
+    let unix = report.groups[0].pileup.evidence.unix.as_deref().unwrap();
+    assert_eq!((unix[0].connections, unix[0].queued, unix[0].waiting, unix[0].processes), (3, 2, 3, 2));
+    assert_eq!(unix[0].to_string(), "/run/php.sock (php-fpm[100])");
+    let report = engine.report(at(80_000));
+    assert_eq!(report.groups[0].pileup.evidence.unix, None, "the read is too old");
 }
 
 #[test]

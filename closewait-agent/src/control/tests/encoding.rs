@@ -15,7 +15,7 @@ use closewait_engine::{
     diagnose::{RULES, Seen},
     model::{
         Certainty, Class, Connection, CoursePoint, Dwell, Exit, ExitCause, Forecast, Limit, Opener, ProxyPeer, Slope,
-        Socket, SocketEvent, SocketKey, Timer, TimerKind,
+        Socket, SocketEvent, SocketKey, Timer, TimerKind, UnixBackend,
     },
     snapshot::groups::{Key, ListedGroup},
     snapshot::hints::Hint,
@@ -34,7 +34,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
     sample().iter().for_each(|item| frame.add(item).unwrap());
     let text: String =
         frame.bytes().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
-    assert_eq!((PROTOCOL, text.as_str()), (16, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
+    assert_eq!((PROTOCOL, text.as_str()), (17, ENCODED.trim_end()), "raise PROTOCOL, and change the bytes");
 }
 
 /// A client refuses a row whose rule it does not know.
@@ -42,7 +42,7 @@ fn the_encoding_is_that_of_this_version_of_the_protocol() {
 fn the_rules_are_those_of_this_version_of_the_protocol() {
     let mut names: Vec<&str> = RULES.iter().map(|rule| rule.about().name).collect();
     names.sort_unstable();
-    assert_eq!((PROTOCOL, names.as_slice()), (16, &NAMES[..]), "raise PROTOCOL, and change the names");
+    assert_eq!((PROTOCOL, names.as_slice()), (17, &NAMES[..]), "raise PROTOCOL, and change the names");
 }
 
 /// Names of all rules for present sockets.
@@ -132,6 +132,15 @@ fn sample() -> Vec<AnswerItem<'static>> {
     let hello = UnreadRequest::Tls { server_name: Some("a.example".to_owned()) };
     let get = UnreadRequest::Http { method: HttpMethod::Get, path: "/orders".to_owned() };
     group.pileup.evidence.unread = Some(UnreadRequests { requests: vec![(hello, 3), (get, 2)], others: 1 });
+    group.pileup.evidence.unix = Some(vec![UnixBackend {
+        path: "/a".to_owned(),
+        connections: 4,
+        queued: 3,
+        waiting: 2,
+        program: Some(task()),
+        processes: 1,
+        activity: None,
+    }]);
     group.pileup.evidence.connects = Some(ConnectStacks { groups: Vec::new(), others: 2, connects: 3 });
     let row = AnswerRow {
         socket: Cow::Owned(socket.clone()),

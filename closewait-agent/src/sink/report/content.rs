@@ -10,7 +10,10 @@ use crate::sink::{
     text::{dwell, losses},
 };
 use closewait_engine::{
-    model::{Evidence, Forecast, IncidentReport, Limit, Oldest, Pileup, ReadState, ReportedGroup, ResolvedIncident},
+    model::{
+        Evidence, Forecast, IncidentReport, Limit, Oldest, Pileup, ReadState, ReportedGroup, ResolvedIncident,
+        UnixBackend,
+    },
     snapshot::urgency::Severity,
     stacks::{ConnectStacks, StackGroup},
     text::duration,
@@ -263,6 +266,11 @@ pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'stat
         add("backlog", Some(format!("{backlog} of {most} wait to be accepted{}", first.unwrap_or_default())));
     }
     add("waits for", evidence.proxy_peer.as_ref().map(|peer| peer.socket.remote.to_string()));
+    let backend = |backend: &UnixBackend| {
+        let connections = closewait_engine::text::count(backend.connections, "connection");
+        format!("{connections} to {backend}, {} not accepted", backend.queued)
+    };
+    add("UNIX sockets", evidence.unix.as_ref().and_then(|unix| list(unix.iter().map(backend).collect())));
     add("incident", course.as_ref().map(|course| course.id.to_string()));
     facts
 }

@@ -11,7 +11,7 @@ use crate::sink::{
     status::{Screen, StatusPage},
 };
 use closewait_engine::{
-    model::{Endpoint, IncidentReport, Owner, Task},
+    model::{Endpoint, IncidentReport, Owner, Task, UnixBackend},
     process::{NextStep, Process},
     snapshot::redact::Redactor,
     stacks::{CodeFrame, CodeLanguage, CodeStack, ProcessStacks},
@@ -110,6 +110,15 @@ fn secret() -> IncidentReport {
         let http = UnreadRequest::Http { method: HttpMethod::Get, path: format!("/{SECRET}/checkout") };
         let tls = UnreadRequest::Tls { server_name: Some(name("api.example.com")) };
         evidence.unread = Some(UnreadRequests { requests: vec![(http, 2), (tls, 1)], others: 0 });
+        evidence.unix = Some(vec![UnixBackend {
+            path: format!("/run/{SECRET}/app.sock"),
+            connections: 5,
+            queued: 1,
+            waiting: 5,
+            program: Some(task.clone()),
+            processes: 1,
+            activity: Some(format!("waits in {SECRET}")),
+        }]);
     }
     report.resolved.iter_mut().for_each(|one| one.end.service = Some(name("orders")));
     report

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use self::moment::MomentObject;
 use super::{
-    DwellMembers, EndpointObject, OpenedInObject, OwnerObject, ProcessObject, StackGroupObject, UnreadRequestObject,
-    VerdictObject, seconds,
+    DwellMembers, EndpointObject, OpenedInObject, OwnerObject, ProcessObject, StackGroupObject, UnixBackendObject,
+    UnreadRequestObject, VerdictObject, seconds,
 };
 #[cfg(test)]
 use crate::sink::document::*;
@@ -279,6 +279,8 @@ struct EvidenceObject<'a> {
     waits_for: Option<EndpointObject>,
     /// Stacks in which `process` opened such connections; `null` if none was sampled (`run --stacks auto`).
     opened_in: Option<OpenedInObject<'a>>,
+    /// Programs behind UNIX sockets that the owners are connected to, the most important first; `null` if unknown, and for clients.
+    unix_backends: Option<Vec<UnixBackendObject<'a>>>,
     /// Counts of the last minutes, the oldest first.
     history: Vec<MomentObject>,
 }
@@ -468,6 +470,7 @@ impl<'a> EvidenceObject<'a> {
             backlog_time: evidence.backlog_at.map(time),
             waits_for: evidence.proxy_peer.as_ref().map(|proxy_peer| proxy_peer.socket.remote.into()),
             opened_in: evidence.connects.as_ref().map(OpenedInObject::new),
+            unix_backends: evidence.unix.as_ref().map(|unix| unix.iter().map(Into::into).collect()),
             history: evidence.history.iter().map(|moment| MomentObject::new(moment, at)).collect(),
         }
     }

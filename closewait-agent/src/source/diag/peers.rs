@@ -18,6 +18,7 @@ use rustix::process::{Resource, getrlimit};
 use super::{
     DiagError, DiagQuery, Netlink,
     exact::{self, Requested},
+    unix::UnixTable,
     wire::DiagSocket,
 };
 use crate::{clock, host::netns};
@@ -151,6 +152,31 @@ impl PeerLookup {
             }
         }
         Ok(PeerEnd::NotFound)
+    }
+
+    /// Returns the UNIX sockets of the network namespace `netns`; of all if `wants_more` returns `true` for these: a path leads to a socket
+    /// in any namespace. `None` if the kernel lists none of this namespace.
+    pub(in crate::source) fn unix(&mut self, netns: u32, wants_more: impl Fn(&UnixTable) -> bool) -> Option<UnixTable> {
+        if self.released.is_none() {
+            self.enters = true;
+            self.open();
+        }
+        self.release_gone();
+        let began = clock::now();
+        let mut table = UnixTable::default();
+        if let Err(error) = table.add(self.namespaces.get(&netns)?) {
+            log::debug!("cannot list UNIX sockets: {error}");
+            return None;
+        }
+        for (_, netlink) in self.namespaces.iter().filter(|(inode, _)| **inode != netns) {
+            if clock::now().since(began) > PATIENCE || !wants_more(&table) {
+                break;
+            }
+            if let Err(error) = table.add(netlink) {
+                log::debug!("cannot list UNIX sockets of another namespace: {error}");
+            }
+        }
+        Some(table)
     }
 
     /// Closes the sockets of namespaces that are gone.

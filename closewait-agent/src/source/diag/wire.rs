@@ -77,15 +77,20 @@ pub(super) fn request(family: u16, list: DiagQuery) -> [u8; 72] {
     request
 }
 
-/// Parses one batch of an answer. Returns whether it was the last.
-pub(super) fn parse(mut part: &[u8], found: &mut Vec<DiagSocket>) -> Result<bool, DiagError> {
+/// Parses one batch of an answer about TCP sockets. Returns whether it was the last.
+pub(super) fn parse(part: &[u8], found: &mut Vec<DiagSocket>) -> Result<bool, DiagError> {
+    messages(part, |message| found.extend(parse_socket(message)))
+}
+
+/// Hands the message about each socket in one batch of an answer to `each`. Returns whether it was the last batch.
+pub(super) fn messages(mut part: &[u8], mut each: impl FnMut(&[u8])) -> Result<bool, DiagError> {
     while part.len() >= nl::HEADER {
         let mut header = part;
         let length = usize::try_from(header.get_u32_ne()).unwrap_or(usize::MAX);
         let kind = header.get_u16_ne();
         let message = part.get(nl::HEADER..length).ok_or(DiagError::CutOff)?;
         match kind {
-            nl::SOCK_DIAG_BY_FAMILY => found.extend(parse_socket(message)),
+            nl::SOCK_DIAG_BY_FAMILY => each(message),
             nl::ERROR | nl::DONE => {
                 let mut number = message;
                 let errno = if number.remaining() >= 4 { number.get_i32_ne() } else { 0 };
@@ -168,7 +173,7 @@ fn parse_info(info: &[u8]) -> Option<Info> {
 
 /// Rounds up to a multiple of four, where the next message or attribute begins. Never 0, so that a scan always
 /// advances.
-fn aligned(length: usize) -> usize {
+pub(super) fn aligned(length: usize) -> usize {
     length.max(1).next_multiple_of(4)
 }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Maximum age of facts about owners that count as evidence.
-const MAX_AGE: Duration = Duration::from_secs(60);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
 /// Tolerance of a process's start time: its resolution, and the time that a process for one connection needs to start.
 pub(crate) const STARTED: Duration = Duration::from_millis(20);
 
@@ -145,6 +145,7 @@ impl Sources<'_> {
                 half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
             },
             backends: self.backends(&pids, members),
+            unix: if is_server { self.unix(&pids) } else { None },
             waits: self.waits(&pids, members),
             stacks: self.stacks(&pids, members),
             sending: number(sockets().filter(|socket| socket.send_queue_bytes.is_some_and(|bytes| bytes > 0)).count()),

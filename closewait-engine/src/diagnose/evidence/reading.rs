@@ -74,7 +74,8 @@ impl CounterEvidence {
                  stacks show that the threads of a program without progress wait for a lock at one line"
             }
             Self::BackendsWait => {
-                "connections to other programs wait for an answer, at least half as many as the group has sockets"
+                "connections to other programs wait for an answer, at least half as many as the group has sockets; of those over UNIX sockets, \
+                 the ones that are certain to wait count"
             }
             Self::Sending => "on most of the sockets, the peer has not acknowledged data",
             Self::Threads => {
@@ -90,7 +91,7 @@ impl CounterEvidence {
             Self::OtherConnections => "an iterator over the owner's files (Linux 6.1)",
             Self::Closes => "a counter of the kernel program (with BTF)",
             Self::PeersWait => "`sock_diag`, in all network namespaces that could be opened",
-            Self::BackendsWait => "the iterator over the owner's files",
+            Self::BackendsWait => "the iterator over the owner's files; `sock_diag` for UNIX sockets",
             Self::Sending => "a refresh of each socket",
             Self::Threads => "`/proc/PID/task/TID/syscall`",
         }

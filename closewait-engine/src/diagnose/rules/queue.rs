@@ -1,7 +1,7 @@
 //! Programs whose clients share few connections to another program.
 
 use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
-use crate::model::{Certainty, Class};
+use crate::model::{Certainty, Class, UnixBackend};
 
 /// Detects clients that may wait for shared backend connections: tunnels, queues and request coalescing have no connection for each
 /// client.
@@ -14,7 +14,9 @@ impl Rule for Queue {
             when: "the socket is a server's; half as many threads as sockets wait in connect(), or the program is a known proxy, or \
                    an idle event loop that has read requests and not answered them, or it serves no other connection of the port, \
                    and at least one of the owner's connections to other programs waits for an answer; fewer than half of the \
-                   group's sockets have such a connection of their own",
+                   group's sockets have such a connection of their own; or no connection waits, and a known proxy is such an event \
+                   loop, or connections to a UNIX socket are certain to wait for an answer, at least half as many as the group has \
+                   sockets, and the program is such an event loop or has read the requests and serves no other connection of the port",
             class: &[Class::ProxyWait, Class::Hung, Class::Unknown],
             certainty: &[(
                 Certainty::Low,
@@ -45,16 +47,17 @@ impl Rule for Queue {
         let waiting = evidence.backends?.waiting;
         let is_proxy = super::is_known_proxy(case);
         // An event loop that has read these requests without an answer waits for something else.
+        let has_read = case.group.is_most(case.group.unanswered) && !case.group.is_mostly_unread();
         let loops =
             evidence.waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0)
-                && case.group.is_most(case.group.unanswered)
-                && !case.group.is_mostly_unread();
+                && has_read;
         let class = match (waiting, evidence.progresses(case.now)) {
             (1.., _) if is_proxy || loops => Class::ProxyWait,
             (1.., Some(false)) if case.group.is_most(waiting) && !super::backend_stuck::serves_none(case) => {
                 Class::ProxyWait
             }
-            (0, _) if is_proxy && loops => return Some(behind(case)),
+            (0, _) if loops && (is_proxy || waits_behind(case)) => return Some(behind(case, loops)),
+            (0, Some(false)) if waits_behind(case) && has_read => return Some(behind(case, loops)),
             (1.., Some(false)) if evidence.demand >= 2 => Class::Hung,
             (1.., Some(false) | None) => Class::Unknown,
             (_, _) => return None,
@@ -80,10 +83,39 @@ impl Rule for Queue {
     }
 }
 
-/// Returns the judgement on a proxy without a TCP connection that waits: the other program may be behind a UNIX socket.
-fn behind<'c>(case: &'c Case<'_>) -> Judgement<'c> {
+/// Whether connections over UNIX sockets are certain to wait for an answer, at least half as many as the group has sockets.
+pub(super) fn waits_behind(case: &Case<'_>) -> bool {
+    let backend = case.group.evidence.unix_backend(case.group.count);
+    backend.is_some_and(|backend| case.group.is_most(backend.waiting))
+}
+
+/// Returns the judgement on a program without a TCP connection that waits: the other program may be behind a UNIX socket.
+fn behind<'c>(case: &'c Case<'_>, loops: bool) -> Judgement<'c> {
     Judgement::new(Class::ProxyWait, Certainty::Low, move || {
         let owner = text::owner(case);
+        if let Some(backend) = case.group.evidence.unix_backend(case.group.count.max(1)) {
+            let UnixBackend { connections, waiting, .. } = *backend;
+            let (number, wait) = match waiting {
+                0 => (connections, "may wait"),
+                1 => (1, "waits"),
+                _ => (waiting, "wait"),
+            };
+            return Explanation {
+                text: format!(
+                    "{owner} has read these requests{state}: {connections} to {backend} {wait} for an answer.{doing}",
+                    state = if loops { ", not answered them, and waits for events" } else { " and not answered them" },
+                    connections = text::count(number, "connection"),
+                    doing = text::unix_doing(backend),
+                ),
+                next: text::unix_dump(
+                    backend,
+                    format!(
+                        "see which program listens at {}, and what that does with the requests of {owner}",
+                        backend.path
+                    ),
+                ),
+            };
+        }
         Explanation {
             text: format!(
                 "{owner} has read these requests, not answered them, and waits for events: the {count} may wait for a program \
@@ -116,8 +148,9 @@ mod tests {
     use super::*;
     use crate::diagnose::{
         evidence::{Backends, Siblings, Waits},
-        testing::{Scene, process},
+        testing::{Scene, process, unix_backend},
     };
+    use crate::model::Verdict;
     use crate::process::Process;
     use crate::process::ProgramRuntime;
 
@@ -152,6 +185,43 @@ mod tests {
         assert!(scene.check(&Queue).unwrap().text.contains("UNIX socket"));
         scene.group.unanswered = 0;
         assert_eq!(scene.check(&Queue), None, "it has answered them");
+    }
+
+    #[test]
+    fn the_program_behind_a_unix_socket_is_named() {
+        let mut scene = Scene::server().of(27).aged(20);
+        scene.group.unanswered = 27;
+        scene.group.evidence.backends = Some(Backends { waiting: 0, answered: false });
+        scene.group.evidence.waits =
+            Some(Waits { threads: 1, events: 1, complete: true, idle_loop: Some(true), ..Waits::default() });
+        scene.group.evidence.unix = Some(vec![unix_backend(27, 27)]);
+        let verdict = scene.check(&Queue).unwrap();
+        assert_eq!((verdict.class, verdict.certainty), (Class::ProxyWait, Certainty::Low));
+        assert_eq!(
+            verdict.text,
+            "app[42] has read these requests, not answered them, and waits for events: 27 connections to /run/php.sock (php-fpm[7]) \
+             wait for an answer. php-fpm[7]: its only thread waits in flock."
+        );
+        assert_eq!(verdict.next.command.as_deref(), Some("closewait stacks 7"));
+        let mut threads = scene.clone();
+        threads.group.evidence.waits = None;
+        assert_eq!(threads.check(&Queue), None, "it may serve others");
+        threads.group.evidence.siblings = Some(Siblings::default());
+        let text = threads.check(&Queue).unwrap().text;
+        assert!(text.starts_with("app[42] has read these requests and not answered them: 27 connections"), "{text}");
+        scene.group.evidence.unix = Some(vec![unix_backend(27, 0)]);
+        assert_eq!(scene.check(&Queue), None, "they may be idle, in a pool");
+        scene.processes = vec![Process { runtime: Some(ProgramRuntime::Lighttpd), ..process(42, "lighttpd", "/l") }];
+        let text = scene.check(&Queue).unwrap().text;
+        assert!(text.contains("27 connections to /run/php.sock (php-fpm[7]) may wait"), "{text}");
+        scene.group.evidence.unix = Some(vec![unix_backend(5, 0)]);
+        let text = scene.check(&Queue).unwrap().text;
+        assert!(!text.contains("php"), "too few for these sockets: {text}");
+        let backend = UnixBackend { program: None, activity: None, ..unix_backend(27, 1) };
+        scene.group.evidence.unix = Some(vec![backend]);
+        let Verdict { text, next, .. } = scene.check(&Queue).unwrap();
+        assert!(text.ends_with("1 connection to /run/php.sock waits for an answer."), "{text}");
+        assert!(next.text.contains("listens at /run/php.sock") && next.command.is_none(), "{next:?}");
     }
 
     #[test]

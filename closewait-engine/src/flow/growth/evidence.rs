@@ -356,6 +356,7 @@ impl Engine {
             connects: process.zip(flow_key.remote()).and_then(|(process, (netns, remote))| {
                 self.host_context.connect_stacks(process, netns, remote).cloned()
             }),
+            unix: grouping.unix_backends(oldest),
             workload: self.host_context.workload(&oldest_socket, oldest_owners).cloned().map(Box::new),
             backlog,
             backlog_at,
