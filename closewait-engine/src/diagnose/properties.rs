@@ -252,7 +252,7 @@ fn scene(numbers: Vec<u32>) -> Scene {
 }
 
 fn numbers() -> impl Strategy<Value = Vec<u32>> {
-    prop::collection::vec(any::<u32>(), 160)
+    prop::collection::vec(any::<u32>(), 192)
 }
 
 fn is_sure(certainty: Certainty) -> bool {
@@ -289,7 +289,7 @@ fn random_cases_reach_every_rule() {
     };
     let mut reached = std::collections::BTreeSet::new();
     for _ in 0..60_000 {
-        reached.insert(scene((0..160).map(|_| number()).collect()).verdict().rule);
+        reached.insert(scene((0..192).map(|_| number()).collect()).verdict().rule);
     }
     let missed: Vec<_> = RULES.iter().map(|rule| rule.about().name).filter(|name| !reached.contains(name)).collect();
     // The random processes have no threads, so none is busy.
