@@ -147,6 +147,7 @@ fn subject(fact: &Observation) -> Subject<'_> {
         }
         Observation::Inspection(InspectionFact::Stacks(stacks)) => Subject::Process(stacks.pid),
         Observation::Inspection(InspectionFact::Connects(samples)) => Subject::Process(samples.pid),
+        Observation::Inspection(InspectionFact::UnixConnections(connections)) => Subject::Process(connections.pid),
         Observation::Inspection(InspectionFact::Cgroup { .. } | InspectionFact::Tools { .. })
         | Observation::ScanEnd(_)
         | Observation::RefreshEnd(_)
