@@ -43,9 +43,11 @@ pub(crate) fn cw_state_tp(ctx: TracePointContext) -> u32 {
     0
 }
 
-#[raw_tracepoint]
-pub(crate) fn cw_refresh(ctx: RawTracePointContext) -> i32 {
-    iter::refresh(&ctx)
+/// Handles one known socket. The macro of aya-ebpf would drop the result, which the agent needs.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub extern "C" fn cw_refresh(ctx: *mut c_void) -> i32 {
+    iter::refresh(&RawTracePointContext::new(ctx))
 }
 
 #[raw_tracepoint]
