@@ -12,8 +12,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    connect_log::ConnectLog, connections::Connections, peer_ends::PeerEnds, stack_samples::StackSamples,
-    unix_log::UnixLog, unread_log::UnreadLog,
+    connect_log::ConnectLog, connections::Connections, peer_ends::PeerEnds, run_counts::RunCounts,
+    stack_samples::StackSamples, unix_log::UnixLog, unread_log::UnreadLog,
 };
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
@@ -302,25 +302,28 @@ impl HostContext {
         reads_stacks: bool,
         sockets: impl Iterator<Item: Into<InspectedSocket<'a>>>,
     ) -> InspectionRequest {
-        let mut counts = BTreeMap::<u32, u64>::new();
-        let mut served = BTreeMap::<_, u64>::new();
-        let (mut own, mut serving) = (BTreeSet::new(), BTreeSet::new());
+        let (mut owners, mut served) = (RunCounts::default(), RunCounts::default());
         let (mut cgroups, mut unheld, mut namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut before = None;
         for socket in sockets.map(Into::into) {
-            for owner in socket.owners.as_deref().unwrap_or_default() {
-                *counts.entry(owner.task.pid).or_default() += 1;
-                own.insert(owner.task.pid);
-                serving.extend((socket.role == Some(Role::Server)).then_some(owner.task.pid));
+            let serves = socket.role == Some(Role::Server);
+            socket.owners.as_deref().unwrap_or_default().iter().for_each(|owner| owners.add((owner.task.pid, serves)));
+            if before.replace((socket.cgroup, socket.netns)) != Some((socket.cgroup, socket.netns)) {
+                cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
+                namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
             }
-            cgroups.extend(socket.cgroup.filter(|id| !self.cgroups.contains_key(id)));
-            namespaces.extend(socket.netns.filter(|netns| !self.namespaces.contains_key(netns)));
             if socket.owners.as_deref().is_some_and(<[Owner]>::is_empty) {
                 unheld.extend(socket.inode.filter(|inode| !self.places.contains_key(inode)));
             }
-            if socket.role == Some(Role::Server) {
-                *served.entry((socket.netns, socket.local)).or_default() += 1;
+            if serves {
+                served.add((socket.netns, socket.local));
             }
         }
+        let (owners, served) = (owners.into_counts(), served.into_counts());
+        let serving: BTreeSet<u32> = owners.keys().filter(|(_, serves)| *serves).map(|(pid, _)| *pid).collect();
+        let mut counts = BTreeMap::<u32, u64>::new();
+        owners.into_iter().for_each(|((pid, _), count)| *counts.entry(pid).or_default() += count);
+        let own: BTreeSet<u32> = counts.keys().copied().collect();
         let ports: BTreeSet<_> = served.keys().map(|(netns, local)| (*netns, local.port)).collect();
         let closes_of = self
             .watched

@@ -5,6 +5,7 @@ mod connections;
 pub(crate) mod host_context;
 pub(crate) mod pairing;
 mod peer_ends;
+mod run_counts;
 mod stack_samples;
 mod unix_log;
 mod unread_log;

@@ -56,17 +56,22 @@ impl PeerEnds {
     ) -> Vec<PeerQuestion> {
         self.answers.retain(|_, (at, _)| now.since(*at) < MAX_ANSWER_AGE);
         let mut flows = BTreeMap::<FlowKey, Vec<(Turn, SocketView<'a>)>>::new();
-        for (flow_key, one) in sockets {
-            let (key, entered) = (one.key(), one.latest());
-            // The peer of a Multipath TCP connection cannot be found by the addresses of its socket.
-            if now.since(entered) < MIN_AGE || one.protocol() != Protocol::Tcp {
-                continue;
-            }
-            let answered = self.answers.get(&key).map(|(at, _)| *at);
+        let mut sockets = sockets.peekable();
+        while let Some((flow_key, one)) = sockets.next() {
             let turns = flows.entry(flow_key).or_default();
-            turns.push(((answered, entered, key), one));
-            if turns.len() >= 4 * MAX_QUESTIONS_OF_FLOW {
-                keep_first(turns, MAX_QUESTIONS_OF_FLOW);
+            // Consecutive sockets are mostly in the same flow.
+            let others = std::iter::from_fn(|| sockets.next_if(|(next, _)| *next == flow_key));
+            for one in std::iter::once(one).chain(others.map(|(_, other)| other)) {
+                let (key, entered) = (one.key(), one.latest());
+                // The peer of a Multipath TCP connection cannot be found by the addresses of its socket.
+                if now.since(entered) < MIN_AGE || one.protocol() != Protocol::Tcp {
+                    continue;
+                }
+                let answered = self.answers.get(&key).map(|(at, _)| *at);
+                turns.push(((answered, entered, key), one));
+                if turns.len() >= 4 * MAX_QUESTIONS_OF_FLOW {
+                    keep_first(turns, MAX_QUESTIONS_OF_FLOW);
+                }
             }
         }
         let mut turns: Vec<_> = flows

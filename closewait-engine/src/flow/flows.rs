@@ -230,11 +230,19 @@ impl Flows {
         }
         let stuck_after = self.stuck_after;
         let mut all = 0_u32;
-        for (key, since, socket) in sockets {
-            all = all.saturating_add(1);
+        let mut sockets = sockets.peekable();
+        while let Some((key, since, socket)) = sockets.next() {
             let (_, stats) = self.stats_mut(key, now);
-            stats.present(since.dwell(now).at_least(), now, stuck_after);
-            stats.shown.present(since, socket);
+            let mut present = |since: Since, socket| {
+                all = all.saturating_add(1);
+                stats.present(since.dwell(now).at_least(), now, stuck_after);
+                stats.shown.present(since, socket);
+            };
+            present(since, socket);
+            // Consecutive sockets are mostly in the same flow.
+            while let Some((_, since, socket)) = sockets.next_if(|(next, ..)| *next == key) {
+                present(since, socket);
+            }
         }
         all
     }
