@@ -1,6 +1,6 @@
 //! Copies of the facts of many sockets, which the kernel program makes in one run for a refresh.
 //!
-//! The agent chooses the parts of the kernel's structs ([`Windows`]), writes addresses into a [`Batch`], runs the program, and reads
+//! The agent chooses the parts of the kernel's structs ([`CopyWindows`]), writes addresses into a [`CopyBatch`], runs the program, and reads
 //! the copies from the same memory.
 
 /// Maximum number of sockets of one run.
@@ -21,7 +21,7 @@ pub struct Window {
     pub offset: u32,
     /// Size, words; 0 for no part.
     pub words: u32,
-    /// Its place in a copy, words from the start.
+    /// Place in a copy, words from the start.
     pub to: u32,
 }
 
@@ -31,12 +31,12 @@ impl Window {
 }
 
 /// Parts that are copied, one behind the other.
-pub type Windows = [Window; WINDOWS];
+pub type CopyWindows = [Window; WINDOWS];
 
 /// Memory that the agent shares with the program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Batch {
+pub struct CopyBatch {
     /// Time before the first copy, nanoseconds of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
     /// Addresses of the sockets.
@@ -48,11 +48,11 @@ pub struct Batch {
 }
 
 const _: () = assert!(size_of::<Window>() == 12);
-const _: () = assert!(size_of::<Batch>() == WORD * (1 + 2 * SOCKETS + WORDS * SOCKETS));
+const _: () = assert!(size_of::<CopyBatch>() == WORD * (1 + 2 * SOCKETS + WORDS * SOCKETS));
 
 // SAFETY: a `repr(C)` struct of `u64` alone: no padding, every bit pattern is valid.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for Batch {}
+unsafe impl aya::Pod for CopyBatch {}
 // SAFETY: a `repr(C)` struct of `u32` alone, as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Window {}

@@ -20,7 +20,7 @@ pub const RING: &str = "cw_ring";
 pub const SLOTS: &str = "cw_slots";
 /// Hash from a socket to its time of entry, for sockets whose slot is taken. All of its memory is allocated at the start.
 pub const SINCE: &str = "cw_since";
-/// Array of one [`crate::batch::Batch`], which the agent maps into its memory.
+/// Array of one [`crate::batch::CopyBatch`], which the agent maps into its memory.
 pub const BATCH: &str = "cw_batch";
 /// Counters and dwell histogram of each CPU.
 pub const STATS: &str = "cw_stats";
@@ -48,7 +48,7 @@ pub const CONNECT_WATCHES: &str = "cw_connect_of";
 pub const LAYOUT: &str = "LAYOUT";
 /// Global of type [`crate::config::TraceLayout`].
 pub const TRACE_LAYOUT: &str = "TRACE_LAYOUT";
-/// Global of type [`crate::batch::Windows`].
+/// Global of type [`crate::batch::CopyWindows`].
 pub const WINDOWS: &str = "WINDOWS";
 /// Global of type [`crate::config::Abilities`].
 pub const ABILITIES: &str = "ABILITIES";

@@ -2,7 +2,7 @@
 
 use aya_ebpf::Global;
 use closewait_common::{
-    batch::{self, Window, Windows},
+    batch::{self, CopyWindows, Window},
     config::{Abilities, Layout, TraceLayout},
 };
 
@@ -13,7 +13,7 @@ pub(crate) static TRACE_LAYOUT: Global<TraceLayout> = Global::new(TraceLayout::N
 #[unsafe(no_mangle)]
 pub(crate) static ABILITIES: Global<Abilities> = Global::new(Abilities::NONE);
 #[unsafe(no_mangle)]
-pub(crate) static WINDOWS: Global<Windows> = Global::new([Window::NONE; batch::WINDOWS]);
+pub(crate) static WINDOWS: Global<CopyWindows> = Global::new([Window::NONE; batch::WINDOWS]);
 
 /// Reads one number of a global. `Global::load` would copy the whole struct to the stack each time.
 macro_rules! global {

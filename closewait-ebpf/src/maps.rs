@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use closewait_common::{
     Record,
-    batch::Batch,
+    batch::CopyBatch,
     connect::{CONNECT_RING_BYTES, ConnectRecord, ConnectWatch, WATCHED_CONNECTS},
     histogram,
     kept::Kept,
@@ -52,11 +52,11 @@ static KEPT: Array<Kept> = Array::with_max_entries(1, 0);
 /// Copies of sockets. The agent maps the array into its memory, and runs the program that writes there never twice at the same
 /// time.
 #[map(name = "cw_batch")]
-static BATCH: Array<Batch> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static BATCH: Array<CopyBatch> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Returns the memory for copies of sockets.
 #[inline(always)]
-pub(crate) fn batch() -> Option<*mut Batch> {
+pub(crate) fn batch() -> Option<*mut CopyBatch> {
     BATCH.get_ptr_mut(0)
 }
 

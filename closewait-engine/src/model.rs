@@ -7,6 +7,7 @@ mod finding;
 mod incident;
 mod observation;
 mod pileup;
+mod query;
 mod socket;
 mod summary;
 mod unix;
@@ -23,13 +24,14 @@ pub use self::{
     },
     incident::{Host, IncidentId, IncidentState, IncidentStatus, LastDiagnosis, StuckCounts},
     observation::{
-        AnswerNeeds, InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, QueryEvent, RefreshEnd,
-        RefreshFact, ScanEnd, ScanFact, SocketEvent, WatchedPort,
+        InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
+        SocketEvent, WatchedPort,
     },
     pileup::{
         AGE_BOUNDS, AgeCounts, Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,
         PileupGroup, Recovery, ReportedGroup, Shape, Slope, count_age,
     },
+    query::{AnswerNeeds, QueryEvent},
     socket::{
         Connection, Endpoint, KeySecret, Listener, Opener, Owner, Protocol, ProxyPeer, ReadState, Role, Socket,
         SocketKey, SocketLocation, Task, Timer, TimerKind,

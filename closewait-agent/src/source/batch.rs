@@ -15,26 +15,26 @@ use std::{
 };
 
 use closewait_common::{
-    batch::{Batch, SOCKETS, WINDOWS, WORD, WORDS, Window, Windows},
+    batch::{CopyBatch, CopyWindows, SOCKETS, WINDOWS, WORD, WORDS, Window},
     config::{Abilities, Layout, MISSING},
     tcp::{IPPROTO_TCP, state},
 };
 use closewait_engine::{model::SocketKey, time::BootTime};
 
-use super::mapping::Mapping;
+use super::mapping::MappedArray;
 
 /// Cost of one read of the kernel's memory, in words that are read.
 const READ_COST: usize = 10;
 /// Number of checksums up to which those of sockets that are gone are kept.
 const MIN_LIMIT: usize = 4096;
 
-/// Words of a [`Batch`].
-const TIME: usize = mem::offset_of!(Batch, time_ns) / WORD;
-const ADDRESSES: usize = mem::offset_of!(Batch, sockets) / WORD;
-const FAILED: usize = mem::offset_of!(Batch, failed) / WORD;
-const COPIES: usize = mem::offset_of!(Batch, copies) / WORD;
-/// Size of a [`Batch`], words.
-pub(super) const BATCH_WORDS: usize = size_of::<Batch>() / WORD;
+/// Words of a [`CopyBatch`].
+const TIME: usize = mem::offset_of!(CopyBatch, time_ns) / WORD;
+const ADDRESSES: usize = mem::offset_of!(CopyBatch, sockets) / WORD;
+const FAILED: usize = mem::offset_of!(CopyBatch, failed) / WORD;
+const COPIES: usize = mem::offset_of!(CopyBatch, copies) / WORD;
+/// Size of a [`CopyBatch`], words.
+pub(super) const BATCH_WORDS: usize = size_of::<CopyBatch>() / WORD;
 
 /// Bits of a word in a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Bits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CopyPlan {
     /// Parts to copy.
-    pub(super) windows: Windows,
+    pub(super) windows: CopyWindows,
     /// Bits of the facts.
     facts: Vec<Bits>,
     /// Pointer of which only matters whether it is null: it changes with the neighbors of the timer.
@@ -156,7 +156,7 @@ fn fields(layout: &Layout) -> [(u32, usize, bool); 29] {
 }
 
 /// Returns parts that cover these words, if they fit: words with a gap of at most `gap` words lie in one part.
-fn windows(words: &[usize], gap: usize) -> Option<Windows> {
+fn windows(words: &[usize], gap: usize) -> Option<CopyWindows> {
     let mut windows = [Window::NONE; WINDOWS];
     let mut to = 0;
     let parts = words.chunk_by(|before, word| word - before <= gap);
@@ -171,7 +171,7 @@ fn windows(words: &[usize], gap: usize) -> Option<Windows> {
 }
 
 /// Returns the index in a copy of a word of the kernel's memory.
-fn place(windows: &Windows, word: usize) -> Option<usize> {
+fn place(windows: &CopyWindows, word: usize) -> Option<usize> {
     windows.iter().find_map(|window| {
         let within = word.checked_sub(window.offset as usize / WORD)?;
         (within < window.words as usize).then_some(window.to as usize + within)
@@ -191,7 +191,7 @@ pub(super) enum Copied {
 
 /// Copies of sockets, and the checksums of those of the last refreshes.
 pub(super) struct Copier {
-    memory: Mapping,
+    memory: MappedArray,
     plan: CopyPlan,
     /// First key of the checksum, and one for each word.
     keys: Vec<u128>,
@@ -205,7 +205,7 @@ pub(super) struct Copier {
 
 impl Copier {
     /// Returns a copier for a program with this plan, which has this map.
-    pub(super) fn new(memory: Mapping, plan: CopyPlan) -> Self {
+    pub(super) fn new(memory: MappedArray, plan: CopyPlan) -> Self {
         let mut keys = Vec::new();
         for _ in 0..plan.facts.len() + 2 {
             // The standard library seeds each `RandomState` from random bytes of the operating system.

@@ -13,17 +13,17 @@ const WORD: usize = size_of::<AtomicU64>();
 
 /// Words that a kernel program writes, perhaps at the same time.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(super) struct MappedArray {
     first: NonNull<AtomicU64>,
     words: usize,
 }
 
 // SAFETY: the mapping belongs to this value alone, and all accesses to its memory are atomic.
-unsafe impl Send for Mapping {}
+unsafe impl Send for MappedArray {}
 // SAFETY: as above.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for MappedArray {}
 
-impl Mapping {
+impl MappedArray {
     /// Maps the first `words` words of an array map.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for MappedArray {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own, of this length, and nothing refers to it any more.
         let _failed = unsafe { libc::munmap(self.first.as_ptr().cast(), self.words * WORD) };
@@ -71,7 +71,7 @@ mod tests {
     fn two_mappings_have_the_same_words() {
         let file = File::from(rustix::fs::memfd_create("closewait-words", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
         file.set_len(4096).unwrap();
-        let (one, other) = (Mapping::new(file.as_fd(), 512).unwrap(), Mapping::new(file.as_fd(), 512).unwrap());
+        let (one, other) = (MappedArray::new(file.as_fd(), 512).unwrap(), MappedArray::new(file.as_fd(), 512).unwrap());
         one.words()[511].store(7, Ordering::Relaxed);
         drop(one);
         assert_eq!((other.words().len(), other.words()[511].load(Ordering::Relaxed)), (512, 7));
@@ -79,6 +79,6 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_mapped_is_an_error() {
-        assert!(Mapping::new(File::open("/").unwrap().as_fd(), 1).is_err());
+        assert!(MappedArray::new(File::open("/").unwrap().as_fd(), 1).is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use closewait_common::slots::{self, ANNOUNCED, CLAIMS, ENTERED_NS, OWNER, PENDING, Slot, SlotWords, WORDS};
 
-use super::mapping::Mapping;
+use super::mapping::MappedArray;
 
 /// Number of reads of a slot that changes meanwhile, or of attempts to free it.
 const ATTEMPTS: usize = 8;
@@ -21,7 +21,7 @@ const _: () = assert!(size_of::<[AtomicU64; WORDS]>() == size_of::<Slot>());
 
 /// The slots of a kernel program, in memory that it writes at the same time.
 #[derive(Debug)]
-pub(super) struct SlotTable(Mapping);
+pub(super) struct SlotTable(MappedArray);
 
 impl SlotTable {
     /// Maps an array map of `count` slots.
@@ -30,7 +30,7 @@ impl SlotTable {
     ///
     /// If `mmap` fails.
     pub(super) fn map(map: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
-        Mapping::new(map, count as usize * WORDS).map(Self)
+        MappedArray::new(map, count as usize * WORDS).map(Self)
     }
 
     /// Returns every socket that has a slot, and its entry time. Leaves out a slot that changes during each of some reads: its

@@ -5,6 +5,7 @@
 //! scan; times decide which one is right.
 
 mod passing;
+mod stale;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -387,37 +388,6 @@ impl Tracker {
     /// Returns a tracked socket.
     pub(crate) fn get(&self, key: SocketKey) -> Option<SocketView<'_>> {
         self.sockets.get(key)
-    }
-
-    /// Makes facts that may have changed unknown, for sockets that are due at `now` and were not refreshed since `refreshed`.
-    /// Returns the previous facts of sockets without a kernel address: no refresh can read them, so their facts would be unknown
-    /// until the next audit.
-    pub(crate) fn forget_stale_facts(&mut self, now: BootTime, refreshed: BootTime) -> Vec<(SocketKey, Socket)> {
-        let mut forgotten = Vec::new();
-        for key in self.due(now) {
-            let is_fresh = |one: SocketView<'_>| one.refreshed().is_some_and(|last| last >= refreshed);
-            if self.sockets.get(key).is_none_or(is_fresh) {
-                continue;
-            }
-            self.sockets.change(key, |tracked| {
-                let before = tracked.socket.clone();
-                tracked.socket = before.clone().without_changing_facts();
-                if key.is_of_ends() {
-                    forgotten.push((key, before));
-                } else {
-                    // The next refresh has to bring all facts.
-                    tracked.refreshed = None;
-                }
-            });
-        }
-        forgotten
-    }
-
-    /// Restores the facts that [`Self::forget_stale_facts`] returned.
-    pub(crate) fn remember(&mut self, forgotten: Vec<(SocketKey, Socket)>) {
-        for (key, before) in forgotten {
-            self.sockets.change(key, |tracked| tracked.socket = before);
-        }
     }
 
     /// Marks a socket as reported at `now`. It is due again when its age has doubled.

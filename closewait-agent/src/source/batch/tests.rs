@@ -75,15 +75,15 @@ fn copy_of(plan: &CopyPlan, memory: &[u8]) -> Vec<AtomicU64> {
 }
 
 /// Copier with the memory of a map, which the function returns, too.
-fn copier() -> (Copier, Mapping) {
+fn copier() -> (Copier, MappedArray) {
     let file = File::from(rustix::fs::memfd_create("closewait-batch", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-    file.set_len(size_of::<Batch>() as u64).unwrap();
-    let mapping = || Mapping::new(file.as_fd(), BATCH_WORDS).unwrap();
+    file.set_len(size_of::<CopyBatch>() as u64).unwrap();
+    let mapping = || MappedArray::new(file.as_fd(), BATCH_WORDS).unwrap();
     (Copier::new(mapping(), plan()), mapping())
 }
 
 /// Copies one socket, whose memory is `socket`; `None` if the kernel could not read it.
-fn copied((copier, map): &mut (Copier, Mapping), socket: Option<&[u8]>, is_known: bool) -> Copied {
+fn copied((copier, map): &mut (Copier, MappedArray), socket: Option<&[u8]>, is_known: bool) -> Copied {
     let plan = copier.plan.clone();
     let run = |count| {
         let words = map.words();
@@ -198,7 +198,7 @@ fn a_socket_is_unchanged_once_the_engine_has_its_facts() {
 fn a_socket_that_left_or_that_no_copy_describes_is_not_unchanged() {
     let mut one = copier();
     let socket = memory();
-    let keep = |one: &mut (Copier, Mapping)| {
+    let keep = |one: &mut (Copier, MappedArray)| {
         copied(one, Some(&socket), true);
         one.0.records_handled(|_, _| true);
         assert_eq!(copied(one, Some(&socket), true), Copied::Unchanged);

@@ -15,7 +15,7 @@ use super::{
     super::{
         batch::{BATCH_WORDS, Copied, Copier},
         calls,
-        mapping::Mapping,
+        mapping::MappedArray,
     },
     KernelProgramError, KernelPrograms, log_verified,
 };
@@ -60,7 +60,7 @@ impl KernelPrograms {
         }
         let name = names::BATCH;
         let Some(Map::Array(map)) = self.ebpf.map(name) else { return Err(KernelProgramError::Missing(name)) };
-        match Mapping::new(map.fd().as_fd(), BATCH_WORDS) {
+        match MappedArray::new(map.fd().as_fd(), BATCH_WORDS) {
             Ok(memory) => self.copier = Some(Copier::new(memory, plan)),
             Err(error) => log::debug!("sockets are refreshed one by one: mmap of {name} failed: {error}"),
         }

@@ -30,8 +30,7 @@ impl Rule for BackendStuck {
                 (Certainty::Medium, "after 3 min or longer without progress"),
                 (Certainty::Low, "sooner, and with a UNIX socket: the other program may be slow"),
             ],
-            says: "the program is stuck, because the one at the other end of its other connections does not answer; of a proxy, only the \
-                   latter is said",
+            says: "the program is stuck, because the one at the other end of its other connections does not answer; a proxy only waits for it",
             next: "inspect the other end; give the calls to it a timeout",
             not: &[
                 "a server or proxy that serves others meanwhile: see `proxy_wait`",
