@@ -52,7 +52,12 @@ pub(crate) struct Listed {
 
 /// Starts an agent outside, lets `act` start programs and clients in a namespace, watches, and compares.
 pub(crate) fn play<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) {
-    let watched = panic::catch_unwind(AssertUnwindSafe(|| watch(scenario, act)));
+    play_with(scenario, &[], act);
+}
+
+/// The same with further arguments of the agent.
+pub(crate) fn play_with<T>(scenario: &Scenario, arguments: &[&str], act: impl FnOnce(&mut Stage) -> T) {
+    let watched = panic::catch_unwind(AssertUnwindSafe(|| watch(scenario, arguments, act)));
     let seen = watched.unwrap_or_else(|cause| {
         let failed = || Outcome { run: "failed".to_owned(), problems: vec![String::new()], ..Outcome::default() };
         scenario.parts.iter().for_each(|part| row::write(scenario, part, &failed()));
@@ -74,10 +79,10 @@ pub(crate) fn play<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) {
     assert!(count == 0, "{}:\n{problems}\nthe last events:\n{events}", scenario.program);
 }
 
-fn watch<T>(scenario: &Scenario, act: impl FnOnce(&mut Stage) -> T) -> Seen {
+fn watch<T>(scenario: &Scenario, arguments: &[&str], act: impl FnOnce(&mut Stage) -> T) -> Seen {
     // A separate path, because other agents may run on the machine.
     let socket = env::temp_dir().join(format!("closewait-scenarios-{}.sock", process::id()));
-    let mut arguments: Vec<String> = RUN.iter().map(|argument| (*argument).to_owned()).collect();
+    let mut arguments: Vec<String> = RUN.iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
     arguments.extend(["--socket".to_owned(), socket.to_str().expect("a path in UTF-8").to_owned()]);
     let record = recording::file(scenario);
     if let Some(file) = &record {

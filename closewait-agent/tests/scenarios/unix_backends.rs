@@ -3,12 +3,15 @@
 use std::fs;
 
 use crate::{
-    play::play,
+    play::{play, play_with},
     scenario::{ANY, GUESS, Owner, Part, Scenario, Until},
     stage::{Clients, Stage, programs, ready},
 };
 
 const PROGRAM: &str = "nginx, proxy_pass to a UNIX socket";
+
+/// The namespace of a scenario is newer than the agent, which enters it only if it may.
+const ENTERS: [&str; 1] = ["--enter-namespaces"];
 
 /// Requests of clients that give up after half a second.
 const CLIENTS: Clients = Clients { port: 8080, path: "/", count: 24, every: 0.2, patience: 0.5 };
@@ -35,7 +38,7 @@ const NAMED: Scenario = Scenario {
 
 #[test]
 fn the_program_behind_a_unix_socket_is_named() {
-    play(&NAMED, |stage| proxy(stage, NAMED.name, "stuck", &CLIENTS));
+    play_with(&NAMED, &ENTERS, |stage| proxy(stage, NAMED.name, "stuck", &CLIENTS));
 }
 
 const A_MINUTE: Scenario = Scenario {
@@ -49,7 +52,9 @@ const A_MINUTE: Scenario = Scenario {
 #[test]
 #[ignore = "long"]
 fn after_a_minute_without_an_answer_it_needs_attention() {
-    play(&A_MINUTE, |stage| proxy(stage, A_MINUTE.name, "stuck", &Clients { count: 80, every: 1.0, ..CLIENTS }));
+    play_with(&A_MINUTE, &ENTERS, |stage| {
+        proxy(stage, A_MINUTE.name, "stuck", &Clients { count: 80, every: 1.0, ..CLIENTS })
+    });
 }
 
 const SLOW: Scenario = Scenario {

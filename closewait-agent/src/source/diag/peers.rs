@@ -164,7 +164,14 @@ impl PeerLookup {
         self.release_gone();
         let began = clock::now();
         let mut table = UnixTable::default();
-        if let Err(error) = table.add(self.namespaces.get(&netns)?) {
+        if self.enters && !self.namespaces.contains_key(&netns) {
+            self.open();
+        }
+        let Some(own) = self.namespaces.get(&netns) else {
+            log::debug!("cannot list the UNIX sockets of network namespace {netns}, which is not open");
+            return None;
+        };
+        if let Err(error) = table.add(own) {
             log::debug!("cannot list UNIX sockets: {error}");
             return None;
         }
