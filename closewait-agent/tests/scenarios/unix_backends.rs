@@ -45,7 +45,7 @@ const A_MINUTE: Scenario = Scenario {
     name: "nginx-unix-minute",
     program: PROGRAM,
     healthy: false,
-    until: Until::Stuck(33),
+    until: Until::Stuck(32),
     parts: &[Part { expected: &["proxy_wait"], ..STUCK }],
 };
 
@@ -53,7 +53,7 @@ const A_MINUTE: Scenario = Scenario {
 #[ignore = "long"]
 fn after_a_minute_without_an_answer_it_needs_attention() {
     play_with(&A_MINUTE, &ENTERS, |stage| {
-        proxy(stage, A_MINUTE.name, "stuck", &Clients { count: 80, every: 1.0, ..CLIENTS })
+        proxy(stage, A_MINUTE.name, "stuck", &Clients { count: 30, every: 0.5, ..CLIENTS })
     });
 }
 
