@@ -315,6 +315,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
     fn the_listener_and_its_process_are_found_by_descriptors() {
         let fixture = Fixture::new("unix-reader");
         let path = fixture.path().join("app.sock");
@@ -326,7 +327,7 @@ mod tests {
         reader.read(&[process::id()], &mut PeerLookup::default(), |fact| facts.push(fact));
         let [InspectionFact::UnixConnections(read)] = &facts[..] else {
             // The kernel may lack the module unix_diag.
-            println!("skipped: {facts:?}");
+            eprintln!("skipped: {facts:?}");
             return;
         };
         let listener = read.listeners.iter().find(|listener| Path::new(&listener.path) == path).unwrap();

@@ -21,7 +21,7 @@ const MAX_SOCKETS: usize = 65_536;
 const MAX_NAME: usize = 108;
 
 /// Constants of `sock_diag` for UNIX sockets (include/uapi/linux/unix_diag.h at v5.10).
-mod unix {
+mod diag {
     /// `AF_UNIX`.
     pub(super) const FAMILY: u8 = 1;
     /// `UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN`.
@@ -72,14 +72,14 @@ impl UnixTable {
 
     /// Adds one socket. Skips a message that is too short or of another type.
     fn parse(&mut self, message: &[u8]) -> Option<()> {
-        let (mut fixed, mut attributes) = message.split_at_checked(unix::MESSAGE)?;
+        let (mut fixed, mut attributes) = message.split_at_checked(diag::MESSAGE)?;
         let family = fixed.get_u8();
         // Skips the type.
         fixed.advance(1);
         let state = fixed.get_u8();
         fixed.advance(1);
         let inode = fixed.get_u32_ne();
-        if family != unix::FAMILY || inode == 0 {
+        if family != diag::FAMILY || inode == 0 {
             return None;
         }
         let mut end = UnixEnd { peer: None, is_unread: false, name: None };
@@ -89,11 +89,11 @@ impl UnixTable {
             let (length, kind) = (usize::from(header.get_u16_ne()), header.get_u16_ne());
             let Some(mut value) = attributes.get(4..length) else { break };
             match kind {
-                unix::NAME => end.name = name(value),
-                unix::PEER if value.len() >= 4 => end.peer = Some(value.get_u32_ne()).filter(|peer| *peer != 0),
-                unix::ICONS => waiting = value,
+                diag::NAME => end.name = name(value),
+                diag::PEER if value.len() >= 4 => end.peer = Some(value.get_u32_ne()).filter(|peer| *peer != 0),
+                diag::ICONS => waiting = value,
                 // Behind the length of the receive queue is that of the send queue: what the other end has not read.
-                unix::RQLEN if value.len() >= 8 => {
+                diag::RQLEN if value.len() >= 8 => {
                     value.advance(4);
                     end.is_unread = value.get_u32_ne() > 0;
                 }
@@ -115,15 +115,15 @@ impl UnixTable {
 }
 
 /// Builds a `struct nlmsghdr` and a `struct unix_diag_req` for a dump of connected sockets and listeners.
-fn request() -> [u8; unix::REQUEST] {
-    let mut request = [0; unix::REQUEST];
+fn request() -> [u8; diag::REQUEST] {
+    let mut request = [0; diag::REQUEST];
     request[..4].copy_from_slice(&40_u32.to_ne_bytes());
     request[4..6].copy_from_slice(&nl::SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request[6..8].copy_from_slice(&nl::DUMP.to_ne_bytes());
-    request[16] = unix::FAMILY;
+    request[16] = diag::FAMILY;
     let states = 1_u32 << state::ESTABLISHED | 1 << state::LISTEN;
     request[20..24].copy_from_slice(&states.to_ne_bytes());
-    request[28..32].copy_from_slice(&unix::SHOW.to_ne_bytes());
+    request[28..32].copy_from_slice(&diag::SHOW.to_ne_bytes());
     request
 }
 
@@ -141,7 +141,7 @@ fn name(bytes: &[u8]) -> Option<String> {
 pub(super) fn fuzz(part: &[u8]) {
     let mut table = UnixTable::default();
     let _last = wire::messages(part, |message| drop(table.parse(message)));
-    assert!(table.ends.len() + table.listeners.len() <= part.len() / unix::MESSAGE);
+    assert!(table.ends.len() + table.listeners.len() <= part.len() / diag::MESSAGE);
 }
 
 #[cfg(test)]
@@ -161,7 +161,7 @@ mod tests {
     use crate::host::testing::Fixture;
 
     fn message(state: u8, inode: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut message = vec![unix::FAMILY, 1, state, 0];
+        let mut message = vec![diag::FAMILY, 1, state, 0];
         message.extend(inode.to_ne_bytes());
         message.extend([0; 8]);
         for (kind, value) in attributes {
@@ -181,19 +181,19 @@ mod tests {
     fn both_ends_and_the_queue_of_a_listener_are_read() {
         let mut table = UnixTable::default();
         let path = b"/run/php.sock\0";
-        table.parse(&message(state::LISTEN, 10, &[(unix::NAME, path), (unix::ICONS, &numbers(&[22, 23, 0]))]));
+        table.parse(&message(state::LISTEN, 10, &[(diag::NAME, path), (diag::ICONS, &numbers(&[22, 23, 0]))]));
         table.parse(&message(
             state::ESTABLISHED,
             21,
-            &[(unix::PEER, &numbers(&[31])), (unix::RQLEN, &numbers(&[7, 0]))],
+            &[(diag::PEER, &numbers(&[31])), (diag::RQLEN, &numbers(&[7, 0]))],
         ));
         table.parse(&message(
             state::ESTABLISHED,
             22,
-            &[(unix::PEER, &numbers(&[0])), (unix::RQLEN, &numbers(&[0, 768]))],
+            &[(diag::PEER, &numbers(&[0])), (diag::RQLEN, &numbers(&[0, 768]))],
         ));
-        table.parse(&message(state::ESTABLISHED, 31, &[(unix::NAME, path), (unix::PEER, &numbers(&[21]))]));
-        table.parse(&message(state::ESTABLISHED, 41, &[(unix::NAME, b"\0x\x1b")]));
+        table.parse(&message(state::ESTABLISHED, 31, &[(diag::NAME, path), (diag::PEER, &numbers(&[21]))]));
+        table.parse(&message(state::ESTABLISHED, 41, &[(diag::NAME, b"\0x\x1b")]));
         let end = |peer, is_unread, name: Option<&str>| UnixEnd { peer, is_unread, name: name.map(str::to_owned) };
         assert_eq!(table.listeners, BTreeMap::from([(10, "/run/php.sock".to_owned())]));
         assert_eq!(table.queued, BTreeMap::from([(22, 10), (23, 10)]));
@@ -207,6 +207,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
     fn the_kernel_lists_the_sockets_of_this_process() {
         let fixture = Fixture::new("unix-diag");
         let path = fixture.path().join("app.sock");
@@ -217,7 +218,7 @@ mod tests {
         let mut table = UnixTable::default();
         if let Err(error) = Netlink::open().and_then(|netlink| table.add(&netlink)) {
             // The kernel may lack the module unix_diag.
-            println!("skipped: {error}");
+            eprintln!("skipped: {error}");
             return;
         }
         let inode = |socket: &dyn AsFd| u32::try_from(fstat(socket.as_fd()).unwrap().st_ino).unwrap();
@@ -240,7 +241,7 @@ mod tests {
         #[test]
         fn a_damaged_message_does_not_either(at in 0_usize..100, with: u8) {
             let attributes: [(u16, &[u8]); 4] =
-                [(unix::NAME, b"/a\0"), (unix::PEER, &[1, 0, 0, 0]), (unix::ICONS, &[1; 8]), (unix::RQLEN, &[1; 8])];
+                [(diag::NAME, b"/a\0"), (diag::PEER, &[1, 0, 0, 0]), (diag::ICONS, &[1; 8]), (diag::RQLEN, &[1; 8])];
             let mut message = message(state::LISTEN, 7, &attributes);
             let at = at % message.len();
             message[at] = with;
