@@ -37,12 +37,12 @@ fn refreshes(facts: &[Observation], id: &Id) -> Vec<(BootTime, Found)> {
         is_own(socket).then_some(*key)
     };
     let own: SocketKey = facts.iter().find_map(entered).expect("the entry");
-    let found = facts.iter().filter_map(|fact| match fact {
-        Observation::Refresh(RefreshFact::Present { key, at, socket, .. }) => {
-            Some((*key, *at, Found::Record(socket.unread_bytes)))
+    let found = facts.iter().filter_map(|fact| {
+        if let Observation::Refresh(RefreshFact::Present { key, at, socket, .. }) = fact {
+            return Some((*key, *at, Found::Record(socket.unread_bytes)));
         }
-        Observation::Refresh(RefreshFact::Unchanged { key, at }) => Some((*key, *at, Found::Unchanged)),
-        _ => None,
+        let Observation::Refresh(RefreshFact::Unchanged { key, at }) = fact else { return None };
+        Some((*key, *at, Found::Unchanged))
     });
     found.filter(|(key, ..)| *key == own).map(|(_key, at, found)| (at, found)).collect()
 }
