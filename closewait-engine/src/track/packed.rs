@@ -110,19 +110,18 @@ impl Packer {
         Some((value as u32, u8::try_from(value >> 32).ok()?))
     }
 
-    /// Packs the times of TCP relative to `seen`, or to one of them if the socket was last seen by its last refresh. Returns the time to
-    /// which they are relative, too; `None` if they do not fit.
+    /// Packs the times of TCP relative to one of them if the socket was last seen by its last refresh, so that later refreshes that find
+    /// the same facts change only its time, and otherwise relative to `seen`. Returns the time to which they are relative, too; `None`
+    /// if they do not fit.
     fn times(&mut self, socket: &Socket, seen: BootTime, refreshed: Option<BootTime>) -> Option<([u32; 4], BootTime)> {
-        if let Some(times) = self.times_from(socket, seen) {
-            return Some((times, seen));
-        }
         let Socket { last_received, last_ack, last_sent, timer, .. } = *socket;
         let latest = [last_received, last_ack, last_sent].into_iter().flatten().max();
-        // The socket had the same facts at an earlier refresh, from which they are whole ticks.
-        let base = latest.or(timer.map(|timer| timer.expires)).filter(|_| refreshed == Some(seen))?;
-        let times = self.times_from(socket, base)?;
-        self.known |= bit::SEEN_REFRESHED;
-        Some((times, base))
+        let base = latest.or(timer.map(|timer| timer.expires)).filter(|_| refreshed == Some(seen));
+        if let Some((times, base)) = base.and_then(|base| Some((self.times_from(socket, base)?, base))) {
+            self.known |= bit::SEEN_REFRESHED;
+            return Some((times, base));
+        }
+        Some((self.times_from(socket, seen)?, seen))
     }
 
     /// Packs the times of TCP relative to `base`; `None` if they do not fit.
@@ -346,12 +345,22 @@ impl Packed {
         self.known(bit::REFRESHED, self.refreshed)
     }
 
-    /// Notes that the socket had the facts of its last refresh at `at`, which is later.
-    pub(super) fn unchanged(&mut self, at: BootTime) {
-        if at > self.seen() {
-            self.known |= bit::SEEN_REFRESHED;
+    /// Notes that the socket had the facts of its last refresh at `at`, which is later. Returns `false` if it has to be packed again.
+    pub(super) fn unchanged(&mut self, at: BootTime) -> bool {
+        const TIMES: u32 = bit::LAST_RECEIVED
+            | bit::LAST_ACK
+            | bit::LAST_SENT
+            | bit::TIMER_ON
+            | bit::TIMER_KEEPALIVE
+            | bit::TIMER_PERSIST;
+        if !self.has(bit::SEEN_REFRESHED) && at >= self.base {
+            if self.has(TIMES) {
+                return false;
+            }
+            self.base = at;
         }
         self.refreshed = at;
+        true
     }
 
     /// Returns the time of the entry. `earliest` is the earliest one, if it is known.

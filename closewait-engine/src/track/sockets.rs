@@ -244,12 +244,15 @@ impl Sockets {
         if self.view(id).refreshed().is_none_or(|refreshed| refreshed >= at) {
             return;
         }
-        if let Some(wide) = self.wide.get_mut(&key) {
-            let wide = Arc::make_mut(wide);
-            (wide.refreshed, wide.seen) = (Some(at), wide.seen.max(at));
-        } else if let Some(packed) = self.slab.get_mut(id) {
-            packed.unchanged(at);
+        let mut packed = *self.slab.get(id);
+        if !packed.is_wide() && packed.unchanged(at) {
+            if let Some(to) = self.slab.get_mut(id) {
+                *to = packed;
+            }
+            return;
         }
+        // One that several programs own, or that a scan has seen since its last refresh.
+        self.change(key, |one| (one.refreshed, one.seen) = (Some(at), one.seen.max(at)));
     }
 
     /// Packs a socket that did not fit before, or stores it again.
