@@ -10,13 +10,9 @@ mod report;
 mod returned;
 
 use std::{
-    collections::BTreeMap,
     env,
     panic::resume_unwind,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use clap::builder::PossibleValuesParser;
@@ -166,21 +162,23 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// order.
 fn play_all(parts: &Parts<'_>, cases: &[Case], accelerator: Accelerator, at_once: usize) -> Result<Vec<Row>> {
     let next = AtomicUsize::new(0);
-    let rows = Mutex::new(BTreeMap::new());
-    let play = || -> Result<()> {
+    let play = || -> Result<Vec<(usize, Row)>> {
+        let mut rows = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(case) = cases.get(index) else { return Ok(()) };
+            let Some(case) = cases.get(index) else { return Ok(rows) };
             let row = parts.play(*case, accelerator)?;
             println!("vm: {}", row.line());
-            rows.lock().unwrap_or_else(PoisonError::into_inner).insert(index, row);
+            rows.push((index, row));
         }
     };
-    thread::scope(|scope| {
+    let played: Result<Vec<_>> = thread::scope(|scope| {
         let players: Vec<_> = (0..at_once).map(|_| scope.spawn(play)).collect();
-        players.into_iter().try_for_each(|player| player.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    })?;
-    Ok(rows.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect())
+        players.into_iter().map(|player| player.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let mut rows: Vec<_> = played?.into_iter().flatten().collect();
+    rows.sort_by_key(|(index, _)| *index);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
 /// Returns the group of .ci/packages that has what boots the guests of an architecture.
