@@ -75,17 +75,22 @@ impl PeerLookup {
         }
     }
 
+    /// Opens the namespaces at the first use, and closes those that are gone.
+    fn prepare(&mut self) {
+        if self.released.is_none() {
+            self.enters = true;
+            self.open();
+        }
+        self.release_gone();
+    }
+
     /// Hands the peer end of each socket to `each`, and sockets without a kernel address that are gone. Skips the rest when the time
     /// is over.
     pub fn look_up(&mut self, questions: &[PeerQuestion], mut each: impl FnMut(Observation)) {
         if questions.is_empty() {
             return;
         }
-        if self.released.is_none() {
-            self.enters = true;
-            self.open();
-        }
-        self.release_gone();
+        self.prepare();
         let began = clock::now();
         for question in questions {
             let at = clock::now();
@@ -157,11 +162,7 @@ impl PeerLookup {
     /// Returns the UNIX sockets of the network namespace `netns`; of all if `wants_more` returns `true` for these: a path leads to a socket
     /// in any namespace. `None` if the kernel lists none of this namespace.
     pub(in crate::source) fn unix(&mut self, netns: u32, wants_more: impl Fn(&UnixTable) -> bool) -> Option<UnixTable> {
-        if self.released.is_none() {
-            self.enters = true;
-            self.open();
-        }
-        self.release_gone();
+        self.prepare();
         let began = clock::now();
         let mut table = UnixTable::default();
         if self.enters && !self.namespaces.contains_key(&netns) {

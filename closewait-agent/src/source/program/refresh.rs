@@ -35,7 +35,7 @@ pub enum RefreshKind {
 }
 
 /// Result of a refresh.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Refreshed {
     /// Whether all sockets were read.
     pub complete: bool,
@@ -85,30 +85,24 @@ impl KernelPrograms {
         kind: RefreshKind,
         is_known: impl Fn(SocketKey) -> bool,
     ) -> Refreshed {
-        let mut refreshed = Refreshed { complete: true, unchanged: Vec::new() };
-        let keys: Vec<SocketKey> = keys.iter().copied().filter(|key| !key.is_of_ends()).collect();
-        let one_by_one = match (kind, self.copier.take()) {
-            (RefreshKind::Waiting, Some(mut copier)) => {
-                let changed = self.copy(&mut copier, &keys, is_known, &mut refreshed);
-                self.copier = Some(copier);
-                changed
-            }
-            (_, copier) => {
-                self.copier = copier;
-                keys
-            }
-        };
-        refreshed.complete = self.refresh_each(&one_by_one, kind);
-        refreshed
+        let mut unchanged = Vec::new();
+        let mut keys: Vec<SocketKey> = keys.iter().copied().filter(|key| !key.is_of_ends()).collect();
+        if kind == RefreshKind::Waiting
+            && let Some(mut copier) = self.copier.take()
+        {
+            keys = self.copy(&mut copier, &keys, is_known, &mut unchanged);
+            self.copier = Some(copier);
+        }
+        Refreshed { complete: self.refresh_each(&keys, kind), unchanged }
     }
 
-    /// Copies sockets in CLOSE_WAIT, and adds those that have not changed to `refreshed`. Returns the sockets that need a record.
+    /// Copies sockets in CLOSE_WAIT, and adds those that have not changed to `unchanged`. Returns the sockets that need a record.
     fn copy(
         &self,
         copier: &mut Copier,
         keys: &[SocketKey],
         is_known: impl Fn(SocketKey) -> bool,
-        refreshed: &mut Refreshed,
+        unchanged: &mut Vec<(SocketKey, BootTime)>,
     ) -> Vec<SocketKey> {
         let Some(program) = raw_tracepoint(self.ebpf.program(names::COPY)) else { return keys.to_vec() };
         let mut changed = Vec::new();
@@ -116,7 +110,7 @@ impl KernelPrograms {
             let run = |count| calls::raw_tracepoint(program, [count, 0]).map(drop);
             let copied = copier.copy(keys, run, &is_known, |key, copied, at| match copied {
                 Copied::Gone => {}
-                Copied::Unchanged => refreshed.unchanged.push((key, at)),
+                Copied::Unchanged => unchanged.push((key, at)),
                 Copied::Changed => changed.push(key),
             });
             if let Err(error) = copied {
