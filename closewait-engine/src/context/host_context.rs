@@ -347,9 +347,9 @@ impl HostContext {
         }
         // What the program behind a UNIX socket does explains why its answer is missing.
         self.unix.retain(|pid| serving.contains(&pid));
-        let behind = serving.iter().flat_map(|pid| self.unix.behind(*pid)).filter(|pid| !counts.contains_key(pid));
-        let behind: BTreeSet<u32> = behind.collect();
-        counts.extend(behind.iter().map(|pid| (*pid, 0)));
+        let backends = serving.iter().flat_map(|pid| self.unix.backends(*pid));
+        let backends: BTreeSet<u32> = backends.filter(|pid| !counts.contains_key(pid)).collect();
+        counts.extend(backends.iter().map(|pid| (*pid, 0)));
         let mut ranked: Vec<_> = counts.into_iter().collect();
         ranked.sort_by_key(|(pid, count)| (u64::MAX - count, *pid));
         ranked.truncate(MAX_PROCESSES);
@@ -369,7 +369,7 @@ impl HostContext {
         let connections_of = self
             .connections
             .request(now, owners, is_stale, |pid| wanted.contains(&pid) || self.processes.contains_key(&pid));
-        let stacks_of = if reads_stacks { self.stacks.request(now, &(&wanted - &behind)) } else { Vec::new() };
+        let stacks_of = if reads_stacks { self.stacks.request(now, &(&wanted - &backends)) } else { Vec::new() };
         let dropped_connections = self.connections.count_dropped();
         self.dropped[1] = dropped_connections + unheld.len().saturating_sub(MAX_UNHELD) as u64;
         let searched = self.tools_searched;

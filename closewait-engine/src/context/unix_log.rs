@@ -40,7 +40,7 @@ impl UnixLog {
     }
 
     /// Returns the processes behind the sockets on which a process waits.
-    pub(super) fn behind(&self, pid: u32) -> impl Iterator<Item = u32> {
+    pub(super) fn backends(&self, pid: u32) -> impl Iterator<Item = u32> {
         let listeners = self.processes.get(&pid).into_iter().flat_map(|of| &of.listeners);
         listeners.flat_map(|listener| listener.owners.iter().take(MAX_OWNERS)).map(|owner| owner.pid)
     }
@@ -70,7 +70,7 @@ mod tests {
         (1..=100).for_each(|pid| log.learn(connections(pid, 20)));
         assert_eq!((log.processes.len(), log.of(1).unwrap().listeners.len()), (MAX_PROCESSES, MAX_LISTENERS));
         log.learn(connections(1, 1));
-        assert_eq!(log.behind(1).collect::<Vec<_>>(), (100..108).collect::<Vec<_>>());
+        assert_eq!(log.backends(1).collect::<Vec<_>>(), (100..108).collect::<Vec<_>>());
         log.retain(|pid| pid == 2);
         assert_eq!((log.of(1).is_some(), log.of(2).is_some()), (false, true));
         log.learn(connections(200, 1));

@@ -222,8 +222,7 @@ impl Case<'_> {
 
     /// Returns the first owner as `name[pid]`.
     pub fn owner(&self) -> Option<String> {
-        let task = &self.owners?.first()?.task;
-        Some(format!("{}[{}]", task.comm, task.pid))
+        Some(self.owners?.first()?.task.to_string())
     }
 }
 
@@ -238,6 +237,11 @@ impl Group {
     pub fn is_mostly_unread(&self) -> bool {
         let known: u32 = self.reads.iter().map(|(_, count)| *count).sum();
         known > 0 && self.in_state(ReadState::NeverRead) * 2 >= known
+    }
+
+    /// Whether the program has read most of the requests, and has not answered at least half of them.
+    pub fn was_read_without_answer(&self) -> bool {
+        self.is_most(self.unanswered) && !self.is_mostly_unread()
     }
 
     /// Whether a number of sockets is at least half of the group, and not 0.

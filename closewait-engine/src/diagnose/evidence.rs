@@ -132,10 +132,15 @@ pub struct Backends {
     pub answered: bool,
 }
 
+/// Whether a number is at least half of the `count` sockets of a group, and not 0.
+fn is_most(number: u32, count: u32) -> bool {
+    number > 0 && u64::from(number) * 2 >= u64::from(count)
+}
+
 impl GroupEvidence {
     /// Returns the stacks of a server that makes no progress, if they show why the `count` sockets of the group are not closed: its threads
     /// wait for a lock at one line, or for a connection of a pool.
-    pub fn stalled_at(&self, count: u32, now: BootTime) -> Option<StackEvidence> {
+    pub fn stalled_stacks(&self, count: u32, now: BootTime) -> Option<StackEvidence> {
         let stalls = self.demand >= MIN_DEMAND && self.progresses(now) != Some(true);
         self.stacks.filter(|stacks| stalls && (stacks.blocks(count) || stacks.lacks_pooled(count)))
     }
@@ -172,9 +177,8 @@ impl GroupEvidence {
     /// Whether connections to other programs, or threads that wait in `connect`, wait for half of the group's `count` sockets; `None` if
     /// the connections were not read.
     pub fn backends_wait(&self, count: u32) -> Option<bool> {
-        let most = |waiting: u32| waiting > 0 && u64::from(waiting) * 2 >= u64::from(count);
-        let behind_unix = self.unix_backend(count).is_some_and(|backend| most(backend.waiting));
-        if behind_unix || self.waits.is_some_and(|waits| most(waits.connecting)) {
+        let most = |waiting| is_most(waiting, count);
+        if self.unix_backend_waits(count).is_some() || self.waits.is_some_and(|waits| most(waits.connecting)) {
             return Some(true);
         }
         self.backends.map(|backends| most(backends.waiting))
@@ -182,8 +186,12 @@ impl GroupEvidence {
 
     /// Returns the program behind a UNIX socket to which the owners have at least half as many connections as the group has sockets.
     pub fn unix_backend(&self, count: u32) -> Option<&UnixBackend> {
-        let first = self.unix.as_ref()?.first()?;
-        (u64::from(first.connections) * 2 >= u64::from(count)).then_some(first)
+        self.unix.as_ref()?.first().filter(|first| u64::from(first.connections) * 2 >= u64::from(count))
+    }
+
+    /// Returns that program if as many of these connections are certain to wait for an answer.
+    pub fn unix_backend_waits(&self, count: u32) -> Option<&UnixBackend> {
+        self.unix_backend(count).filter(|backend| is_most(backend.waiting, count))
     }
 
     /// Whether the program still finishes sockets late; `None` without a watching agent.

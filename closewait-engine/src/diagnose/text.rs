@@ -55,7 +55,7 @@ pub(super) fn names(tasks: &[&Task]) -> Option<String> {
     if tasks.is_empty() {
         return None;
     }
-    let shown: Vec<_> = tasks.iter().take(NAMED).map(|task| format!("{}[{}]", task.comm, task.pid)).collect();
+    let shown: Vec<_> = tasks.iter().take(NAMED).map(|task| task.to_string()).collect();
     Some(match tasks.len() - shown.len() {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -84,14 +84,14 @@ pub(super) fn activity(process: &Process) -> Option<String> {
 
 /// Returns a sentence about the activity of the program behind a UNIX socket, with a leading blank; empty if it is unknown.
 pub(super) fn unix_doing(backend: &UnixBackend) -> String {
-    let sentence = |(task, activity): (&Task, &String)| format!(" {}[{}]: {activity}.", task.comm, task.pid);
+    let sentence = |(task, activity): (&Task, &String)| format!(" {task}: {activity}.");
     backend.program.as_ref().zip(backend.activity.as_ref()).map(sentence).unwrap_or_default()
 }
 
 /// Returns the next step that shows where the threads of the program behind a UNIX socket are; `what` if that is unknown.
 pub(super) fn unix_dump(backend: &UnixBackend, what: String) -> NextStep {
     match &backend.program {
-        Some(task) => NextStep::stacks(&format!("{}[{}]", task.comm, task.pid), task.pid),
+        Some(task) => NextStep::stacks(&task.to_string(), task.pid),
         None => what.into(),
     }
 }
@@ -126,7 +126,7 @@ pub(super) fn dump(case: &Case<'_>) -> NextStep {
 /// Returns the next step that shows where the threads of a task's process are; `process` has the known facts about it, `port` is
 /// the local port of its service.
 pub(super) fn dump_of(task: &Task, process: Option<&Process>, port: Option<u16>) -> NextStep {
-    let of_unknown = || NextStep::stacks(&format!("{}[{}]", task.comm, task.pid), task.pid);
+    let of_unknown = || NextStep::stacks(&task.to_string(), task.pid);
     process.map_or_else(of_unknown, |process| process.next_step(port))
 }
 

@@ -235,6 +235,13 @@ pub struct Task {
     pub comm: Comm,
 }
 
+impl fmt::Display for Task {
+    /// Writes `name[pid]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.comm, self.pid)
+    }
+}
+
 /// Task that opened a connection with `connect()`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opener {

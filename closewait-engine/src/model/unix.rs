@@ -71,10 +71,7 @@ impl fmt::Display for UnixBackend {
     /// Writes the path and the program: `/run/php.sock (php-fpm[7])`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.path)?;
-        match &self.program {
-            Some(task) => write!(f, " ({}[{}])", task.comm, task.pid),
-            None => Ok(()),
-        }
+        self.program.as_ref().map_or(Ok(()), |task| write!(f, " ({task})"))
     }
 }
 

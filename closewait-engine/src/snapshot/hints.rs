@@ -290,7 +290,7 @@ impl fmt::Display for Of<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(count, owner) = self;
         write!(f, "{count} socket{}", if *count == 1 { "" } else { "s" })?;
-        owner.map_or(Ok(()), |task| write!(f, " of {}[{}]", task.comm, task.pid))
+        owner.map_or(Ok(()), |task| write!(f, " of {task}"))
     }
 }
 
@@ -300,13 +300,12 @@ impl fmt::Display for Hint {
         match self {
             Self::Descriptors { owner, open, limit, of_these } => write!(
                 f,
-                "{}[{}]: {open} of {limit} descriptors open, {of_these} of them of connections that the peer has closed",
-                owner.comm, owner.pid
+                "{owner}: {open} of {limit} descriptors open, {of_these} of them of connections that the peer has closed"
             ),
             Self::Backlog { owner, listener, count, oldest } => {
                 write!(f, "{} wait{} to be accepted", Of(*count, None), s(*count))?;
                 if let Some(task) = owner {
-                    write!(f, " by {}[{}]", task.comm, task.pid)?;
+                    write!(f, " by {task}")?;
                 }
                 let Listener { local, backlog, backlog_max, .. } = listener;
                 write!(f, " on ")?;
@@ -328,7 +327,7 @@ impl fmt::Display for Hint {
                     if *count == 1 { (" has", "its descriptor is") } else { ("s have", "their descriptors are") };
                 write!(f, "{count} connection{have} ended but {their} still open")?;
                 let most = if of_owner == count { "" } else { "most " };
-                owner.as_ref().map_or(Ok(()), |task| write!(f, ", {most}in {}[{}]", task.comm, task.pid))
+                owner.as_ref().map_or(Ok(()), |task| write!(f, ", {most}in {task}"))
             }
             Self::Forgotten { after, count } => {
                 let after = text::duration(*after);

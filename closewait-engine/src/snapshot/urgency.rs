@@ -10,8 +10,9 @@
 //! | normal: the program needs no attention | `info` |
 //!
 //! A level group is stuck if it is `hung`, `leak` or `never_accepted`, or if it is an incident and `inherited`, or a proxy whose
-//! backend is stuck; undecided if it is `unknown`, or `transient` with certainty low; and else normal. A growing group is normal only as `pool`, `half_close` or `transient` with certainty medium or higher, and while no limit is within an hour. A process without free descriptors
-//! makes a group urgent only if the group grows or holds a quarter of them.
+//! backend is stuck; undecided if it is `unknown`, or `transient` with certainty low; and else normal. A growing
+//! group is normal only as `pool`, `half_close` or `transient` with certainty medium or higher, and while no limit is within an hour. A
+//! process without free descriptors makes a group urgent only if the group grows or holds a quarter of them.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -177,7 +178,7 @@ impl Pileup {
     fn is_normal(&self) -> bool {
         match self.verdict.class {
             Class::Hung | Class::Leak | Class::NeverAccepted => false,
-            // A copy in a process that soon ends is no problem; so many that they became an incident are one.
+            // Copies of a descriptor are closed when the child ends. An incident shows that this does not happen.
             Class::Inherited => self.incident.is_none(),
             Class::ProxyWait => self.verdict.rule != BACKEND_STUCK,
             Class::Pool | Class::HalfClose | Class::Transient | Class::Unknown => true,

@@ -126,7 +126,7 @@ mod tests {
         let is_native = language == CodeLanguage::Native;
         let frame = |(function, at): &(&str, &str)| CodeFrame {
             function: Some((*function).to_owned()),
-            file: Some((*at).to_owned()).filter(|_| !is_native),
+            file: Some((*at).to_owned()).filter(|at| !is_native && !at.is_empty()),
             line: Some(1).filter(|_| !is_native),
             object: Some((*at).to_owned()).filter(|_| is_native),
         };
@@ -225,23 +225,7 @@ mod tests {
 
     #[test]
     fn workers_of_ruby_begin_in_blocks_of_the_application() {
-        let frame = |(function, file): &(&str, &str)| CodeFrame {
-            function: Some((*function).to_owned()),
-            file: Some((*file).to_owned()).filter(|file| !file.is_empty()),
-            ..CodeFrame::default()
-        };
-        let ruby = |frames: &[(&str, &str)]| {
-            let stack = CodeStack {
-                language: CodeLanguage::Ruby,
-                tid: None,
-                name: None,
-                state: None,
-                lock_owner: None,
-                frames: frames.iter().map(frame).collect(),
-                cut: None,
-            };
-            group_stacks(&[stack])[0].in_own_loop
-        };
+        let ruby = |frames: &[(&str, &str)]| in_own_loop(CodeLanguage::Ruby, frames);
         const APP: &str = "/srv/orders.rb";
         let (pop, begun) = (("pop", ""), ("block (2 levels) in <main>", APP));
         assert!(ruby(&[pop, ("work", APP), begun]) && ruby(&[pop, begun]));

@@ -91,8 +91,8 @@ impl Rule for BackendStuck {
 fn unix_stuck<'c>(case: &'c Case<'_>) -> Option<&'c UnixBackend> {
     let (group, evidence) = (case.group, &case.group.evidence);
     let waits_elsewhere = evidence.backends.is_none_or(|backends| backends.waiting > 0);
-    let backend = evidence.unix_backend(group.count).filter(|backend| group.is_most(backend.waiting))?;
-    (answers_none(case) && evidence.last_exit.is_none() && !waits_elsewhere).then_some(backend)
+    let answers_none = answers_none(case) && evidence.last_exit.is_none() && !waits_elsewhere;
+    evidence.unix_backend_waits(group.count).filter(|_| answers_none)
 }
 
 /// Returns the class of a program whose backend is stuck: a proxy only waits for it.
@@ -136,7 +136,7 @@ pub(super) fn serves_none(case: &Case<'_>) -> bool {
 
 /// Whether a program has read most of the requests and answered none of them, nor any other for a minute.
 fn answers_none(case: &Case<'_>) -> bool {
-    stalls(case) && case.group.is_most(case.group.unanswered) && !case.group.is_mostly_unread()
+    stalls(case) && case.group.was_read_without_answer()
 }
 
 fn stalls(case: &Case<'_>) -> bool {

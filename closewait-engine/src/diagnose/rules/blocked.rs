@@ -88,9 +88,9 @@ impl Rule for Blocked {
         if evidence.stacks.is_some_and(is_idle) && !only_accepts(case) {
             return None;
         }
-        let at_line = evidence.stalled_at(case.group.count, case.now);
-        let lacks_pooled = at_line.is_some_and(|stacks| !stacks.blocks(case.group.count));
-        match loops.filter(|_| at_line.is_none()) {
+        let stalled = evidence.stalled_stacks(case.group.count, case.now);
+        let lacks_pooled = stalled.is_some_and(|stacks| !stacks.blocks(case.group.count));
+        match loops.filter(|_| stalled.is_none()) {
             Some(OwnLoops::Workers | OwnLoops::Undecided) => return None,
             Some(OwnLoops::Handlers | OwnLoops::AsMany) | None => {}
         }
@@ -98,15 +98,19 @@ impl Rule for Blocked {
         let blocked = u64::from(waits.blocked);
         // Each socket may have a thread with a timeout, which will finish.
         let may_work = waits.follows.is_none() && u64::from(waits.limited) * 10 >= count * 7;
-        if may_work && waits.idle_loop != Some(false) && at_line.is_none() {
+        if may_work && waits.idle_loop != Some(false) && stalled.is_none() {
             return None;
         }
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
-            // The connections may be used by requests that end.
-            _ if let Some(stacks) = at_line.filter(|_| lacks_pooled) => (Certainty::Medium, stacks.waiting_for_pool()),
-            _ if let Some(stacks) = at_line => (Certainty::High, stacks.blocked()),
+            // The connections of a pool may come back with requests that end.
+            _ if let Some(stacks) = stalled
+                && lacks_pooled =>
+            {
+                (Certainty::Medium, stacks.waiting_for_pool())
+            }
+            _ if let Some(stacks) = stalled => (Certainty::High, stacks.blocked()),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
                 "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
@@ -151,7 +155,7 @@ impl Rule for Blocked {
         let guess = works
             || loops == Some(OwnLoops::AsMany)
             || evidence.progresses(case.now).is_none()
-            || !(at_line.is_some() || waits.for_itself())
+            || !(stalled.is_some() || waits.for_itself())
             || !case.group.is_most(case.group.awaiting)
             || case.is_passed_to_owner();
         // Clients that have closed one direction only would also wait for a slow server.

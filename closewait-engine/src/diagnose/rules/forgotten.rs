@@ -143,9 +143,7 @@ impl Rule for Forgotten {
 /// Whether an event loop of greenlets has read most of these requests and not answered them: each has a greenlet, which waits.
 pub(super) fn keeps_greenlets(case: &Case<'_>) -> bool {
     let evidence = &case.group.evidence;
-    evidence.stacks.is_some_and(|stacks| stacks.greenlets)
-        && case.group.is_most(case.group.unanswered)
-        && !case.group.is_mostly_unread()
+    evidence.stacks.is_some_and(|stacks| stacks.greenlets) && case.group.was_read_without_answer()
 }
 
 /// Whether an event loop with a timeout, which any timer of the program can be the reason for, has none for these sockets.

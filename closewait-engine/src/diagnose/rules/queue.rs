@@ -47,7 +47,8 @@ impl Rule for Queue {
         let waiting = evidence.backends?.waiting;
         let is_proxy = super::is_known_proxy(case);
         // An event loop that has read these requests without an answer waits for something else.
-        let has_read = case.group.is_most(case.group.unanswered) && !case.group.is_mostly_unread();
+        let has_read = case.group.was_read_without_answer();
+        let waits_behind = evidence.unix_backend_waits(case.group.count).is_some();
         let loops =
             evidence.waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.blocked + waits.running == 0)
                 && has_read;
@@ -56,8 +57,8 @@ impl Rule for Queue {
             (1.., Some(false)) if case.group.is_most(waiting) && !super::backend_stuck::serves_none(case) => {
                 Class::ProxyWait
             }
-            (0, _) if loops && (is_proxy || waits_behind(case)) => return Some(behind(case, loops)),
-            (0, Some(false)) if waits_behind(case) && has_read => return Some(behind(case, loops)),
+            (0, _) if loops && (is_proxy || waits_behind) => return Some(behind(case, loops)),
+            (0, Some(false)) if waits_behind && has_read => return Some(behind(case, loops)),
             (1.., Some(false)) if evidence.demand >= 2 => Class::Hung,
             (1.., Some(false) | None) => Class::Unknown,
             (_, _) => return None,
@@ -81,12 +82,6 @@ impl Rule for Queue {
             }
         }))
     }
-}
-
-/// Whether connections over UNIX sockets are certain to wait for an answer, at least half as many as the group has sockets.
-pub(super) fn waits_behind(case: &Case<'_>) -> bool {
-    let backend = case.group.evidence.unix_backend(case.group.count);
-    backend.is_some_and(|backend| case.group.is_most(backend.waiting))
 }
 
 /// Returns the judgement on a program without a TCP connection that waits: the other program may be behind a UNIX socket.

@@ -39,7 +39,7 @@ impl Rule for Unheld {
         }
         let (certainty, text, next) = match case.place {
             Some(SocketLocation::IoUring(task)) => {
-                let who = format!("{}[{}]", task.comm, task.pid);
+                let who = task.to_string();
                 let next = format!("see why {who} submits no close request for it; no list of descriptors shows it");
                 (Certainty::Fact, format!("{who} has it as a direct descriptor of io_uring"), next.into())
             }
