@@ -66,10 +66,6 @@ pub struct Decoder {
     pub suspended: Duration,
 }
 
-/// Largest delay of the kernel's ticks behind its clock on a busy host or in a guest. A time computed from ticks is too late by
-/// up to this delay.
-const TICKS_LATE: Duration = Duration::from_millis(100);
-
 impl Decoder {
     /// Decodes one record.
     ///
@@ -174,12 +170,9 @@ impl Decoder {
         let ages = (self.tick.saturating_mul(detail.last_ack_ticks), self.tick.saturating_mul(detail.last_data_ticks));
         let between = self.between(BootTime(record.time_ns), record.has(flag::AGES).then_some(ages));
         let entered = BootTime(record.entered_ns);
-        let is_of_this_stay = match between {
-            // Data arrived after the stored entry, so the entry is that of an earlier socket with this address, whose exit the
-            // kernel program missed.
-            Since::Between { earliest: Some(earliest), .. } => entered >= earliest - TICKS_LATE,
-            Since::Between { earliest: None, .. } | Since::Exact(_) => true,
-        };
+        // Otherwise data arrived after the stored entry, so the entry is that of an earlier socket with this address, whose exit the
+        // kernel program missed.
+        let is_of_this_stay = !between.is_after(entered);
         if entered != BootTime(0) && entered <= BootTime(record.time_ns) && is_of_this_stay {
             return Since::Exact(entered);
         }

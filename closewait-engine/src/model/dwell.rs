@@ -44,7 +44,19 @@ pub enum Since {
     },
 }
 
+/// Largest delay of the kernel's ticks behind its clock on a busy host or in a guest. A time computed from ticks can be wrong by this
+/// delay.
+const TICKS_LATE: Duration = Duration::from_millis(100);
+
 impl Since {
+    /// Whether the socket certainly entered after `moment`. A bound counts with the delay of the ticks from which it is computed.
+    pub fn is_after(self, moment: BootTime) -> bool {
+        match self {
+            Self::Exact(entered) => entered > moment,
+            Self::Between { earliest, .. } => earliest.is_some_and(|earliest| earliest - TICKS_LATE > moment),
+        }
+    }
+
     /// Returns the dwell time at `now`.
     pub fn dwell(self, now: BootTime) -> Dwell {
         match self {
@@ -55,11 +67,11 @@ impl Since {
         }
     }
 
-    /// Whether the socket cannot have entered at `moment`.
+    /// Whether the socket cannot have entered at `moment`, as [`Since::is_after`] counts bounds.
     pub fn excludes(self, moment: BootTime) -> bool {
         match self {
             Self::Exact(entered) => moment != entered,
-            Self::Between { earliest, latest } => moment > latest || earliest.is_some_and(|earliest| moment < earliest),
+            Self::Between { latest, .. } => moment > latest + TICKS_LATE || self.is_after(moment),
         }
     }
 

@@ -282,11 +282,7 @@ impl<'a> SocketView<'a> {
 
     /// Whether the record of an entry at `at` is about an earlier socket, or an earlier entry of this one.
     pub(crate) fn is_later_than(self, at: BootTime, socket: &Socket) -> bool {
-        let earliest = match self.since() {
-            Since::Exact(entered) => Some(entered),
-            Since::Between { earliest, .. } => earliest,
-        };
-        earliest.is_some_and(|earliest| at < earliest) || self.differs(socket)
+        self.since().is_after(at) || self.differs(socket)
     }
 
     /// Copies the socket.

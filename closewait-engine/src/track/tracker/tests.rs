@@ -319,6 +319,19 @@ fn the_record_of_an_earlier_entry_changes_nothing() {
 }
 
 #[test]
+fn a_record_gives_a_found_socket_its_exact_time_although_the_ticks_were_late() {
+    for (late, exact) in [(99, true), (101, false)] {
+        let mut tracker = tracker();
+        let since = older(90, 99);
+        tracker.present(KEY, at(100), since, socket());
+        let entered = at(90) - Duration::from_millis(late);
+        assert_eq!(tracker.enter(KEY, entered, &socket()), None);
+        assert_eq!(tracker.get(KEY).unwrap().since(), if exact { Since::Exact(entered) } else { since }, "{late} ms");
+        tracker.check();
+    }
+}
+
+#[test]
 fn a_refresh_of_another_socket_with_the_same_endpoints_changes_nothing() {
     let mut tracker = tracker();
     tracker.enter(KEY, at(100), &socket());
