@@ -139,10 +139,20 @@ fn is_most(number: u32, count: u32) -> bool {
 
 impl GroupEvidence {
     /// Returns the stacks of a server that makes no progress, if they show why the `count` sockets of the group are not closed: its threads
-    /// wait for a lock at one line, or for a connection of a pool.
+    /// wait for a lock at one line, for a connection of a pool, or all for each other.
     pub fn stalled_stacks(&self, count: u32, now: BootTime) -> Option<StackEvidence> {
         let stalls = self.demand >= MIN_DEMAND && self.progresses(now) != Some(true);
-        self.stacks.filter(|stacks| stalls && (stacks.blocks(count) || stacks.lacks_pooled(count)))
+        let explain = |stacks: &StackEvidence| {
+            stacks.blocks(count) || stacks.lacks_pooled(count) || self.stacks_that_wait_for_each_other(count).is_some()
+        };
+        self.stacks.filter(|stacks| stalls && explain(stacks))
+    }
+
+    /// Returns the stacks of threads that wait for each other and that nothing else will wake: no thread can go on, and no other program owes
+    /// an answer.
+    pub fn stacks_that_wait_for_each_other(&self, count: u32) -> Option<StackEvidence> {
+        let owes_nothing = self.backends.is_some_and(|backends| backends.waiting == 0);
+        self.stacks.filter(|stacks| stacks.waits_for_itself(count) && (owes_nothing || stacks.networked == 0))
     }
 
     /// Whether the program makes progress since the onset: it serves other connections, or closes connections that it has answered.

@@ -30,6 +30,13 @@ pub struct StackEvidence {
     pub lines: u32,
     /// Whether most of the threads at the first of them wait for room in a queue.
     pub for_room: bool,
+    /// Number of threads that have waited for another one in two such samples: for a lock, room in a queue, a connection of a pool, a signal
+    /// or its end.
+    pub inside: u32,
+    /// Number of threads that may work, or wait for a time, a process or a file: these can go on without another thread, and wake it.
+    pub active: u32,
+    /// Number of threads that wait for a connection: for data, room, or its start.
+    pub networked: u32,
     /// Number of threads that wait for work or for a result in the function that they began with.
     pub in_loops: u32,
     /// Meaning of most of these; `None` without such threads.
@@ -129,6 +136,7 @@ impl StackEvidence {
                 self.in_loops = self.in_loops.saturating_add(group.count);
                 continue;
             }
+            self.count_progress(group, is_steady);
             match group.work {
                 work if runs_tasks(work) => self.greenlets |= group.runs_greenlets(),
                 ThreadWork::Idle(_) | ThreadWork::Waits(CodeWait::Accept) => {
@@ -166,6 +174,38 @@ impl StackEvidence {
             (self.at_lines, self.lines) = (sum, u32::try_from(lines.len()).unwrap_or(0));
             self.for_room = full > locked;
         }
+    }
+
+    /// Counts which threads can go on, and which wait for others.
+    fn count_progress(&mut self, group: &StackGroup, is_steady: bool) {
+        let counter =
+            match group.work {
+                ThreadWork::Idle(_) | ThreadWork::Waits(CodeWait::Accept | CodeWait::Events) => return,
+                // What an event loop runs for a task has no stack.
+                _ if group.are_tasks() => return,
+                ThreadWork::Waits(
+                    CodeWait::Lock | CodeWait::Room | CodeWait::Pool | CodeWait::Signal | CodeWait::Join,
+                ) if is_steady && group.place.is_some() => &mut self.inside,
+                ThreadWork::Waits(CodeWait::Receive | CodeWait::Send | CodeWait::Connect | CodeWait::Resolve) => {
+                    &mut self.networked
+                }
+                ThreadWork::Waits(_) | ThreadWork::Unknown => &mut self.active,
+            };
+        *counter = counter.saturating_add(group.count);
+    }
+
+    /// Whether threads that wait for other threads of the program are at least half as many as `sockets`, and no thread can go on, so that
+    /// none will wake them, unless a connection brings something.
+    pub fn waits_for_itself(&self, sockets: u32) -> bool {
+        !self.unknown && self.active == 0 && self.inside > 0 && u64::from(self.inside) * 2 >= u64::from(sockets)
+    }
+
+    /// Returns what the threads do that [`Self::waits_for_itself`] counts, in words.
+    pub fn waiting_for_itself(&self) -> String {
+        let Self { inside, threads, .. } = self;
+        format!(
+            "{inside} of {threads} stacks have waited for other threads of the program for at least 30s, and none of these works"
+        )
     }
 
     /// Returns the number of threads that wait for work, with those in loops of the program's own if they are known to be workers.
@@ -380,6 +420,20 @@ mod tests {
         assert_eq!(evidence(&[sample(0, &stacks)]).stopped, 0, "one sample is an indication");
         let free = [&stacks[..], &[stack(FREE_CARRIER, &lock)]].concat();
         assert_eq!(evidence(&[sample(0, &free), sample(60, &free)]).stopped, 0);
+    }
+
+    #[test]
+    fn threads_that_wait_for_each_other_are_stuck_unless_one_goes_on() {
+        const RESULT: (&str, &str, u32) = ("Future.result", "/usr/lib/python3.11/concurrent/futures/_base.py", 451);
+        let (waits, locked): (&[_], &[_]) = (&[RESULT, RESERVE], &[LOCKED, FETCH]);
+        let read = |lines: &[&[_]]| evidence(&[sample(0, lines), sample(60, lines)]);
+        let all = read(&[waits, waits, locked, &[IDLE]]);
+        assert_eq!((all.inside, all.active, all.networked), (3, 0, 0));
+        assert!(all.waits_for_itself(6) && !all.waits_for_itself(7));
+        let receives: &[_] = &[("readinto", "/usr/lib/python3.11/socket.py", 705), FETCH];
+        assert_eq!(read(&[waits, receives]).networked, 1);
+        assert!(!read(&[waits, &[FETCH]]).waits_for_itself(1), "one runs");
+        assert!(!evidence(&[sample(0, &[waits])]).waits_for_itself(1), "one sample");
     }
 
     #[test]

@@ -26,8 +26,8 @@ impl Rule for Blocked {
                    only wait in accept() and have not read most of the sockets, or they show nothing about single connections \
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread; or stacks show that threads \
                    have waited for a lock at one line for 30 s or longer, at least half as many as the group has sockets or most of those \
-                   that work, or most of these at up to three lines, or for a connection of a pool, and do not show that all threads wait \
-                   for work",
+                   that work, or most of these at up to three lines, or for a connection of a pool, or for other threads while no thread can \
+                   go on, and do not show that all threads wait for work",
             class: &[Class::Hung],
             certainty: &[
                 (
@@ -36,8 +36,8 @@ impl Rule for Blocked {
                 ),
                 (
                     Certainty::Medium,
-                    "after 60 s or longer without progress; also later if half of the peers on this host can still read, or if threads \
-                     wait for a connection of a pool, which may come back",
+                    "after 60 s or longer without progress; also later if half of the peers on this host can still read, if threads \
+                     wait for a connection of a pool, which may come back, or if all threads wait for each other, which a timeout may end",
                 ),
                 (
                     Certainty::Low,
@@ -89,7 +89,8 @@ impl Rule for Blocked {
             return None;
         }
         let stalled = evidence.stalled_stacks(case.group.count, case.now);
-        let lacks_pooled = stalled.is_some_and(|stacks| !stacks.blocks(case.group.count));
+        let lacks_pooled =
+            stalled.is_some_and(|stacks| !stacks.blocks(case.group.count) && stacks.lacks_pooled(case.group.count));
         match loops.filter(|_| stalled.is_none()) {
             Some(OwnLoops::Workers | OwnLoops::Undecided) => return None,
             Some(OwnLoops::Handlers | OwnLoops::AsMany) | None => {}
@@ -110,7 +111,12 @@ impl Rule for Blocked {
             {
                 (Certainty::Medium, stacks.waiting_for_pool())
             }
-            _ if let Some(stacks) = stalled => (Certainty::High, stacks.blocked()),
+            _ if let Some(stacks) = stalled
+                && stacks.blocks(case.group.count) =>
+            {
+                (Certainty::High, stacks.blocked())
+            }
+            _ if let Some(stacks) = stalled => (Certainty::Medium, stacks.waiting_for_itself()),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
                 "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
@@ -285,6 +291,27 @@ pub(super) mod tests {
         scene.group.evidence.stacks = Some(stacks);
         scene.group.evidence.demand = 1;
         assert_eq!(scene.check(&Blocked), None, "it may serve others");
+    }
+
+    #[test]
+    fn threads_that_wait_for_each_other_are_blocked() {
+        let mut scene = hung(190);
+        let waits = scene.group.evidence.waits.as_mut().unwrap();
+        (waits.multiplexes, waits.blocked, waits.locked) = (true, 3, 0);
+        let stacks = StackEvidence { threads: 24, idle: 14, inside: 10, complete: true, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(stacks);
+        assert_eq!(result(&scene), (Class::Hung, Certainty::Medium));
+        let text = scene.verdict().text;
+        assert!(text.contains("10 of 24 stacks have waited for other threads of the program"), "{text}");
+        let mut certainty = |stacks| {
+            scene.group.evidence.stacks = Some(stacks);
+            result(&scene).1
+        };
+        assert_eq!(certainty(StackEvidence { active: 1, ..stacks }), Certainty::Low, "one may wake them");
+        assert_eq!(certainty(StackEvidence { inside: 9, ..stacks }), Certainty::Low, "too few for 20 sockets");
+        assert_eq!(certainty(StackEvidence { networked: 1, ..stacks }), Certainty::Medium, "no backend owes an answer");
+        scene.group.evidence.backends = None;
+        assert_eq!(result(&scene).1, Certainty::Low, "one may owe an answer");
     }
 
     #[test]

@@ -25,7 +25,8 @@ impl Rule for Inherited {
             name: "inherited",
             when: "the process that opened the socket has closed its descriptor and another process still has one, or processes of \
                    different programs have one, or several processes of a client have one, or the only process that has one is \
-                   not the listener: it runs another program, or it started after the connection had received data",
+                   not the listener: it runs another program, or another script and started for the request, or it started after the \
+                   connection had received data",
             class: &[Class::Inherited],
             certainty: &[
                 (
@@ -36,7 +37,7 @@ impl Rule for Inherited {
                 (
                     Certainty::Medium,
                     "the owner has the opener's name (a daemon that went to the background), or the connection is older than the \
-                     owner and the request was answered",
+                     owner and the request was answered, or the owner runs another script than the listener and it was",
                 ),
                 (
                     Certainty::Low,
@@ -117,9 +118,11 @@ impl Rule for ChildKeeps {
         }
         let child = process(case, owner.pid)?;
         let parent = child.parent.filter(|parent| case.listens(*parent))?;
-        let (received, sent) = (case.socket.last_received?, case.socket.last_sent?);
-        let started_for_it = received <= BootTime(child.started_ns?) + STARTED;
-        if !started_for_it || case.socket.replied() != Some(true) || case.now.since(sent) < super::SOME_AGE {
+        let sent = case.socket.last_sent?;
+        if !started_for_it(case, owner.pid)
+            || case.socket.replied() != Some(true)
+            || case.now.since(sent) < super::SOME_AGE
+        {
             return None;
         }
         Some(Judgement::new(Class::Inherited, Certainty::Low, move || {
@@ -221,27 +224,51 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
     if !case.is_server() || from_its_start || case.listens(owner.pid) {
         return None;
     }
-    let one = program(case, owner.pid)?;
     let others = text::distinct(&listener.owners);
     // The connection can have come from a listener whose program is unknown or related, or which started after the entry.
-    let foreign = others.iter().all(|other| {
-        let older =
-            process(case, other.pid).and_then(|process| process.started_ns).is_none_or(|at| at <= case.entered.0);
-        older && program(case, other.pid).is_some_and(|other| !related(one, other))
-    });
-    let from = text::names(&others).filter(|_| foreign)?;
+    let foreign = |is_foreign: &dyn Fn(u32) -> bool| {
+        others.iter().all(|other| {
+            let started = process(case, other.pid).and_then(|process| process.started_ns);
+            started.is_none_or(|at| at <= case.entered.0) && is_foreign(other.pid)
+        })
+    };
+    let one = program(case, owner.pid)?;
+    let runs_another = foreign(&|other| program(case, other).is_some_and(|other| !related(one, other)));
+    // An older process with another script is a worker that gets connections from the listener, as those of Node's cluster.
+    let runs_another_script =
+        || started_for_it(case, owner.pid) && foreign(&|other| differ_in_script(case, owner.pid, other));
+    let from = text::names(&others).filter(|_| runs_another || runs_another_script())?;
     // A program that gets a connection to serve it has not answered yet.
     let answered = case.socket.replied() == Some(true);
+    let certainty = match (answered, runs_another) {
+        (true, true) => Certainty::High,
+        (true, false) => Certainty::Medium,
+        (false, _) => Certainty::Low,
+    };
+    let script = process(case, owner.pid).and_then(|process| process.script.as_deref()).filter(|_| !runs_another);
     Some((
-        if answered { Certainty::High } else { Certainty::Low },
+        certainty,
         format!(
-            "{from} listens on {local} and has no descriptor of the connection; {}[{}], another program, has the only one (fd {fd})",
+            "{from} listens on {local} and has no descriptor of the connection; {}[{}]{script}, another program, has the only one (fd {fd})",
             owner.comm,
             owner.pid,
             local = listener.what.local,
+            script = script.map(|script| format!(" {script}")).unwrap_or_default(),
             fd = case.owners?.first()?.fd,
         ),
     ))
+}
+
+/// Whether a process started when the last data had arrived, so that it can be there for the request.
+fn started_for_it(case: &Case<'_>, pid: u32) -> bool {
+    let started = process(case, pid).and_then(|process| process.started_ns);
+    started.zip(case.socket.last_received).is_some_and(|(started, received)| received <= BootTime(started) + STARTED)
+}
+
+/// Whether two processes of one interpreter run different scripts.
+fn differ_in_script(case: &Case<'_>, one: u32, other: u32) -> bool {
+    let script = |pid| process(case, pid)?.script.as_deref().and_then(|script| script.rsplit('/').next());
+    script(one).zip(script(other)).is_some_and(|(one, other)| one != other)
 }
 
 /// Returns the evidence that the connection is older than its only owner: a fork copied the descriptor, and the process that
@@ -431,6 +458,27 @@ mod tests {
             "{}",
             judgement.text
         );
+    }
+
+    #[test]
+    fn another_script_of_the_same_interpreter_is_another_program_if_it_started_for_the_request() {
+        let mut scene = child(9, "/usr/bin/php8.2", "/usr/bin/php8.2").replied(true);
+        scene.processes[0].started_ns = scene.socket.last_received.map(|received| received.0);
+        assert_eq!(certainty(&scene), None, "the scripts are unknown");
+        let mut of = |scripts: [&str; 2]| {
+            for (process, script) in scene.processes.iter_mut().zip(scripts) {
+                process.script = Some(script.to_owned());
+            }
+            scene.clone()
+        };
+        assert_eq!(certainty(&of(["/srv/2/server.php", "/srv/1/server.php"])), None, "a new version");
+        let mut converter = of(["/srv/converter.php", "/srv/server.php"]);
+        let judgement = converter.check(&Inherited).unwrap();
+        assert_eq!(judgement.certainty, Certainty::Medium);
+        assert!(judgement.text.contains("child[42] /srv/converter.php, another program"), "{}", judgement.text);
+        assert_eq!(certainty(&converter.clone().replied(false)), Some(Certainty::Low));
+        converter.processes[0].started_ns = Some(5);
+        assert_eq!(certainty(&converter), None, "a worker that gets connections");
     }
 
     #[test]

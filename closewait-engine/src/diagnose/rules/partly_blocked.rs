@@ -18,7 +18,8 @@ impl Rule for PartlyBlocked {
                    ago or longer; the FIN is unread on at least half of the sockets; all threads of the owner wait without a \
                    timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
                    wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets; or stacks \
-                   show that threads have waited for locks or for room in queues at up to three lines, or for a connection of a pool, for 30 s or longer, at \
+                   show that threads have waited for locks or for room in queues at up to three lines, or for a connection of a pool, or for \
+                   other threads while no thread can go on, for 30 s or longer, at \
                    least half as many as sockets, and the oldest entered 60 s ago or longer; or stacks show an event loop of greenlets \
                    (gevent, eventlet), which has read most of 8 or more requests and not answered them, the oldest for 2 min, finished \
                    none late and waits for no other program",
@@ -47,7 +48,8 @@ impl Rule for PartlyBlocked {
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let count = case.group.count;
-        if let Some(stacks) = evidence.stacks.filter(|stacks| stacks.stops(count)) {
+        let wait = evidence.stacks.filter(|stacks| stacks.stops(count));
+        if let Some(stacks) = wait.or_else(|| evidence.stacks_that_wait_for_each_other(count)) {
             return at_lines(case, stacks);
         }
         let waits = evidence.waits?;
@@ -110,7 +112,9 @@ fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'
         return None;
     }
     Some(Judgement::new(Class::Hung, Certainty::Low, move || {
-        let (what, next) = if stacks.stops_in_pool() {
+        let (what, next) = if !stacks.stops(case.group.count) {
+            (stacks.waiting_for_itself(), "see which one should have woken them, and whether it has failed")
+        } else if stacks.stops_in_pool() {
             (stacks.waiting_for_pool(), super::FIND_POOL_USER)
         } else {
             (stacks.blocked(), "see which one holds the lock, or should take the items of the queue")
@@ -168,6 +172,22 @@ mod tests {
         );
         assert!(verdict.text.contains("6 of 9 stacks have waited for a connection of a pool"), "{}", verdict.text);
         assert_eq!(result(&scene.of(40)).0, Class::Leak, "too few for the sockets");
+    }
+
+    #[test]
+    fn goroutines_that_wait_for_each_other_beside_served_connections_are_hung() {
+        let mut scene = hung(70).of(12);
+        let evidence = &mut scene.group.evidence;
+        evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        evidence.waits = Some(Waits { threads: 6, complete: true, multiplexes: true, ..Waits::default() });
+        let stacks = StackEvidence { threads: 19, idle: 13, inside: 6, complete: true, ..StackEvidence::default() };
+        evidence.stacks = Some(stacks);
+        let verdict = scene.verdict();
+        assert_eq!((result(&scene), verdict.rule), ((Class::Hung, Certainty::Low), "partly_blocked"));
+        assert!(verdict.text.contains("6 of 19 stacks have waited for other threads"), "{}", verdict.text);
+        assert!(verdict.next.text.contains("should have woken them"), "{}", verdict.next.text);
+        scene.group.evidence.stacks = Some(StackEvidence { active: 1, ..stacks });
+        assert_ne!(result(&scene).0, Class::Hung, "one may wake them");
     }
 
     #[test]
