@@ -94,7 +94,8 @@ impl<'a> ReportTexts<'a> {
             report.groups.iter().partition(|group| is_calm(&group.pileup) && group.course.is_none());
         let calm = calm.into_iter().map(|ReportedGroup { pileup, .. }| {
             let (who, port) = (who(pileup), port(&pileup.group));
-            format!("{}  {who} {port}: {}", label(pileup), pileup.numbers("in CLOSE_WAIT"))
+            let (label, numbers) = (label(pileup), pileup.numbers("in CLOSE_WAIT"));
+            format!("{label}  {who} {port}: {numbers}; {}", pileup.verdict.text)
         });
         let mut calm: Vec<String> = calm.collect();
         if report.more > 0 {
