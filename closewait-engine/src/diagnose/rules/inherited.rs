@@ -221,10 +221,16 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
 fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let ([owner], listener) = (tasks, case.listener?) else { return None };
     let from_its_start = case.owners?.iter().any(|descriptor| descriptor.fd <= super::HANDED_OVER);
-    if !case.is_server() || from_its_start || case.listens(owner.pid) {
+    if !case.is_server() || from_its_start {
         return None;
     }
-    let others = text::distinct(&listener.owners);
+    let mut others = text::distinct(&listener.owners);
+    if case.listens(owner.pid) {
+        // A child that got a copy of the connection can have one of the listener, too. It does not serve then.
+        let waits = case.group.evidence.waits.filter(|waits| waits.complete && waits.accepting + waits.events == 0);
+        let first = others.iter().copied().min_by_key(|other| process(case, other.pid).and_then(|one| one.started_ns));
+        others = vec![first.filter(|first| waits.is_some() && first.pid != owner.pid)?];
+    }
     // The connection can have come from a listener whose program is unknown or related, or which started after the entry.
     let foreign = |is_foreign: &dyn Fn(u32) -> bool| {
         others.iter().all(|other| {
@@ -477,6 +483,13 @@ mod tests {
         assert_eq!(judgement.certainty, Certainty::Medium);
         assert!(judgement.text.contains("child[42] /srv/converter.php, another program"), "{}", judgement.text);
         assert_eq!(certainty(&converter.clone().replied(false)), Some(Certainty::Low));
+        let mut listens = converter.clone().listened_by(&[owned_by(7, "parent", 3), owned_by(42, "child", 3)]);
+        listens.processes[1].started_ns = Some(5);
+        assert_eq!(certainty(&listens), None, "it may serve");
+        listens.group.evidence.waits = Some(Waits { threads: 1, complete: true, limited: 1, ..Waits::default() });
+        assert_eq!(certainty(&listens), Some(Certainty::Medium), "a copy of the listener, too");
+        listens.group.evidence.waits.as_mut().unwrap().accepting = 1;
+        assert_eq!(certainty(&listens), None, "it serves");
         converter.processes[0].started_ns = Some(5);
         assert_eq!(certainty(&converter), None, "a worker that gets connections");
     }
