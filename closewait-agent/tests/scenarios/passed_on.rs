@@ -28,6 +28,33 @@ fn a_helper_has_inherited_the_sockets() {
     play(&HELPER, |stage| all_leave(stage, "hands_down.py", "handed down"));
 }
 
+const JOBS: Scenario = Scenario {
+    name: "converts",
+    program: "Python server that starts jobs in Python",
+    healthy: false,
+    until: Until::Stuck(2),
+    parts: &[Part {
+        situation: "jobs with another script have inherited the sockets and the listener, the server has closed its own",
+        count: 4..=4,
+        expected: &["inherited"],
+        certainties: CAREFUL,
+        mentions: Some("convert_job.py"),
+        ..Part::DEFAULT
+    }],
+};
+
+#[test]
+fn jobs_have_inherited_sockets_and_listener() {
+    play(&JOBS, |stage| {
+        stage.python("converts.py");
+        stage.listens(8080);
+        let clients: Vec<_> = (0..4).map(|_number| stage.answered(8080, "/")).collect();
+        stage.says("four jobs run");
+        drop(clients);
+        stage.has_waiting(4);
+    });
+}
+
 const BOTH: Scenario = Scenario {
     name: "both-hold",
     program: "Python server that forks",

@@ -45,7 +45,9 @@ pub struct Growing<'a> {
 pub fn growth(growing: &Growing<'_>) -> Verdict {
     let Growing { group, entered_per_second, stuck_permille, since, owner, process } = *growing;
     let (since, rate) = (text::duration(since), rate(entered_per_second));
-    let share = stuck_permille.map_or(String::new(), |share| format!(", and {} % of them are still there", share / 10));
+    // Of sockets that have just begun to stay, there may be none that is old enough to count.
+    let percent = stuck_permille.map(|share| share / 10).filter(|percent| *percent > 0);
+    let share = percent.map_or(String::new(), |percent| format!(", and {percent} % of them are still there"));
     let doing = process.and_then(text::doing_of).unwrap_or_default();
     let port = group.local_port.filter(|_| group.role != Some(Role::Client));
     let next = owner.map(|task| text::dump_of(task, process, port));
@@ -91,5 +93,7 @@ mod tests {
             "see where the threads of shop[7] are (as root; does not stop it); see what happened 12s ago"
         );
         assert!(verdict.next.command.is_some());
+        let verdict = growth(&Growing { stuck_permille: Some(9), ..growing });
+        assert!(verdict.text.starts_with("for 12s, sockets on port 8080 have entered CLOSE_WAIT at 20/s."), "{}", verdict.text);
     }
 }

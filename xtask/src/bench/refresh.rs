@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Stuck sockets that the agent tracks.
-const TRACKED: [u32; 3] = [1000, 10_000, 50_000];
+const TRACKED: [u32; 4] = [1000, 10_000, 50_000, 100_000];
 /// Other descriptors on the host.
 const EXTRA: [u32; 2] = [0, 100_000];
 /// The agent refreshes them after 1, 2, 4, 8 s and so on.
