@@ -38,14 +38,16 @@ pub(super) struct StackSamples {
 
 impl StackSamples {
     /// Returns the `owners` whose stacks an inspection at `now` reads; those that have waited longest come first, so that
-    /// new processes cannot keep others waiting. Forgets the stacks of other processes.
+    /// new processes cannot keep others waiting. Forgets the stacks of other processes after [`MAX_AGE`]: one whose sockets are no longer
+    /// suspect may soon have stuck ones.
     pub(super) fn request(&mut self, now: BootTime, owners: &BTreeSet<u32>) -> Vec<u32> {
-        self.samples.retain(|pid, _| owners.contains(pid));
-        self.due.retain(|pid, _| owners.contains(pid));
+        self.samples.retain(|pid, stacks| owners.contains(pid) || now.since(stacks.at) <= MAX_AGE);
+        self.due.retain(|pid, _| owners.contains(pid) || self.samples.contains_key(pid));
         for pid in owners {
             self.due.entry(*pid).or_insert(now);
         }
-        let is_due = |(pid, since): &(&u32, &BootTime)| **since <= now && !self.reading.contains(pid);
+        let is_due =
+            |(pid, since): &(&u32, &BootTime)| **since <= now && owners.contains(pid) && !self.reading.contains(pid);
         let mut due: Vec<(BootTime, u32)> = self.due.iter().filter(is_due).map(|(pid, since)| (*since, *pid)).collect();
         due.sort_unstable();
         self.reading.extend(due.iter().map(|(_, pid)| *pid));
@@ -141,7 +143,10 @@ mod tests {
         assert!(samples.request(second(59), &owners).is_empty());
         assert_eq!(samples.request(second(65), &owners), [1, 2]);
         assert_eq!(samples.request(second(65), &BTreeSet::from([3])), [3]);
-        assert!(samples.samples.is_empty(), "no owner any more");
+        assert!(!samples.samples.is_empty(), "they may own sockets again");
+        samples.inspection_ended();
+        assert_eq!(samples.request(second(126), &BTreeSet::from([3])), [3]);
+        assert!(samples.samples.is_empty(), "no owners any more");
     }
 
     #[test]

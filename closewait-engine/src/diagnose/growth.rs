@@ -94,6 +94,10 @@ mod tests {
         );
         assert!(verdict.next.command.is_some());
         let verdict = growth(&Growing { stuck_permille: Some(9), ..growing });
-        assert!(verdict.text.starts_with("for 12s, sockets on port 8080 have entered CLOSE_WAIT at 20/s."), "{}", verdict.text);
+        assert!(
+            verdict.text.starts_with("for 12s, sockets on port 8080 have entered CLOSE_WAIT at 20/s."),
+            "{}",
+            verdict.text
+        );
     }
 }

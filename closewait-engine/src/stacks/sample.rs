@@ -89,17 +89,19 @@ impl ProcessStacks {
         pinned.or_else(|| self.main_group().map(|main| self.headline_of(main)))
     }
 
-    /// Returns what the threads of the main group do. If they wait for a lock, further lines follow at which others wait for one: in a
-    /// deadlock, each line alone says little.
+    /// Returns what all threads do that wait for the same as the main group at its line. If that is a lock, further lines follow at which
+    /// others wait for one: in a deadlock, each line alone says little.
     fn headline_of(&self, main: &StackGroup) -> String {
-        let wait = ThreadWork::Waits(CodeWait::Lock);
-        if main.work != wait {
-            return main.headline();
-        }
-        let locked = || self.groups.iter().filter(|group| group.work == wait && group.language == main.language);
-        let lines = largest_lines(locked().filter_map(|group| Some((group.place()?, group.count))).collect());
+        let is_lock = main.work == ThreadWork::Waits(CodeWait::Lock);
+        let is_same = |group: &&StackGroup| {
+            group.work == main.work
+                && (group.language, group.in_own_loop) == (main.language, main.in_own_loop)
+                && (is_lock || group.place() == main.place())
+        };
+        let waiting = || self.groups.iter().filter(is_same);
+        let lines = largest_lines(waiting().filter_map(|group| Some((group.place()?, group.count))).collect());
         let [(first, count), others @ ..] = &lines[..] else { return main.headline() };
-        let largest = locked().find(|group| group.place() == Some(*first)).unwrap_or(main);
+        let largest = waiting().find(|group| group.place() == Some(*first)).unwrap_or(main);
         let text = StackGroup { count: *count, ..largest.clone() }.headline();
         others.iter().fold(text, |text, (line, count)| format!("{text}, {count} in {line}"))
     }
@@ -182,6 +184,16 @@ mod tests {
         let (queued, locked) = (("work", "/srv/pool.py", 9), ("__enter__", "/usr/lib/python3.11/threading.py", 270));
         let expected = Some("1 thread waits for a lock in reserve (orders.py:5)".to_owned());
         assert_eq!(main(&[&[WAIT, queued], &[WAIT, queued], &[locked, reserve]]), expected);
+    }
+
+    #[test]
+    fn threads_that_came_to_a_line_in_different_ways_count_together() {
+        let hit = ("hit", "/srv/hits.py", 27);
+        let callers = [("first", "/srv/hits.py", 9), ("second", "/srv/hits.py", 12)];
+        let stacks: Vec<_> =
+            callers.into_iter().zip(1..).map(|(caller, tid)| stack(tid, &[WAIT, hit, caller])).collect();
+        let sample = ProcessStacks::new(7, second(0), &stacks, Vec::new());
+        assert_eq!(sample.headline().as_deref(), Some("2 threads wait for another thread in hit (hits.py:27)"));
     }
 
     #[test]
