@@ -21,6 +21,7 @@ pub use self::{
 };
 use super::{Form, answer::Listing, json};
 use closewait_engine::{
+    model::Totals,
     snapshot::query::{GroupBy, ListContent},
     workload::Workload,
 };
@@ -110,6 +111,16 @@ pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = Str
         )
     });
     untracked.into_iter().chain(unseen.map(str::to_owned))
+}
+
+/// Returns a text about sockets that have exited CLOSE_WAIT while a program has not closed them; `None` without any.
+pub(super) fn still_open(totals: Totals) -> Option<String> {
+    let (have, their) = match totals.fd_open {
+        0 => return None,
+        1 => ("connection has", "its descriptor is"),
+        _ => ("connections have", "their descriptors are"),
+    };
+    Some(format!("{} {have} ended, but {their} still open: see closewait list", totals.fd_open))
 }
 
 /// Returns the text for a list without sockets.

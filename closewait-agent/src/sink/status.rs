@@ -19,7 +19,7 @@ use super::{
     Form,
     command::flag,
     headline::urgencies,
-    list::{missing, none},
+    list::{missing, none, still_open},
     table,
 };
 use crate::clock::TimeAnchor;
@@ -269,7 +269,7 @@ fn end(page: &StatusPage<'_>, (problems, calm): (&[&Pileup], &[&Pileup]), is_lim
     let unseen = report.unseen.as_deref().filter(|_| !is_limited);
     let untracked = missing(report.untracked, unseen);
     let notes = notes.iter().filter(|_| !is_limited).cloned();
-    for note in untracked.chain(notes) {
+    for note in still_open(report.totals).into_iter().chain(untracked).chain(notes) {
         lines.wrapped(&note, None);
     }
     if report.watched.is_none() && has_groups {

@@ -125,6 +125,7 @@ fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
         at_lines: at_line + second,
         lines: u32::from(at_line > 0) + u32::from(second > 0),
         inside: at_line + pool,
+        inside_once: in_loops % 2,
         active: others - others % 2,
         networked: others % 2,
         in_loops,

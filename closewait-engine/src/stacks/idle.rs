@@ -55,8 +55,14 @@ const TASK_IDLE: &[(&str, &str)] =
 const PYTHON_QUEUE: &[(&str, &str)] = &[("queues.py:get", "work"), TASK_IDLE[0], TASK_IDLE[1]];
 
 /// Functions of machine code that do so.
-const NATIVE_IDLE: &[(&str, &str)] =
-    &[("uv__io_poll < uv_run < node::SpinEventLoop%", EVENTS), ("uv__io_poll < uv_run < node::worker::%", EVENTS)];
+const NATIVE_IDLE: &[(&str, &str)] = &[
+    ("uv__io_poll < uv_run < node::SpinEventLoop%", EVENTS),
+    ("uv__io_poll < uv_run < node::worker::%", EVENTS),
+    ("tokio::runtime::scheduler::multi_thread::park::Inner::park_condvar", EVENTS),
+];
+
+/// Function of tokio that waits for a task. What `main` waits for so is the program itself: its other threads and tasks show what that does.
+const ROOT_TASK: &str = "tokio::runtime::park::CachedParkThread::block_on%";
 
 /// Beginnings of functions that a runtime starts for itself. A stack that ends with one is none of the program's.
 const BACKGROUND: &[(CodeLanguage, &str)] = &[
@@ -132,6 +138,10 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
         CodeLanguage::Php => return idle_without_script(stack),
         CodeLanguage::Native => NATIVE_IDLE,
     };
+    let outer = stack.frames.get(names.len()).and_then(|frame| frame.function.as_deref());
+    if language == CodeLanguage::Native && calls(ROOT_TASK) && outer.is_some_and(|name| name.ends_with("::main")) {
+        return Some(EVENTS);
+    }
     table.iter().find(|(pattern, _)| calls(pattern)).map(|(_, work)| *work)
 }
 
@@ -157,6 +167,19 @@ mod tests {
             cut: None,
         };
         group_stacks(&[stack]).remove(0)
+    }
+
+    #[test]
+    fn the_main_function_of_tokio_runs_its_tasks_and_others_wait_for_one() {
+        let park = ["<std::sys::sync::condvar::futex::Condvar>::wait"];
+        let root = ["tokio::runtime::park::Inner::park", "tokio::runtime::park::CachedParkThread::block_on"];
+        let of = |outer: &[&str]| {
+            node(&[&park[..], &root, &["tokio::runtime::context::runtime::enter_runtime"], outer].concat())
+        };
+        assert_eq!(of(&["cartd::main", "std::rt::lang_start_internal", "main"]).work, ThreadWork::Idle(EVENTS));
+        assert_eq!(of(&["cartd::total", "cartd::main", "main"]).work, ThreadWork::Waits(CodeWait::Signal));
+        let worker = ["tokio::runtime::scheduler::multi_thread::park::Inner::park_condvar", "start_thread"];
+        assert_eq!(node(&[&park[..], &worker].concat()).work, ThreadWork::Idle(EVENTS));
     }
 
     #[test]

@@ -33,12 +33,12 @@ pub(super) const PHP_WAITS: &[(&str, CodeWait)] = &[
     ("Memcached::%", CodeWait::Receive),
     ("SoapClient::%", CodeWait::Receive),
     ("MongoDB\\Driver\\%", CodeWait::Receive),
-    ("fread", CodeWait::Receive),
-    ("fgets", CodeWait::Receive),
-    ("fgetc", CodeWait::Receive),
-    ("file_get_contents", CodeWait::Receive),
-    ("stream_get_%", CodeWait::Receive),
-    ("stream_copy_to_stream", CodeWait::Receive),
+    ("fread", CodeWait::Read),
+    ("fgets", CodeWait::Read),
+    ("fgetc", CodeWait::Read),
+    ("file_get_contents", CodeWait::Read),
+    ("stream_get_%", CodeWait::Read),
+    ("stream_copy_to_stream", CodeWait::Read),
     ("stream_socket_recvfrom", CodeWait::Receive),
     ("socket_read", CodeWait::Receive),
     ("socket_recv%", CodeWait::Receive),
@@ -103,11 +103,11 @@ pub(super) const RUBY_WAITS: &[(&str, CodeWait)] = &[
     ("getaddrinfo", CodeWait::Resolve),
     ("wait_readable", CodeWait::Receive),
     ("wait_writable", CodeWait::Send),
-    ("read", CodeWait::Receive),
-    ("readpartial", CodeWait::Receive),
-    ("sysread", CodeWait::Receive),
-    ("readline", CodeWait::Receive),
-    ("gets", CodeWait::Receive),
+    ("read", CodeWait::Read),
+    ("readpartial", CodeWait::Read),
+    ("sysread", CodeWait::Read),
+    ("readline", CodeWait::Read),
+    ("gets", CodeWait::Read),
     ("recv", CodeWait::Receive),
     ("recvfrom", CodeWait::Receive),
     ("write", CodeWait::Send),
@@ -257,7 +257,7 @@ mod tests {
         );
         let library = "block in fetch at /srv/app/vendor/bundle/ruby/3.1.0/gems/cache-1/cache.rb";
         assert_eq!(work(&["sleep", "wait", library, "synchronize", reserve]), ThreadWork::Waits(CodeWait::Signal));
-        assert_eq!(work(&["read", library, "synchronize", reserve]), ThreadWork::Waits(CodeWait::Receive));
+        assert_eq!(work(&["read", library, "synchronize", reserve]), ThreadWork::Waits(CodeWait::Read));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum CodeWait {
     Pool,
     /// Data from a connection.
     Receive,
+    /// Data from a connection, a pipe or a file: the function does not tell which.
+    Read,
     /// Room in a connection.
     Send,
     /// A new connection to another program.
@@ -56,6 +58,7 @@ impl CodeWait {
             Self::Signal => "another thread",
             Self::Pool => "a connection of a pool",
             Self::Receive => "data from a connection",
+            Self::Read => "data",
             Self::Send => "room in a connection",
             Self::Connect => "a connection to another program",
             Self::Resolve => "the name service",

@@ -4,7 +4,7 @@
 use super::{ReportPage, ReportSource, chart::CountChart, timeline::Timeline};
 use crate::sink::{
     command::with_socket,
-    list::missing,
+    list::{missing, still_open},
     stacks::{frame_lines, owner_clause, pinned_line},
     status::{headline, is_calm, label, port, used_limit, who},
     text::{dwell, losses},
@@ -127,7 +127,8 @@ fn head(page: &ReportPage<'_>) -> String {
 /// Returns what the report may lack.
 pub(super) fn gaps(page: &ReportPage<'_>) -> Vec<String> {
     let IncidentReport { untracked, unseen, watched, totals, .. } = page.report;
-    let mut gaps: Vec<String> = missing(*untracked, unseen.as_deref()).collect();
+    let mut gaps: Vec<String> = still_open(*totals).into_iter().collect();
+    gaps.extend(missing(*untracked, unseen.as_deref()));
     gaps.extend(page.notes.iter().cloned());
     // A scan is one moment, in which nothing can get lost.
     if watched.is_some() {

@@ -33,6 +33,8 @@ pub struct StackEvidence {
     /// Number of threads that have waited for another one in two such samples: for a lock, room in a queue, a connection of a pool, a signal
     /// or its end.
     pub inside: u32,
+    /// Number of threads that wait so in the last sample, but not yet in two such samples.
+    pub inside_once: u32,
     /// Number of threads that may work, or wait for a time, a process or a file: these can go on without another thread, and wake it.
     pub active: u32,
     /// Number of threads that wait for a connection: for data, room, or its start.
@@ -156,6 +158,7 @@ impl StackEvidence {
                     | CodeWait::Events
                     | CodeWait::Interpreter
                     | CodeWait::Receive
+                    | CodeWait::Read
                     | CodeWait::Send
                     | CodeWait::Connect
                     | CodeWait::Resolve
@@ -197,7 +200,18 @@ impl StackEvidence {
     /// Whether threads that wait for other threads of the program are at least half as many as `sockets`, and no thread can go on, so that
     /// none will wake them, unless a connection brings something.
     pub fn waits_for_itself(&self, sockets: u32) -> bool {
-        !self.unknown && self.active == 0 && self.inside > 0 && u64::from(self.inside) * 2 >= u64::from(sockets)
+        !self.unknown
+            && self.active == 0
+            && self.inside_once == 0
+            && self.inside > 0
+            && u64::from(self.inside) * 2 >= u64::from(sockets)
+    }
+
+    /// Whether threads that wait for other threads of the program, perhaps for a moment, are at least half as many as `sockets`: each may work on
+    /// one of them.
+    pub fn may_wait_for_itself(&self, sockets: u32) -> bool {
+        let waiting = u64::from(self.inside) + u64::from(self.inside_once);
+        waiting > 0 && waiting * 2 >= u64::from(sockets)
     }
 
     /// Returns what the threads do that [`Self::waits_for_itself`] counts, in words.

@@ -24,7 +24,8 @@ impl Rule for Inherited {
         &About {
             name: "inherited",
             when: "the process that opened the socket has closed its descriptor and another process still has one, or processes of \
-                   different programs have one, or several processes of a client have one, or the only process that has one is \
+                   different programs have one, except for children of the listener that has not answered yet, or several processes of a \
+                   client have one, or the only process that has one is \
                    not the listener: it runs another program, or another script and started for the request, or it started after the \
                    connection had received data",
             class: &[Class::Inherited],
@@ -210,12 +211,31 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let different = program(first)
         .is_some_and(|one| others.iter().any(|other| program(other).is_some_and(|other| !related(one, other))));
     let (count, who) = (tasks.len(), text::names(tasks)?);
+    if different && is_of_waiting_parent(case, tasks) {
+        return None;
+    }
     if different {
         return Some((Certainty::Low, format!("{count} processes of different programs have it: {who}")));
     }
     // An idle connection would be in CLOSE_WAIT with one copy, too.
     let idle = case.group.evidence.clients.idle * 2 >= case.group.count.max(1);
     (case.is_client() && !idle).then(|| (Certainty::Low, format!("{count} processes have it: {who}")))
+}
+
+/// Whether the listener's process has not closed its own descriptor of a request that it has not answered, and all other owners are its
+/// children: they have copies because it started them for the request, and what matters is why it does not go on.
+fn is_of_waiting_parent(case: &Case<'_>, tasks: &[&Task]) -> bool {
+    let parent = |pid| process(case, pid).and_then(|process| process.parent);
+    let is_of = |first: &Task| {
+        tasks.iter().all(|task| {
+            let above = parent(task.pid);
+            // A shell between them is a child, too.
+            task.pid == first.pid || above == Some(first.pid) || above.and_then(parent) == Some(first.pid)
+        })
+    };
+    case.is_server()
+        && case.socket.replied() != Some(true)
+        && tasks.iter().any(|task| case.listens(task.pid) && is_of(task))
 }
 
 fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
@@ -424,6 +444,21 @@ mod tests {
         assert_eq!(certainty(&scene), Some(Certainty::Low));
         scene.owners = Some(vec![owned_by(1, "sh", 0), owned_by(2, "sleep", 1)]);
         assert_eq!(certainty(&scene), None, "passed on as standard input and output");
+    }
+
+    #[test]
+    fn a_server_that_waits_for_its_child_has_not_lost_the_connection() {
+        let mut scene = child(9, "/usr/sbin/php-fpm8.2", "/usr/bin/openssl");
+        scene.owners = Some(vec![owned_by(7, "parent", 4), owned_by(42, "child", 4)]);
+        scene.processes[0].parent = Some(1);
+        assert_eq!(certainty(&scene), Some(Certainty::Low), "it is no child");
+        scene.processes[0].parent = Some(7);
+        assert_eq!(certainty(&scene), None);
+        assert_eq!(certainty(&scene.clone().replied(true)), Some(Certainty::Low), "it has answered");
+        scene.processes.push(process(43, "sh", "/bin/sh"));
+        scene.processes[0].parent = Some(43);
+        scene.processes[2].parent = Some(7);
+        assert_eq!(certainty(&scene), None, "a shell started it");
     }
 
     #[test]

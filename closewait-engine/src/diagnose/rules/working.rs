@@ -80,7 +80,7 @@ impl Rule for ServesOthers {
                 Certainty::Low,
                 "unknown; a leak if fewer threads work than half of the number of sockets (stacks, if all were read, count instead of \
                  system calls), or its event loop has fewer tasks than that, or the program has answered most of \
-                 them, also with those on which it has read the FIN and no request: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something on most",
+                 them, also with those on which it has read the FIN and no request, and stacks do not show as many threads that wait for others: after 60 s or longer, or after 15 s if the program has read the FIN of most, or has sent something on most",
             )],
             says: "the program works: it is slow with these sockets, or has forgotten them",
             next: "see whether the sockets exit",
@@ -125,7 +125,9 @@ impl Rule for ServesOthers {
             || most(case.group.answered)
             || most(case.group.count - case.group.unanswered.min(case.group.count));
         let old = case.group.oldest >= if done { super::SOME_AGE } else { super::SURE_AGE };
-        let (class, what) = match (old, idle_threads, owes_nothing) {
+        // A program that has answered is not done with a socket if its threads wait before they close it.
+        let may_wait = evidence.stacks.is_some_and(|stacks| stacks.may_wait_for_itself(case.group.count));
+        let (class, what) = match (old, idle_threads, owes_nothing && !may_wait) {
             (true, true, _) => {
                 (Class::Leak, "has probably forgotten these sockets: no thread seems to work on most of them")
             }
@@ -217,6 +219,12 @@ mod tests {
         assert_eq!(class(16, true), Class::Leak, "four goroutines work");
         assert_eq!(class(15, true), Class::Unknown, "five may work on most of them");
         assert_eq!(class(16, false), Class::Unknown, "some stacks are unknown");
+        (scene.group.answered, scene.group.evidence.stacks) = (9, None);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "it has answered them");
+        let waits = StackEvidence { threads: 20, inside_once: 5, ..StackEvidence::default() };
+        scene.group.evidence.stacks = Some(waits);
+        assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Unknown, "five may be about to close them");
+        scene.group.answered = 0;
         let tasks = StackEvidence { threads: 3, tasks: 2, ..StackEvidence::default() };
         scene.group.evidence.stacks = Some(tasks);
         assert_eq!(scene.check(&ServesOthers).unwrap().class, Class::Leak, "two tasks for nine sockets");
