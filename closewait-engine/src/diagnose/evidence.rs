@@ -148,7 +148,7 @@ impl GroupEvidence {
         self.stacks.filter(|stacks| stalls && explain(stacks))
     }
 
-    /// Returns the stacks of threads that wait for each other and that nothing else will wake: no thread can go on, and no other program owes
+    /// Returns the stacks of threads that wait for each other and that nothing else will wake: no thread can continue, and no other program owes
     /// an answer.
     pub fn stacks_that_wait_for_each_other(&self, count: u32) -> Option<StackEvidence> {
         let owes_nothing = self.backends.is_some_and(|backends| backends.waiting == 0);

@@ -27,7 +27,7 @@ impl Rule for Blocked {
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread; or stacks show that threads \
                    have waited for a lock at one line for 30 s or longer, at least half as many as the group has sockets or most of those \
                    that work, or most of these at up to three lines, or for a connection of a pool, or for other threads while no thread can \
-                   go on, and do not show that all threads wait for work",
+                   continue, and do not show that all threads wait for work",
             class: &[Class::Hung],
             certainty: &[
                 (

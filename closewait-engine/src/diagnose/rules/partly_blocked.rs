@@ -19,7 +19,7 @@ impl Rule for PartlyBlocked {
                    timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
                    wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets; or stacks \
                    show that threads have waited for locks or for room in queues at up to three lines, or for a connection of a pool, or for \
-                   other threads while no thread can go on, for 30 s or longer, at \
+                   other threads while no thread can continue, for 30 s or longer, at \
                    least half as many as sockets, and the oldest entered 60 s ago or longer; or stacks show an event loop of greenlets \
                    (gevent, eventlet), which has read most of 8 or more requests and not answered them, the oldest for 2 min, finished \
                    none late and waits for no other program",
