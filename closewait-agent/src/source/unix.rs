@@ -37,8 +37,11 @@ const MAX_LISTENERS: usize = 8;
 const MAX_OWNERS: usize = 16;
 /// Maximum number of listeners whose processes are known.
 const MAX_KNOWN: usize = 256;
-/// Minimum time between searches through the descriptors of all processes.
+/// Age at which the processes of a listener are searched for again if none was found.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
+/// Minimum time between searches through the descriptors of all processes: a new listener does not wait for [`SEARCH_INTERVAL`] because
+/// another one was searched for.
+const MIN_SEARCH_GAP: Duration = Duration::from_secs(2);
 /// Age at which the processes of a listener are searched for again.
 const MAX_AGE: Duration = Duration::from_secs(120);
 /// Highest descriptor of standard input, output and error: those of a service are connections to a log.
@@ -118,22 +121,24 @@ impl UnixReader {
         for (_, owners) in self.known.values_mut() {
             owners.retain(|task| !super::ended::has_ended(task.pid));
         }
-        self.known.retain(|inode, (at, owners)| {
-            wanted.contains(inode) && now.since(*at) < if owners.is_empty() { SEARCH_INTERVAL } else { MAX_AGE }
-        });
-        let is_known = wanted.iter().all(|inode| self.known.contains_key(inode));
-        if is_known || self.searched.is_some_and(|at| now.since(at) < SEARCH_INTERVAL) {
+        // Those of other inspections stay: each asks about some of the owners only.
+        self.known.retain(|_, (at, owners)| now.since(*at) < if owners.is_empty() { SEARCH_INTERVAL } else { MAX_AGE });
+        let missing: BTreeSet<u32> =
+            wanted.iter().copied().filter(|inode| !self.known.contains_key(inode)).take(MAX_KNOWN).collect();
+        if missing.is_empty() || self.searched.is_some_and(|at| now.since(at) < MIN_SEARCH_GAP) {
             return;
         }
         self.searched = Some(now);
-        let mut found: BTreeMap<u32, Vec<Task>> =
-            wanted.iter().take(MAX_KNOWN).map(|inode| (*inode, Vec::new())).collect();
-        search(wanted, patience, |inode, task| {
+        let mut found: BTreeMap<u32, Vec<Task>> = missing.iter().map(|inode| (*inode, Vec::new())).collect();
+        search(&missing, patience, |inode, task| {
             if let Some(owners) = found.get_mut(&inode).filter(|owners| owners.len() < MAX_OWNERS) {
                 owners.push(task);
             }
         });
-        self.known = found.into_iter().map(|(inode, owners)| (inode, (now, owners))).collect();
+        if self.known.len() + found.len() > MAX_KNOWN {
+            self.known.retain(|inode, _| wanted.contains(inode));
+        }
+        self.known.extend(found.into_iter().map(|(inode, owners)| (inode, (now, owners))));
     }
 }
 
