@@ -51,7 +51,10 @@ impl CodeFrame {
         if is_own {
             function.iter_mut().for_each(|name| redactor.name("function", name));
         }
-        for path in [file, object].into_iter().flatten() {
+        // An executable has functions of its runtime, too: those of Go, and all of a static one.
+        let is_own_object = is_own || object.as_deref().is_some_and(|object| !is_of_runtime(object));
+        for (path, is_own) in [(file, is_own), (object, is_own_object)] {
+            let Some(path) = path else { continue };
             match path.rsplit_once('/') {
                 // The folders above a library can have the name of a user.
                 Some((_, name)) if !is_own => *path = name.to_owned(),
@@ -59,5 +62,32 @@ impl CodeFrame {
                 _ => redactor.name("file", path),
             }
         }
+    }
+}
+
+/// Whether an object of a runtime's frame is a library, a mapping of the kernel's, or a known interpreter, and not the program's executable.
+fn is_of_runtime(object: &str) -> bool {
+    const INTERPRETERS: [&str; 4] = ["python", "php", "ruby", "node"];
+    let name = object.rsplit('/').next().unwrap_or(object);
+    name.contains(".so") || name.starts_with('[') || INTERPRETERS.iter().any(|known| name.starts_with(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_has_a_label_in_frames_of_its_runtime_too() {
+        let redacted = |function: &str, object: &str| {
+            let (function, object) = (Some(function.to_owned()), Some(object.to_owned()));
+            let mut frame = CodeFrame { function, object, ..CodeFrame::default() };
+            frame.redact(CodeLanguage::Native, &mut Redactor::default());
+            (frame.function.unwrap_or_default(), frame.object.unwrap_or_default())
+        };
+        let (function, object) = redacted("__pthread_mutex_lock", "/srv/acme-secretd");
+        assert_eq!((function.as_str(), object.as_str()), ("__pthread_mutex_lock", "file-1"));
+        assert_eq!(redacted("read", "/usr/lib/x86_64-linux-gnu/libc.so.6").1, "libc.so.6");
+        assert_eq!(redacted("node::SpinEventLoopInternal", "/usr/bin/node").1, "node");
+        assert_eq!(redacted("serve", "/srv/acme-secretd"), ("function-1".to_owned(), "file-1".to_owned()));
     }
 }

@@ -201,7 +201,6 @@ const NATIVE: &[(&str, CodeWait)] = &[
     ("clock_nanosleep%", CodeWait::Sleep),
     ("sleep", CodeWait::Sleep),
     ("usleep", CodeWait::Sleep),
-    ("pause", CodeWait::Sleep),
     ("sigwait%", CodeWait::Signal),
     ("sigsuspend", CodeWait::Signal),
     ("wait4", CodeWait::Process),
