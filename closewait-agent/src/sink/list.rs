@@ -22,7 +22,10 @@ pub use self::{
 use super::{Form, answer::Listing, json};
 use closewait_engine::{
     model::Totals,
-    snapshot::query::{GroupBy, ListContent},
+    snapshot::{
+        hints::Hint,
+        query::{GroupBy, ListContent},
+    },
     workload::Workload,
 };
 
@@ -115,12 +118,9 @@ pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = Str
 
 /// Returns a text about sockets that have exited CLOSE_WAIT while a program has not closed them; `None` without any.
 pub(super) fn still_open(totals: Totals) -> Option<String> {
-    let (have, their) = match totals.fd_open {
-        0 => return None,
-        1 => ("connection has", "its descriptor is"),
-        _ => ("connections have", "their descriptors are"),
-    };
-    Some(format!("{} {have} ended, but {their} still open: see closewait list", totals.fd_open))
+    let count = totals.fd_open;
+    // The hint of a list also names the owner, which totals do not have.
+    (count > 0).then(|| format!("{}: see closewait list", Hint::Gone { owner: None, of_owner: count, count }))
 }
 
 /// Returns the text for a list without sockets.

@@ -208,5 +208,5 @@ fn workers_that_wait_for_their_turn_at_a_queue_are_not_blocked() {
     let pool = evidence(&[sample(0, lines), sample(60, lines)]);
     assert_eq!((pool.in_loops, pool.at_line), (3, 0));
     let hung = evidence(&[sample(0, &lines[1..]), sample(60, &lines[1..])]);
-    assert_eq!((hung.in_loops, hung.at_line), (0, 2), "nobody takes work");
+    assert_eq!((hung.in_loops, hung.at_line), (0, 2), "no thread takes work");
 }
