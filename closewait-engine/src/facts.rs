@@ -4,11 +4,12 @@ use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     flow::flows::EndedBy,
     model::{
-        Dwell, Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
+        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
         Since, Socket, SocketEvent, SocketKey, Task,
     },
     time::BootTime,
     track::departed::{Departed, Left},
+    track::lingering::Lingering,
     track::tracked_socket::TrackedSocket,
 };
 
@@ -43,7 +44,10 @@ impl Engine {
             }
             Observation::Refresh(fact) => self.refresh_found(fact),
             Observation::RefreshEnd(RefreshEnd::Inspection { at }) => self.refreshed_all(at),
-            Observation::RefreshEnd(RefreshEnd::Lingering { began }) => self.lingering.refreshed_found(began),
+            Observation::RefreshEnd(RefreshEnd::Lingering { began }) => {
+                let closed = self.lingering.refreshed_found(began);
+                self.descriptors_closed(closed, began);
+            }
             Observation::RefreshEnd(RefreshEnd::Suspects { at, complete }) => self.refreshed_suspects(at, complete),
             Observation::Inspection(fact) => self.host_context.learn(fact),
             Observation::InspectionEnd(InspectionEnd::Owners { at, worked }) => self.inspected_owners(at, worked),
@@ -103,15 +107,14 @@ impl Engine {
         let sent = socket.sent_bytes.zip(sent_before).map(|(sent, before)| sent.saturating_sub(before));
         // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
         let answered = wrote == Some(true) || sent.is_some_and(|sent| sent > 0);
+        let finished = match how {
+            ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => true,
+            ExitCause::Reset => answered,
+            ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => false,
+        };
+        let abandoned = fd_open == Some(true) && how.is_by_peer() && dwell.is_some() && !finished;
         if let Some(flows) = &mut self.flows {
-            let finished = match how {
-                ExitCause::Closed | ExitCause::Shutdown | ExitCause::Aborted => true,
-                ExitCause::Reset => answered,
-                ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => false,
-            };
             let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
-            let abandoned =
-                fd_open == Some(true) && how.is_by_peer() && matches!(dwell, Some(Dwell::Exact(_))) && !finished;
             flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
         }
         let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)
@@ -123,7 +126,7 @@ impl Engine {
         if fd_open == Some(true) {
             let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
             let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
-            self.lingering.add(key, socket.clone(), gone, owners);
+            self.lingering.add(key, socket.clone(), gone, (owners, abandoned));
         }
         if stuck || self.config.events == Events::All {
             let verdict = if stuck && !is_own_close {
@@ -148,10 +151,23 @@ impl Engine {
     /// Takes in an entry, except for the tracked socket.
     fn entry_happened(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         self.something_happened(at);
-        self.lingering.remove(key);
+        let replaced = self.lingering.remove(key);
+        self.descriptors_closed(replaced, at);
         self.host_context.forget_socket(key);
         if let Some(flows) = &mut self.flows {
             flows.entered(self.group_keys.flow(socket), at);
+        }
+    }
+
+    /// Counts sockets that had counted in their groups until their descriptors were closed, before `at`: by their program or by its end,
+    /// which no event tells.
+    pub(super) fn descriptors_closed(&mut self, closed: impl IntoIterator<Item = Lingering>, at: BootTime) {
+        let Some(flows) = &mut self.flows else { return };
+        for one in closed.into_iter().filter(Lingering::is_abandoned) {
+            let since = one.since();
+            let entered = if let Since::Exact(entered) = since { Some(entered) } else { None };
+            let flow_key = self.group_keys.flow(&one.socket);
+            flows.left(flow_key, at, entered, Some(since.dwell(at)), (false, None, false));
         }
     }
 
@@ -244,7 +260,7 @@ impl Engine {
         // An unknown socket exited before the agent started. It need not have been in CLOSE_WAIT, unless its error shows so.
         if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != ExitCause::Unknown {
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
-            self.lingering.add(key, socket.clone(), gone, None);
+            self.lingering.add(key, socket.clone(), gone, (None, false));
             self.lingering.seen(key, at, &socket, Some(owner));
         }
     }

@@ -76,6 +76,7 @@ pub fn pileup(class: Class, certainty: Certainty, count: u64) -> Pileup {
         group: PileupGroup { role: None, netns: None, cgroup: None, local_port: Some(80), remote: None },
         incident: None,
         count,
+        ended: 0,
         owners: None,
         shape: None,
         slope: None,

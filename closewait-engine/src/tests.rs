@@ -1,3 +1,4 @@
+mod abandoned;
 pub(crate) mod any_times;
 mod connects;
 mod deferred;

@@ -23,7 +23,7 @@ use super::{
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    model::{IncidentReport, ReportedGroup},
+    model::{IncidentReport, Pileup, ReportedGroup},
     snapshot::urgency::Severity,
     text::{duration, rate, still_harmless, time_left},
 };
@@ -96,7 +96,7 @@ impl Measures {
             None => group.pileup.forecast.map(|forecast| forecast.left),
         });
         Self {
-            close_wait: report.groups.iter().map(|group| group.pileup.count).sum(),
+            close_wait: report.groups.iter().map(|group| group.pileup.in_close_wait()).sum(),
             stuck: counted().map(|group| group.stuck).sum(),
             incidents: counted().filter(|group| group.piles_up_since.is_some()).count() as u64,
             growth: report.watched.map(|_watched| growth.fold(0.0, f64::max)),
@@ -244,6 +244,14 @@ fn healthy(report: &IncidentReport, measures: &Measures, filtered: bool) -> Stri
     }
 }
 
+/// Formats the number of a group's sockets.
+fn sockets(pileup: &Pileup) -> String {
+    match pileup.ended {
+        0 => format!("{} in CLOSE_WAIT", count(pileup.count, "socket")),
+        ended => format!("{} not closed ({ended} ended)", count(pileup.count, "socket")),
+    }
+}
+
 /// Returns the cause, owner, size, growth and limit of a group.
 fn problem(group: &ReportedGroup) -> String {
     let ReportedGroup { stuck, pileup, .. } = group;
@@ -251,9 +259,9 @@ fn problem(group: &ReportedGroup) -> String {
     let who = name.as_deref().unwrap_or("an unknown program");
     let (class, certainty) = (pileup.verdict.class.name(), pileup.verdict.certainty.name());
     let mut text = format!(
-        "{class} ({certainty}): {who} {}: {} in CLOSE_WAIT, {stuck} stuck",
+        "{class} ({certainty}): {who} {}: {}, {stuck} stuck",
         pileup.group,
-        count(pileup.count, "socket")
+        sockets(pileup)
     );
     if let Some(slope) = pileup.slope.filter(|_| pileup.grows()) {
         let _infallible: fmt::Result = write!(text, ", grows by {}", rate(slope.per_second));

@@ -21,7 +21,7 @@ pub use self::{
 };
 use super::{Form, answer::Listing, json};
 use closewait_engine::{
-    model::Totals,
+    model::IncidentReport,
     snapshot::{
         hints::Hint,
         query::{GroupBy, ListContent},
@@ -116,9 +116,11 @@ pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = Str
     untracked.into_iter().chain(unseen.map(str::to_owned))
 }
 
-/// Returns a text about sockets that have exited CLOSE_WAIT while a program has not closed them; `None` without any.
-pub(super) fn still_open(totals: Totals) -> Option<String> {
-    let count = totals.fd_open;
+/// Returns a text about sockets that have exited CLOSE_WAIT while a program has not closed them; `None` without any but those that
+/// count in the groups of a report.
+pub(super) fn still_open(report: &IncidentReport) -> Option<String> {
+    let in_groups = report.groups.iter().map(|group| group.pileup.ended).sum();
+    let count = report.totals.fd_open.saturating_sub(in_groups);
     // The hint of a list also names the owner, which totals do not have.
     (count > 0).then(|| format!("{}: see closewait list", Hint::Gone { owner: None, of_owner: count, count }))
 }

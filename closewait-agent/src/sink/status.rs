@@ -247,8 +247,12 @@ pub(super) fn headline(report: &IncidentReport) -> String {
     let all = totals.tracked + untracked;
     let matching = matching.unwrap_or(all);
     let without_filters = if matching < all { format!(" (of {all} without the filters)") } else { String::new() };
+    let ended = match groups.iter().map(|group| group.pileup.ended).sum::<u64>() {
+        0 => String::new(),
+        ended => format!(", {ended} ended with open descriptors"),
+    };
     format!(
-        "{} in CLOSE_WAIT{without_filters}, {}: {}",
+        "{} in CLOSE_WAIT{without_filters}{ended}, {}: {}",
         count(matching, "socket"),
         count(counts.total(), "group"),
         urgencies(counts)
@@ -269,7 +273,7 @@ fn end(page: &StatusPage<'_>, (problems, calm): (&[&Pileup], &[&Pileup]), is_lim
     let unseen = report.unseen.as_deref().filter(|_| !is_limited);
     let untracked = missing(report.untracked, unseen);
     let notes = notes.iter().filter(|_| !is_limited).cloned();
-    for note in still_open(report.totals).into_iter().chain(untracked).chain(notes) {
+    for note in still_open(report).into_iter().chain(untracked).chain(notes) {
         lines.wrapped(&note, None);
     }
     if report.watched.is_none() && has_groups {

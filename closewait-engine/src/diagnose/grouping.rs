@@ -53,7 +53,6 @@ pub(crate) struct Grouping<'a> {
     keys: &'a GroupKeys,
     flows: Option<&'a Flows>,
     lingering: Option<&'a LingeringSockets>,
-    abandoned: OnceCell<BTreeMap<FlowKey, BootTime>>,
     listeners: OnceCell<BTreeMap<u16, Vec<&'a Seen<Listener>>>>,
     connections: OnceCell<BTreeMap<u32, OwnerConnections<'a>>>,
     members: OnceCell<SortedMembers<'a, OnceCell<GroupedSockets<'a>>>>,
@@ -70,7 +69,6 @@ impl<'a> Grouping<'a> {
         flows: Option<&'a Flows>,
     ) -> Self {
         let (listeners, connections, members) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        let (lingering, abandoned) = (None, OnceCell::new());
         Self {
             now,
             stuck_after,
@@ -78,40 +76,27 @@ impl<'a> Grouping<'a> {
             host_context,
             keys,
             flows,
-            lingering,
-            abandoned,
+            lingering: None,
             listeners,
             connections,
             members,
         }
     }
 
-    /// Adds sockets that have exited while a program still has a descriptor of them: the hang of a program that has left those behind began
-    /// with them. Keepalive of a peer that is gone ends a connection after a minute, and with it the oldest sockets of a group.
+    /// Adds sockets that have exited while a program still has a descriptor of them. A program that is stuck is so as before when the
+    /// peer's keepalive, or its own, ends the connections: Go's does that after a minute, and would empty the group.
     #[must_use]
     pub(crate) fn with_lingering(self, lingering: &'a LingeringSockets) -> Self {
         Self { lingering: Some(lingering), ..self }
     }
 
-    /// Returns the earliest entry of a flow's sockets that have exited with an open descriptor; `None` without one.
-    fn abandoned_since(&self, flow_key: FlowKey) -> Option<BootTime> {
-        let abandoned = self.abandoned.get_or_init(|| {
-            let mut abandoned = BTreeMap::<FlowKey, BootTime>::new();
-            for (_, one) in self.lingering.into_iter().flat_map(LingeringSockets::iter) {
-                let Some(Dwell::Exact(dwell)) = one.gone.dwell else { continue };
-                let entered = one.gone.at - dwell;
-                let first = abandoned.entry(self.keys.flow(&one.socket)).or_insert(entered);
-                *first = entered.min(*first);
-            }
-            abandoned
-        });
-        abandoned.get(&flow_key).copied()
-    }
-
     /// Returns the sockets by group.
     fn members(&self) -> &SortedMembers<'a, OnceCell<GroupedSockets<'a>>> {
         let joins = self.host_context.blind().is_none();
-        self.members.get_or_init(|| SortedMembers::new(self.tracker.iter(), self.keys, joins, self.now))
+        self.members.get_or_init(|| {
+            let abandoned = self.lingering.into_iter().flat_map(LingeringSockets::abandoned);
+            SortedMembers::new(self.tracker.iter().chain(abandoned), self.keys, joins, self.now)
+        })
     }
 
     /// Returns the listeners of a port, in all network namespaces.
@@ -151,7 +136,6 @@ impl<'a> Grouping<'a> {
             entries,
             listeners,
             of_owner: self.members().clients_of(owner),
-            abandoned_since: self.abandoned_since(flow_key),
         };
         let evidence = sources.evidence(members);
         let group = group_of(members, self.now, self.stuck_after);
@@ -173,7 +157,7 @@ impl<'a> Grouping<'a> {
         self.judge(tracked, self.origins(&tracked.socket()), |_, _| true).0
     }
 
-    /// Judges a socket in CLOSE_WAIT. The texts of the verdict are empty unless `explained` returns true for its class and rule.
+    /// Judges a socket that its program has not closed. The texts of the verdict are empty unless `explained` returns true for its class and rule.
     /// Returns the other side of a proxied connection, for which the socket waits, too.
     pub(crate) fn judge(
         &self,
@@ -232,7 +216,7 @@ impl<'a> Grouping<'a> {
         GroupedSockets { group: Group { oldest_unaccepted, ..group }, ..GroupedSockets::default() }
     }
 
-    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor. The texts of the verdict are empty unless `explained`
+    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor: as part of its group if it is as stuck as before. The texts of the verdict are empty unless `explained`
     /// returns true for its class and rule.
     pub(crate) fn judge_lingering(
         &self,
@@ -240,6 +224,9 @@ impl<'a> Grouping<'a> {
         origins: Origins<'a>,
         explained: impl FnOnce(Class, RuleName) -> bool,
     ) -> Verdict {
+        if lingering.is_abandoned() {
+            return self.judge(SocketView::Abandoned(lingering), origins, explained).0;
+        }
         let Lingering { socket, gone, owners, .. } = lingering;
         let (group, proxy_peers) = (Group::default(), ProxyPeers::default());
         let processes = self.processes(origins.listener, owners.as_deref());

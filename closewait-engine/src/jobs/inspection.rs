@@ -155,7 +155,8 @@ impl Engine {
             self.report_more();
             return;
         }
-        self.lingering.refreshed_due(asked);
+        let closed = self.lingering.refreshed_due(asked);
+        self.descriptors_closed(closed, asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
         let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);
         if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
@@ -210,13 +211,14 @@ impl Engine {
     /// Returns the facts that an inspection at `now` reads about the stuck, due and suspected sockets.
     pub(crate) fn owner_request(&mut self, now: BootTime) -> InspectionRequest {
         let suspects = self.suspects();
-        let Self { tracker, host_context, flows, group_keys, config, .. } = self;
+        let Self { tracker, lingering, host_context, flows, group_keys, config, .. } = self;
         let flows = flows.as_ref();
         let is_suspect = |one: SocketView<'_>| {
             flows.is_some_and(|flows| suspects.contains(&flows.counted_as(group_keys.flow_of(one))))
         };
-        let tracked = tracker.stuck_or_due(now, is_suspect).map(InspectedSocket::from);
-        let mut request = host_context.inspection_request(now, config.reads_stacks, tracked);
+        let abandoned = lingering.abandoned().filter(|one| is_suspect(*one));
+        let sockets = tracker.stuck_or_due(now, is_suspect).chain(abandoned).map(InspectedSocket::from);
+        let mut request = host_context.inspection_request(now, config.reads_stacks, sockets);
         if config.reads_progress {
             let tracked = tracker.stuck_or_due(now, is_suspect);
             let sockets = tracked.map(|one| (group_keys.flow_of(one), one));

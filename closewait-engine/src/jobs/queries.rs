@@ -209,7 +209,7 @@ impl Engine {
             |pid: &u32| self.host_context.inspected_at(*pid).is_none_or(|at| self.now.since(at) >= MAX_OWNER_AGE);
         let any_unknown = || self.owner_pids(MAX_PROCESSES).iter().any(is_unknown);
         self.config.reads_progress
-            && self.tracker.len() > 0
+            && self.unclosed().next().is_some()
             && (older_than(MAX_OWNER_AGE) || (older_than(NEW_OWNER_AGE) && any_unknown()))
     }
 

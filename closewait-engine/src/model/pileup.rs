@@ -266,8 +266,12 @@ pub struct Pileup {
     pub group: PileupGroup,
     /// Identity and state of the group's incident; `None` without an open incident.
     pub incident: Option<IncidentStatus>,
-    /// Number of sockets in CLOSE_WAIT.
+    /// Number of sockets that the program has not closed: those in CLOSE_WAIT, and those in `ended`.
     pub count: u64,
+    /// Number of these sockets that have exited CLOSE_WAIT, because the peer or its silence ended the connection; the program still has
+    /// the descriptor.
+    #[serde(default)]
+    pub ended: u64,
     /// Owners of the sockets that entered since the onset, with the number of sockets of each; `None` if no scan for
     /// owners was possible.
     pub owners: Option<Vec<(Task, u32)>>,

@@ -17,7 +17,7 @@ use crate::{
 
 /// Identity of a socket on one host while the socket exists: the address of the kernel's `struct sock`, or, for a scan without
 /// kernel programs, a number computed from the socket's endpoints. The output never contains it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SocketKey(pub u64);
 
 impl SocketKey {

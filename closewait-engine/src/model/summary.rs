@@ -42,9 +42,17 @@ impl Pileup {
         format!("{word}{doubt}")
     }
 
+    /// Returns the number of sockets in CLOSE_WAIT.
+    pub const fn in_close_wait(&self) -> u64 {
+        self.count.saturating_sub(self.ended)
+    }
+
     /// Returns the numbers of the incident: count of the `sockets`, growth, and the limit that is exhausted first.
     pub fn numbers(&self, sockets: &str) -> String {
-        let mut text = format!("{} {sockets}", self.count);
+        let mut text = match self.ended {
+            0 => format!("{} {sockets}", self.count),
+            ended => format!("{} not closed ({ended} ended)", self.count),
+        };
         let mut push = |part: std::fmt::Arguments<'_>| {
             let _infallible: std::fmt::Result = text.write_fmt(part);
         };

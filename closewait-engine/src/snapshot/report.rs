@@ -11,6 +11,7 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     flow::group_key::FlowKey,
+    flow::growth::Members,
     model::{IncidentCourse, IncidentReport, ReportedGroup},
     time::BootTime,
     track::socket_view::SocketView,
@@ -31,7 +32,7 @@ impl Engine {
     /// forecasts are those of the whole port or remote endpoint.
     pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
-        let fitting = self.tracker.iter().filter(|one| filter.is_empty() || self.fits(*one, filter, &grouping, now));
+        let fitting = self.unclosed().filter(|one| filter.is_empty() || self.fits(*one, filter, &grouping, now));
         let members = self.members_of(fitting, now, |_flow_key| true);
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
         let mut flows: Vec<_> = members.iter().collect();
@@ -40,13 +41,14 @@ impl Engine {
             flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
             flows.truncate(MAX_RANKED_GROUPS);
         }
-        let mut matching: usize = members.values().map(Vec::len).sum();
+        let in_close_wait = |members: &Members<'_>| members.iter().filter(|one| one.exit().is_none()).count();
+        let mut matching: usize = members.values().map(in_close_wait).sum();
         let (mut ranked, mut others) = (Vec::new(), 0);
         for (flow_key, members) in flows {
             let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) else { continue };
             if !filter.matches_verdict(pileup.verdict.class) {
                 others += 1;
-                matching -= members.len();
+                matching -= in_close_wait(members);
                 continue;
             }
             // The oldest sockets come first.

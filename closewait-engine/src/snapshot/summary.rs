@@ -21,7 +21,7 @@ pub struct ListSummary {
     pub sockets: u64,
     /// Number of listed sockets that have exited CLOSE_WAIT and still have a descriptor.
     pub gone: u64,
-    /// Groups with at least one listed socket in CLOSE_WAIT, by the urgency of the whole group.
+    /// Groups with at least one listed socket, by the urgency of the whole group.
     pub groups: UrgencyCounts,
 }
 
@@ -67,8 +67,8 @@ impl ListSummaryBuilder<'_> {
             self.gone += 1;
         } else {
             self.sockets += 1;
-            self.flows.insert(self.engine.flow_of(&row.socket));
         }
+        self.flows.insert(self.engine.flow_of(&row.socket));
     }
 
     /// Returns the summary. The groups have the urgency that they have in a report on all sockets.

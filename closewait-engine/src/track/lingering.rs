@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     limits::{Quota, keep_owner, shrink},
-    model::{Endpoint, Exit, Owner, Socket, SocketKey},
+    model::{Dwell, Endpoint, Exit, Owner, Since, Socket, SocketKey},
     time::BootTime,
     track::hashing::{FastState, by_key},
+    track::socket_view::SocketView,
 };
 
 /// Maximum number of lingering sockets, at about 400 bytes each; further ones are dropped and counted.
@@ -29,12 +30,18 @@ const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Socket that has exited CLOSE_WAIT and has an open descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lingering {
+    /// Key of the socket.
+    #[serde(skip)]
+    pub key: SocketKey,
     /// Facts about the socket at its exit.
     pub socket: Socket,
     /// Cause and time of the exit.
     pub gone: Exit,
     /// Descriptors of the socket, as of the last scan; `None` before the first.
     pub owners: Option<Vec<Owner>>,
+    /// See [`Self::is_abandoned`].
+    #[serde(default)]
+    abandoned: bool,
     found: Vec<Owner>,
     due: BootTime,
     /// Time of the last refresh that found the socket; `None` before the first one, which few descriptors survive.
@@ -45,6 +52,23 @@ impl Lingering {
     /// Returns the local and the remote endpoint.
     pub(crate) fn ends(&self) -> (Endpoint, Endpoint) {
         (self.socket.local, self.socket.remote)
+    }
+
+    /// Whether the peer has ended the connection, and the program has not used the socket after the peer's FIN: it is stuck as before.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    /// Returns the time of the entry into CLOSE_WAIT, or its bounds. Without a known dwell time, the exit is the latest one.
+    pub(crate) fn since(&self) -> Since {
+        let at = self.gone.at;
+        match self.gone.dwell {
+            Some(Dwell::Exact(dwell)) => Since::Exact(at - dwell),
+            Some(Dwell::Between { at_least, at_most }) => {
+                Since::Between { earliest: at_most.map(|at_most| at - at_most), latest: at - at_least }
+            }
+            None => Since::Between { earliest: None, latest: at },
+        }
     }
 }
 
@@ -82,6 +106,9 @@ impl LingeringSockets {
         #[expect(clippy::disallowed_methods, reason = "a sorted set")]
         let due = self.sockets.iter().map(|(key, one)| (one.due, *key)).collect();
         self.due = due;
+        for (key, one) in &mut self.sockets {
+            one.key = *key;
+        }
     }
 
     /// Returns the number of sockets that a refresh has found.
@@ -113,8 +140,21 @@ impl LingeringSockets {
         known.filter(|(_, lingering)| lingering.seen.is_some())
     }
 
-    /// Adds a socket that exited, or that a scan found after its exit.
-    pub(crate) fn add(&mut self, key: SocketKey, socket: Socket, gone: Exit, owners: Option<Vec<Owner>>) {
+    /// Returns the sockets that a refresh has found, and that are as stuck as before their peers ended the connections: they count in
+    /// their groups.
+    pub(crate) fn abandoned(&self) -> impl Iterator<Item = SocketView<'_>> {
+        self.iter().filter(|(_, one)| one.is_abandoned()).map(|(_, one)| SocketView::Abandoned(one))
+    }
+
+    /// Adds a socket that exited, or that a scan found after its exit. `abandoned` is whether the peer ended the connection, and the program
+    /// has not used the socket after the peer's FIN.
+    pub(crate) fn add(
+        &mut self,
+        key: SocketKey,
+        socket: Socket,
+        gone: Exit,
+        (owners, abandoned): (Option<Vec<Owner>>, bool),
+    ) {
         self.remove(key);
         if self.sockets.len() >= MAX_LINGERING {
             self.unwatched += 1;
@@ -122,15 +162,15 @@ impl LingeringSockets {
         }
         let due = gone.at + FIRST_REFRESH_AFTER;
         self.due.insert((due, key));
-        self.sockets.insert(key, Lingering { socket, gone, owners, found: Vec::new(), due, seen: None });
+        self.sockets.insert(key, Lingering { key, socket, gone, owners, abandoned, found: Vec::new(), due, seen: None });
     }
 
-    /// Removes a socket, because another one has its address.
-    pub(crate) fn remove(&mut self, key: SocketKey) {
-        if let Some(known) = self.sockets.remove(&key) {
-            self.due.remove(&(known.due, key));
-            shrink(&mut self.sockets);
-        }
+    /// Removes and returns a socket, because another one has its address.
+    pub(crate) fn remove(&mut self, key: SocketKey) -> Option<Lingering> {
+        let known = self.sockets.remove(&key)?;
+        self.due.remove(&(known.due, key));
+        shrink(&mut self.sockets);
+        Some(known)
     }
 
     /// Records that a refresh or a scan found the socket at `at`. Returns whether the socket is known.
@@ -158,13 +198,14 @@ impl LingeringSockets {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
     }
 
-    /// Ends the refresh of all sockets that were due at `asked`, and removes the sockets that it did not find.
-    pub(crate) fn refreshed_due(&mut self, asked: BootTime) {
+    /// Ends the refresh of all sockets that were due at `asked`. Removes and returns the sockets that it did not find: they are closed.
+    pub(crate) fn refreshed_due(&mut self, asked: BootTime) -> Vec<Lingering> {
+        let mut closed = Vec::new();
         for key in self.due(asked) {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             self.due.remove(&(known.due, key));
             if known.seen.is_none_or(|seen| seen < asked) {
-                self.sockets.remove(&key);
+                closed.extend(self.sockets.remove(&key));
                 continue;
             }
             let gap = asked.since(known.gone.at).clamp(FIRST_REFRESH_AFTER, MAX_REFRESH_INTERVAL);
@@ -172,13 +213,14 @@ impl LingeringSockets {
             self.due.insert((known.due, key));
         }
         shrink(&mut self.sockets);
+        closed
     }
 
-    /// Ends the refresh of all known sockets since `asked`, and removes the sockets that it did not find again.
-    pub(crate) fn refreshed_found(&mut self, asked: BootTime) {
+    /// Ends the refresh of all known sockets since `asked`. Removes and returns the sockets that it did not find again: they are closed.
+    pub(crate) fn refreshed_found(&mut self, asked: BootTime) -> Vec<Lingering> {
         let gone = |one: &Lingering| one.seen.is_some_and(|seen| seen < asked);
         let keys: Vec<_> = self.iter().filter(|(_, one)| gone(one)).map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.remove(key));
+        keys.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Takes over the result of a scan of open files that began at `began`; `complete` is whether it read all
@@ -225,7 +267,7 @@ mod tests {
 
     fn one() -> LingeringSockets {
         let mut sockets = LingeringSockets::default();
-        sockets.add(KEY, socket(), gone(), None);
+        sockets.add(KEY, socket(), gone(), (None, true));
         sockets
     }
 
@@ -289,7 +331,7 @@ mod tests {
     fn sockets_over_the_limit_are_counted() {
         let mut sockets = LingeringSockets::default();
         for key in 0..MAX_LINGERING as u64 + 5 {
-            sockets.add(SocketKey(key), socket(), gone(), None);
+            sockets.add(SocketKey(key), socket(), gone(), (None, true));
         }
         assert_eq!((sockets.sockets.len(), sockets.unwatched()), (MAX_LINGERING, 5));
         assert_eq!(sockets.len(), 0, "no refresh has found them yet");

@@ -29,7 +29,7 @@ pub(super) const NO_PLACE: u32 = u32::MAX;
 
 /// Tracked socket in 128 bytes. Members that are unknown are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Packed {
+pub(crate) struct Packed {
     pub(super) key: SocketKey,
     pub(super) due: BootTime,
     /// Time of the entry, or the latest one.

@@ -1,19 +1,33 @@
-//! Tracked socket in the table, without a copy.
+//! Socket that its program has not closed, without a copy.
 
 use std::{borrow::Cow, fmt, ops::Deref};
 
 use super::{packed::Packed, sockets::Sockets};
 use crate::{
-    model::{Dwell, Endpoint, Opener, Owner, Protocol, Role, Since, Socket, SocketKey},
+    model::{Dwell, Endpoint, Exit, Opener, Owner, Protocol, Role, Since, Socket, SocketKey},
     time::BootTime,
+    track::lingering::Lingering,
     track::tracked_socket::TrackedSocket,
+    track::tracker::NEVER,
 };
 
-/// Tracked socket in the table. Each method reads only what it returns.
+/// Socket that its program has not closed. Each method reads only what it returns.
 #[derive(Clone, Copy)]
-pub(crate) struct SocketView<'a> {
-    sockets: &'a Sockets,
-    packed: &'a Packed,
+pub(crate) enum SocketView<'a> {
+    /// Tracked socket in the table.
+    Tracked(&'a Sockets, &'a Packed),
+    /// Socket whose connection the peer has ended; its facts are those at its exit from CLOSE_WAIT.
+    Abandoned(&'a Lingering),
+}
+
+/// Form in which a socket is stored.
+enum Stored<'a> {
+    /// In the table.
+    Packed(&'a Sockets, &'a Packed),
+    /// Because the packed form has no room for it.
+    Wide(&'a TrackedSocket),
+    /// Because it has exited.
+    Abandoned(&'a Lingering),
 }
 
 /// Facts about a socket that decide what an inspection reads.
@@ -99,167 +113,223 @@ impl fmt::Debug for SocketView<'_> {
 }
 
 impl<'a> SocketView<'a> {
-    pub(super) fn new(sockets: &'a Sockets, packed: &'a Packed) -> Self {
-        Self { sockets, packed }
+    /// Returns the form in which the socket is stored.
+    fn stored(self) -> Stored<'a> {
+        match self {
+            Self::Tracked(sockets, packed) if packed.is_wide() => match sockets.wide.get(&packed.key) {
+                Some(wide) => Stored::Wide(wide),
+                None => Stored::Packed(sockets, packed),
+            },
+            Self::Tracked(sockets, packed) => Stored::Packed(sockets, packed),
+            Self::Abandoned(one) => Stored::Abandoned(one),
+        }
     }
 
-    /// Returns the socket as it is stored if its packed form has no room for it.
-    fn wide(self) -> Option<&'a TrackedSocket> {
-        if !self.packed.is_wide() {
-            return None;
+    /// Returns a fact about the socket from its packed form, or from the whole one.
+    fn fact<T>(self, packed: impl FnOnce(&'a Sockets, &'a Packed) -> T, whole: impl FnOnce(&'a Socket) -> T) -> T {
+        match self.stored() {
+            Stored::Packed(sockets, of) => packed(sockets, of),
+            Stored::Wide(wide) => whole(&wide.socket),
+            Stored::Abandoned(one) => whole(&one.socket),
         }
-        self.sockets.wide.get(&self.packed.key).map(|wide| &**wide)
+    }
+
+    /// Returns the exit of a socket whose connection the peer has ended; `None` for a socket in CLOSE_WAIT.
+    pub(crate) fn exit(self) -> Option<&'a Exit> {
+        match self {
+            Self::Tracked(..) => None,
+            Self::Abandoned(one) => Some(&one.gone),
+        }
     }
 
     /// Returns the key of the socket.
     pub(crate) fn key(self) -> SocketKey {
-        self.packed.key
+        match self {
+            Self::Tracked(_, packed) => packed.key,
+            Self::Abandoned(one) => one.key,
+        }
     }
 
     /// Returns the time of the next report.
     pub(crate) fn due(self) -> BootTime {
-        self.packed.due
+        match self {
+            Self::Tracked(_, packed) => packed.due,
+            Self::Abandoned(_) => NEVER,
+        }
     }
 
     /// Returns the time of the entry, or its bounds.
     pub(crate) fn since(self) -> Since {
-        self.wide().map_or_else(
-            || {
-                let earliest = self.packed.has_earliest().then(|| self.sockets.earliest.get(&self.key())).flatten();
-                self.packed.since(earliest.copied())
-            },
-            |wide| wide.since,
-        )
+        match self.stored() {
+            Stored::Packed(sockets, packed) => {
+                let earliest = packed.has_earliest().then(|| sockets.earliest.get(&packed.key)).flatten();
+                packed.since(earliest.copied())
+            }
+            Stored::Wide(wide) => wide.since,
+            Stored::Abandoned(one) => one.since(),
+        }
     }
 
     /// Returns the time of the entry, or the latest one.
     pub(crate) fn latest(self) -> BootTime {
-        self.wide().map_or_else(|| self.packed.latest(), |wide| wide.since.latest())
+        match self.stored() {
+            Stored::Packed(_, packed) => packed.latest(),
+            Stored::Wide(wide) => wide.since.latest(),
+            Stored::Abandoned(one) => one.since().latest(),
+        }
     }
 
-    /// Returns the dwell time at `now`.
+    /// Returns the time at `now` since the socket's entry, or its bounds.
     pub(crate) fn dwell(self, now: BootTime) -> Dwell {
         self.since().dwell(now)
     }
 
     /// Returns the latest time at which the socket is known to have been in CLOSE_WAIT.
     pub(crate) fn seen(self) -> BootTime {
-        self.wide().map_or_else(|| self.packed.seen(), |wide| wide.seen)
+        match self.stored() {
+            Stored::Packed(_, packed) => packed.seen(),
+            Stored::Wide(wide) => wide.seen,
+            Stored::Abandoned(one) => one.gone.at,
+        }
     }
 
-    /// Returns the latest time at which the agent noticed that a program used the socket.
+    /// Returns the latest time at which the agent noticed that a program used the socket; for one that has exited, the latest at which it
+    /// can have done so.
     pub(crate) fn touched(self) -> BootTime {
-        self.wide().map_or_else(|| self.packed.touched(), |wide| wide.touched)
+        match self.stored() {
+            Stored::Packed(_, packed) => packed.touched(),
+            Stored::Wide(wide) => wide.touched,
+            Stored::Abandoned(one) => one.gone.at,
+        }
     }
 
     /// Returns the time of the last refresh.
     pub(crate) fn refreshed(self) -> Option<BootTime> {
-        self.wide().map_or_else(|| self.packed.refreshed(), |wide| wide.refreshed)
+        match self.stored() {
+            Stored::Packed(_, packed) => packed.refreshed(),
+            Stored::Wide(wide) => wide.refreshed,
+            Stored::Abandoned(one) => Some(one.gone.at),
+        }
     }
 
     /// Whether the socket was reported as stuck.
     pub(crate) fn is_reported(self) -> bool {
-        self.wide().map_or_else(|| self.packed.is_reported(), |wide| wide.reported)
+        match self.stored() {
+            Stored::Packed(_, packed) => packed.is_reported(),
+            Stored::Wide(wide) => wide.reported,
+            // Its exit was.
+            Stored::Abandoned(_) => true,
+        }
     }
 
     /// Returns [`Socket::accepted`].
     pub(crate) fn accepted(self) -> Option<bool> {
-        self.wide().map_or_else(|| self.packed.accepted(), |wide| wide.socket.accepted)
+        self.fact(|_, packed| packed.accepted(), |socket| socket.accepted)
     }
 
     /// Returns [`Socket::protocol`].
     pub(crate) fn protocol(self) -> Protocol {
-        self.wide().map_or_else(|| self.packed.protocol(&self.sockets.interned), |wide| wide.socket.protocol)
+        self.fact(|sockets, packed| packed.protocol(&sockets.interned), |socket| socket.protocol)
     }
 
     /// Returns [`Socket::role`].
     pub(crate) fn role(self) -> Option<Role> {
-        self.wide().map_or_else(|| self.packed.role(), |wide| wide.socket.role)
+        self.fact(|_, packed| packed.role(), |socket| socket.role)
     }
 
     /// Returns [`Socket::inode`].
     pub(crate) fn inode(self) -> Option<u64> {
-        self.wide().map_or_else(|| self.packed.inode(), |wide| wide.socket.inode)
+        self.fact(|_, packed| packed.inode(), |socket| socket.inode)
+    }
+
+    /// Returns [`Socket::cookie`].
+    fn cookie(self) -> Option<u64> {
+        self.fact(|_, packed| packed.cookie(), |socket| socket.cookie)
     }
 
     /// Returns [`Socket::netns`].
     pub(crate) fn netns(self) -> Option<u32> {
-        self.wide().map_or_else(|| self.packed.netns(&self.sockets.interned), |wide| wide.socket.netns)
+        self.fact(|sockets, packed| packed.netns(&sockets.interned), |socket| socket.netns)
     }
 
     /// Returns [`Socket::cgroup`].
     pub(crate) fn cgroup(self) -> Option<u64> {
-        self.wide().map_or_else(|| self.packed.cgroup(&self.sockets.interned), |wide| wide.socket.cgroup)
+        self.fact(|sockets, packed| packed.cgroup(&sockets.interned), |socket| socket.cgroup)
     }
 
     /// Returns [`Socket::sent_bytes`].
     pub(crate) fn sent_bytes(self) -> Option<u64> {
-        self.wide().map_or_else(|| self.packed.sent_bytes(), |wide| wide.socket.sent_bytes)
+        self.fact(|_, packed| packed.sent_bytes(), |socket| socket.sent_bytes)
     }
 
     /// Returns the local and the remote endpoint.
     pub(crate) fn ends(self) -> (Endpoint, Endpoint) {
-        let of_wide = |wide: &TrackedSocket| (wide.socket.local, wide.socket.remote);
-        self.wide().map_or_else(|| self.packed.ends(&self.sockets.interned), of_wide)
+        self.fact(|sockets, packed| packed.ends(&sockets.interned), |socket| (socket.local, socket.remote))
     }
 
     /// Returns the network namespace and the cgroup, and the local and the remote endpoint.
     pub(crate) fn site_and_ends(self) -> ((Option<u32>, Option<u64>), (Endpoint, Endpoint)) {
-        if let Some(wide) = self.wide() {
-            let Socket { netns, cgroup, local, remote, .. } = wide.socket;
-            return ((netns, cgroup), (local, remote));
-        }
-        self.packed.site_and_ends(&self.sockets.interned)
+        let of_whole = |socket: &Socket| ((socket.netns, socket.cgroup), (socket.local, socket.remote));
+        self.fact(|sockets, packed| packed.site_and_ends(&sockets.interned), of_whole)
     }
 
     /// Returns the facts about the socket.
     pub(crate) fn socket(self) -> Socket {
-        if let Some(wide) = self.wide() {
-            return wide.socket.clone();
+        match self.stored() {
+            Stored::Packed(sockets, packed) => Socket { opener: self.opener(), ..packed.socket(&sockets.interned) },
+            Stored::Wide(wide) => wide.socket.clone(),
+            // The end of a connection drops its send queue and its timers (`tcp_reset`, net/ipv4/tcp_input.c, `tcp_write_err`,
+            // net/ipv4/tcp_timer.c, and `tcp_done`, net/ipv4/tcp.c at v5.10).
+            Stored::Abandoned(one) => Socket { send_queue_bytes: Some(0), timer: None, ..one.socket.clone() },
         }
-        Socket { opener: self.opener(), ..self.packed.socket(&self.sockets.interned) }
     }
 
     /// Returns [`Socket::opener`].
     pub(crate) fn opener(self) -> Option<Box<Opener>> {
-        if let Some(wide) = self.wide() {
-            return wide.socket.opener.clone();
-        }
-        self.packed.has_opener().then(|| self.sockets.openers.get(&self.key())).flatten().cloned().map(Box::new)
+        let of_packed = |sockets: &Sockets, packed: &Packed| {
+            packed.has_opener().then(|| sockets.openers.get(&packed.key)).flatten().cloned().map(Box::new)
+        };
+        self.fact(of_packed, |socket| socket.opener.clone())
     }
 
     /// Returns the descriptors of the socket as of the last scan of open files; `None` before the first.
     pub(crate) fn owners(self) -> Option<Owners<'a>> {
-        if let Some(wide) = self.wide() {
-            return wide.owners.as_deref().map(Owners::Others);
+        match self.stored() {
+            Stored::Packed(sockets, packed) => {
+                let owner = packed.owned()?.then(|| packed.owner(&sockets.interned)).flatten();
+                Some(owner.map_or(Owners::Others(&[]), |owner| Owners::One([owner])))
+            }
+            Stored::Wide(wide) => wide.owners.as_deref().map(Owners::Others),
+            Stored::Abandoned(one) => one.owners.as_deref().map(Owners::Others),
         }
-        let is_owned = self.packed.owned()?;
-        let owner = is_owned.then(|| self.packed.owner(&self.sockets.interned)).flatten();
-        Some(owner.map_or(Owners::Others(&[]), |owner| Owners::One([owner])))
     }
 
     /// Whether the owners are known.
     pub(crate) fn is_scanned(self) -> bool {
-        self.wide().map_or_else(|| self.packed.owned().is_some(), |wide| wide.owners.is_some())
+        match self.stored() {
+            Stored::Packed(_, packed) => packed.owned().is_some(),
+            Stored::Wide(wide) => wide.owners.is_some(),
+            Stored::Abandoned(one) => one.owners.is_some(),
+        }
     }
 
     /// Whether the descriptors are known, and there is none.
     pub(crate) fn is_unheld(self) -> bool {
-        let of_wide = |wide: &TrackedSocket| wide.owners.as_deref().is_some_and(<[_]>::is_empty);
-        self.wide().map_or_else(|| self.packed.owned() == Some(false), of_wide)
+        match self.stored() {
+            Stored::Packed(_, packed) => packed.owned() == Some(false),
+            Stored::Wide(wide) => wide.owners.as_deref().is_some_and(<[_]>::is_empty),
+            Stored::Abandoned(one) => one.owners.as_deref().is_some_and(<[_]>::is_empty),
+        }
     }
 
-    /// Whether two descriptions cannot belong to the same socket, as [`super::tracked_socket::differ`] decides.
+    /// Whether two descriptions cannot belong to the same socket.
     pub(crate) fn differs(self, socket: &Socket) -> bool {
         fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
             one.zip(other).is_some_and(|(one, other)| one != other)
         }
-        if let Some(wide) = self.wide() {
-            return super::tracked_socket::differ(&wide.socket, socket);
-        }
-        differ(self.packed.cookie(), socket.cookie)
+        differ(self.cookie(), socket.cookie)
             || differ(self.netns(), socket.netns)
-            || differ(self.packed.inode(), socket.inode)
+            || differ(self.inode(), socket.inode)
             || self.ends() != (socket.local, socket.remote)
     }
 
@@ -287,10 +357,11 @@ impl<'a> SocketView<'a> {
 
     /// Copies the socket.
     pub(crate) fn to_tracked(self) -> TrackedSocket {
-        if let Some(wide) = self.wide() {
-            return wide.clone();
-        }
-        let found = self.packed.is_found().then(|| self.packed.owner(&self.sockets.interned)).flatten();
+        let found = match self.stored() {
+            Stored::Wide(wide) => return wide.clone(),
+            Stored::Packed(sockets, packed) => packed.is_found().then(|| packed.owner(&sockets.interned)).flatten(),
+            Stored::Abandoned(_) => None,
+        };
         TrackedSocket {
             socket: self.socket(),
             since: self.since(),

@@ -82,7 +82,7 @@ impl Sockets {
 
     /// Returns the socket with a number.
     pub(crate) fn view(&self, id: u32) -> SocketView<'_> {
-        SocketView::new(self, self.slab.get(id))
+        SocketView::Tracked(self, self.slab.get(id))
     }
 
     /// Returns a socket.

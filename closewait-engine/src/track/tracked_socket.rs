@@ -114,17 +114,6 @@ pub(crate) fn first_due(since: BootTime, stuck_after: Duration, seen: BootTime) 
     (since + stuck_after).max(seen)
 }
 
-/// Whether two descriptions cannot belong to the same socket.
-pub(crate) fn differ(one: &Socket, other: &Socket) -> bool {
-    fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
-        one.zip(other).is_some_and(|(one, other)| one != other)
-    }
-    differ(one.cookie, other.cookie)
-        || differ(one.netns, other.netns)
-        || differ(one.inode, other.inode)
-        || (one.local, one.remote) != (other.local, other.remote)
-}
-
 /// Returns the first time after `now` at which the age is `stuck_after` times a power of two.
 pub(crate) fn next_doubling(since: BootTime, stuck_after: Duration, now: BootTime) -> BootTime {
     let step = nanos(stuck_after).max(1);

@@ -32,7 +32,7 @@ use crate::{
 const MAX_MORE_OWNERS: usize = 1 << 20;
 
 /// End of the clock.
-const NEVER: BootTime = BootTime(u64::MAX);
+pub(super) const NEVER: BootTime = BootTime(u64::MAX);
 
 /// All sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -127,7 +127,7 @@ fn head(page: &ReportPage<'_>) -> String {
 /// Returns what the report may lack.
 pub(super) fn gaps(page: &ReportPage<'_>) -> Vec<String> {
     let IncidentReport { untracked, unseen, watched, totals, .. } = page.report;
-    let mut gaps: Vec<String> = still_open(*totals).into_iter().collect();
+    let mut gaps: Vec<String> = still_open(page.report).into_iter().collect();
     gaps.extend(missing(*untracked, unseen.as_deref()));
     gaps.extend(page.notes.iter().cloned());
     // A scan is one moment, in which nothing can get lost.

@@ -51,8 +51,11 @@ pub(in crate::sink) struct PileupObject<'a> {
     began: Option<String>,
     /// Whether the incident was reported before.
     again: bool,
-    /// Number of sockets in CLOSE_WAIT.
+    /// Number of sockets that the program has not closed: those in CLOSE_WAIT, and those in `ended`.
     count: u64,
+    /// Number of these sockets that have exited CLOSE_WAIT, because the peer or its silence ended the connection; the program still has
+    /// the descriptor.
+    ended: u64,
     /// Owners of the sockets that entered since the onset, with the number of sockets of each; `null` if no scan for
     /// owners was possible.
     owners: Option<Vec<OwnerCountObject<'a>>>,
@@ -352,6 +355,7 @@ impl<'a> PileupObject<'a> {
             began: incident.map(|incident| time(incident.began)),
             again: incident.is_some_and(|incident| incident.state != IncidentState::Opened),
             count: *count,
+            ended: pileup.ended,
             owners: owners.as_ref().map(|owners| owners.iter().map(owner).collect()),
             shape: shape.map(Shape::name),
             slope_per_second: slope.map(|slope| slope.per_second),

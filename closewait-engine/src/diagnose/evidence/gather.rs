@@ -87,8 +87,6 @@ pub(crate) struct Sources<'a> {
     pub(crate) entries: &'a [BootTime],
     /// Connections of the group's owner in CLOSE_WAIT, to any remote endpoint.
     pub(crate) of_owner: OwnerClients,
-    /// Earliest entry of sockets of that port or remote endpoint that have exited with an open descriptor; `None` without one.
-    pub(crate) abandoned_since: Option<BootTime>,
 }
 
 impl Sources<'_> {
@@ -114,7 +112,6 @@ impl Sources<'_> {
         });
         // Demand counts the whole port: a server with a process for each connection has a group for each process.
         let first = self.entries.first().copied().unwrap_or(onset);
-        let first = self.abandoned_since.map_or(first, |abandoned| abandoned.min(first));
         let last_exit = self
             .flows
             .filter(|_| is_server)
@@ -128,7 +125,12 @@ impl Sources<'_> {
         // Nothing waits for the program on these but the close.
         let done = members.iter().filter(|one| one.latest() > late && one.socket().is_served()).count();
         let peer_ends: Vec<PeerEnd> = if is_server {
-            members.iter().filter_map(|one| self.host_context.peer_end(one.key())).collect()
+            // A peer that has ended the connection has closed both directions.
+            let peer_end = |one: &SocketView<'_>| match one.exit() {
+                Some(_) => Some(PeerEnd::Closed),
+                None => self.host_context.peer_end(one.key()),
+            };
+            members.iter().filter_map(peer_end).collect()
         } else {
             Vec::new()
         };

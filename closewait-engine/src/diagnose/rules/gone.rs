@@ -19,7 +19,8 @@ impl Rule for Gone {
     fn about(&self) -> &'static About {
         &About {
             name: "gone",
-            when: "the connection has ended (reset, timed out, destroyed or shut down); a program still has its descriptor",
+            when: "the connection has ended in another way than by the peer, or the agent did not see its end; a program still has its \
+                   descriptor",
             class: &[Class::Leak, Class::Transient, Class::Unknown],
             certainty: &[
                 (
@@ -35,6 +36,8 @@ impl Rule for Gone {
             says: "the descriptor is still open; it counts against the limit of open files and appears in no list of connections",
             next: "look for the code that has the descriptor and does not see the error that a read of it returns",
             not: &[
+                "a connection in CLOSE_WAIT that the peer or its silence ended: its program is stuck as before, and it is judged with the \
+                 sockets of its group",
                 "a program that needs time to close it: transient for the first 60 s, or `--stuck-after` if that is longer",
             ],
             seen: &["moby/moby#31660", "gorilla/websocket#91"],

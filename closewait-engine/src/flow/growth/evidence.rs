@@ -17,7 +17,7 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AgeCounts, Certainty, Class, Dwell, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis,
+        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis,
         Limit, Milestone, MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since,
         Slope, Socket, SocketKey, count_age,
     },
@@ -81,13 +81,7 @@ impl Engine {
             }
             (flow_key, since, one.key())
         });
-        let abandoned = self.lingering.iter().filter_map(|(_, one)| {
-            let Some(Dwell::Exact(dwell)) = one.gone.dwell.filter(|_| one.gone.seen && one.gone.how.is_by_peer())
-            else {
-                return None;
-            };
-            Some((self.group_keys.flow(&one.socket), one.gone.at - dwell))
-        });
+        let abandoned = self.lingering.abandoned().map(|one| (self.group_keys.flow_of(one), one.latest()));
         let ended = flows.handle_timeout(now, sockets, abandoned);
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
             self.host_context.watch(&ports, now);
@@ -154,9 +148,14 @@ impl Engine {
         self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
     }
 
+    /// Returns the sockets in CLOSE_WAIT, and those that are as stuck as before although their peers have ended the connections.
+    pub(crate) fn unclosed(&self) -> impl Iterator<Item = SocketView<'_>> {
+        self.tracker.iter().chain(self.lingering.abandoned())
+    }
+
     /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
     pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
-        self.members_of(self.tracker.iter(), at, wanted)
+        self.members_of(self.unclosed(), at, wanted)
     }
 
     /// Returns those of these sockets that are in the wanted flows and had entered by `at`, oldest first.
@@ -264,7 +263,9 @@ impl Engine {
         let of_main = |one: &&SocketView<'_>| {
             one.owners().is_some_and(|owners| owners.iter().any(|owner| Some(owner.task.pid) == main))
         };
-        let oldest = *grown.iter().find(of_main).or(grown.first())?;
+        // The connection of an ended one says less about its group than one that the program can still use.
+        let of_main = || grown.iter().filter(of_main);
+        let oldest = *of_main().find(|one| one.exit().is_none()).or(of_main().next()).or(grown.first())?;
         let (oldest_socket, oldest_owners) = (oldest.socket(), oldest.owners());
         let oldest_owners = oldest_owners.as_deref();
         let process = match main {
@@ -310,6 +311,7 @@ impl Engine {
             at: process_at.unwrap_or(now),
         });
         let count = members.len() as u64;
+        let ended = members.iter().filter(|one| one.exit().is_some()).count();
         let connections = self.connection_limit(flow_key);
         let connections =
             connections.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
@@ -367,6 +369,7 @@ impl Engine {
             group,
             incident: flows.and_then(|flows| flows.incident(flow_key)),
             count,
+            ended: ended as u64,
             owners,
             shape: course.map(|course| course.shape),
             slope: course.and_then(|course| course.slope),

@@ -143,7 +143,8 @@ pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Markup {
     let facts = content::facts(group, page);
     html! {
         dl {
-            div { dt { "In CLOSE_WAIT" } dd { (pileup.count) } }
+            div { dt { "In CLOSE_WAIT" } dd { (pileup.in_close_wait()) } }
+            @if pileup.ended > 0 { div { dt { "Ended, not closed" } dd { (pileup.ended) } } }
             div { dt { "Oldest" } dd { (age(pileup, page.report)) } }
             @if page.report.watched.is_some() { div { dt { "Growth" } dd { (growth(pileup)) } } }
             @for (name, value) in facts.iter().filter(|(name, _)| !SHOWN_ELSEWHERE.contains(name)) {
