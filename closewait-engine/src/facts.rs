@@ -4,8 +4,8 @@ use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     flow::flows::EndedBy,
     model::{
-        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
-        Since, Socket, SocketEvent, SocketKey, Task,
+        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
+        Socket, SocketEvent, SocketKey, Task,
     },
     time::BootTime,
     track::departed::{Departed, Left},

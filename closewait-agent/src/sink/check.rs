@@ -258,11 +258,7 @@ fn problem(group: &ReportedGroup) -> String {
     let name = pileup.service().name();
     let who = name.as_deref().unwrap_or("an unknown program");
     let (class, certainty) = (pileup.verdict.class.name(), pileup.verdict.certainty.name());
-    let mut text = format!(
-        "{class} ({certainty}): {who} {}: {}, {stuck} stuck",
-        pileup.group,
-        sockets(pileup)
-    );
+    let mut text = format!("{class} ({certainty}): {who} {}: {}, {stuck} stuck", pileup.group, sockets(pileup));
     if let Some(slope) = pileup.slope.filter(|_| pileup.grows()) {
         let _infallible: fmt::Result = write!(text, ", grows by {}", rate(slope.per_second));
     }

@@ -26,6 +26,7 @@ use closewait_engine::{
         hints::Hint,
         query::{GroupBy, ListContent},
     },
+    text,
     workload::Workload,
 };
 
@@ -121,8 +122,12 @@ pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = Str
 pub(super) fn still_open(report: &IncidentReport) -> Option<String> {
     let in_groups = report.groups.iter().map(|group| group.pileup.ended).sum();
     let count = report.totals.fd_open.saturating_sub(in_groups);
-    // The hint of a list also names the owner, which totals do not have.
-    (count > 0).then(|| format!("{}: see closewait list", Hint::Gone { owner: None, of_owner: count, count }))
+    let text = match in_groups {
+        // The hint of a list also names the owner, which totals do not have.
+        0 => Hint::Gone { owner: None, of_owner: count, count }.to_string(),
+        _ => format!("{} ended but not closed", text::count(count, "more connection")),
+    };
+    (count > 0).then(|| format!("{text}: see closewait list"))
 }
 
 /// Returns the text for a list without sockets.

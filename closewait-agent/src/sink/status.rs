@@ -251,9 +251,9 @@ pub(super) fn headline(report: &IncidentReport) -> String {
         0 => String::new(),
         ended => format!(", {ended} ended with open descriptors"),
     };
+    let sockets = if matching == 0 { "no socket".to_owned() } else { count(matching, "socket") };
     format!(
-        "{} in CLOSE_WAIT{without_filters}{ended}, {}: {}",
-        count(matching, "socket"),
+        "{sockets} in CLOSE_WAIT{without_filters}{ended}, {}: {}",
         count(counts.total(), "group"),
         urgencies(counts)
     )

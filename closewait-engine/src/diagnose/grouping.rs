@@ -69,18 +69,7 @@ impl<'a> Grouping<'a> {
         flows: Option<&'a Flows>,
     ) -> Self {
         let (listeners, connections, members) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self {
-            now,
-            stuck_after,
-            tracker,
-            host_context,
-            keys,
-            flows,
-            lingering: None,
-            listeners,
-            connections,
-            members,
-        }
+        Self { now, stuck_after, tracker, host_context, keys, flows, lingering: None, listeners, connections, members }
     }
 
     /// Adds sockets that have exited while a program still has a descriptor of them. A program that is stuck is so as before when the

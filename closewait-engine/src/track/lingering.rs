@@ -162,7 +162,8 @@ impl LingeringSockets {
         }
         let due = gone.at + FIRST_REFRESH_AFTER;
         self.due.insert((due, key));
-        self.sockets.insert(key, Lingering { key, socket, gone, owners, abandoned, found: Vec::new(), due, seen: None });
+        self.sockets
+            .insert(key, Lingering { key, socket, gone, owners, abandoned, found: Vec::new(), due, seen: None });
     }
 
     /// Removes and returns a socket, because another one has its address.

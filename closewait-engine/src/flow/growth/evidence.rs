@@ -17,9 +17,9 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis,
-        Limit, Milestone, MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since,
-        Slope, Socket, SocketKey, count_age,
+        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
+        Milestone, MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since, Slope,
+        Socket, SocketKey, count_age,
     },
     process::Process,
     snapshot::metrics::service_of,

@@ -13,9 +13,9 @@ mod series;
 
 use std::time::Duration;
 
+pub(crate) use self::evidence::Members;
 pub(crate) use self::series::{Aged, Point};
 use self::series::{Series, slope};
-pub(crate) use self::evidence::Members;
 pub(crate) use self::{course_log::CourseLog, habit::Habit};
 use serde::{Deserialize, Serialize};
 
