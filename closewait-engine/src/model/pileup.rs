@@ -136,7 +136,8 @@ impl Forecast {
 pub struct Onset {
     /// Entry of the oldest remaining socket; its latest possible time if the agent did not see it.
     pub first_stuck: BootTime,
-    /// Time of the latest exit that the program caused; `None` if the agent saw no such exit.
+    /// Time of the latest exit that the program caused, or of its latest close of another connection of a watched port; `None` if the agent
+    /// saw neither.
     pub last_closed: Option<BootTime>,
     /// Entry of the oldest socket that no program has accepted. A backlog is a queue (`reqsk_queue_remove`,
     /// include/net/request_sock.h at v5.10), so the program has not accepted any later connection of the listener either. The

@@ -323,6 +323,11 @@ impl Engine {
         let (judged, proxy_peer) = grouping.judge(oldest, origins, |_, _| true);
         let undecided = matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
         let grows = course.filter(|course| undecided && matches!(course.shape, Shape::Linear | Shape::Accelerating));
+        // A close in another state, as of a program that closes first, shows as well that the program closes.
+        let closes = match flow_key {
+            FlowKey::Port(netns, port) => self.host_context.closes(netns, port, now).and_then(|closes| closes.last),
+            FlowKey::Remote(..) | FlowKey::Rest => None,
+        };
         let group = flow_key.group();
         let verdict = grows.map_or(judged, |course| {
             diagnose::growth(&Growing {
@@ -376,7 +381,7 @@ impl Engine {
             entered_per_second: course.map(|course| course.entered_per_second),
             left_per_second: course.map(|course| course.left_per_second),
             stuck_permille,
-            onset: Onset { first_stuck: onset, last_closed, unaccepted_since },
+            onset: Onset { first_stuck: onset, last_closed: last_closed.max(closes), unaccepted_since },
             forecast,
             verdict,
             evidence,
