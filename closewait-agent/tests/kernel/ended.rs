@@ -40,15 +40,29 @@ fn a_descriptor_whose_connection_is_over_goes_from_the_list_with_its_process() {
     assert!(!listed["left"].is_null(), "{listed}");
     // Where the kernel lists no open files, the owner of an exited socket is unknown.
     assert!(!can(Ability::Files) || pids(&listed) == [owner.id()], "{listed}");
+    // It is as stuck as before the reset, so its group remains.
+    let group = group_on(&path, &id).expect("a group");
+    assert_eq!((&group["count"], &group["ended"]), (&1.into(), &1.into()), "{group}");
+    assert_eq!(group["verdict"]["class"], listed["verdict"]["class"], "{group} {listed}");
 
     owner.kill().expect("kill");
     assert_eq!(the_one(&path, &id), None, "its process has ended, though nobody has waited for it");
+    assert_eq!(group_on(&path, &id), None);
     let report = finish(&mut closewait(&["report", "--output", "json", "--socket", &path]));
     let report: Value = serde_json::from_str(&report.stdout).expect("JSON");
     schema::check_reported(&report);
     assert_eq!(report["totals"]["fd_open"], 0, "{}", report["totals"]);
     owner.wait().expect("wait");
     agent.stop().totals();
+}
+
+/// Returns the group of a socket's port in the answer of an agent's `status`.
+fn group_on(path: &str, id: &Id) -> Option<Value> {
+    let status = finish(&mut closewait(&["status", "--output", "json", "--socket", path]));
+    let status: Value = serde_json::from_str(&status.stdout).expect("JSON");
+    schema::check_status(&status);
+    let groups = status["groups"].as_array().expect("groups").iter();
+    groups.cloned().find(|group| group["group"]["local_port"] == id.local.port())
 }
 
 #[test]

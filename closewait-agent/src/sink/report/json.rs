@@ -145,7 +145,7 @@ struct CoursePointObject {
     /// Time of the count.
     #[cfg_attr(test, schemars(with = "Time"))]
     time: String,
-    /// Number of sockets in CLOSE_WAIT.
+    /// Number of sockets that the program had not closed.
     count: u64,
     /// Number of stuck sockets among them.
     stuck: u64,

@@ -121,9 +121,9 @@ pub(in crate::sink) struct PileupEndObject<'a> {
     /// Way in which the incident ended.
     #[cfg_attr(test, schemars(with = "RecoveryName"))]
     how: &'static str,
-    /// Number of sockets in CLOSE_WAIT at the end.
+    /// Number of sockets that the program has not closed at the end.
     count: u64,
-    /// Largest number of sockets in CLOSE_WAIT during the incident.
+    /// Largest number of such sockets during the incident.
     most: u64,
     /// Change of the count, in sockets per second; `null`, because it is unknown at the end.
     slope_per_second: Option<f64>,

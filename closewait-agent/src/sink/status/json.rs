@@ -67,8 +67,11 @@ struct StatusGroupObject<'a> {
     summary: String,
     /// Property that the sockets share.
     group: GroupMembers,
-    /// Number of sockets in CLOSE_WAIT.
+    /// Number of sockets that the program has not closed: those in CLOSE_WAIT, and those in `ended`.
     count: u64,
+    /// Number of these sockets that have exited CLOSE_WAIT, because the peer or its silence ended the connection; the program still has
+    /// the descriptor.
+    ended: u64,
     /// Course of the count; `null` if no agent watched.
     #[cfg_attr(test, schemars(with = "Option<ShapeName>"))]
     shape: Option<&'static str>,
@@ -171,7 +174,7 @@ impl<'a> StatusGroupObject<'a> {
         ReportedGroup { piles_up_since, pileup, .. }: &'a ReportedGroup,
         time: &impl Fn(BootTime) -> String,
     ) -> Self {
-        let Pileup { group, incident, count, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
+        let Pileup { group, incident, count, ended, shape, slope, onset, forecast, verdict, evidence, .. } = pileup;
         let service = pileup.service();
         let process = evidence.process.as_deref();
         Self {
@@ -184,6 +187,7 @@ impl<'a> StatusGroupObject<'a> {
             summary: pileup.summary(),
             group: group.into(),
             count: *count,
+            ended: *ended,
             shape: shape.map(Shape::name),
             slope_per_second: slope.map(|slope| slope.per_second),
             oldest: evidence.oldest.first().map(|oldest| oldest.dwell).into(),

@@ -13,7 +13,7 @@ use closewait_engine::{model::Moment, time::BootTime};
 pub(super) struct MomentObject {
     /// Time since the count, in seconds.
     seconds_ago: f64,
-    /// Number of sockets in CLOSE_WAIT.
+    /// Number of sockets that the program had not closed.
     count: u64,
     /// Number of enters since the previous count.
     entered: u64,
