@@ -38,7 +38,7 @@ pub(crate) struct OldestOfPorts {
 }
 
 impl OldestOfPorts {
-    /// Adds a socket that is in CLOSE_WAIT at `now`.
+    /// Adds a socket that its program has not closed at `now`.
     pub(crate) fn present(&mut self, now: BootTime, flow_key: FlowKey, since: Since, key: SocketKey) {
         let port = match flow_key {
             FlowKey::Port(netns, port) => (netns, port, false),

@@ -74,15 +74,16 @@ impl Engine {
         }
         let watches = self.config.reads_progress && self.config.named;
         let mut oldest = OldestOfPorts::default();
-        let sockets = self.tracker.iter().map(|one| {
-            let (flow_key, since) = (self.group_keys.flow_of(one), one.since());
+        let mut counted = |one: SocketView<'_>| {
+            let flow_key = self.group_keys.flow_of(one);
             if watches {
-                oldest.present(now, flow_key, since, one.key());
+                oldest.present(now, flow_key, one.since(), one.key());
             }
-            (flow_key, since, one.key())
-        });
-        let abandoned = self.lingering.abandoned().map(|one| (self.group_keys.flow_of(one), one.latest()));
-        let ended = flows.handle_timeout(now, sockets, abandoned);
+            flow_key
+        };
+        let abandoned: Vec<_> = self.lingering.abandoned().map(|one| (counted(one), one.latest())).collect();
+        let sockets = self.tracker.iter().map(|one| (counted(one), one.since(), one.key()));
+        let ended = flows.handle_timeout(now, sockets, abandoned.into_iter());
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
             self.host_context.watch(&ports, now);
             self.outputs.push_back(Output::WatchPorts(ports));
