@@ -51,13 +51,28 @@ impl Quota {
 
 /// Stores a descriptor of a socket: always the first one, further ones if `quota` allows it. Nearly all sockets have one
 /// descriptor, so the Vec starts with a capacity of one instead of four.
+///
+/// A scan can find a descriptor several times: for a process whose first thread has ended, the iterator over open files visits all of
+/// its threads (`task_seq_get_next` in kernel/bpf/task_iter.c compares their tables with that of the first one, at v5.11).
 pub(super) fn keep_owner(found: &mut Vec<Owner>, owner: Owner, quota: &mut Quota) {
+    /// Number of descriptors before it among which the same one is searched: a scan finds those of a socket in a process one soon after
+    /// another, and a socket can have thousands.
+    const COMPARED: usize = 8;
     if found.is_empty() {
         found.reserve_exact(1);
         found.push(owner);
-    } else if quota.take() {
+        return;
+    }
+    let is_same = |other: &Owner| (other.task.pid, other.fd) == (owner.task.pid, owner.fd);
+    if !found.iter().rev().take(COMPARED).any(is_same) && quota.take() {
         found.push(owner);
     }
+}
+
+/// Sorts the descriptors that a scan has found, and drops those that it found several times.
+pub(super) fn sort_owners(owners: &mut Vec<Owner>) {
+    owners.sort_by_key(|owner| (owner.task.pid, owner.fd));
+    owners.dedup_by_key(|owner| (owner.task.pid, owner.fd));
 }
 
 /// Whether some of the descriptors, but not all, are those of these processes.
@@ -92,10 +107,24 @@ mod tests {
         for fd in 0..5 {
             keep_owner(&mut one, owner("x", 1, fd), &mut quota);
         }
+        keep_owner(&mut one, owner("thread", 1, 2), &mut quota);
         keep_owner(&mut two, owner("x", 2, 0), &mut quota);
         assert_eq!((one.len(), two.len(), two.capacity()), (3, 1, 1));
         assert_eq!((quota.reset(0), quota.reset(0)), (2, 0));
         assert!(quota.take(), "the quota is free again");
+    }
+
+    #[test]
+    fn a_descriptor_that_is_found_several_times_counts_once() {
+        let (mut quota, mut found) = (Quota::new(100), Vec::new());
+        let fds = |found: &[Owner]| found.iter().map(|owner| owner.fd).collect::<Vec<_>>();
+        for fd in [7, 9, 7, 9] {
+            keep_owner(&mut found, owner("x", 1, fd), &mut quota);
+        }
+        assert_eq!(fds(&found), [7, 9]);
+        (20..40).chain([7]).for_each(|fd| keep_owner(&mut found, owner("x", 1, fd), &mut quota));
+        sort_owners(&mut found);
+        assert_eq!(fds(&found), [7, 9].into_iter().chain(20..40).collect::<Vec<_>>());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
         fd::AsRawFd as _,
         unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
+    path::{Path, PathBuf},
     rc::Rc,
 };
 
@@ -23,6 +24,7 @@ use object::{
 
 use super::{
     elf::{ORDER, is_supported},
+    live,
     memory::{MemoryError, MemoryReader},
     process::{Mapping, Symbols},
 };
@@ -236,13 +238,18 @@ fn take(file: &File, section: &SectionHeader64<Endianness>, bytes_left: &Cell<u6
 ///
 /// If it is no regular file with the mapping's inode, or may not be read.
 pub fn open(pid: u32, mapping: &Mapping) -> io::Result<File> {
-    let itself = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
-    let by_path = format!("/proc/{pid}/root{}", mapping.path);
-    open_regular(&itself, mapping.inode).or_else(|_refused| open_regular(&by_path, mapping.inode))
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let itself = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+    let by_path = format!("root{}", mapping.path);
+    let open = |folder: &Path| {
+        let open = |name: &str| open_regular(folder.join(name), mapping.inode);
+        open(&itself).or_else(|_refused| open(&by_path))
+    };
+    live::read_living(&process, |_| true, open)
 }
 
 /// Opens a regular file with this inode for reading. Anything else, such as a device, is not opened at all.
-fn open_regular(path: &str, inode: u64) -> io::Result<File> {
+fn open_regular(path: impl AsRef<Path>, inode: u64) -> io::Result<File> {
     let place = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
     let metadata = place.metadata()?;
     if !metadata.is_file() || metadata.ino() != inode {
@@ -258,7 +265,7 @@ mod tests {
     use std::{env, fs, process::Command};
 
     use super::*;
-    use crate::{elf::Object, live, memory::Memory, memory::ReadBound, memory::ReadLimit};
+    use crate::{elf::Object, memory::Memory, memory::ReadBound, memory::ReadLimit};
 
     /// Process without memory, and without time for what takes longer than some steps.
     struct NoTime;

@@ -22,8 +22,11 @@ const MAX_MAPS_BYTES: u64 = 8 << 20;
 
 /// Maximum number of bytes of `status`: 5,000 supplementary groups. The number of a thread in a container is behind them, and then unknown.
 const MAX_STATUS_BYTES: u64 = 64 << 10;
-/// Maximum number of bytes of `comm` and `syscall`, which have up to 150.
+/// Maximum number of bytes of `comm`, `stat` and `syscall`, which have up to 400.
 const MAX_LINE_BYTES: u64 = 512;
+/// Maximum number of threads among which one that lives is searched: others than the first one disappear when they end, unless another
+/// process traces them.
+const MAX_ENDED: usize = 64;
 
 /// Memory of a running process.
 #[derive(Debug)]
@@ -36,7 +39,8 @@ impl LiveMemory {
     ///
     /// If the process has ended or may not be read.
     pub fn open(pid: u32) -> io::Result<Self> {
-        Ok(Self(File::open(format!("/proc/{pid}/mem"))?))
+        let open = |folder: &Path| File::open(folder.join("mem"));
+        Ok(Self(read_living(&folder(pid), |_| true, open)?))
     }
 }
 
@@ -53,7 +57,11 @@ impl Memory for LiveMemory {
 ///
 /// If the process has ended or may not be read, or the list of mappings is too long.
 pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
-    let mut list = BufReader::new(File::open(format!("/proc/{pid}/maps"))?.take(MAX_MAPS_BYTES));
+    read_living(&folder(pid), |mappings: &Vec<_>| !mappings.is_empty(), mappings_in)
+}
+
+fn mappings_in(folder: &Path) -> io::Result<Vec<Mapping>> {
+    let mut list = BufReader::new(File::open(folder.join("maps"))?.take(MAX_MAPS_BYTES));
     let (mut mappings, mut line) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     loop {
@@ -77,7 +85,7 @@ pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
 /// If the process has ended.
 pub fn threads(pid: u32, most: usize, may_go_on: &dyn Fn() -> bool) -> io::Result<Vec<TargetThread>> {
     // All threads of a process are in the pid namespace of the first one: outside of containers, each has one number.
-    let has_inner = numbers(&PathBuf::from(format!("/proc/{pid}"))).is_none_or(|numbers| numbers.len() > 1);
+    let has_inner = numbers(&folder(pid)).is_none_or(|numbers| numbers.len() > 1);
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))?.take(most) {
         let entry = entry?;
@@ -104,6 +112,51 @@ pub fn thread_count(pid: u32) -> io::Result<usize> {
     Ok(usize::try_from(links.saturating_sub(2)).unwrap_or(usize::MAX))
 }
 
+/// Returns the folder of a thread of a process whose first thread has ended; `None` if the first one lives, or no thread does.
+///
+/// A program can end its first thread with `pthread_exit` while others go on. The kernel keeps that thread as a zombie, which has
+/// neither memory nor descriptors nor namespaces any more. So in `/proc/PID`, `fd`, `maps` and `cmdline` are empty, the links `exe`,
+/// `root` and `ns/net` lead nowhere, and `mem` and `environ` cannot be opened (ESRCH), nor `mountinfo` (EINVAL). All of these are as
+/// before in `/proc/PID/task/TID` of another thread (seen on Linux 6.18). `stat`, `status`, `comm`, `limits` and `task` remain.
+pub fn living_thread(process: &Path) -> Option<PathBuf> {
+    let threads = process.join("task");
+    let first = threads.join(process.file_name()?);
+    if !has_ended(&first)? {
+        return None;
+    }
+    let others = fs::read_dir(&threads).ok()?.take(MAX_ENDED).map_while(Result::ok).map(|entry| entry.path());
+    others.filter(|folder| *folder != first).find(|folder| has_ended(folder) == Some(false))
+}
+
+/// Reads something of a process that its first thread loses when it ends: then again from a thread that lives, if `has_it` says that
+/// the first result has nothing, or the read fails.
+///
+/// # Errors
+///
+/// If the read fails.
+pub fn read_living<T>(
+    process: &Path,
+    has_it: impl Fn(&T) -> bool,
+    read: impl Fn(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    match read(process) {
+        Ok(found) if has_it(&found) => Ok(found),
+        other => living_thread(process).map_or(other, |living| read(&living)),
+    }
+}
+
+/// Whether a thread has ended (`task_state_array`, fs/proc/array.c at v5.10); `None` if there is no such thread.
+fn has_ended(thread: &Path) -> Option<bool> {
+    let stat = read(&thread.join("stat"), MAX_LINE_BYTES).ok()?;
+    // The name before it can contain anything.
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    Some(matches!(stat.get(name_end + 2)?, b'Z' | b'X'))
+}
+
+fn folder(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}"))
+}
+
 /// Reads the first `most` bytes of a file.
 fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -126,6 +179,11 @@ fn thread(tid: u32, folder: &Path, has_inner: bool) -> Option<TargetThread> {
     let inner = if has_inner { numbers(folder).and_then(|numbers| numbers.last().copied()) } else { None };
     let call = read(&folder.join("syscall"), MAX_LINE_BYTES).unwrap_or_default();
     let call = String::from_utf8_lossy(&call);
+    // A thread that has ended but was not reaped, as a first thread before all others: the kernel has freed its stack
+    // (`collect_syscall`, lib/syscall.c at v5.10).
+    if call.trim_end() == "-1 0x0 0x0" {
+        return None;
+    }
     Some(TargetThread {
         tid,
         inner_tid: inner.unwrap_or(tid),

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod blame;
 pub mod clock;
 pub mod engine;
+pub mod first_thread;
 pub mod generated;
 pub mod http;
 pub mod journal;

@@ -20,6 +20,7 @@ use std::{
 };
 
 use closewait_engine::text::harmless_path;
+use closewait_stacks::live::read_living;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{
@@ -114,7 +115,7 @@ pub struct NamespaceScan {
 
 /// Path that may lead to a namespace.
 enum Origin {
-    /// Link of a process; pid 0 stands for this process.
+    /// Folder of a process, which has a link to its namespace; pid 0 stands for this process.
     Link(u32, PathBuf),
     /// File that a namespace is bound to, by `mountinfo`.
     Bound(Bound),
@@ -147,7 +148,7 @@ pub fn all() -> Vec<Netns> {
 pub fn find() -> NamespaceScan {
     let mut patience = Patience::default();
     let mut found = NamespaceScan { namespaces: Vec::new(), denied: None };
-    let mut origins = vec![Origin::Link(0, "/proc/self/ns/net".into())];
+    let mut origins = vec![Origin::Link(0, "/proc/self".into())];
     let listed =
         deadline::run(Subject::Path("/proc".into()), "the list of processes and mounts", &mut patience, origins_of_all);
     match listed {
@@ -158,12 +159,12 @@ pub fn find() -> NamespaceScan {
     let seen = Mutex::new(BTreeSet::new());
     let work = move |origin: &Origin, job: &ItemJob<OriginRead>| {
         let read = match origin {
-            Origin::Link(pid, path) => {
+            Origin::Link(pid, folder) => {
                 let free = job.about(Subject::Process(*pid, None));
                 job.step("the link to its network namespace");
                 match free {
-                    Ok(()) => link(&seen, path),
-                    Err(why) => Err(NetnsError::Unanswered { path: path.clone(), why: why.to_string() }),
+                    Ok(()) => link(&seen, folder),
+                    Err(why) => Err(NetnsError::Unanswered { path: folder.join("ns/net"), why: why.to_string() }),
                 }
             }
             Origin::Bound(bound) => {
@@ -188,8 +189,11 @@ pub fn find() -> NamespaceScan {
         ReadResult::Value(OriginRead::Is(namespace)) => found.namespaces.push(namespace),
         ReadResult::Value(OriginRead::Unseen(error)) => found.add_obstacle(error),
         ReadResult::Unanswered(why) => {
-            let (Origin::Link(_, path) | Origin::Bound(Bound { path, .. })) = origin;
-            found.add_obstacle(NetnsError::Unanswered { path: path.clone(), why: why.to_string() });
+            let path = match origin {
+                Origin::Link(_, folder) => folder.join("ns/net"),
+                Origin::Bound(Bound { path, .. }) => path.clone(),
+            };
+            found.add_obstacle(NetnsError::Unanswered { path, why: why.to_string() });
         }
     });
     found
@@ -198,7 +202,7 @@ pub fn find() -> NamespaceScan {
 /// Returns the links of all processes, then the files that namespaces are bound to.
 fn origins_of_all() -> io::Result<Vec<Origin>> {
     let root = Path::new("/proc");
-    let links = proc::pids(root)?.into_iter().map(|pid| Origin::Link(pid, proc::folder(root, pid).join("ns/net")));
+    let links = proc::pids(root)?.into_iter().map(|pid| Origin::Link(pid, proc::folder(root, pid)));
     // Read as bytes: a mount point may have any name.
     Ok(links.chain(bound_namespaces(&fs::read("/proc/self/mountinfo")?).into_iter().map(Origin::Bound)).collect())
 }
@@ -244,14 +248,18 @@ impl NamespaceScan {
     }
 }
 
-/// Returns the namespace of a process, unless it is in `seen` already. A process that has ended meanwhile has none.
-fn link(seen: &Mutex<BTreeSet<u32>>, path: &Path) -> Result<Option<Netns>, NetnsError> {
-    match linked_inode(path) {
-        Ok(Some(inode)) => open(seen, inode, path),
-        Ok(None) => Ok(None),
+/// Returns the namespace of the process with this folder, unless it is in `seen` already. A process that has ended meanwhile has none.
+fn link(seen: &Mutex<BTreeSet<u32>>, folder: &Path) -> Result<Option<Netns>, NetnsError> {
+    let link = |folder: &Path| {
+        let path = folder.join("ns/net");
+        linked_inode(&path).map(|inode| (inode, path))
+    };
+    match read_living(folder, |_| true, link) {
+        Ok((Some(inode), path)) => open(seen, inode, &path),
+        Ok((None, _)) => Ok(None),
         Err(error) if proc::is_gone(&error) => Ok(None),
-        Err(error) if proc::is_refused(&error) => Err(NetnsError::LinkDenied { path: path.to_owned(), error }),
-        Err(error) => Err(NetnsError::Open { path: path.to_owned(), error }),
+        Err(error) if proc::is_refused(&error) => Err(NetnsError::LinkDenied { path: folder.join("ns/net"), error }),
+        Err(error) => Err(NetnsError::Open { path: folder.join("ns/net"), error }),
     }
 }
 
@@ -291,7 +299,8 @@ fn open(seen: &Mutex<BTreeSet<u32>>, inode: u32, path: &Path) -> Result<Option<N
 ///
 /// If the link cannot be read, as for a process that this one may not trace.
 pub fn of_process(folder: &Path) -> io::Result<u32> {
-    linked_inode(&folder.join("ns/net"))?.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let inode = read_living(folder, |_| true, |folder| linked_inode(&folder.join("ns/net")))?;
+    inode.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Returns the number in the target `net:[N]` of a link.

@@ -4,6 +4,9 @@
 //!
 //! A folder argument is `ROOT/PID` ([`folder`]) or `ROOT/PID/task/TID` ([`threads`]). The process itself may have
 //! chosen any of the bytes read.
+//!
+//! The first thread of a process can have ended while others live. Then `ROOT/PID` lacks most of what the process has,
+//! and the functions here read it from a thread that lives ([`living_thread`]).
 
 mod devices;
 mod elf;
@@ -19,8 +22,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use closewait_stacks::live::living_thread;
+use closewait_stacks::live::read_living;
 use rustix::process::Pid;
 
+use self::parse::lines;
 pub use self::{
     devices::{DeviceKind, device_kinds},
     mounts::Mounts,
@@ -210,18 +216,25 @@ pub fn wchan(thread: &Path) -> Option<Vec<u8>> {
 ///
 /// If it has ended, is a thread of the kernel, or may not be read.
 pub fn exe(process: &Path) -> io::Result<Vec<u8>> {
-    Ok(fs::read_link(process.join("exe"))?.into_os_string().as_bytes().to_owned())
+    let link = read_living(process, |_| true, |folder| fs::read_link(folder.join("exe")))?;
+    Ok(link.into_os_string().as_bytes().to_owned())
 }
 
-/// Returns the number of open descriptors of a process; `None` if there are too many to count. Since Linux 6.2 the
-/// size of the folder is that number (`proc_fd_getattr`, fs/proc/fd.c at v6.2); before, it is 0.
+/// Returns the number of open descriptors of a process; `None` if there are too many to count, or no thread that has them can be
+/// read. Since Linux 6.2 the size of the folder is that number (`proc_fd_getattr`, fs/proc/fd.c at v6.2); before, it is 0.
 ///
 /// # Errors
 ///
 /// If it has ended, or may not be read.
 pub fn descriptors(process: &Path) -> io::Result<Option<u64>> {
-    let folder = process.join("fd");
-    let size = fs::metadata(&folder)?.size();
+    let count = read_living(process, |count| *count != Some(0), |folder| descriptors_in(&folder.join("fd")))?;
+    // The other threads of a process whose first one has ended may be about to end, too: that is no count of its descriptors.
+    let is_known = count != Some(0) || threads(process, 2)?.len() < 2;
+    Ok(count.filter(|_| is_known))
+}
+
+fn descriptors_in(folder: &Path) -> io::Result<Option<u64>> {
+    let size = fs::metadata(folder)?.size();
     if size > 0 {
         return Ok(Some(size));
     }
@@ -236,7 +249,7 @@ pub fn descriptors(process: &Path) -> io::Result<Option<u64>> {
 ///
 /// If it has ended, or may not be read.
 pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'static str>> {
-    Ok(parse::mapped(&read(&process.join("maps"), MAX_MAPS_BYTES)?, names))
+    Ok(parse::mapped(&read_any(process, "maps", MAX_MAPS_BYTES)?, names))
 }
 
 /// Returns the command line of a process: words, each with a zero behind it (`proc_pid_cmdline_read`, fs/proc/base.c at
@@ -246,7 +259,7 @@ pub fn mapped(process: &Path, names: &[&'static str]) -> io::Result<Option<&'sta
 ///
 /// If it has ended.
 pub fn command_line(process: &Path) -> io::Result<Vec<u8>> {
-    let mut line = read(&process.join("cmdline"), MAX_FILE_BYTES)?;
+    let mut line = read_any(process, "cmdline", MAX_FILE_BYTES)?;
     if line.len() as u64 == MAX_FILE_BYTES {
         let end = line.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
         line.truncate(end);
@@ -261,7 +274,7 @@ pub fn command_line(process: &Path) -> io::Result<Vec<u8>> {
 ///
 /// If it has ended, or may not be read.
 pub fn environment(process: &Path) -> io::Result<Vec<u8>> {
-    read(&process.join("environ"), MAX_MAPS_BYTES)
+    read_any(process, "environ", MAX_MAPS_BYTES)
 }
 
 /// Returns the names of the threads of a process, as far as they have not ended meanwhile. Never blocks, see [`comm`].
@@ -273,13 +286,21 @@ pub fn thread_names(process: &Path, most: usize) -> io::Result<Vec<Vec<u8>>> {
     Ok(threads(process, most)?.into_iter().filter_map(|(_, folder)| comm(&folder).ok()).collect())
 }
 
-/// Returns the paths of a process's cgroups.
+/// Returns the paths of a process's cgroups. A first thread that has ended is in the root of each hierarchy of version 1
+/// (`proc_cgroup_show`, kernel/cgroup/cgroup.c at v5.10).
 ///
 /// # Errors
 ///
 /// If it has ended.
 pub fn cgroups(process: &Path) -> io::Result<CgroupPaths> {
-    Ok(CgroupPaths::parse(&read(&process.join("cgroup"), MAX_FILE_BYTES)?))
+    let is_below_roots = |text: &Vec<u8>| lines(text).any(|line| !line.is_empty() && !line.ends_with(b":/"));
+    let text = read_living(process, is_below_roots, |folder| read(&folder.join("cgroup"), MAX_FILE_BYTES))?;
+    Ok(CgroupPaths::parse(&text))
+}
+
+/// Reads the first `most` bytes of a file that is empty, or missing, for a thread that has ended.
+fn read_any(process: &Path, name: &str, most: u64) -> io::Result<Vec<u8>> {
+    read_living(process, |bytes: &Vec<u8>| !bytes.is_empty(), |folder| read(&folder.join(name), most))
 }
 
 /// Reads the first `most` bytes of a file.
@@ -305,9 +326,12 @@ pub(super) fn fuzz(text: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::process;
+    use std::process::{self, Command};
+
+    use tests_support::first_thread::FirstThreadEnded;
 
     use super::*;
+    use crate::host::netns;
 
     fn own() -> PathBuf {
         folder(Path::new("/proc"), process::id())
@@ -331,6 +355,40 @@ mod tests {
         assert!(schedstat(&threads[0].1).is_some());
         assert!(status(&threads[0].1).unwrap().voluntary_switches.is_some());
         assert_ne!(open_files_limit(&own).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_read_from_another_one() {
+        let process = FirstThreadEnded::start();
+        let (folder, own) = (folder(Path::new("/proc"), process.pid()), own());
+        assert_eq!((stat(&folder).unwrap().state, fs::read_dir(folder.join("fd")).unwrap().count()), (b'Z', 0));
+        assert_eq!(exe(&folder).unwrap(), exe(&own).unwrap());
+        assert!(descriptors(&folder).unwrap().unwrap() >= 3);
+        assert_eq!(open_files_limit(&folder).unwrap(), open_files_limit(&own).unwrap());
+        assert_eq!(mapped(&folder, &["libc.so"]).unwrap(), Some("libc.so"));
+        assert_eq!(command_line(&folder).unwrap(), command_line(&own).unwrap());
+        assert_eq!(environment(&folder).unwrap(), environment(&own).unwrap());
+        assert_eq!(cgroups(&folder).unwrap().named, cgroups(&own).unwrap().named);
+        assert_eq!(netns::of_process(&folder).unwrap(), netns::of_process(&own).unwrap());
+        assert_eq!(linker(&folder).unwrap(), linker(&own).unwrap());
+        assert!(folder_in_root(&folder, "proc").is_ok());
+        assert!(device_kinds(&folder, std::iter::empty()).is_ok());
+        let living = living_thread(&folder).unwrap();
+        assert_eq!(descriptor_tables(&folder).unwrap(), [folder, living]);
+    }
+
+    #[test]
+    fn a_process_without_a_thread_that_lives_has_no_descriptors() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let folder = folder(Path::new("/proc"), child.id());
+        assert_eq!(living_thread(&folder), None, "its first thread lives");
+        child.kill().unwrap();
+        while stat(&folder).unwrap().state != b'Z' {
+            std::thread::yield_now();
+        }
+        assert_eq!((living_thread(&folder), descriptors(&folder).unwrap()), (None, Some(0)));
+        assert!(is_gone(&exe(&folder).unwrap_err()));
+        child.wait().unwrap();
     }
 
     #[test]

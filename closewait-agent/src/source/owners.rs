@@ -192,20 +192,34 @@ fn hides_processes(mountinfo: &[u8]) -> bool {
 mod tests {
     use std::{net::TcpListener, os::fd::AsRawFd as _, process};
 
+    use tests_support::first_thread::FirstThreadEnded;
+
     use super::*;
 
-    #[test]
-    fn an_own_socket_is_found_with_its_descriptor() {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// Returns the descriptors of a socket in a process, by a scan.
+    fn descriptors_in(pid: u32, socket: &TcpListener) -> Vec<i32> {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = socket_inode(&link).unwrap();
         let mut found = Vec::new();
         let _blind = scan(|of, owner| {
-            if of == inode && owner.task.pid == process::id() {
+            if of == inode && owner.task.pid == pid {
                 found.push(i32::try_from(owner.fd).unwrap());
             }
         });
-        assert_eq!(found, [socket.as_raw_fd()]);
+        found
+    }
+
+    #[test]
+    fn an_own_socket_is_found_with_its_descriptor() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(descriptors_in(process::id(), &socket), [socket.as_raw_fd()]);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_owns_its_sockets() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = FirstThreadEnded::start();
+        assert_eq!(descriptors_in(other.pid(), &socket), [socket.as_raw_fd()]);
     }
 
     #[test]

@@ -448,7 +448,20 @@ fn code_stacks(language: CodeLanguage, stacks: Vec<Stack>, names_left: &mut usiz
 
 #[cfg(test)]
 mod tests {
+    use tests_support::first_thread::FirstThreadEnded;
+
     use super::*;
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_has_the_stacks_of_the_others() {
+        let process = FirstThreadEnded::start();
+        let read = read(process.pid(), &mut Patience::default()).unwrap();
+        let stacks: Vec<_> =
+            read.stacks.iter().map(|stack| (stack.tid == Some(process.pid()), stack.frames.len())).collect();
+        assert!(matches!(stacks[..], [(false, 1..)]) && read.threads == 1, "{read:?}");
+        let functions = read.stacks[0].frames.iter().filter_map(|frame| frame.function.as_deref());
+        assert!(functions.into_iter().any(|name| name.contains("sleep")), "{read:?}");
+    }
 
     #[test]
     fn names_that_are_too_long_end_the_stacks_and_say_so() {

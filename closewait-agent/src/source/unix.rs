@@ -188,7 +188,7 @@ fn search(wanted: &BTreeSet<u32>, patience: &mut Patience, mut found: impl FnMut
                 }
             })?;
             if !own.is_empty() {
-                let comm = Comm::from_name(&proc::comm(&folder)?);
+                let comm = Comm::from_name(&proc::comm(&proc::folder(Path::new("/proc"), *pid))?);
                 own.into_iter().for_each(|inode| job.put((inode, Task { pid: *pid, comm: comm.clone() })));
             }
             Ok(())
@@ -205,12 +205,13 @@ fn search(wanted: &BTreeSet<u32>, patience: &mut Patience, mut found: impl FnMut
     });
 }
 
-/// Returns the folder of a process, unless another thread is blocked on it.
+/// Returns the folder of the first thread of a process that has not ended, unless another thread is blocked on it.
 fn process<T>(pid: u32, job: &ItemJob<T>) -> io::Result<PathBuf> {
     let free = job.about(Subject::Process(pid, None));
     job.step("its descriptors");
     free.map_err(|why| io::Error::other(why.to_string()))?;
-    Ok(proc::folder(Path::new("/proc"), pid))
+    let folder = proc::folder(Path::new("/proc"), pid);
+    Ok(proc::living_thread(&folder).unwrap_or(folder))
 }
 
 /// Hands the number of each descriptor of a socket, and the inode of that, to `each`.

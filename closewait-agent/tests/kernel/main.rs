@@ -3,7 +3,7 @@
 //!
 //! Needs root and `ss`. Tests share the process (descriptors, thread names), so they run with `--test-threads=1`.
 
-use tests_support::{ability, agent, clock, engine, kmsg, net, schema, sink, socket};
+use tests_support::{ability, agent, clock, engine, first_thread, kmsg, net, schema, sink, socket};
 
 mod abilities;
 mod amplifier;

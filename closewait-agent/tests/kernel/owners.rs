@@ -19,6 +19,7 @@ use crate::{
     ability::{Ability, can},
     agent::{Agent, Running, closewait, finish},
     clock::{poll_until, slowness},
+    first_thread::FirstThreadEnded,
     listing::{list, of_namespace},
     net::{Namespace, V4, V6},
     schema, setup, socket,
@@ -59,6 +60,29 @@ fn without_btf_the_same_owners_come_from_proc() {
         assert!(!owners(&with[&pair.id]).is_empty());
         assert_eq!(owners(&with[&pair.id]), owners(&without[&pair.id]), "{}", pair.id);
     }
+}
+
+#[test]
+fn a_process_whose_first_thread_has_ended_owns_each_descriptor_once() {
+    let ns = Namespace::new();
+    let _inhabitant = ns.inhabit();
+    let (pair, _fin) = ns.waiting(V4);
+    let other = FirstThreadEnded::start();
+    let expected = [process::id(), other.pid()].map(|pid| (u64::from(pid), fd(&pair.server)));
+    for covered in [&[][..], &[c"/sys/kernel/btf"]] {
+        let mut command = closewait(&["list", "--output", "json", "--alone"]);
+        setup::cover(&mut command, covered);
+        let finished = finish(&mut command);
+        let listed: Vec<Value> =
+            finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let listed = of_namespace(&listed, &ns).remove(&pair.id).expect("it is listed");
+        assert_eq!(owners(&listed), BTreeSet::from(expected), "{listed}");
+        assert_eq!(listed["owners"].as_array().map(Vec::len), Some(expected.len()), "{listed}");
+    }
+    let finished = finish(&mut closewait(&["stacks", &other.pid().to_string(), "--output", "json"]));
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let page: Value = serde_json::from_str(&finished.stdout).expect("JSON");
+    assert_eq!(page["groups"][0]["waits_for"], "a period of time", "{page}");
 }
 
 #[test]

@@ -66,7 +66,10 @@ impl Connections {
 
     /// Ends the read of a process at `at`.
     pub(super) fn read(&mut self, pid: u32, at: BootTime) {
-        let PeersFound { peers, dropped } = self.found.remove(&pid).unwrap_or_default();
+        let PeersFound { mut peers, dropped } = self.found.remove(&pid).unwrap_or_default();
+        // The kernel lists a connection several times if it has several descriptors, or if the first thread of the process has ended.
+        let mut known = BTreeSet::new();
+        peers.retain(|ProxyPeer { socket, .. }| known.insert((socket.netns, socket.local, socket.remote)));
         self.reading.remove(&pid);
         self.processes.insert(pid, ProcessConnections { peers, read: (!dropped).then_some(at) });
     }

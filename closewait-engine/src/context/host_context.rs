@@ -18,7 +18,7 @@ use super::{
 use crate::{
     diagnose::{Seen, evidence::WaitsSample},
     flow::group_key::FlowKey,
-    limits::{Quota, keep_owner, some_are_of},
+    limits::{Quota, keep_owner, some_are_of, sort_owners},
     model::{
         InspectionFact, InspectionRequest, Listener, Owner, PeerEnd, PeerQuestion, PortCloses, ProxyPeer, Role, Socket,
         SocketKey, SocketLocation, UnixConnections, UnreadQuestion, WatchedPort,
@@ -161,7 +161,7 @@ impl HostContext {
         self.listeners = std::mem::take(&mut self.found);
         self.dropped[0] = self.owner_quota.reset(0);
         for seen in self.listeners.values_mut() {
-            seen.owners.sort_by_key(|owner| (owner.task.pid, owner.fd));
+            sort_owners(&mut seen.owners);
         }
         self.blind = blind;
         self.places.clear();

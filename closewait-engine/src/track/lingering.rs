@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::{Quota, keep_owner, shrink},
+    limits::{Quota, keep_owner, shrink, sort_owners},
     model::{Dwell, Endpoint, Exit, Owner, Since, Socket, SocketKey},
     time::BootTime,
     track::hashing::{FastState, by_key},
@@ -233,7 +233,7 @@ impl LingeringSockets {
         for key in keys {
             let Some(known) = self.sockets.get_mut(&key) else { continue };
             let mut found = std::mem::take(&mut known.found);
-            found.sort_by_key(|owner| (owner.task.pid, owner.fd));
+            sort_owners(&mut found);
             if !found.is_empty() || (complete && known.gone.at < began) {
                 known.owners = Some(found);
             }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packed::SocketParts;
 use crate::{
+    limits::sort_owners,
     model::{Owner, Role, Since, Socket, SocketKey},
     time::{BootTime, nanos},
 };
@@ -98,7 +99,7 @@ impl TrackedSocket {
         }
         self.socket.role = self.socket.role.or_else(|| role(&self.socket));
         let mut found = std::mem::take(&mut self.found);
-        found.sort_by_key(|owner| (owner.task.pid, owner.fd));
+        sort_owners(&mut found);
         found.shrink_to_fit();
         if !unheld || (complete && is_older) {
             self.owners = Some(found);

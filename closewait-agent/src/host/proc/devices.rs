@@ -2,6 +2,7 @@
 
 use std::{cell::LazyCell, collections::BTreeMap, io, os::unix::fs::MetadataExt as _, path::Path};
 
+use closewait_stacks::live::read_living;
 use rustix::fs::MemfdFlags;
 
 use super::{
@@ -44,7 +45,7 @@ pub fn device_kinds<'a>(
         Err(error) if is_refused(&error) => Ok(Vec::new()),
         list => list,
     };
-    let own = list(&process.join("mountinfo"))?;
+    let own = read_living(process, |_| true, |folder| list(&folder.join("mountinfo")))?;
     let own = Mounts::parse(&own);
     // The host's first process has the mounts of container runtimes, and the mounts below them.
     let [host, agent] = ["/proc/1/mountinfo", "/proc/self/mountinfo"]

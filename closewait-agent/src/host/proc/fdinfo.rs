@@ -102,6 +102,7 @@ pub fn elsewhere(root: &Path, inodes: &[u64], patience: &mut Patience) -> Elsewh
 impl Search {
     fn process(&self, pid: u32, job: &ItemJob<ProcessHit>) -> io::Result<()> {
         let process = super::folder(&self.root, pid);
+        let process = super::living_thread(&process).unwrap_or(process);
         let unix = self.unix(&process)?;
         let (mut in_flight, mut nameless) = (false, false);
         for entry in fs::read_dir(process.join("fd"))?.take(MAX_DESCRIPTORS) {

@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use closewait_stacks::live::read_living;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{
@@ -63,7 +64,13 @@ pub fn linker(process: &Path) -> io::Result<Linker> {
 pub fn linked_file(process: &Path, link: &str) -> io::Result<LinkedFile> {
     // This opens nothing in the file system: FUSE gets no request at all, NFS only checks that the file is still the
     // same.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(process.join(link))?;
+    let open = |folder: &Path| OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(folder.join(link));
+    let open_of = |folder: &Path| match (open(folder), folder.file_name()) {
+        // The folder of a thread has no `map_files`, but that of its number beside the process has. The caller compares the inode.
+        (Err(error), Some(tid)) if folder != process && super::is_gone(&error) => open(&process.with_file_name(tid)),
+        (opened, _) => opened,
+    };
+    let file = read_living(process, |_| true, open_of)?;
     match file_system(process, &file)? {
         Some(Behind::Local) => {}
         Some(Behind::Served(kind)) => return Ok(LinkedFile::NotOpened(kind)),
@@ -86,9 +93,7 @@ pub fn linked_file(process: &Path, link: &str) -> io::Result<LinkedFile> {
 ///
 /// If the process has ended, or the file may not be read this way.
 pub fn read_in_root(process: &Path, path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // The link is to the root itself: opening it accesses no file system.
-    let root =
-        OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(process.join("root"))?;
+    let root = root_of(process)?;
     match file_system(process, &root)? {
         Some(Behind::Local) => {}
         Some(Behind::Served(_)) | None => return Ok(None),
@@ -113,8 +118,7 @@ pub fn read_in_root(process: &Path, path: &Path) -> io::Result<Option<Vec<u8>>> 
 ///
 /// If the process has ended, or the folder may not be opened this way.
 pub fn folder_in_root(process: &Path, path: &str) -> io::Result<Option<File>> {
-    let root =
-        OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(process.join("root"))?;
+    let root = root_of(process)?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let answers = |folder: &File| Ok::<_, io::Error>(matches!(file_system(process, folder)?, Some(Behind::Local)));
@@ -123,6 +127,13 @@ pub fn folder_in_root(process: &Path, path: &str) -> io::Result<Option<File>> {
     }
     let folder = File::from(rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?);
     Ok(answers(&folder)?.then_some(folder))
+}
+
+/// Opens the root of a process. The link is to the root itself: opening it accesses no file system.
+fn root_of(process: &Path) -> io::Result<File> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let open = |folder: &Path| OpenOptions::new().read(true).custom_flags(flags).open(folder.join("root"));
+    read_living(process, |_| true, open)
 }
 
 /// Returns the file system of a file, by the mount that it was opened through; `None` if no list of mounts has that
@@ -138,8 +149,8 @@ fn file_system(process: &Path, file: &File) -> io::Result<Option<Behind>> {
         Ok(_) | Err(_) => super::read(Path::new("/proc/self/mountinfo"), MAX_MOUNTINFO_BYTES),
     };
     // A program that has changed its root does not list the mount that it was started from.
-    for list in [process.join("mountinfo"), "/proc/self/mountinfo".into()] {
-        match super::read(&list, MAX_MOUNTINFO_BYTES) {
+    for of in [process, Path::new("/proc/self")] {
+        match read_living(of, |_| true, |folder| super::read(&folder.join("mountinfo"), MAX_MOUNTINFO_BYTES)) {
             Ok(text) => {
                 if let Some(behind) = Mounts::parse(&text).behind(MountMark::Id(mount), hosts, &backing_file)? {
                     return Ok(Some(behind));

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use closewait_stacks::{Mapping, live};
+use closewait_stacks::{
+    Mapping,
+    live::{self, read_living},
+};
 use rustix::{
     event::PollFlags,
     io::Errno,
@@ -138,7 +141,9 @@ impl Hotspot {
 
     /// Checks that the process is not stopped or traced (`task_state_array`, fs/proc/array.c at v5.10).
     fn check_runs(&self) -> Result<(), AttachError> {
-        let stat = proc::stat(&self.folder).map_err(AttachError::unreadable("its state"))?;
+        let stat = |folder: &Path| proc::stat(folder);
+        let lives = |stat: &proc::Stat| !matches!(stat.state, b'Z' | b'X');
+        let stat = read_living(&self.folder, lives, stat).map_err(AttachError::unreadable("its state"))?;
         match stat.state {
             b'T' | b't' => Err(AttachError::Stopped),
             b'Z' | b'X' => Err(AttachError::Ended),

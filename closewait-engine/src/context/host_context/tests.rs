@@ -23,7 +23,11 @@ impl HostContext {
 }
 
 fn proxy_peer(host_context: &mut HostContext, pid: u32) {
-    let proxy_peer = ProxyPeer { state: Connection::Established, socket: socket() };
+    proxy_peer_of(host_context, pid, socket());
+}
+
+fn proxy_peer_of(host_context: &mut HostContext, pid: u32, socket: Socket) {
+    let proxy_peer = ProxyPeer { state: Connection::Established, socket };
     host_context.learn(InspectionFact::ProxyPeer { peer: Box::new(proxy_peer), owner: owner("x", pid, 3) });
 }
 
@@ -127,7 +131,9 @@ fn connections_over_the_limit_are_dropped_until_a_process_has_ended() {
     let mut host_context = HostContext::default();
     let (socket, owners) = (socket(), [owner("x", 5, 3)]);
     host_context.inspection_request(BootTime(0), false, std::iter::once((&socket, Some(&owners[..]))));
-    (0..MAX_CONNECTIONS + 7).for_each(|_| proxy_peer(&mut host_context, 5));
+    for netns in 0..MAX_CONNECTIONS as u32 + 7 {
+        proxy_peer_of(&mut host_context, 5, Socket { netns: Some(netns), ..socket.clone() });
+    }
     host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(1) });
     assert_eq!(host_context.connections(5).len(), MAX_CONNECTIONS);
     assert_eq!(host_context.connections_read(5), None, "some were dropped");
@@ -136,6 +142,15 @@ fn connections_over_the_limit_are_dropped_until_a_process_has_ended() {
     proxy_peer(&mut host_context, 6);
     host_context.inspection_request(BootTime(0), false, std::iter::empty::<InspectedSocket<'_>>());
     assert_eq!(host_context.dropped(), 0);
+}
+
+#[test]
+fn a_connection_that_is_found_by_two_descriptors_or_threads_counts_once() {
+    let mut host_context = HostContext::default();
+    (0..3).for_each(|_| proxy_peer(&mut host_context, 5));
+    proxy_peer_of(&mut host_context, 5, Socket { netns: Some(7), ..socket() });
+    host_context.learn(InspectionFact::ConnectionsRead { pid: 5, at: BootTime(1) });
+    assert_eq!(host_context.connections(5).len(), 2);
 }
 
 #[test]
