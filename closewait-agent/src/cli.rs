@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod hooks;
 mod list;
+mod order;
 mod peek;
 mod record;
 mod replay;
@@ -21,6 +22,7 @@ pub use self::{
     config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
     hooks::{CertaintyArg, HooksArgs, OnFindings},
     list::{GroupByArg, ListArgs, SortArg},
+    order::options_behind_command,
     peek::PeekArg,
     record::RetainLimit,
     replay::{ReplayArgs, Speed},
@@ -35,7 +37,13 @@ pub const SOCKET: &str = "/run/closewait/agent.sock";
 
 /// Find which processes are stuck with CLOSE_WAIT sockets, since when, and why.
 #[derive(Debug, Parser)]
-#[command(name = "closewait", version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "closewait",
+    version,
+    after_help = NOTES,
+    args_conflicts_with_subcommands = true,
+    override_usage = "closewait [OPTIONS] [COMMAND]"
+)]
 pub struct Cli {
     /// Subcommand; `None` stands for `status`.
     #[command(subcommand)]
@@ -52,7 +60,10 @@ impl Cli {
     }
 }
 
-const EXIT_CODES: &str = "\
+const NOTES: &str = "\
+The options are those of `status`. In front of another command, an option counts for that command if it has it: closewait --socket \
+PATH list.
+
 Exit codes: 0 ok, 1 failed while running, 2 usage, 69 unsupported kernel, 77 missing privilege, 78 bad configuration; \
 check: 0 ok, 1 warning, 2 critical, 3 unknown.
 

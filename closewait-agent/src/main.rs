@@ -3,7 +3,7 @@
 use std::{env, io, process::ExitCode};
 
 use closewait::{
-    cli::Command,
+    cli::{self, Command},
     cmd::{self, settings::ParseError},
     config, limits, logging,
 };
@@ -11,7 +11,9 @@ use closewait::{
 fn main() -> ExitCode {
     limits::survive_file_size_limit();
     let misread = logging::init();
-    let code = match cmd::settings::parse(env::args_os().collect()) {
+    let arguments = cli::options_behind_command(env::args_os().collect());
+    let is_check = arguments.get(1).is_some_and(|command| command == "check");
+    let code = match cmd::settings::parse(arguments) {
         Ok((command, configuration)) => {
             // An agent never waits for a reader of its log. Its helpers have the same environment: one warning is
             // enough.
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
                 let _gone: io::Result<()> = error.print();
             }
             // A monitoring system would take the exit code for a state.
-            if error.use_stderr() && env::args_os().nth(1).is_some_and(|command| command == "check") {
+            if error.use_stderr() && is_check {
                 ExitCode::from(cmd::check::misused(&error))
             } else {
                 ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

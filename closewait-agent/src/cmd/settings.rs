@@ -64,7 +64,7 @@ pub(super) struct Resolved {
     pub(super) settings: Vec<ConfigEntry>,
 }
 
-/// Parses the arguments of this process. Returns the command, and for `run` its configuration.
+/// Parses arguments in the order of [`crate::cli::options_behind_command`]. Returns the command, and for `run` its configuration.
 ///
 /// # Errors
 ///

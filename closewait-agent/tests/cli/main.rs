@@ -12,7 +12,11 @@ use snapbox::{assert_data_eq, file};
 /// Command lines with an error, separated by line breaks.
 const WRONG: &str = "\
 closewait watch
-closewait --alone list
+closewait --port 80 list
+closewait --socket /nowhere/agent.sock tail
+closewait --socket /nowhere/agent.sock doctor
+closewait --alone tail
+closewait --redact check
 closewait status --port 80
 closewait top --at 5s
 closewait top --alone --replay recording
