@@ -22,6 +22,7 @@ pub use self::{
 use super::{
     stacks::ProcessStacks,
     text::{Comm, harmless_field},
+    time::BootTime,
     workload::Workload,
 };
 
@@ -132,18 +133,18 @@ impl Process {
 
     /// Describes the activity of the threads with the two most important statements; `None` if it is unknown.
     pub fn activity(&self) -> Option<String> {
-        self.activity_beside(None)
+        self.activity_beside(None, BootTime(0))
     }
 
-    /// Describes the activity of the threads, whose stacks are known.
-    pub fn activity_beside(&self, stacks: Option<&ProcessStacks>) -> Option<String> {
+    /// Describes the activity of the threads at `now`, whose stacks are known.
+    pub fn activity_beside(&self, stacks: Option<&ProcessStacks>, now: BootTime) -> Option<String> {
         if self.frozen == Some(true) {
             return Some("its cgroup is frozen".to_owned());
         }
         if self.is_stopped() {
             return Some("it is stopped, by a signal or a debugger".to_owned());
         }
-        let at_line = stacks.and_then(ProcessStacks::headline);
+        let at_line = stacks.and_then(|stacks| Some(stacks.headline()? + &stacks.as_of(now)));
         let waits = || [self.event_loop(), self.most_threads()].into_iter().flatten();
         // A line of the program says more than the system call that its threads wait in.
         let waits: Vec<String> = if at_line.is_some() { at_line.into_iter().collect() } else { waits().collect() };

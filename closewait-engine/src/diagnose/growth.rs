@@ -7,6 +7,7 @@ use crate::{
     model::{Certainty, Class, PileupGroup, Role, Task, Verdict},
     process::Process,
     text::rate,
+    time::BootTime,
 };
 
 /// Description of this verdict. It is not a rule: the engine gives it for a growing group if no rule explains its oldest socket.
@@ -39,16 +40,18 @@ pub struct Growing<'a> {
     pub owner: Option<&'a Task>,
     /// Facts about the owner's process.
     pub process: Option<&'a Process>,
+    /// Time of the verdict.
+    pub now: BootTime,
 }
 
 /// Returns the verdict on a growing group.
 pub fn growth(growing: &Growing<'_>) -> Verdict {
-    let Growing { group, entered_per_second, stuck_permille, since, owner, process } = *growing;
+    let Growing { group, entered_per_second, stuck_permille, since, owner, process, now } = *growing;
     let (since, rate) = (text::duration(since), rate(entered_per_second));
     // Of sockets that have just begun to stay, there may be none that is old enough to count.
     let percent = stuck_permille.map(|share| share / 10).filter(|percent| *percent > 0);
     let share = percent.map_or(String::new(), |percent| format!(", and {percent} % of them are still there"));
-    let doing = process.and_then(text::doing_of).unwrap_or_default();
+    let doing = process.and_then(|process| text::doing_of(process, now)).unwrap_or_default();
     let port = group.local_port.filter(|_| group.role != Some(Role::Client));
     let next = owner.map(|task| text::dump_of(task, process, port));
     let next = next.unwrap_or_else(|| "find the process that owns them".into());
@@ -77,6 +80,7 @@ mod tests {
             entered_per_second: 20.0,
             stuck_permille: Some(1000),
             since: Duration::from_secs(12),
+            now: BootTime(0),
             owner: Some(&task),
             process: Some(&process),
         };

@@ -9,6 +9,7 @@ pub(super) use crate::text::{count, duration};
 use crate::{
     model::{Dwell, Owner, Task, UnixBackend},
     process::{NextStep, Process, Tool},
+    time::BootTime,
 };
 
 /// Maximum number of processes that a text names; it counts the others.
@@ -69,17 +70,17 @@ pub(super) fn owner(case: &Case<'_>) -> String {
 
 /// Returns a sentence about the activity of an owner, with a leading blank; empty if it is unknown.
 pub(super) fn doing(case: &Case<'_>) -> String {
-    owners(case).find_map(doing_of).unwrap_or_default()
+    owners(case).find_map(|process| doing_of(process, case.now)).unwrap_or_default()
 }
 
-/// Returns a sentence about the activity of a process, with a leading blank; `None` if it is unknown.
-pub(super) fn doing_of(process: &Process) -> Option<String> {
-    Some(format!(" {}[{}]: {}.", process.comm, process.pid, activity(process)?))
+/// Returns a sentence about the activity of a process at `now`, with a leading blank; `None` if it is unknown.
+pub(super) fn doing_of(process: &Process, now: BootTime) -> Option<String> {
+    Some(format!(" {}[{}]: {}.", process.comm, process.pid, activity(process, now)?))
 }
 
-/// Returns the activity of a process, without its name; `None` if it is unknown.
-pub(super) fn activity(process: &Process) -> Option<String> {
-    process.activity_beside(process.stacks.as_deref())
+/// Returns the activity of a process at `now`, without its name; `None` if it is unknown.
+pub(super) fn activity(process: &Process, now: BootTime) -> Option<String> {
+    process.activity_beside(process.stacks.as_deref(), now)
 }
 
 /// Returns a sentence about the activity of the program behind a UNIX socket, with a leading blank; empty if it is unknown.

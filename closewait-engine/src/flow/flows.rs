@@ -3,6 +3,7 @@
 
 mod cohorts;
 mod courses;
+mod ends;
 mod late_exits;
 mod recent;
 mod shown;
@@ -63,6 +64,8 @@ struct FlowStats {
     late_exits: VecDeque<late_exits::LateExit>,
     #[serde(default)]
     ended_late: late_exits::EndedLate,
+    #[serde(default)]
+    last_end: ends::LastEnd,
     cohorts: VecDeque<Cohort>,
     /// Last count of the present sockets.
     latest: Point,
@@ -173,8 +176,12 @@ impl Flows {
             stats.lost += 1;
             return;
         }
-        stats.closed += 1;
-        stats.last_closed = stats.last_closed.max(Some(at));
+        if ended.is_none_or(|by| stats.finishes_by_end(by, at)) {
+            stats.closed += 1;
+            stats.last_closed = stats.last_closed.max(Some(at));
+        } else {
+            stats.lost += 1;
+        }
         stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
         if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
             stats.habit.closed(stayed);

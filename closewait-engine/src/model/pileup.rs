@@ -226,9 +226,9 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Describes the activity of the threads of `process`, by their stacks where they are known.
-    pub fn activity(&self) -> Option<String> {
-        self.process.as_deref()?.activity_beside(self.stacks.as_deref())
+    /// Describes the activity of the threads of `process` at `now`, by their stacks where they are known.
+    pub fn activity(&self, now: BootTime) -> Option<String> {
+        self.process.as_deref()?.activity_beside(self.stacks.as_deref(), now)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Stacks of one process at one time.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -8,10 +10,15 @@ use super::{
     group::{StackGroup, ThreadWork, group_stacks},
     waits::CodeWait,
 };
-use crate::{text::harmless_field, time::BootTime};
+use crate::{
+    text::{duration, harmless_field},
+    time::BootTime,
+};
 
 /// Maximum number of groups of a sample. A program whose threads all do something else has no line at which they block.
 const MAX_GROUPS: usize = 32;
+/// Age above which a text says how old a sample is, because it stands beside facts that are a few seconds old.
+const OLD: Duration = Duration::from_secs(30);
 /// Maximum number of frames of a group in a sample, from the innermost.
 const MAX_FRAMES: usize = 48;
 
@@ -83,6 +90,12 @@ impl ProcessStacks {
         self.groups.iter().filter(|group| !group.is_idle())
     }
 
+    /// Returns how old the sample is at `now`, for the end of a sentence; empty for a recent one.
+    pub fn as_of(&self, now: BootTime) -> String {
+        let age = now.since(self.at);
+        if age > OLD { format!(", as of {} ago", duration(age)) } else { String::new() }
+    }
+
     /// Returns the most important fact about why a program makes no progress, in a sentence; `None` if the stacks show none.
     pub fn headline(&self) -> Option<String> {
         let pinned = self.pinned_carriers().map(|pinned| pinned.headline());
@@ -142,8 +155,6 @@ impl ProcessStacks {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::testing::python_stack as stack;
 
@@ -152,6 +163,16 @@ mod tests {
 
     fn second(n: u64) -> BootTime {
         BootTime(0) + Duration::from_secs(n)
+    }
+
+    #[test]
+    fn only_an_old_sample_has_its_age_in_texts() {
+        let stacks = [stack(1, &[WAIT, ("reserve", "/srv/orders.py", 5)])];
+        let sample = ProcessStacks::new(7, second(10), &stacks, Vec::new());
+        let process = crate::testing::process("orders", 7, None);
+        let text = |n| process.activity_beside(Some(&sample), second(n)).unwrap();
+        assert!(text(40).ends_with("in reserve (orders.py:5)"), "{}", text(40));
+        assert_eq!(text(90), text(40) + ", as of 1m20s ago");
     }
 
     #[test]

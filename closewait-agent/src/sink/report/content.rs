@@ -17,6 +17,7 @@ use closewait_engine::{
     snapshot::urgency::Severity,
     stacks::{ConnectStacks, StackGroup},
     text::duration,
+    time::BootTime,
     unread::UnreadRequests,
 };
 
@@ -155,23 +156,25 @@ impl<'a> ProblemTexts<'a> {
             timeline,
             chart: course.as_ref().and_then(CountChart::new),
             facts: facts(group, page),
-            stacks: stack_texts(&pileup.evidence),
+            stacks: stack_texts(&pileup.evidence, page.report.at),
         }
     }
 }
 
-/// Returns the stacks of threads that do something.
-fn stack_texts(evidence: &Evidence) -> Vec<StackTexts> {
+/// Returns the stacks of threads that do something, for a report at `now`.
+fn stack_texts(evidence: &Evidence, now: BootTime) -> Vec<StackTexts> {
     let Some(stacks) = evidence.stacks.as_deref() else { return Vec::new() };
+    let as_of = stacks.as_of(now);
     let texts = |group: &StackGroup| {
         let since = group.since.filter(|since| stacks.at > *since);
         let lasting = since.map(|since| format!(", for at least {}", duration(stacks.at.since(since))));
         let owner = owner_clause(group.lock_owner.as_ref(), ", ");
-        let headline = format!("{}{}{owner}", group.headline(), lasting.unwrap_or_default());
+        let headline = format!("{}{}{owner}{as_of}", group.headline(), lasting.unwrap_or_default());
         StackTexts { headline, frames: frame_lines(group).collect() }
     };
-    let pinned =
-        stacks.pinned_carriers().map(|pinned| StackTexts { headline: pinned_line(&pinned), frames: Vec::new() });
+    let pinned = stacks
+        .pinned_carriers()
+        .map(|pinned| StackTexts { headline: pinned_line(&pinned) + &as_of, frames: Vec::new() });
     pinned.into_iter().chain(stacks.working_groups().take(MAX_STACKS).map(texts)).collect()
 }
 
@@ -259,7 +262,7 @@ pub(super) fn facts(group: &ReportedGroup, page: &ReportPage<'_>) -> Vec<(&'stat
         let place =
             |group: &closewait_engine::process::ThreadGroup| Some(format!("{} in {}", group.count, group.place()?));
         let places: Vec<String> = process.groups.iter().filter_map(place).take(MAX_ACTIVITIES).collect();
-        add("threads", evidence.activity());
+        add("threads", evidence.activity(page.report.at));
         add("calls", list(places));
         add("descriptors", process.descriptors().map(|(open, limit)| format!("{open} of {limit} open")));
     }

@@ -193,7 +193,7 @@ fn incident(group: &ReportedGroup, page: &ReportPage<'_>, number: usize) -> Mark
                 None => {}
             }
             (course::table(&Timeline::of_group(group, page), milestones))
-            (panels::panels(pileup, &prefix))
+            (panels::panels(pileup, page.report.at, &prefix))
         }
     }
 }

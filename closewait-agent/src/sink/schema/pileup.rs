@@ -372,7 +372,7 @@ impl<'a> PileupObject<'a> {
             exhaustion: forecast.map(|forecast| ForecastObject::new(&forecast, time)),
             verdict: verdict.into(),
             evidence: EvidenceObject::new(evidence, at, time),
-            stacks: evidence.stacks.as_deref().map(StackGroupObject::first),
+            stacks: evidence.stacks.as_deref().map(|stacks| StackGroupObject::first(stacks, at)),
             unread_requests: evidence.unread.as_ref().map(UnreadRequestObject::all),
             command: pileup.command(),
             runbook: runbook(verdict.rule),

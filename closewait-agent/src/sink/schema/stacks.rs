@@ -44,6 +44,8 @@ pub(in crate::sink) struct StackGroupObject<'a> {
     /// Time for which some of these threads were at this line in each sample, in seconds: 0 in the first sample, `null` in an answer of
     /// one sample.
     at_line_seconds: Option<f64>,
+    /// Time since the sample, in seconds; `null` in an answer of one sample.
+    age_seconds: Option<f64>,
 }
 
 /// Thread that owns a lock that others wait for.
@@ -75,9 +77,11 @@ struct FrameObject<'a> {
 }
 
 impl<'a> StackGroupObject<'a> {
-    /// Converts the first groups of a sample.
-    pub(in crate::sink) fn first(stacks: &'a ProcessStacks) -> Vec<Self> {
-        stacks.groups.iter().take(MAX_GROUPS).map(|group| Self::new(group, Some(stacks.at))).collect()
+    /// Converts the first groups of a sample, for an event at `now`.
+    pub(in crate::sink) fn first(stacks: &'a ProcessStacks, now: BootTime) -> Vec<Self> {
+        let age_seconds = Some(seconds(now.since(stacks.at)));
+        let groups = stacks.groups.iter().take(MAX_GROUPS);
+        groups.map(|group| Self { age_seconds, ..Self::new(group, Some(stacks.at)) }).collect()
     }
 
     /// Converts a group of a sample that was taken at `at`.
@@ -96,6 +100,7 @@ impl<'a> StackGroupObject<'a> {
             frames: group.frames.iter().map(FrameObject::of).collect(),
             cut: group.cut.as_deref(),
             at_line_seconds: at.zip(group.since).map(|(at, since)| seconds(at.since(since))),
+            age_seconds: None,
         }
     }
 }

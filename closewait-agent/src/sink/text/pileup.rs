@@ -97,7 +97,7 @@ pub(in crate::sink) fn evidence(pileup: &Pileup, at: BootTime, socket: Option<&P
     ));
     if let Some(process) = &evidence.process {
         let (pid, comm) = (process.pid, &process.comm);
-        if let Some(activity) = evidence.activity() {
+        if let Some(activity) = evidence.activity(at) {
             lines.push(format!("{comm}[{pid}]: {activity}"));
         }
         if let Some((open, limit)) = process.descriptors() {

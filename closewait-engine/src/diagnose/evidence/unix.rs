@@ -47,7 +47,7 @@ impl Sources<'_> {
                 waiting: sum(&of, UnixListener::waiting),
                 program: first.and_then(|pid| tasks.get(&pid)).map(|task| (*task).clone()),
                 processes: u32::try_from(tasks.len()).unwrap_or(u32::MAX),
-                activity: first.and_then(|pid| process(&pid)).and_then(text::activity),
+                activity: first.and_then(|pid| text::activity(process(&pid)?, self.now)),
             }
         };
         (!reads.is_empty()).then(|| paths.into_iter().map(backend).collect())

@@ -90,6 +90,28 @@ fn all_sockets_of_a_hung_server_since_the_onset_are_present() {
 }
 
 #[test]
+fn only_a_process_that_ends_with_one_socket_has_closed_it() {
+    let ends = |flows: &mut Flows, pid, second| {
+        enter(flows, second - 1);
+        let dwell = Some(Dwell::Exact(Duration::from_secs(1)));
+        let ended = Some(EndedBy(Some(pid)));
+        flows.left(key(&socket()), at(second), Some(at(second - 1)), dwell, (true, ended, false));
+        let flow = flows.flow(key(&socket()), None, at(second)).unwrap();
+        (flow.closed, flow.last_closed)
+    };
+    let mut flows = flows();
+    enter(&mut flows, 1);
+    close(&mut flows, 1, 2);
+    assert_eq!(ends(&mut flows, 7, 10), (2, Some(at(10))), "a process for one connection");
+    assert_eq!(ends(&mut flows, 8, 20), (3, Some(at(20))));
+    assert_eq!(ends(&mut flows, 8, 21), (2, Some(at(10))), "a process with several");
+    assert_eq!(ends(&mut flows, 8, 22), (2, Some(at(10))));
+    assert_eq!(ends(&mut flows, 9, 30), (3, Some(at(30))));
+    close(&mut flows, 1, 31);
+    assert_eq!(ends(&mut flows, 9, 32), (3, Some(at(31))), "another program has closed one since");
+}
+
+#[test]
 fn young_sockets_do_not_count_as_stuck() {
     let mut flows = flows();
     for second in 90..100 {

@@ -338,6 +338,7 @@ impl Engine {
                 since: now.since(onset),
                 owner: owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task),
                 process,
+                now,
             })
         });
         let history = growth.map(|growth| growth.history()).unwrap_or_default();

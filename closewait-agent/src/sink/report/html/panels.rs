@@ -15,6 +15,7 @@ use closewait_engine::{
     process::{Process, ThreadGroup, ThreadState},
     stacks::ProcessStacks,
     text::{Comm, count, duration},
+    time::BootTime,
 };
 
 /// Heights of the bars of the ages, with the number above the highest and the labels below, pixels.
@@ -40,18 +41,18 @@ const READ_ORDER: [ReadState; 6] = [
     ReadState::FinConsumed,
 ];
 
-/// Returns all panels of a group. `prefix` makes the element identifiers unique.
-pub(super) fn panels(pileup: &Pileup, prefix: &str) -> Markup {
+/// Returns all panels of a group at `now`. `prefix` makes the element identifiers unique.
+pub(super) fn panels(pileup: &Pileup, now: BootTime, prefix: &str) -> Markup {
     let evidence = &pileup.evidence;
     html! {
         div.panels {
             (ages(evidence, prefix))
             (reads(pileup, prefix))
             @if let Some(process) = evidence.process.as_deref().filter(|process| !process.groups.is_empty()) {
-                (threads(process, evidence))
+                (threads(process, evidence, now))
             }
         }
-        @if let Some(stacks) = evidence.stacks.as_deref() { (stack_groups(stacks)) }
+        @if let Some(stacks) = evidence.stacks.as_deref() { (stack_groups(stacks, now)) }
         (oldest(evidence))
     }
 }
@@ -182,13 +183,13 @@ fn position(state: ReadState) -> usize {
 }
 
 /// Returns the places in which threads wait, as bars.
-fn threads(process: &Process, evidence: &Evidence) -> Markup {
+fn threads(process: &Process, evidence: &Evidence, now: BootTime) -> Markup {
     let all: u32 = process.groups.iter().map(|group| group.count).sum();
     let rest: u32 = process.groups.iter().skip(MAX_PLACES).map(|group| group.count).sum();
     html! {
         figure {
             figcaption { "Threads of " (foreign(&format!("{}[{}]", process.comm, process.pid))) }
-            @if let Some(activity) = evidence.activity() { p { (foreign(&activity)) } }
+            @if let Some(activity) = evidence.activity(now) { p { (foreign(&activity)) } }
             table.bars {
                 thead { tr { th scope="col" { "Place" } th.amount scope="col" { "Threads" } th.graph scope="col" { "Share" } } }
                 tbody {
@@ -217,12 +218,12 @@ fn threads(process: &Process, evidence: &Evidence) -> Markup {
 }
 
 /// Returns the stacks of the threads that do something, with the application's own frame in bold.
-fn stack_groups(stacks: &ProcessStacks) -> Markup {
+fn stack_groups(stacks: &ProcessStacks, now: BootTime) -> Markup {
     let groups = || stacks.working_groups().take(MAX_STACKS);
     html! {
         @if groups().next().is_some() {
             figure {
-                figcaption { "Stacks of its threads, innermost function first" }
+                figcaption { "Stacks of its threads, innermost function first" (stacks.as_of(now)) }
                 @if let Some(pinned) = stacks.pinned_carriers() { p { (foreign(&pinned_line(&pinned))) } }
                 @for group in groups() {
                     p { (foreign(&(group.headline() + &owner_clause(group.lock_owner.as_ref(), ", ")))) }
