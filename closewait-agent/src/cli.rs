@@ -1,5 +1,6 @@
 //! The command line: types only.
 
+mod asked;
 mod check;
 mod completions;
 mod config;
@@ -14,9 +15,10 @@ mod tail;
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::NonEmptyStringValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use self::{
+    asked::{AgentArgs, Filters},
     check::CheckArgs,
     completions::{CompletionsArgs, ShellArg},
     config::{ConfigAction, ConfigArgs, ConfigCheckArgs, ConfigShowArgs, NOT_KEYS, SHARED_KEYS},
@@ -30,7 +32,6 @@ pub use self::{
     tail::TailArgs,
 };
 use crate::{host::limits::MAX_MAX_SOCKETS, metrics::ListenAddress, otlp::OtlpUrl, recording::MIN_MAX_BYTES};
-use closewait_engine::{model::Class, snapshot::query::Peer};
 
 /// Default path of the control socket.
 pub const SOCKET: &str = "/run/closewait/agent.sock";
@@ -89,7 +90,7 @@ pub enum Command {
     Report(ReportArgs),
     /// Replay a recording of `run --record`: the same events, byte for byte
     Replay(ReplayArgs),
-    /// Explain a verdict: its conditions, the evidence against it, similar cases, and what to do
+    /// Explain a verdict: its conditions, the evidence against it, similar cases, and what to do; or a word of the output
     Explain(ExplainArgs),
     /// Show what the threads of a process are doing, without stopping it
     Stacks(StacksArgs),
@@ -249,41 +250,6 @@ pub struct TopArgs {
     pub asked: AgentArgs,
 }
 
-/// Filters that select sockets.
-#[derive(Clone, Debug, Args)]
-pub struct Filters {
-    /// Owned by this process, or not accepted yet from its listener
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
-    pub pid: Vec<u32>,
-    /// With this local or remote port
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
-    pub port: Vec<u16>,
-    /// With this remote end: ADDRESS, ADDRESS:PORT, or a network such as 10.0.0.0/8
-    #[arg(long, value_name = "PEER", value_delimiter = ',')]
-    pub peer: Vec<Peer>,
-    /// In this cgroup: its path (and all below it), a part of a path, unit name, pod name or container id, or id:N for a
-    /// cgroup without a known path
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
-    pub cgroup: Vec<String>,
-    /// In CLOSE_WAIT for at least this time
-    #[arg(long, value_name = "DUR", value_parser = duration)]
-    pub older_than: Option<Duration>,
-    /// With this cause: hung, leak, pool, never_accepted, half_close, inherited, proxy_wait, transient, unknown
-    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
-    pub verdict: Vec<Class>,
-}
-
-/// The agent to query.
-#[derive(Clone, Debug, Args)]
-pub struct AgentArgs {
-    /// Control socket of the agent to query, if one is running [default: /run/closewait/agent.sock]
-    #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-    /// Do not query a running agent
-    #[arg(long)]
-    pub alone: bool,
-}
-
 const FILTERS: &str = "\
 A socket matches if every filter matches. Several values of one filter (--pid 1,2 or --pid 1 --pid 2) are alternatives.";
 
@@ -352,8 +318,8 @@ pub struct ExplainArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// Class or rule of a verdict, such as hung or blocked; without it, list all of them
-    #[arg(value_name = "CLASS|RULE")]
+    /// Class or rule of a verdict, such as hung or blocked, or a word of the output, such as stuck; without it, list all of them
+    #[arg(value_name = "CLASS|RULE|WORD")]
     pub name: Option<String>,
 }
 

@@ -20,6 +20,10 @@ pub struct StacksArgs {
     /// With --jvm: also the virtual threads that wait (JDK 21 and later), which the JVM writes into a pipe in its /tmp
     #[arg(long, requires = "jvm")]
     pub virtual_threads: bool,
+    /// Show labels instead of names of programs, threads, files and functions, except those of runtimes and of the libraries of a
+    /// system, for readers outside: file-1, function-2. Line numbers stay
+    #[arg(long)]
+    pub redact: bool,
 }
 
 /// Options of `run` for stacks.

@@ -1,6 +1,9 @@
 use clap::CommandFactory as _;
 
+use std::path::Path;
+
 use super::{replay::speed, *};
+use closewait_engine::model::Class;
 
 #[test]
 fn the_definition_is_sound() {
@@ -67,6 +70,18 @@ fn the_help_names_the_default_path_of_the_socket() {
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains(&format!("[default: {SOCKET}]")), "{help}");
     }
+}
+
+#[test]
+fn proposed_commands_have_the_given_socket_or_a_label_of_it() {
+    let shown = |args: &[&str], is_redacted| {
+        let cli = Cli::try_parse_from([&["closewait", "report"], args].concat()).unwrap();
+        let Command::Report(report) = cli.into_command() else { unreachable!() };
+        report.asked.shown_socket(is_redacted).map(Path::to_owned)
+    };
+    assert_eq!(shown(&[], true), None);
+    assert_eq!(shown(&["--socket", "/home/me/a.sock"], false), Some("/home/me/a.sock".into()));
+    assert_eq!(shown(&["--socket", "/home/me/a.sock"], true), Some("PATH".into()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod watch;
 use std::io::{self, Write as _};
 
 use super::{
-    list::{ScanNeeds, answer_needing, filter},
+    list::{Note, ScanNeeds, answer_needing, filter},
     print, stdout,
 };
 use crate::{
@@ -58,7 +58,7 @@ fn probe(args: &cli::CheckArgs) -> anyhow::Result<u8> {
     let filter = filter(&args.filters);
     let (filtered, query) = (!filter.is_empty(), Query::Report { filter, content: ReportContent::Groups });
     let shape = ListShape { form: args.shape.output.into(), ..ListShape::default() };
-    let note = &mut |note| log::warn!("{note}");
+    let note = &mut |note: Note| log::warn!("{}", note.into_text());
     answer_needing(&args.asked, &query, shape, ScanNeeds::KernelPrograms, note, |answer| {
         let (_header, report) = answer.report()?;
         let probe = Probe::of(&report, ProbeThresholds { warning: args.warn, critical: args.crit }, filtered);

@@ -76,7 +76,7 @@ fn with_values_everywhere(command: Command) -> Command {
 fn with_values(arg: Arg) -> Arg {
     match arg.get_value_names() {
         Some([name]) if name == "CLASS" => arg.value_parser(PossibleValuesParser::new(Class::ALL.map(Class::name))),
-        Some([name]) if name == "CLASS|RULE" => {
+        Some([name]) if name == "CLASS|RULE|WORD" => {
             let mut names: Vec<_> = Topics::names().collect();
             names.sort_unstable();
             names.dedup();

@@ -19,8 +19,8 @@ const MAX_SIMILAR: usize = 3;
 /// Reason why nothing can be explained.
 #[derive(Debug, Error)]
 pub(super) enum ExplainError {
-    /// No class and no rule has the name.
-    #[error("no class or rule has the name {name}\nhint: {hint}")]
+    /// No class, rule or word has the name.
+    #[error("no class, rule or word has the name {name}\nhint: {hint}")]
     Unknown {
         /// Name from the command line, made harmless.
         name: String,
@@ -29,11 +29,11 @@ pub(super) enum ExplainError {
     },
 }
 
-/// Writes the explanation of a verdict, or a list of all verdicts.
+/// Writes the explanation of a verdict or a word, or a list of all of them.
 ///
 /// # Errors
 ///
-/// If no class and no rule has the name, or standard output cannot be written.
+/// If no class, rule or word has the name, or standard output cannot be written.
 pub(super) fn explain(args: &cli::ExplainArgs) -> anyhow::Result<()> {
     let cli::ExplainArgs { shape, name } = args;
     let topics = match name.as_deref() {
@@ -70,13 +70,18 @@ mod tests {
         assert!(hint("hnug").ends_with("hint: similar names: hung"), "{}", hint("hnug"));
         assert!(hint("poool").ends_with("hint: similar names: pool, own_pool"), "{}", hint("poool"));
         assert!(hint("Never-Acepted").contains("hint: similar names: never_accepted"), "{}", hint("Never-Acepted"));
-        assert_eq!(hint("xyz"), "no class or rule has the name xyz\nhint: list all names:\n    closewait explain");
+        assert_eq!(
+            hint("xyz"),
+            "no class, rule or word has the name xyz\nhint: list all names:\n    closewait explain"
+        );
     }
 
     #[test]
     fn a_name_with_control_characters_does_not_reach_the_terminal() {
         assert!(
-            unknown("\x1b[2Jhung\n").to_string().starts_with("no class or rule has the name \\u{1b}[2Jhung\\u{a}\n")
+            unknown("\x1b[2Jhung\n")
+                .to_string()
+                .starts_with("no class, rule or word has the name \\u{1b}[2Jhung\\u{a}\n")
         );
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn answer<T>(
     shape: ListShape,
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    answer_noting(asked, query, shape, &mut |note| log::warn!("{note}"), show)
+    answer_noting(asked, query, shape, &mut |note| log::warn!("{}", note.into_text()), show)
 }
 
 /// As [`answer`], but hands each sentence about missing sockets, owners or agents to `note` instead of the log.
@@ -100,10 +100,28 @@ pub(super) fn answer_noting<T>(
     asked: &cli::AgentArgs,
     query: &Query,
     shape: ListShape,
-    note: &mut dyn FnMut(String),
+    note: &mut dyn FnMut(Note),
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     answer_needing(asked, query, shape, ScanNeeds::Anything, note, show)
+}
+
+/// Sentence beside an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// No agent answers, so this is a scan.
+    NoAgent(String),
+    /// Sockets or owners are missing.
+    Gap(String),
+}
+
+impl Note {
+    /// Returns the sentence.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::NoAgent(text) | Self::Gap(text) => text,
+        }
+    }
 }
 
 /// Scan that a command accepts in place of an agent's answer.
@@ -125,16 +143,16 @@ pub(super) fn answer_needing<T>(
     query: &Query,
     shape: ListShape,
     needs: ScanNeeds,
-    note: &mut dyn FnMut(String),
+    note: &mut dyn FnMut(Note),
     show: impl FnOnce(AnswerCollector<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let socket = asked.socket.clone().filter(|_| !shape.is_redacted);
+    let socket = asked.shown_socket(shape.is_redacted).map(Path::to_owned);
     let shape = ListShape { socket, ..shape };
-    if let Some(answer) = ask_agent(asked, query, &shape, note)? {
+    if let Some(answer) = ask_agent(asked, query, &shape, &mut |text| note(Note::NoAgent(text)))? {
         return show(answer);
     }
     // The process ends after the answer, and freeing 10,000 sockets one by one would take milliseconds before that.
-    let engine = ManuallyDrop::new(scan_once(shape.form, needs, note)?);
+    let engine = ManuallyDrop::new(scan_once(shape.form, needs, &mut |text| note(Note::Gap(text)))?);
     show(AnswerCollector::new(&shape).scanned(engine.state(), query, clock::now(), TimeAnchor::now())?)
 }
 

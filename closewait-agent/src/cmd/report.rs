@@ -62,7 +62,7 @@ fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
     // The object has the sockets that cannot be seen.
     let form = if is_json(format) { Form::Json } else { Form::Text };
     let shape = ListShape { form, is_redacted: args.redact, ..ListShape::default() };
-    let note = &mut |note| notes.push(note);
+    let note = &mut |note: list::Note| notes.push(note.into_text());
     let (header, report) = list::answer_noting(&args.asked, &query, shape, note, |answer| Ok(answer.report()?))?;
     warn(&notes, format);
     // Notes can have names, and the log has them.
@@ -73,7 +73,7 @@ fn of_host(args: &cli::ReportArgs, format: ReportFormat) -> anyhow::Result<()> {
         anchor: header.anchor,
         source: ReportSource::Host,
         notes: &notes,
-        socket: args.asked.socket.as_deref().filter(|_| !args.redact),
+        socket: args.asked.shown_socket(args.redact),
     };
     let mut shown = Vec::new();
     render(&page, format, &mut shown)?;

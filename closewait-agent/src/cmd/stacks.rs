@@ -10,7 +10,7 @@ use crate::{
         stacks,
     },
 };
-use closewait_engine::stacks::group_stacks;
+use closewait_engine::{snapshot::redact::Redactor, stacks::group_stacks};
 
 /// Shows what the threads of a process are doing.
 ///
@@ -18,14 +18,19 @@ use closewait_engine::stacks::group_stacks;
 ///
 /// If its memory cannot be read, it does not dump its threads, or standard output cannot be written.
 pub(super) fn stacks(args: &cli::StacksArgs) -> anyhow::Result<()> {
-    let cli::StacksArgs { shape, pid, jvm, virtual_threads } = args;
+    let cli::StacksArgs { shape, pid, jvm, virtual_threads, redact } = args;
     let patience = &mut Patience::default();
-    let read = match (jvm, virtual_threads) {
+    let mut read = match (jvm, virtual_threads) {
         (false, _) => stacks::read(*pid, patience)?,
         (true, false) => jvm::read(*pid, JvmThreads::OfSystem, patience)?,
         (true, true) => jvm::read(*pid, JvmThreads::AllKinds, patience)?,
     };
-    let groups = group_stacks(&read.stacks);
+    let mut groups = group_stacks(&read.stacks);
+    if *redact {
+        let mut redactor = Redactor::default();
+        redactor.comm(&mut read.comm);
+        redactor.stacks(&mut groups, &mut read.unread);
+    }
     let page = StacksPage {
         pid: *pid,
         comm: &read.comm,

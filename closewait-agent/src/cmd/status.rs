@@ -1,6 +1,10 @@
 //! `closewait status`, the default command.
 
-use super::{color, list, print};
+use super::{
+    color,
+    list::{self, Note},
+    print,
+};
 use crate::{
     cli,
     sink::{
@@ -24,7 +28,12 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
     let mut notes = Vec::new();
     // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
     let shape = ListShape { form: Form::Json, is_redacted: args.redact, ..ListShape::default() };
-    let note = &mut |note| notes.push(note);
+    // The page leaves out notes where one line stands for all of them. Whether an agent answers is no gap, so it is said as other
+    // commands do.
+    let note = &mut |note| match note {
+        Note::NoAgent(text) => log::warn!("{text}"),
+        Note::Gap(text) => notes.push(text),
+    };
     let (header, report) = list::answer_noting(
         &args.asked,
         &Query::Report { filter: Filter::default(), content: ReportContent::Groups },
@@ -44,7 +53,7 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
         anchor: header.anchor,
         is_root: rustix::process::geteuid().is_root(),
         notes: &notes,
-        socket: args.asked.socket.as_deref().filter(|_| !args.redact),
+        socket: args.asked.shown_socket(args.redact),
     };
     let mut shown = Vec::new();
     render(&page, form, screen, &mut shown)?;

@@ -1,16 +1,19 @@
 //! Text and JSON of `closewait explain`. The texts are those of the rules, as in docs/diagnoses.md.
 
+mod words;
+
 use std::{fmt::Write as _, io};
 
 use serde::Serialize;
 use textwrap::{Options, WordSplitter};
 
+use self::words::{WORDS, Word};
 use super::{Form, json, schema::SCHEMA_VERSION};
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
     diagnose::{About, VerdictSource, evidence::CounterEvidence, verdict_sources},
-    model::{Certainty, Class},
+    model::Class,
 };
 
 /// Minimum width of text, columns: below it, indented text would have no space.
@@ -20,44 +23,53 @@ const NAME_WIDTH: usize = 18;
 /// SGR code of a heading.
 const BOLD: &str = "1";
 
-/// Classes and rules to explain.
+/// Classes, rules and words to explain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
     classes: Vec<Class>,
     rules: Vec<VerdictSource>,
+    words: Vec<&'static Word>,
     /// Whether this is the list of all names, one entry each.
     is_list: bool,
 }
 
 impl Topics {
-    /// Returns every class and rule, as a list.
+    /// Returns every class, rule and word, as a list.
     pub fn all() -> Self {
-        Self { classes: Class::ALL.to_vec(), rules: verdict_sources().collect(), is_list: true }
+        let words = WORDS.iter().collect();
+        Self { classes: Class::ALL.to_vec(), rules: verdict_sources().collect(), words, is_list: true }
     }
 
-    /// Returns the class, the rule, or both that have this name; `None` if there is neither. Upper case, `-` for `_`, and
-    /// the words and question marks of screens make no difference.
+    /// Returns the classes, rules and words that have this name; `None` if there are none. Upper case, `-` for `_`, and the words and
+    /// question marks of screens make no difference.
     pub fn named(name: &str) -> Option<Self> {
-        let name = Self::normal(name);
+        let normal = Self::normal(name);
+        let name = normal.trim_end_matches('?');
+        let is_guess = name != normal;
+        let words: Vec<_> =
+            WORDS.iter().filter(|word| word.is(name) || (is_guess && word.name == "certainty")).collect();
         // Screens have shorter words.
-        let name = match name.trim_end_matches('?') {
+        let name = match name {
             "unaccepted" => "never_accepted",
             "grows" => "growth",
             name => name,
         };
         let classes: Vec<_> = Class::ALL.into_iter().filter(|class| class.name() == name).collect();
         let rules: Vec<_> = verdict_sources().filter(|source| source.about.name == name).collect();
-        (!classes.is_empty() || !rules.is_empty()).then_some(Self { classes, rules, is_list: false })
+        let is_known =
+            !classes.is_empty() || !rules.is_empty() || words.iter().any(|word| word.is(&normal) || word.is(name));
+        is_known.then_some(Self { classes, rules, words, is_list: false })
     }
 
-    /// Returns the names of all classes and rules. A name that is both occurs twice.
+    /// Returns the names of all classes, rules and words. A name that is both occurs twice.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Class::ALL.into_iter().map(Class::name).chain(verdict_sources().map(|source| source.about.name))
+        let rules = verdict_sources().map(|source| source.about.name);
+        Class::ALL.into_iter().map(Class::name).chain(rules).chain(WORDS.iter().map(|word| word.name))
     }
 
-    /// Returns a name as classes and rules are written.
+    /// Returns a name as classes, rules and words are written.
     pub fn normal(name: &str) -> String {
-        name.to_lowercase().replace('-', "_")
+        name.trim().to_lowercase().replace(['-', ' '], "_")
     }
 }
 
@@ -105,9 +117,9 @@ impl Page {
             self.named(about.name, about.says);
         }
         self.blank();
-        self.heading("Certainty");
-        for certainty in Certainty::ALL {
-            self.named(certainty.name(), certainty.meaning());
+        self.heading("Words");
+        for Word { name, meaning, .. } in &topics.words {
+            self.named(name, meaning);
         }
         self.blank();
         self.paragraph("", "Conditions, evidence, similar cases and the next step of one of them:");
@@ -123,6 +135,13 @@ impl Page {
                 self.blank();
             }
             self.rule(source);
+        }
+        for Word { name, meaning, .. } in &topics.words {
+            if !self.text.is_empty() {
+                self.blank();
+            }
+            self.heading(&format!("{name} (word)"));
+            self.paragraph("  ", &sentence(meaning));
         }
     }
 
@@ -275,6 +294,13 @@ enum TopicObject {
     },
     /// Rule, or another source of verdicts.
     Rule(RuleObject),
+    /// Word of the output.
+    Word {
+        /// The word, in small letters.
+        name: &'static str,
+        /// Meaning of the word.
+        meaning: &'static str,
+    },
 }
 
 /// Rule, or another source of verdicts.
@@ -344,9 +370,11 @@ fn objects(topics: &Topics) -> io::Result<Vec<u8>> {
         rules: sources_of(*class).map(|source| source.about.name).collect(),
     });
     let rules = topics.rules.iter().map(|source| TopicObject::Rule(rule_object(source)));
+    let words = topics.words.iter().map(|Word { name, meaning, .. }| TopicObject::Word { name, meaning });
     let mut lines = Vec::new();
     classes
         .chain(rules)
+        .chain(words)
         .try_for_each(|topic| json::write_line(&TopicLine { schema_version: SCHEMA_VERSION, topic }, &mut lines))?;
     Ok(lines)
 }
@@ -415,12 +443,44 @@ mod tests {
     }
 
     #[test]
+    fn words_of_the_output_are_explained() {
+        for (given, part) in [
+            ("high", "surprise"),
+            ("LOW", "a guess"),
+            ("certainty", "sure a verdict is"),
+            ("stuck", "--stuck-after"),
+            ("FULL", "limit is reached"),
+            ("full in", "forecast"),
+            ("suspected", "a guess"),
+            ("HUNG?", "means low"),
+            ("GROWS", "each second"),
+            ("grows", "growth (rule"),
+            ("unaccepted", "never_accepted (class)"),
+        ] {
+            let text = text(given, 200);
+            assert!(text.contains(part), "{given}: {text}");
+        }
+        assert_eq!(Topics::named("hnug?"), None);
+        assert_eq!(Topics::named("?").unwrap().words.len(), 1);
+    }
+
+    /// Every word of docs/words.md has an explanation.
+    #[test]
+    fn the_words_of_the_page_are_explained() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/words.md")).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| ")).skip(1);
+        let cells = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(", "));
+        let unknown: Vec<_> = cells.map(str::trim).filter(|word| Topics::named(word).is_none()).collect();
+        assert_eq!(unknown, Vec::<&str>::new());
+    }
+
+    #[test]
     fn every_class_has_a_source() {
         assert!(Class::ALL.into_iter().all(|class| sources_of(class).next().is_some()));
     }
 
     #[test]
-    fn json_has_one_object_per_class_and_rule() {
+    fn json_has_one_object_per_class_rule_and_word() {
         let lines = String::from_utf8(render(&Topics::all(), Form::Json, 80, false).unwrap()).unwrap();
         let objects: Vec<serde_json::Value> =
             lines.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();

@@ -2,7 +2,7 @@
 
 use closewait_engine::snapshot::urgency::UrgencyCounts;
 
-/// Formats the number of groups of each urgency: `3 grow, 1 is stuck, 1 is normal`.
+/// Formats the number of groups of each urgency: `3 grow, 1 needs attention, 1 is normal`.
 pub(super) fn urgencies(counts: UrgencyCounts) -> String {
     let UrgencyCounts { full, growing, stuck, undecided, normal, others } = counts;
     let verb = |count: u64, one: &str, many: &str| {
@@ -11,7 +11,7 @@ pub(super) fn urgencies(counts: UrgencyCounts) -> String {
     let parts = [
         verb(full, "has reached a limit", "have reached a limit"),
         verb(growing, "grows", "grow"),
-        verb(stuck, "is stuck", "are stuck"),
+        verb(stuck, "needs attention", "need attention"),
         verb(undecided, "is undecided", "are undecided"),
         verb(normal, "is normal", "are normal"),
         verb(others, "is less urgent", "are less urgent"),

@@ -235,6 +235,14 @@ fn body(page: &StatusPage<'_>, shown: &[&Pileup], room: Option<usize>, lines: &m
 pub(super) fn headline(report: &IncidentReport) -> String {
     let IncidentReport { totals, untracked, unseen, groups, more, matching, watched, .. } = report;
     let watched_for = watched.map(duration);
+    let all = totals.tracked + untracked;
+    if groups.is_empty() && matching.is_some() {
+        let of_host = match watched_for {
+            Some(watched) => format!("{all}; watched {watched}, {} entered and {} exited", totals.entered, totals.left),
+            None => all.to_string(),
+        };
+        return format!("no matching socket is in CLOSE_WAIT (all of this host: {of_host})");
+    }
     if groups.is_empty() {
         let none = none(*untracked, unseen.as_deref());
         return match watched_for {
@@ -244,7 +252,6 @@ pub(super) fn headline(report: &IncidentReport) -> String {
     }
     let mut counts = UrgencyCounts { others: *more, ..UrgencyCounts::default() };
     groups.iter().for_each(|group| counts.add(group.pileup.urgency()));
-    let all = totals.tracked + untracked;
     let matching = matching.unwrap_or(all);
     let without_filters = if matching < all { format!(" (of {all} without the filters)") } else { String::new() };
     let ended = match groups.iter().map(|group| group.pileup.ended).sum::<u64>() {

@@ -52,6 +52,7 @@ closewait check --port 80 -- true
 closewait check true
 closewait explain hnug
 closewait explain xyz
+closewait explain certainity
 closewait completions
 closewait completions csh
 closewait kill --max 0
@@ -116,6 +117,7 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait check --help"), file!["help-check.txt"]);
     assert_data_eq!(transcript("closewait explain --help"), file!["help-explain.txt"]);
     assert_data_eq!(transcript("closewait doctor --help"), file!["help-doctor.txt"]);
+    assert_data_eq!(transcript("closewait stacks --help"), file!["help-stacks.txt"]);
     assert_data_eq!(transcript("closewait completions --help"), file!["help-completions.txt"]);
     let config = "closewait config --help\nclosewait config check --help\nclosewait config show --help";
     assert_data_eq!(transcript(config), file!["help-config.txt"]);
@@ -133,6 +135,9 @@ fn explanations_are_as_written() {
 closewait explain
 closewait explain leak
 closewait explain never-accepted
+closewait explain stuck
+closewait explain HUNG?
+closewait explain --output json low
 closewait explain --output json owner_stopped";
     assert_data_eq!(transcript(lines), file!["explain.txt"]);
 }

@@ -183,7 +183,8 @@ fn a_given_path_without_an_agent_is_reported() {
     let folder = Folder::new("absent");
     let path = folder.socket();
     let absent = format!("no agent answers at {path}; this is a one-off scan\n");
-    for command in [&["list"][..], &["report"], &["kill", "--port", "1"]] {
+    for command in [&["list"][..], &["report"], &["status"], &["status", "--output", "json"], &["kill", "--port", "1"]]
+    {
         let asked = ask(&[command, &["--socket", &path]].concat());
         assert!(asked.code == Some(0) && asked.stderr.contains(&absent), "{asked:?}");
     }

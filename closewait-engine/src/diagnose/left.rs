@@ -53,11 +53,11 @@ pub fn left(
             (true, format!("its program ended{after}, and had not closed it: the kernel did"))
         }
         ExitCause::Closed if ended == Some(false) => {
-            (true, format!("its program was slow, not stuck: it closed the socket{after}"))
+            (true, format!("its program was slow, not hung: it closed the socket{after}"))
         }
         ExitCause::Closed => (true, format!("its program was slow, or has ended: it closed the socket{after}")),
-        ExitCause::Shutdown => (true, format!("its program was slow, not stuck: it shut down the sending side{after}")),
-        ExitCause::Aborted => (true, format!("its program was slow, not stuck: it reset the connection{after}")),
+        ExitCause::Shutdown => (true, format!("its program was slow, not hung: it shut down the sending side{after}")),
+        ExitCause::Aborted => (true, format!("its program was slow, not hung: it reset the connection{after}")),
         // A peer that is gone answers data with a reset (`tcp_rcv_state_process`, net/ipv4/tcp_input.c at v5.10).
         ExitCause::Reset if answered => {
             let bytes = sent
@@ -66,7 +66,7 @@ pub fn left(
             (
                 true,
                 format!(
-                    "its program was slow, not stuck: it wrote{bytes}{after}, and the peer, which was already gone, answered \
+                    "its program was slow, not hung: it wrote{bytes}{after}, and the peer, which was already gone, answered \
                      with a reset"
                 ),
             )
@@ -134,7 +134,7 @@ mod tests {
         }
         let closed = verdict(ExitCause::Closed, false);
         assert_eq!(closed.certainty, Certainty::High);
-        assert_eq!(closed.text, "its program was slow, not stuck: it closed the socket after 12s");
+        assert_eq!(closed.text, "its program was slow, not hung: it closed the socket after 12s");
     }
 
     #[test]

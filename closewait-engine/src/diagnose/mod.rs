@@ -9,6 +9,7 @@ pub(crate) mod grouping;
 mod growth;
 mod left;
 mod members;
+mod owner_names;
 mod policy;
 mod rules;
 mod text;
@@ -96,12 +97,15 @@ pub fn rule_name(name: &str) -> Option<&'static str> {
 }
 
 fn unknown<'c>(case: &'c Case<'_>) -> Judgement<'c> {
-    Judgement::new(Class::Unknown, Certainty::Low, move || Explanation {
-        text: format!(
-            "the peer has closed the connection and {} has not; no known fact about this socket explains why",
-            text::owner(case)
-        ),
-        next: text::dump(case),
+    Judgement::new(Class::Unknown, Certainty::Low, move || {
+        let owner = text::owner(case);
+        Explanation {
+            text: format!(
+                "the peer has closed the connection and {owner} {has} not; no known fact about this socket explains why",
+                has = owner.has(),
+            ),
+            next: text::dump(case),
+        }
     })
 }
 

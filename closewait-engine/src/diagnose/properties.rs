@@ -316,6 +316,26 @@ proptest! {
         }
     }
 
+    /// The words behind several processes, and those that stand for them, are in the plural.
+    #[test]
+    fn verbs_agree_with_the_number_of_processes(numbers in numbers()) {
+        let mut scene = scene(numbers);
+        scene.owners = Some(vec![owned_by(7, "parent", 5), owned_by(42, "app", 9)]);
+        for judgement in RULES.iter().filter_map(|rule| scene.check(*rule)).chain([scene.verdict()]) {
+            for text in [&judgement.text, &judgement.next.text] {
+                let verb = text.split_once("parent[7] and app[42] ").and_then(|(before, rest)| {
+                    let verb = rest.strip_prefix("still ").unwrap_or(rest).split([' ', ';', ':']).next();
+                    // "1 thread of x and y waits" and "a timeout in x and y limits the wait" have another subject.
+                    verb.filter(|_| !before.ends_with(" of ") && !before.ends_with(" in "))
+                });
+                prop_assert!(verb.is_none_or(|verb| !verb.ends_with('s')), "{verb:?}: {judgement:?}");
+                let singular = [" it has ", " its threads", "it connects", " it started"];
+                let wrong = singular.iter().find(|words| scene.socket.accepted != Some(false) && text.contains(**words));
+                prop_assert!(wrong.is_none(), "{wrong:?}: {judgement:?}");
+            }
+        }
+    }
+
     #[test]
     fn every_judgement_is_readable_and_documented(numbers in numbers()) {
         let scene = scene(numbers);

@@ -4,16 +4,14 @@
 
 use std::cmp::Reverse;
 
-use super::Case;
+pub(super) use super::owner_names::OwnerNames;
+use super::{Case, evidence::Waits};
 pub(super) use crate::text::{count, duration};
 use crate::{
     model::{Dwell, Owner, Task, UnixBackend},
     process::{NextStep, Process, Tool},
     time::BootTime,
 };
-
-/// Maximum number of processes that a text names; it counts the others.
-const NAMED: usize = 3;
 
 /// Thread that uses nearly all of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,21 +49,9 @@ pub(super) fn distinct(owners: &[Owner]) -> Vec<&Task> {
     tasks
 }
 
-/// Formats processes as `name[pid]`: the first [`NAMED`], then the number of the others; `None` if there are none.
-pub(super) fn names(tasks: &[&Task]) -> Option<String> {
-    if tasks.is_empty() {
-        return None;
-    }
-    let shown: Vec<_> = tasks.iter().take(NAMED).map(|task| task.to_string()).collect();
-    Some(match tasks.len() - shown.len() {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    })
-}
-
 /// Returns the subject of a sentence about the owners: their names, or `its program`.
-pub(super) fn owner(case: &Case<'_>) -> String {
-    names(&tasks(case)).unwrap_or_else(|| "its program".to_owned())
+pub(super) fn owner(case: &Case<'_>) -> OwnerNames {
+    OwnerNames::new(&tasks(case)).unwrap_or_else(|| OwnerNames::program("its program"))
 }
 
 /// Returns a sentence about the activity of an owner, with a leading blank; empty if it is unknown.
@@ -76,6 +62,16 @@ pub(super) fn doing(case: &Case<'_>) -> String {
 /// Returns a sentence about the activity of a process at `now`, with a leading blank; `None` if it is unknown.
 pub(super) fn doing_of(process: &Process, now: BootTime) -> Option<String> {
     Some(format!(" {}[{}]: {}.", process.comm, process.pid, activity(process, now)?))
+}
+
+/// Returns the subject and the verb of a sentence about `count` threads that wait.
+pub(super) fn threads_wait(waits: &Waits, count: u32) -> String {
+    let wait = if count == 1 { "waits" } else { "wait" };
+    if waits.threads == 1 {
+        "its only thread waits".to_owned()
+    } else {
+        format!("{count} of {} threads {wait}", waits.threads)
+    }
 }
 
 /// Returns the activity of a process at `now`, without its name; `None` if it is unknown.
@@ -207,15 +203,15 @@ mod tests {
     fn many_owners_are_counted() {
         let mut scene = Scene::server();
         scene.owners = Some((1..=5).map(|pid| owned_by(pid, "nginx", 9)).collect());
-        assert_eq!(scene.case(owner), "nginx[1], nginx[2], nginx[3] and 2 more");
+        assert_eq!(scene.case(owner).to_string(), "nginx[1], nginx[2], nginx[3] and 2 more");
         scene.owners = None;
-        assert_eq!(scene.case(owner), "its program");
+        assert_eq!(scene.case(owner).to_string(), "its program");
     }
 
     #[test]
     fn the_owner_of_an_unaccepted_socket_is_that_of_the_listener() {
         let scene = Scene::server().unaccepted().listened_by(&[owned_by(7, "uwsgi", 3)]);
-        assert_eq!(scene.case(owner), "uwsgi[7]");
+        assert_eq!(scene.case(owner).to_string(), "uwsgi[7]");
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Redactor {
     }
 
     /// Replaces the name of a task or thread.
-    fn comm(&mut self, comm: &mut Comm) {
+    pub fn comm(&mut self, comm: &mut Comm) {
         let mut name = comm.as_str().to_owned();
         self.name("program", &mut name);
         *comm = Comm::from_name(name.as_bytes());

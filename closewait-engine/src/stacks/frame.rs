@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::scripts;
+use super::{scripts, short_name::short_name};
 use crate::text::harmless_field;
 
 /// Kind of code that a stack shows. A stack of Python, PHP or Ruby can begin with frames of machine code: the function of the interpreter
@@ -128,11 +128,11 @@ impl CodeFrame {
 }
 
 impl std::fmt::Display for CodeFrame {
-    /// Writes `reserve (orders.py:7)`; without a file, the name of the object instead.
+    /// Writes `reserve (orders.py:7)`; without a file, the name of the object instead. A long name is shortened.
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = self.function.as_deref().unwrap_or("unknown function");
         // Functions of V8 that JavaScript calls: its own have no names in memory.
-        to.write_str(if name.starts_with("Builtins_") { "JavaScript" } else { name })?;
+        to.write_str(&if name.starts_with("Builtins_") { "JavaScript".into() } else { short_name(name) })?;
         let object = self.object.as_deref().and_then(|path| path.rsplit('/').next());
         match (self.file_name(), self.line, object) {
             (Some(file), Some(line), _) => write!(to, " ({file}:{line})"),

@@ -27,6 +27,7 @@ mod own_loop;
 mod redact;
 mod sample;
 mod scripts;
+mod short_name;
 mod waits;
 
 pub use self::{

@@ -12,9 +12,16 @@ use crate::snapshot::redact::Redactor;
 impl ProcessStacks {
     /// Replaces names of functions, files and threads.
     pub(crate) fn redact(&mut self, redactor: &mut Redactor) {
-        self.groups.iter_mut().for_each(|group| group.redact(redactor));
-        if !self.unread.is_empty() {
-            self.unread = vec!["some stacks were not read".to_owned()];
+        redactor.stacks(&mut self.groups, &mut self.unread);
+    }
+}
+
+impl Redactor {
+    /// Replaces names of functions, files and threads in groups of stacks, and the reasons why others are missing.
+    pub fn stacks(&mut self, groups: &mut [StackGroup], unread: &mut Vec<String>) {
+        groups.iter_mut().for_each(|group| group.redact(self));
+        if !unread.is_empty() {
+            *unread = vec!["some stacks were not read".to_owned()];
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Request of `closewait list`: checked options, and the output of one answer.
 
-use std::io::{BufWriter, Write};
+use std::{
+    io::{BufWriter, Write},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use thiserror::Error;
@@ -74,7 +77,7 @@ impl ListRequest {
         check_sort(*sort, by, of_report)?;
         let order = RowOrder { by: sort.map(Into::into), reverse: *reverse };
         let style = Style { width: None, wide: *wide, color: color(*shape) };
-        let (is_redacted, socket) = (*redact, asked.socket.clone().filter(|_| !redact));
+        let (is_redacted, socket) = (*redact, asked.shown_socket(*redact).map(Path::to_owned));
         let shape = ListShape { form, by, style, order, columns, height: None, socket, is_redacted };
         let filter = filter(filters);
         let query = if of_report {

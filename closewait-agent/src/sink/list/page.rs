@@ -131,7 +131,7 @@ fn height(shape: &ListShape) -> Option<usize> {
     shape.height.filter(|_| !shape.style.wide).map(|height| height.max(MIN_HEIGHT))
 }
 
-/// Formats the answer: `571 sockets in CLOSE_WAIT, 5 groups: 3 grow, 1 is stuck, 1 is normal`.
+/// Formats the answer: `571 sockets in CLOSE_WAIT, 5 groups: 3 grow, 1 needs attention, 1 is normal`.
 fn headline(summary: &ListSummary, total: u64) -> String {
     let ListSummary { sockets, gone, groups } = summary;
     let mut text = match (sockets, gone) {

@@ -127,13 +127,15 @@ fn head(page: &ReportPage<'_>) -> String {
 
 /// Returns what the report may lack.
 pub(super) fn gaps(page: &ReportPage<'_>) -> Vec<String> {
-    let IncidentReport { untracked, unseen, watched, totals, .. } = page.report;
-    let mut gaps: Vec<String> = still_open(page.report).into_iter().collect();
-    gaps.extend(missing(*untracked, unseen.as_deref()));
+    let IncidentReport { untracked, unseen, watched, totals, matching, .. } = page.report;
+    // These numbers have no filter.
+    let of_host = |text: String| if matching.is_some() { format!("all of this host: {text}") } else { text };
+    let mut gaps: Vec<String> = still_open(page.report).map(of_host).into_iter().collect();
+    gaps.extend(missing(*untracked, unseen.as_deref()).map(of_host));
     gaps.extend(page.notes.iter().cloned());
     // A scan is one moment, in which nothing can get lost.
     if watched.is_some() {
-        gaps.push(losses(*totals));
+        gaps.push(of_host(losses(*totals)));
     }
     gaps
 }

@@ -133,6 +133,7 @@ fn shown(page: &ReportPage<'_>, limits: PageLimits) -> Markup {
 fn head(page: &ReportPage<'_>) -> Markup {
     let (report, (tone, word, sentence)) = (page.report, band(page.report));
     let Totals { entered, left, tracked, .. } = report.totals;
+    let of_host = if report.matching.is_some() { ", all of this host" } else { "" };
     html! {
         header {
             h1 { "CLOSE_WAIT report" @if let Some(host) = &report.host { " of " (foreign(host)) } }
@@ -146,8 +147,11 @@ fn head(page: &ReportPage<'_>) -> Markup {
                         None => { "no, this is a one-off scan" }
                     }
                 } }
-                div { dt { "In CLOSE_WAIT" } dd { (count(report.matching.unwrap_or(tracked), "socket")) } }
-                @if report.watched.is_some() { div { dt { "Since the start" } dd { (entered) " entered, " (left) " exited" } } }
+                div { dt { "In CLOSE_WAIT" } dd {
+                    (count(report.matching.unwrap_or(tracked), "socket"))
+                    @if report.matching.is_some() { ", of " (tracked) " without the filters" }
+                } }
+                @if report.watched.is_some() { div { dt { "Since the start" } dd { (entered) " entered, " (left) " exited" (of_host) } } }
                 div { dt { "Stuck" } dd { "older than " (duration(report.stuck_after)) } }
                 div { dt { "Version" } dd { "closewait " (foreign(page.version)) } }
             }

@@ -187,6 +187,32 @@ fn a_resolved_incident_alone_is_a_report_with_a_chart() {
     assert!(text.ends_with("\nnothing lost\n"), "{text}");
 }
 
+/// Numbers that no filter restricts are named as those of the host.
+#[test]
+fn a_filtered_report_names_the_numbers_of_the_host() {
+    let mut report = report();
+    report.matching = Some(7);
+    report.untracked = 3;
+    let filtered = text(&page(&report, &[]), (200, 50));
+    let all = report.totals.tracked + 3;
+    assert!(filtered.contains(&format!("7 sockets in CLOSE_WAIT (of {all} without the filters)")), "{filtered}");
+    for of_host in ["all of this host: nothing lost", "all of this host: 3 more sockets are in CLOSE_WAIT"] {
+        assert!(filtered.lines().any(|line| line.starts_with(of_host)), "{filtered}");
+    }
+    let html = shown(&page(&report, &[]), ReportFormat::Html);
+    assert!(html.contains("exited, all of this host") && html.contains(" without the filters"), "{html}");
+    (report.groups, report.untracked) = (Vec::new(), 0);
+    let nothing = text(&page(&report, &[]), (200, 50));
+    let tracked = report.totals.tracked;
+    assert!(
+        nothing.contains(&format!("no matching socket is in CLOSE_WAIT (all of this host: {tracked};")),
+        "{nothing}"
+    );
+    report.matching = None;
+    let unfiltered = text(&page(&report, &[]), (200, 50));
+    assert!(!unfiltered.contains("of this host"), "{unfiltered}");
+}
+
 #[test]
 fn the_page_names_its_origin_and_its_gaps() {
     let mut report = report_of(Vec::new());

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::diagnose::{About, Explanation, Judgement, Rule, text};
+use crate::diagnose::{
+    About, Explanation, Judgement, Rule,
+    text::{self, OwnerNames},
+};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class},
@@ -56,14 +59,15 @@ impl Rule for AcceptStopped {
         }
         Some(Judgement::new(Class::NeverAccepted, Certainty::Fact, move || {
             let (backlog, max) = (listener.backlog, listener.backlog_max);
-            let who = text::names(&text::tasks(case));
-            let program = who.clone().unwrap_or_else(|| "the listening program".to_owned());
+            let who = OwnerNames::new(&text::tasks(case));
+            let program = who.clone().unwrap_or_else(|| OwnerNames::program("the listening program"));
             let doing = text::doing(case);
             let port = listener.local.port;
             Explanation {
                 text: format!(
-                    "it waits in the backlog of {local} ({backlog} of {max}), and {program} has not accepted it: the oldest \
+                    "it waits in the backlog of {local} ({backlog} of {max}), and {program} {has} not accepted it: the oldest \
                  socket there has waited for {waited}, although at most {ahead} can be ahead of it.{doing}",
+                    has = program.has(),
                     local = listener.local,
                     waited = text::duration(waits),
                     ahead = text::count(u64::from(max) + 1, "connection"),

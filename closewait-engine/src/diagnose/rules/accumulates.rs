@@ -69,15 +69,16 @@ impl Rule for Accumulates {
             let (owner, remote) = (text::owner(case), case.socket.remote);
             let threads = match evidence.waits {
                 Some(waits) if more_than_threads => {
-                    format!("; it has only {}", text::count(waits.threads, "thread"))
+                    format!("; {} {} only {}", owner.it(), owner.has(), text::count(waits.threads, "thread"))
                 }
                 Some(_) | None => String::new(),
             };
             Explanation {
                 text: format!(
-                    "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago, and opened {opened} of \
+                    "{owner} {has} {count} to {remote} that the server has closed, the oldest {age} ago, and opened {opened} of \
                      them after that{threads}",
                     count = text::count(case.group.count.max(1), "connection"),
+                    has = owner.has(),
                     age = text::duration(case.group.oldest),
                 ),
                 next: format!(
@@ -103,8 +104,12 @@ fn to_many_remotes<'c>(case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let (owner, remote) = (text::owner(case), case.socket.remote);
         Explanation {
             text: format!(
-                "{owner} has {count} to {groups} remote endpoints that the servers have closed, within {span}: it connects to \
-                 ever more and seems not to close",
+                "{owner} {has} {count} to {groups} remote endpoints that the servers have closed, within {span}: {it} {connects} \
+                 to ever more and {seems} not to close",
+                has = owner.has(),
+                it = owner.it(),
+                connects = owner.word("connects", "connect"),
+                seems = owner.word("seems", "seem"),
                 count = text::count(count, "connection"),
                 span = text::duration(span),
             ),
@@ -141,8 +146,12 @@ impl Rule for UnreadResponse {
             let owner = text::owner(case);
             Explanation {
                 text: format!(
-                    "{responses} of {count} from {remote} have unread data: {owner} reads slowly, or has abandoned them; it has read \
-                 nothing from this one for {untouched}",
+                    "{responses} of {count} from {remote} {have} unread data: {owner} {reads} slowly, or {has} abandoned them; {it} {has} \
+                     read nothing from this one for {untouched}",
+                    have = if clients.responses == 1 { "has" } else { "have" },
+                    reads = owner.word("reads", "read"),
+                    has = owner.has(),
+                    it = owner.it(),
                     responses = clients.responses,
                     count = text::count(case.group.count.max(1), "response"),
                     remote = case.socket.remote,
@@ -179,12 +188,19 @@ impl Rule for ClientUndecided {
             let (owner, remote) = (text::owner(case), case.socket.remote);
             Explanation {
                 text: format!(
-                    "{owner} has {count} to {remote} that the server has closed, the oldest {age} ago: idle in a pool, or forgotten",
+                    "{owner} {has} {count} to {remote} that the server has closed, the oldest {age} ago: idle in a pool, or \
+                     forgotten",
+                    has = owner.has(),
                     count = text::count(case.group.count.max(1), "connection"),
                     age = text::duration(case.group.oldest.max(case.age())),
                 ),
-                next: format!("see whether their number grows while {owner} is in use; if so, it does not close them")
-                    .into(),
+                next: format!(
+                    "see whether their number grows while {owner} {is} in use; if so, {it} {does} not close them",
+                    is = owner.is(),
+                    it = owner.it(),
+                    does = owner.does(),
+                )
+                .into(),
             }
         }))
     }

@@ -1,6 +1,9 @@
 //! Servers that serve no client, because all of their threads wait for another program.
 
-use super::{LONG_STALLED, STALLED, proxy_wait::asks_another};
+use super::{
+    LONG_STALLED, STALLED,
+    proxy_wait::{asks_another, has_connections},
+};
 use crate::diagnose::{
     About, Case, Explanation, Judgement, Rule,
     evidence::{CounterEvidence, MIN_DEMAND},
@@ -30,7 +33,7 @@ impl Rule for BackendStuck {
                 (Certainty::Medium, "after 3 min or longer without progress"),
                 (Certainty::Low, "sooner, and with a UNIX socket: the other program may be slow"),
             ],
-            says: "the program is stuck, because the one at the other end of its other connections does not answer; a proxy only waits for it",
+            says: "the program hangs, because the one at the other end of its other connections does not answer; a proxy only waits for it",
             next: "inspect the other end; give the calls to it a timeout",
             not: &[
                 "a server or proxy that serves others meanwhile: see `proxy_wait`",
@@ -62,20 +65,20 @@ impl Rule for BackendStuck {
         }
         let certainty = if case.stalled() >= LONG_STALLED { Certainty::Medium } else { Certainty::Low };
         Some(Judgement::new(class_of(case), certainty, move || {
-            let (owner, paired) = (text::owner(case), case.proxy_peers.paired);
+            let owner = text::owner(case);
             Explanation {
                 text: format!(
-                    "{owner} waits for {towards}, which does not answer: {connections} of matching times to other programs, \
-                     {waits}, and it has served no other connection of port {port} for {stalled}, while {demand} arrived.{doing}",
+                    "{owner} {waits_for} {towards}, which does not answer: {connections} of matching times to other programs, \
+                     {waits}, and {it} {has} served no other connection of port {port} for {stalled}, while {demand} arrived.{doing}",
+                    waits_for = owner.word("waits for", "wait for"),
                     waits = if is_proxy {
-                        "has answered none of these requests"
+                        format!("{} answered none of these requests", owner.has())
                     } else {
-                        "its threads wait without a timeout"
+                        format!("{} threads wait without a timeout", owner.its())
                     },
-                    connections = match paired {
-                        1 => "it has 1 connection".to_owned(),
-                        paired => format!("it has {paired} connections"),
-                    },
+                    it = owner.it(),
+                    has = owner.has(),
+                    connections = has_connections(&owner, case.proxy_peers.paired),
                     port = text::port(case),
                     stalled = text::duration(case.stalled()),
                     demand = case.group.evidence.demand,
@@ -110,8 +113,10 @@ fn behind<'c>(case: &'c Case<'_>, backend: &'c UnixBackend) -> Judgement<'c> {
         };
         Explanation {
             text: format!(
-                "{owner} waits for {backend}, {which} does not answer: {connections} {wait} for an answer{queued}, and {owner} has \
+                "{owner} {waits_for} {backend}, {which} does not answer: {connections} {wait} for an answer{queued}, and {owner} {has} \
                  served no other connection of port {port} for {stalled}, while {demand} arrived.{doing}",
+                waits_for = owner.word("waits for", "wait for"),
+                has = owner.has(),
                 which = if backend.program.is_some() { "which" } else { "whose program" },
                 connections = text::count(backend.waiting, "connection"),
                 wait = if backend.waiting == 1 { "waits" } else { "wait" },

@@ -55,7 +55,7 @@ impl Rule for Blocked {
                 "a slow server: its threads wait with a timeout, or for a backend",
                 "a server whose clients wait for events (long polling): it has answered, or serves other connections",
                 "a server without new connections: it might still serve them",
-                "an event loop that waits for events: it is idle, not stuck",
+                "an event loop that waits for events: it is idle, not hung",
                 "an idle pool of the program's own: see `own_pool`",
             ],
             seen: &["gevent/gevent#464", "Netflix, Java 21 virtual threads (2024)", "gin-gonic/gin#596"],
@@ -119,30 +119,35 @@ impl Rule for Blocked {
             _ if let Some(stacks) = stalled => (Certainty::Medium, stacks.waiting_for_itself()),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
-                "it waits for events, but accepts no connection of those that wait in the backlog".to_owned(),
+                "the event loop waits for events, but accepts no connection of those that wait in the backlog"
+                    .to_owned(),
             ),
             Some(true) => return None,
             Some(false) if blocked > 0 && waits.threads > 1 => (
                 Certainty::High,
-                format!("{} without a timeout, and its first one not for events", threads(&waits, waits.blocked)),
+                format!(
+                    "{} without a timeout, and the first one not for events",
+                    text::threads_wait(&waits, waits.blocked)
+                ),
             ),
             Some(false) if blocked > 0 => {
-                (Certainty::High, format!("{} without a timeout", threads(&waits, waits.blocked)))
+                (Certainty::High, format!("{} without a timeout", text::threads_wait(&waits, waits.blocked)))
             }
             None if all_workers_wait(case, &waits) => {
-                let workers = threads(&waits, waits.blocked);
+                let workers = text::threads_wait(&waits, waits.blocked);
                 (Certainty::High, format!("{workers} without a timeout, and most of the sockets were never read"))
             }
             None if only_accepts(case) => (
                 Certainty::Medium,
-                "it accepts connections, but none of its threads works on those that it has accepted".to_owned(),
+                "the listening thread accepts connections, but no other thread works on those that it has accepted"
+                    .to_owned(),
             ),
             // Such a runtime parks its idle threads without a timeout.
             Some(false) | None if !waits.multiplexes && (serves_nothing || enough) => {
                 // The runtime's own threads prove nothing.
                 let of_program = u64::from(waits.blocked_of_program());
                 let surest = if of_program * 2 >= count { Certainty::High } else { Certainty::Low };
-                (surest, format!("{} without a timeout", threads(&waits, waits.blocked)))
+                (surest, format!("{} without a timeout", text::threads_wait(&waits, waits.blocked)))
             }
             // The threads of such a runtime do not show its tasks.
             _ if (waits.multiplexes || u64::from(waits.threads) < count) && case.group.oldest >= super::SOME_AGE => {
@@ -151,7 +156,7 @@ impl Rule for Blocked {
                 let sure = case.group.oldest >= super::SURE_AGE && unread;
                 (
                     if sure { Certainty::Medium } else { Certainty::Low },
-                    "its threads do not show which connections they work on".to_owned(),
+                    "the threads do not show which connections they work on".to_owned(),
                 )
             }
             _ => return None,
@@ -167,24 +172,27 @@ impl Rule for Blocked {
         // Clients that have closed one direction only would also wait for a slow server.
         let surest = if evidence.peer_ends.wait() { surest.max(Certainty::Medium) } else { surest };
         let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
-        Some(Judgement::new(Class::Hung, certainty, move || Explanation {
-            text: format!(
-                "{early}{owner} has served no other connection of port {port} for {stalled}, while {demand} arrived, and has not \
-                 closed {count}, the oldest for {since}; {what}.{doing}",
-                early = super::early(case, certainty, "hung"),
-                count = text::count(case.group.count.max(1), "socket"),
-                since = text::duration(case.group.oldest),
-                stalled = text::duration(case.stalled()),
-                owner = text::owner(case),
-                port = text::port(case),
-                demand = evidence.demand,
-                doing = text::doing(case),
-            ),
-            next: text::dump(case).and(&if lacks_pooled {
-                super::FIND_POOL_USER.to_owned()
-            } else {
-                format!("see what happened {} ago", text::duration(case.stalled()))
-            }),
+        Some(Judgement::new(Class::Hung, certainty, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "{early}{owner} {has} served no other connection of port {port} for {stalled}, while {demand} arrived, and \
+                     {has} not closed {count}, the oldest for {since}; {what}.{doing}",
+                    early = super::early(case, certainty, "hung"),
+                    has = owner.has(),
+                    count = text::count(case.group.count.max(1), "socket"),
+                    since = text::duration(case.group.oldest),
+                    stalled = text::duration(case.stalled()),
+                    port = text::port(case),
+                    demand = evidence.demand,
+                    doing = text::doing(case),
+                ),
+                next: text::dump(case).and(&if lacks_pooled {
+                    super::FIND_POOL_USER.to_owned()
+                } else {
+                    format!("see what happened {} ago", text::duration(case.stalled()))
+                }),
+            }
         }))
     }
 }
@@ -219,16 +227,6 @@ pub(super) fn only_accepts(case: &Case<'_>) -> bool {
 /// Whether connections have been in the backlog for longer than an event loop takes to come back to it.
 pub(super) fn leaves_backlog(case: &Case<'_>) -> bool {
     case.group.oldest_unaccepted.is_some_and(|age| age >= super::undecided::FRESH)
-}
-
-/// Returns the subject and the verb of a sentence about `count` threads that wait.
-pub(super) fn threads(waits: &Waits, count: u32) -> String {
-    let wait = if count == 1 { "waits" } else { "wait" };
-    if waits.threads == 1 {
-        "its only thread waits".to_owned()
-    } else {
-        format!("{count} of {} threads {wait}", waits.threads)
-    }
 }
 
 #[cfg(test)]

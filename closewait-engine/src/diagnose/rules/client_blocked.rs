@@ -28,7 +28,7 @@ impl Rule for ClientBlocked {
                 (Certainty::Medium, "threads have waited for locks, and the oldest entered 3 min ago or longer"),
                 (Certainty::Low, "otherwise: the one that holds the lock may be slow, and the pool may be another one"),
             ],
-            says: "the program is stuck and uses none of its connections, which the server has closed meanwhile",
+            says: "the program hangs and uses none of its connections, which the server has closed meanwhile",
             next: "see which thread holds the lock or the connections of the pool",
             not: &[
                 "idle threads of a pool: they wait for work, see `pool`",
@@ -53,8 +53,9 @@ impl Rule for ClientBlocked {
             let what = if by_lock { stacks.blocked() } else { stacks.waiting_for_pool() };
             Explanation {
                 text: format!(
-                    "{owner} seems to be stuck with {count} to {remote}, which the server has closed, the oldest {age} ago: \
+                    "{owner} {seems} to hang with {count} to {remote}, which the server has closed, the oldest {age} ago: \
                      {what}.{doing}",
+                    seems = owner.word("seems", "seem"),
                     count = text::count(case.group.count.max(1), "idle connection"),
                     age = text::duration(case.group.oldest),
                     doing = text::doing(case),
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!(result(&locked(190)), (Class::Hung, Certainty::Medium));
         assert_ne!(result(&locked(50)).0, Class::Hung, "too early");
         let text = locked(70).verdict().text;
-        let expected = "seems to be stuck with 12 idle connections to";
+        let expected = "seems to hang with 12 idle connections to";
         assert!(
             text.contains(expected) && text.contains("12 of 13 stacks have waited for a lock at one line"),
             "{text}"

@@ -116,17 +116,23 @@ impl Rule for Forgotten {
             && case.group.oldest >= super::SURE_AGE;
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
             let owner = text::owner(case);
-            let others = if serves { "serves other connections" } else { "is idle" };
+            let others = if serves {
+                owner.word("serves other connections", "serve other connections")
+            } else {
+                owner.word("is idle", "are idle")
+            };
             // Of a task that waits for a lock or a queue of the program, threads show nothing.
             let tasks = if waits.idle_loop == Some(true) && case.group.unanswered * 2 >= case.group.count {
-                "; or tasks of its event loop, which have not answered, wait for something inside the program, such as a lock"
+                "; or tasks of the event loop, which have not answered, wait for something inside the program, such as a lock"
             } else {
                 ""
             };
             Explanation {
                 text: format!(
-                    "{owner} {others} and has {count} open whose peers closed up to {age} ago: its threads wait for new work \
+                    "{owner} {others} and {has} {count} open whose peers closed up to {age} ago: {its} threads wait for new work \
                      only, and none works on these{tasks}",
+                    has = owner.has(),
+                    its = owner.its(),
                     count = text::count(case.group.count.max(1), "socket"),
                     age = text::duration(case.group.oldest),
                 ),

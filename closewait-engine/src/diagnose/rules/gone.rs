@@ -67,12 +67,14 @@ impl Rule for Gone {
             let pool = if case.is_client() { " A connection pool would notice this at the next use." } else { "" };
             Explanation {
                 text: format!(
-                    "{how} {when}, but {owner} still has its descriptor: it counts against the limit of open files \
-                     and appears in no list of connections.{pool}"
+                    "{how} {when}, but {owner} still {has} its descriptor: it counts against the limit of open files \
+                     and appears in no list of connections.{pool}",
+                    has = owner.has(),
                 ),
                 next: format!(
-                    "find out why {owner} does not close it; a read of it returns at once, with an error or the end of the \
-                     data"
+                    "find out why {owner} {does} not close it; a read of it returns at once, with an error or the end of the \
+                     data",
+                    does = owner.does(),
                 )
                 .into(),
             }

@@ -52,12 +52,13 @@ impl Rule for HalfClose {
         let certainty = if in_use { Certainty::High } else { Certainty::Medium };
         Some(Judgement::new(Class::HalfClose, certainty, move || {
             let (owner, silent) = (text::owner(case), text::duration(silent));
+            let (it, has) = (owner.it(), owner.has());
             let (text, next) = if in_use {
                 let next = "nothing: the connection is in use. A timeout for half-closed connections would limit it";
                 (format!("the last data was sent {silent} ago"), next.to_owned())
             } else {
                 let next =
-                    format!("see whether {owner} has more to send; if not, it has forgotten to close the socket");
+                    format!("see whether {owner} {has} more to send; if not, {it} {has} forgotten to close the socket");
                 (format!("no data was sent for {silent}"), next)
             };
             Explanation {

@@ -3,7 +3,7 @@
 use crate::diagnose::{
     About, Explanation, Judgement, Rule,
     evidence::{CounterEvidence, STARTED},
-    text,
+    text::{self, OwnerNames},
 };
 use crate::{
     diagnose::Case,
@@ -140,10 +140,12 @@ impl Rule for ChildKeeps {
 }
 
 /// Returns the next step against a copy of a descriptor in these processes.
-fn end_copy(who: &str) -> NextStep {
+fn end_copy(who: &OwnerNames) -> NextStep {
     format!(
-        "see whether {who} uses it; if not, end the process to close the connection. To fix the cause, open the socket with \
-         SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec"
+        "see whether {who} {uses} it; if not, end the {process} to close the connection. To fix the cause, open the socket with \
+         SOCK_CLOEXEC (or receive it with MSG_CMSG_CLOEXEC), or close it between fork and exec",
+        uses = who.word("uses", "use"),
+        process = who.word("process", "processes"),
     )
     .into()
 }
@@ -168,11 +170,9 @@ fn opener_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)
     // The opener's name is a thread's, so a different name proves less than an equal one.
     let same = tasks.iter().any(|task| task.comm == opener.comm);
     let certainty = if same { Certainty::Medium } else { Certainty::High };
-    let who = text::names(tasks)?;
-    Some((
-        certainty,
-        format!("{}[{}] opened it and no longer has a descriptor of it, but {who} does", opener.comm, opener.pid),
-    ))
+    let who = OwnerNames::new(tasks)?;
+    let text = format!("{opener} opened it and no longer has a descriptor of it, but {who} {}", who.does());
+    Some((certainty, text))
 }
 
 /// Returns the evidence that a service has left a process behind: the process has the connection as descriptors of its start, but
@@ -188,12 +188,16 @@ fn started_by_ended_process(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certain
             return None;
         }
     }
+    let (who, from) = (OwnerNames::new(tasks)?, OwnerNames::new(&text::distinct(&listener.owners))?);
     Some((
         Certainty::Low,
         format!(
-            "{who} has it since it started, but its parent is neither {from}, which listens on {local}, nor another owner",
-            who = text::names(tasks)?,
-            from = text::names(&text::distinct(&listener.owners))?,
+            "{who} {has} it since {it} started, but {its} parent is neither {from}, which {listens} on {local}, nor another \
+             owner",
+            has = who.has(),
+            it = who.it(),
+            its = who.its(),
+            listens = from.word("listens", "listen"),
             local = listener.what.local,
         ),
     ))
@@ -210,7 +214,7 @@ fn shared(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
     let program = |task: &Task| program(case, task.pid);
     let different = program(first)
         .is_some_and(|one| others.iter().any(|other| program(other).is_some_and(|other| !related(one, other))));
-    let (count, who) = (tasks.len(), text::names(tasks)?);
+    let (count, who) = (tasks.len(), OwnerNames::new(tasks)?);
     if different && is_of_waiting_parent(case, tasks) {
         return None;
     }
@@ -266,7 +270,7 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
     });
     // An older process with another script is a worker that gets connections from the listener, as those of Node's cluster.
     let runs_another_script = || are_for_it && foreign(&|one, other| differ_in_script(case, one, other));
-    let from = text::names(&others).filter(|_| runs_another || runs_another_script())?;
+    let from = OwnerNames::new(&others).filter(|_| runs_another || runs_another_script())?;
     // A program that gets a connection to serve it has not answered yet.
     let answered = case.socket.replied() == Some(true);
     let certainty = match (answered, runs_another) {
@@ -275,7 +279,11 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
         (false, _) => Certainty::Low,
     };
     let local = listener.what.local;
-    let without = format!("{from} listens on {local} and has no descriptor of the connection");
+    let without = format!(
+        "{from} {listens} on {local} and {has} no descriptor of the connection",
+        listens = from.word("listens", "listen"),
+        has = from.has(),
+    );
     let text = match tasks {
         [owner] => {
             let script = process(case, owner.pid).and_then(|process| process.script.as_deref());
@@ -283,7 +291,7 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
             let fd = case.owners?.first()?.fd;
             format!("{without}; {}[{}]{script}, another program, has the only one (fd {fd})", owner.comm, owner.pid)
         }
-        _ => format!("{without}; {} processes of another program have it: {}", tasks.len(), text::names(tasks)?),
+        _ => format!("{without}; {} processes of another program have it: {}", tasks.len(), OwnerNames::new(tasks)?),
     };
     Some((certainty, text))
 }

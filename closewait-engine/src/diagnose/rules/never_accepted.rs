@@ -48,7 +48,7 @@ impl Rule for NeverAccepted {
                 ),
                 None => String::new(),
             };
-            let find = match text::names(&text::tasks(case)) {
+            let find = match text::OwnerNames::new(&text::tasks(case)) {
                 Some(who) => format!("see what keeps {who} from calling accept() sooner"),
                 None => {
                     format!(

@@ -48,15 +48,22 @@ impl Rule for OwnPool {
             let in_loops = case.group.evidence.stacks.map_or(0, |stacks| stacks.in_loops);
             Explanation {
             text: format!(
-                "{owner} has served no other connection of port {port} for {stalled}; {in_loops} of its threads wait in the function that \
-                 they began with, for work or for a result: an idle pool, whose program has forgotten {count}, and hung requests look \
+                "{owner} {has} served no other connection of port {port} for {stalled}; {in_loops} of {its} threads {wait} in the \
+                 function that {they} began with, for work or for a result: an idle pool, whose program has forgotten {count}, and hung requests look \
                  the same.{doing}",
+                has = owner.has(),
+                its = owner.its(),
+                wait = if in_loops == 1 { "waits" } else { "wait" },
+                they = if in_loops == 1 { "it" } else { "they" },
                 stalled = text::duration(case.stalled()),
                 count = text::count(case.group.count.max(1), "socket"),
                 doing = text::doing(case),
             ),
-            next: format!("send a request to port {port} and see whether {owner} answers; check again when more sockets have entered")
-                .into(),
+            next: format!(
+                "send a request to port {port} and see whether {owner} {answers}; check again when more sockets have entered",
+                answers = owner.word("answers", "answer"),
+            )
+            .into(),
         }
         }))
     }

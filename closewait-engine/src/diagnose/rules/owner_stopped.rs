@@ -41,7 +41,12 @@ impl Rule for OwnerStopped {
                 threads => format!("all {threads} threads"),
             };
             Explanation {
-                text: format!("{owner} is {state} ({threads}): it cannot run until somebody continues it"),
+                text: format!(
+                    "{owner} {is} {state} ({threads}): {it} cannot run until somebody continues {it_too}",
+                    is = owner.is(),
+                    it = owner.it(),
+                    it_too = owner.word("it", "them"),
+                ),
                 next,
             }
         }))

@@ -69,18 +69,21 @@ impl Rule for PartlyBlocked {
         if !applies || !(all_wait || enough_wait) {
             return None;
         }
-        Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
-            text: format!(
-                "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; \
-                 {threads} without a timeout.{doing}",
-                port = text::port(case),
-                owner = text::owner(case),
-                count = text::count(count, "socket"),
-                since = text::duration(case.group.oldest),
-                threads = super::blocked::threads(&waits, waits.blocked),
-                doing = text::doing(case),
-            ),
-            next: text::dump(case),
+        Some(Judgement::new(Class::Hung, Certainty::Low, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "other connections of port {port} are served, but {owner} {has} not closed {count}, the oldest for {since}; \
+                     {threads} without a timeout.{doing}",
+                    port = text::port(case),
+                    has = owner.has(),
+                    count = text::count(count, "socket"),
+                    since = text::duration(case.group.oldest),
+                    threads = text::threads_wait(&waits, waits.blocked),
+                    doing = text::doing(case),
+                ),
+                next: text::dump(case),
+            }
         }))
     }
 }
@@ -91,17 +94,20 @@ fn greenlets<'c>(case: &'c Case<'_>) -> Option<Judgement<'c>> {
     if waits_outside || !super::forgotten::waits_for_no_timer(case) {
         return None;
     }
-    Some(Judgement::new(Class::Hung, Certainty::Low, move || Explanation {
-        text: format!(
-            "other connections of port {port} are served, but {owner} has not answered {count}, the oldest for {since}: their \
-             greenlets, which closewait cannot read, wait for something inside the program, such as a lock, a queue or a \
-             connection of a pool",
-            port = text::port(case),
-            owner = text::owner(case),
-            count = text::count(case.group.count, "socket"),
-            since = text::duration(case.group.oldest),
-        ),
-        next: "have the program print its greenlets (`gevent.util.print_run_info`), and see where they wait".into(),
+    Some(Judgement::new(Class::Hung, Certainty::Low, move || {
+        let owner = text::owner(case);
+        Explanation {
+            text: format!(
+                "other connections of port {port} are served, but {owner} {has} not answered {count}, the oldest for {since}: \
+                 their greenlets, which closewait cannot read, wait for something inside the program, such as a lock, a queue \
+                 or a connection of a pool",
+                port = text::port(case),
+                has = owner.has(),
+                count = text::count(case.group.count, "socket"),
+                since = text::duration(case.group.oldest),
+            ),
+            next: "have the program print its greenlets (`gevent.util.print_run_info`), and see where they wait".into(),
+        }
     }))
 }
 
@@ -119,11 +125,12 @@ fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'
         } else {
             (stacks.blocked(), "see which one holds the lock, or should take the items of the queue")
         };
+        let owner = text::owner(case);
         Explanation {
             text: format!(
-                "other connections of port {port} are served, but {owner} has not closed {count}, the oldest for {since}; {what}.{doing}",
+                "other connections of port {port} are served, but {owner} {has} not closed {count}, the oldest for {since}; {what}.{doing}",
                 port = text::port(case),
-                owner = text::owner(case),
+                has = owner.has(),
                 count = text::count(case.group.count, "socket"),
                 since = text::duration(case.group.oldest),
                 doing = text::doing(case),

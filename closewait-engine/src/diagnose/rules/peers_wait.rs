@@ -37,11 +37,18 @@ impl Rule for PeersWait {
             let owner = text::owner(case);
             Explanation {
                 text: format!(
-                    "{} of {} peers on this host have closed only their sending side and still wait for {owner} to answer",
-                    ends.half_closed, ends.read,
+                    "{} of {} peers on this host {} for {owner} to answer",
+                    ends.half_closed,
+                    ends.read,
+                    if ends.half_closed == 1 {
+                        "has closed only its sending side and still waits"
+                    } else {
+                        "have closed only their sending side and still wait"
+                    },
                 ),
                 next: format!(
-                    "nothing while {owner} works on it; a timeout for half-closed connections would limit the wait"
+                    "nothing while {owner} {works} on it; a timeout for half-closed connections would limit the wait",
+                    works = owner.word("works", "work"),
                 )
                 .into(),
             }

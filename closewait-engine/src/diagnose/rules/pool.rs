@@ -78,8 +78,9 @@ impl Rule for Pool {
             (
                 Certainty::Medium,
                 format!(
-                    "{idle} had been idle for 1s or longer, and it closed {count} others after up to {longest}, as at their next use",
+                    "{idle} had been idle for 1s or longer, and {it} closed {count} others after up to {longest}, as at their next use",
                     idle = clients.idle,
+                    it = owner.it(),
                     count = exits.count,
                     longest = text::duration(exits.longest),
                 ),
@@ -132,8 +133,9 @@ impl Rule for Pool {
         };
         Some(Judgement::new(class, certainty, move || Explanation {
             text: format!(
-                "{owner} keeps {count} to {remote} that the server has closed, the oldest {age} ago: {evidence}{threads}",
+                "{owner} {keeps} {count} to {remote} that the server has closed, the oldest {age} ago: {evidence}{threads}",
                 count = text::count(count.max(1), "idle connection"),
+                keeps = owner.word("keeps", "keep"),
                 age = text::duration(case.group.oldest),
             ),
             next,

@@ -1,7 +1,11 @@
 //! Programs that wait for another one: proxies that keep one connection until the other one ends, and servers whose threads wait
 //! for an answer.
 
-use crate::diagnose::{About, Explanation, Judgement, Rule, Trend, evidence::Waits, text};
+use crate::diagnose::{
+    About, Explanation, Judgement, Rule, Trend,
+    evidence::Waits,
+    text::{self, OwnerNames},
+};
 use crate::{
     diagnose::Case,
     model::{Certainty, Class, Connection, Endpoint, ReadState},
@@ -52,20 +56,22 @@ impl Rule for ProxyWait {
             piles_up && !serves && !asks_another(case) && count >= 3 && u64::from(paired) * 10 > u64::from(count) * 9;
         Some(Judgement::new(Class::ProxyWait, if sure { Certainty::High } else { Certainty::Medium }, move || {
             let (towards, of_those) = case.proxy_peers.towards.unwrap_or((proxy_peer.socket.remote, paired));
-            let state = match proxy_peer.state {
-                Connection::Established => "which is open",
-                Connection::FinWait1 => "which it has closed, without an acknowledgement yet",
-                Connection::FinWait2 => "which it has closed and the other end has not",
-            };
             if asks_another(case) {
                 return ask(case, towards);
             }
             let owner = text::owner(case);
+            let (it, has) = (owner.it(), owner.has());
+            let state = match proxy_peer.state {
+                Connection::Established => "which is open".to_owned(),
+                Connection::FinWait1 => format!("which {it} {has} closed, without an acknowledgement yet"),
+                Connection::FinWait2 => format!("which {it} {has} closed and the other end has not"),
+            };
             let is_haproxy = case.processes.iter().any(|process| process.runtime == Some(ProgramRuntime::HaProxy));
             Explanation {
                 text: format!(
-                    "{owner} has another connection with matching times, to {remote}, {state}; {paired} of {count} in its group \
-                 have one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
+                    "{owner} {has} another connection with matching times, to {remote}, {state}; {paired} of {count} in its group \
+                     {have} one, {of_those} of them to {towards}. It looks like a proxy that waits for that end",
+                    have = if paired == 1 { "has" } else { "have" },
                     remote = proxy_peer.socket.remote,
                     count = text::count(count, "socket"),
                 ),
@@ -95,18 +101,22 @@ pub(super) fn asks_another(case: &Case<'_>) -> bool {
         })
 }
 
+/// Returns a sentence about the number of connections of these processes: `it has 1 connection`.
+pub(super) fn has_connections(owner: &OwnerNames, number: u32) -> String {
+    format!("{} {} {}", owner.it(), owner.has(), text::count(number, "connection"))
+}
+
 /// Explains a server whose threads wait for the answer of the program at `towards`.
 fn ask(case: &Case<'_>, towards: Endpoint) -> Explanation {
     let (owner, count) = (text::owner(case), case.group.count);
     Explanation {
         text: format!(
-            "{owner} has read the requests of {count}; {paired} of matching times to other programs, and its threads wait \
+            "{owner} {has} read the requests of {count}; {paired} of matching times to other programs, and {its} threads wait \
              without a timeout, probably for an answer from {towards}.{doing}",
+            has = owner.has(),
+            its = owner.its(),
             count = text::count(count, "socket"),
-            paired = match case.proxy_peers.paired {
-                1 => "it has 1 connection".to_owned(),
-                paired => format!("it has {paired} connections"),
-            },
+            paired = has_connections(&owner, case.proxy_peers.paired),
             doing = text::doing(case),
         ),
         next: format!("see what {towards} does with the connections of {owner}, and give these calls a timeout").into(),

@@ -97,8 +97,12 @@ fn behind<'c>(case: &'c Case<'_>, loops: bool) -> Judgement<'c> {
             };
             return Explanation {
                 text: format!(
-                    "{owner} has read these requests{state}: {connections} to {backend} {wait} for an answer.{doing}",
-                    state = if loops { ", not answered them, and waits for events" } else { " and not answered them" },
+                    "{owner} {has} read these requests{state}: {connections} to {backend} {wait} for an answer.{doing}",
+                    has = owner.has(),
+                    state = match loops {
+                        true => format!(", not answered them, and {} for events", owner.word("waits", "wait")),
+                        false => " and not answered them".to_owned(),
+                    },
                     connections = text::count(number, "connection"),
                     doing = text::unix_doing(backend),
                 ),
@@ -113,8 +117,10 @@ fn behind<'c>(case: &'c Case<'_>, loops: bool) -> Judgement<'c> {
         }
         Explanation {
             text: format!(
-                "{owner} has read these requests, not answered them, and waits for events: the {count} may wait for a program \
+                "{owner} {has} read these requests, not answered them, and {waits} for events: the {count} may wait for a program \
                  that answers over a UNIX socket",
+                has = owner.has(),
+                waits = owner.word("waits", "wait"),
                 count = text::count(case.group.count.max(1), "socket"),
             ),
             next: format!("see which program answers the requests of {owner}, and what that does").into(),
@@ -129,11 +135,18 @@ fn connect<'c>(case: &'c Case<'_>, connecting: u32) -> Judgement<'c> {
         let wait = if connecting == 1 { "thread waits" } else { "threads wait" };
         Explanation {
             text: format!(
-                "{connecting} {wait} in connect(), and {owner} has {count}: the program that it connects to does not answer.{doing}",
+                "{connecting} {wait} in connect(), and {owner} {has} {count}: the program that {it} {connects} to does not \
+                 answer.{doing}",
+                has = owner.has(),
+                it = owner.it(),
+                connects = owner.word("connects", "connect"),
                 count = text::count(case.group.count.max(1), "socket"),
                 doing = text::doing(case),
             ),
-            next: text::ss_connecting(case, format!("see where {owner} connects to, and why that does not answer")),
+            next: text::ss_connecting(
+                case,
+                format!("see where {owner} {} to, and why that does not answer", owner.word("connects", "connect")),
+            ),
         }
     })
 }

@@ -43,8 +43,10 @@ impl Rule for ReadsSlowly {
                         "the only thread of {owner} waits in a write call, while data from {} is unread",
                         case.socket.remote
                     ),
-                    next: text::dump(case)
-                        .and(&format!("see what {owner} writes to, and why that does not take the data")),
+                    next: text::dump(case).and(&format!(
+                        "see what {owner} {} to, and why that does not take the data",
+                        owner.word("writes", "write")
+                    )),
                 }
             }));
         }
@@ -55,13 +57,18 @@ impl Rule for ReadsSlowly {
             let owner = text::owner(case);
             Explanation {
                 text: format!(
-                    "{owner} still reads what {remote} sent before the FIN: less and less is unread on {reading} of {count}",
+                    "{owner} still {reads} what {remote} sent before the FIN: less and less is unread on {reading} of {count}",
+                    reads = owner.word("reads", "read"),
                     reading = clients.reading,
                     remote = case.socket.remote,
                     count = text::count(count.max(1), "socket"),
                 ),
                 next: format!(
-                    "see what {owner} does between two reads: it closes the connection when it has read everything"
+                    "see what {owner} {does} between two reads: {it} {closes} the connection when {it} {has} read everything",
+                    does = owner.does(),
+                    it = owner.it(),
+                    closes = owner.word("closes", "close"),
+                    has = owner.has(),
                 )
                 .into(),
             }

@@ -37,14 +37,15 @@ impl Rule for Sending {
         Some(Judgement::new(class, certainty, move || {
             let (owner, remote) = (text::owner(case), case.socket.remote);
             let writers = evidence.waits.map_or(0, |waits| waits.writing);
+            let (its, has) = (owner.its(), owner.has());
             let waits = match writers {
                 0 => String::new(),
-                1 => "; one of its threads waits in a send call".to_owned(),
-                threads => format!("; {threads} of its threads wait in send calls"),
+                1 => format!("; one of {its} threads waits in a send call"),
+                threads => format!("; {threads} of {its} threads wait in send calls"),
             };
             Explanation {
                 text: format!(
-                    "{owner} has sent {queued} bytes (Send-Q) that {remote} has not acknowledged, {age} after the FIN: the \
+                    "{owner} {has} sent {queued} bytes (Send-Q) that {remote} has not acknowledged, {age} after the FIN: the \
                  connection is in use{waits}",
                     age = text::age(case),
                 ),

@@ -43,7 +43,7 @@ impl Rule for Shared {
         if case.listener.is_some() && !tasks.iter().any(|task| case.listens(task.pid)) {
             return None;
         }
-        let (count, who) = (tasks.len(), text::names(&tasks)?);
+        let (count, who) = (tasks.len(), text::OwnerNames::new(&tasks)?);
         Some(Judgement::new(Class::Inherited, Certainty::Low, move || {
             Explanation {
                 text: format!(

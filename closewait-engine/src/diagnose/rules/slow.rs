@@ -14,7 +14,7 @@ impl Rule for Slow {
                    the latest of these exits was at most 10 s ago, or at most twice as long ago as the longest of them took",
             class: &[Class::Transient],
             certainty: &[(Certainty::Medium, "other sockets exited after as long; this one may not")],
-            says: "slow, not stuck: the client gave up before the answer came",
+            says: "slow, not hung: the client gave up before the answer came",
             next: "compare the duration of requests with the timeout of the clients",
             not: &[
                 "a hung program: it ends no sockets",
@@ -37,8 +37,10 @@ impl Rule for Slow {
             };
             Explanation {
                 text: format!(
-                    "{owner} is slow, not stuck: it ended {count} other sockets {port} after up to {longest}, the last one \
+                    "{owner} {is} slow, not hung: {it} ended {count} other sockets {port} after up to {longest}, the last one \
                  {last} ago",
+                    is = owner.is(),
+                    it = owner.it(),
                     count = exits.count,
                     longest = text::duration(exits.longest),
                     last = text::duration(case.now.since(last)),

@@ -98,14 +98,17 @@ impl Rule for TooEarly {
         if case.group.oldest.max(case.age()) >= super::SURE_AGE {
             return None;
         }
-        Some(Judgement::new(Class::Unknown, Certainty::Low, move || Explanation {
-            text: format!(
-                "too early to tell: the oldest of {count} in its group entered {age} ago, and {owner} has not closed it",
-                count = text::count(case.group.count.max(1), "socket"),
-                age = text::duration(case.group.oldest.max(case.age())),
-                owner = text::owner(case),
-            ),
-            next: text::list(case, "check again"),
+        Some(Judgement::new(Class::Unknown, Certainty::Low, move || {
+            let owner = text::owner(case);
+            Explanation {
+                text: format!(
+                    "too early to tell: the oldest of {count} in its group entered {age} ago, and {owner} {has} not closed it",
+                    count = text::count(case.group.count.max(1), "socket"),
+                    age = text::duration(case.group.oldest.max(case.age())),
+                    has = owner.has(),
+                ),
+                next: text::list(case, "check again"),
+            }
         }))
     }
 }
@@ -145,12 +148,20 @@ impl Rule for NoDemand {
             Explanation {
                 text: format!(
                     "no other socket has entered on port {port} since the onset, {age} ago, so it is unknown whether {owner} still \
-                 answers requests{looks}.{doing}",
-                    looks = if hangs { "; it looks hung, because its threads wait without a timeout" } else { "" },
+                     {answers} requests{looks}.{doing}",
+                    answers = owner.word("answers", "answer"),
+                    looks = match hangs {
+                        true => format!("; it looks hung, because {} threads wait without a timeout", owner.its()),
+                        false => String::new(),
+                    },
                     age = text::duration(case.group.oldest),
                     doing = text::doing(case),
                 ),
-                next: format!("send a request to port {port} and see whether {owner} answers").into(),
+                next: format!(
+                    "send a request to port {port} and see whether {owner} {}",
+                    owner.word("answers", "answer")
+                )
+                .into(),
             }
         }))
     }

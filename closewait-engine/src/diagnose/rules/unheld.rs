@@ -1,6 +1,6 @@
 //! Accepted or connected sockets of which no process has a descriptor.
 
-use crate::diagnose::{About, Explanation, Judgement, Rule, text};
+use crate::diagnose::{About, Explanation, Judgement, Rule, text::OwnerNames};
 use crate::process::NextStep;
 use crate::{
     diagnose::Case,
@@ -44,12 +44,13 @@ impl Rule for Unheld {
                 (Certainty::Fact, format!("{who} has it as a direct descriptor of io_uring"), next.into())
             }
             Some(SocketLocation::InFlight(tasks)) => {
-                let who = text::names(&tasks.iter().collect::<Vec<_>>());
+                let who = OwnerNames::new(&tasks.iter().collect::<Vec<_>>());
                 let by = who.as_ref().map_or_else(String::new, |who| format!(", perhaps of {who}"));
+                let receiver = who.unwrap_or_else(|| OwnerNames::program("the receiver"));
                 (
                     Certainty::Fact,
                     format!("it is in a message (SCM_RIGHTS) in a UNIX socket{by}: the message was sent but not received"),
-                    format!("see why {} does not receive it", who.unwrap_or_else(|| "the receiver".to_owned())).into(),
+                    format!("see why {receiver} {} not receive it", receiver.does()).into(),
                 )
             }
             None => (

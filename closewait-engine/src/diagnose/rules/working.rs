@@ -33,7 +33,7 @@ impl Rule for Working {
                     "transient: fewer threads do; unknown: nothing shows that the program serves other connections",
                 ),
             ],
-            says: "each socket has a thread that sleeps or polls: slow, not stuck",
+            says: "each socket has a thread that sleeps or polls: slow, not hung",
             next: "compare the duration of requests with the timeout of the clients",
             not: &["idle threads of a pool: their number does not rise with the number of sockets"],
             seen: &[],
@@ -127,24 +127,25 @@ impl Rule for ServesOthers {
         let old = case.group.oldest >= if done { super::SOME_AGE } else { super::SURE_AGE };
         // A program that has answered is not done with a socket if its threads wait before they close it.
         let may_wait = evidence.stacks.is_some_and(|stacks| stacks.may_wait_for_itself(case.group.count));
-        let (class, what) = match (old, idle_threads, owes_nothing && !may_wait) {
-            (true, true, _) => {
-                (Class::Leak, "has probably forgotten these sockets: no thread seems to work on most of them")
-            }
-            (true, false, true) => (
-                Class::Leak,
-                "has probably forgotten these sockets: it has answered most of them, or was asked nothing on them",
-            ),
-            (true, false, false) => {
-                (Class::Unknown, "is slow with these sockets, or has forgotten them; its threads do not show which")
-            }
-            (false, _, _) => (Class::Unknown, "is slow with these sockets, or has forgotten them"),
-        };
+        let class = if old && (idle_threads || owes_nothing && !may_wait) { Class::Leak } else { Class::Unknown };
         Some(Judgement::new(class, Certainty::Low, move || {
             let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
             let count = text::count(case.group.count.max(1), "socket");
+            let (is, has) = (owner.is(), owner.has());
+            let forgotten = format!("{has} probably forgotten these sockets");
+            let slow = format!("{is} slow with these sockets, or {has} forgotten them");
+            let what = match (class, old, idle_threads) {
+                (Class::Leak, _, true) => format!("{forgotten}: no thread seems to work on most of them"),
+                (Class::Leak, _, false) => format!(
+                    "{forgotten}: {} {has} answered most of them, or {} asked nothing on them",
+                    owner.it(),
+                    owner.word("was", "were"),
+                ),
+                (_, true, _) => format!("{slow}; {} threads do not show which", owner.its()),
+                (_, false, _) => slow,
+            };
             let subject = if evidence.serves_others(case.now) == Some(true) {
-                format!("{owner} serves other connections of port {port} and")
+                format!("{owner} {} other connections of port {port} and", owner.word("serves", "serve"))
             } else {
                 format!("other connections of port {port} are served, and {owner}")
             };

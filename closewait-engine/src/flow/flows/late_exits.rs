@@ -1,4 +1,4 @@
-//! Late exits of one flow: they show that its program is slow, not stuck.
+//! Late exits of one flow: they show that its program is slow, not hung.
 
 use std::{collections::VecDeque, time::Duration};
 
