@@ -119,7 +119,7 @@ fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'
     }
     Some(Judgement::new(Class::Hung, Certainty::Low, move || {
         let (what, next) = if !stacks.stops(case.group.count) {
-            (stacks.waiting_for_itself(), "see which one should have woken them, and whether it has failed")
+            (stacks.waiting_for_itself(), "see which one should have woken them, and why it did not")
         } else if stacks.stops_in_pool() {
             (stacks.waiting_for_pool(), super::FIND_POOL_USER)
         } else {
