@@ -61,8 +61,8 @@ fn group_on(path: &str, id: &Id) -> Option<Value> {
     let status = finish(&mut closewait(&["status", "--output", "json", "--socket", path]));
     let status: Value = serde_json::from_str(&status.stdout).expect("JSON");
     schema::check_status(&status);
-    let groups = status["groups"].as_array().expect("groups").iter();
-    groups.cloned().find(|group| group["group"]["local_port"] == id.local.port())
+    let mut groups = status["groups"].as_array().expect("groups").iter();
+    groups.find(|group| group["group"]["local_port"] == id.local.port()).cloned()
 }
 
 #[test]
