@@ -132,27 +132,63 @@ pub struct Backends {
     pub answered: bool,
 }
 
+/// What threads wait for, and therefore do not close the sockets of a group, as their stacks show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stall {
+    /// For a lock or for room in a queue, at one to three lines.
+    AtLines(StackEvidence),
+    /// For a connection of a pool.
+    ForPool(StackEvidence),
+    /// For other threads of the program, none of which can continue.
+    ForEachOther(StackEvidence),
+}
+
+impl Stall {
+    /// Returns what the threads do, in words.
+    pub fn words(&self) -> String {
+        match self {
+            Self::AtLines(stacks) => stacks.blocked(),
+            Self::ForPool(stacks) => stacks.waiting_for_pool(),
+            Self::ForEachOther(stacks) => stacks.waiting_for_itself(),
+        }
+    }
+}
+
 /// Whether a number is at least half of the `count` sockets of a group, and not 0.
 fn is_most(number: u32, count: u32) -> bool {
     number > 0 && u64::from(number) * 2 >= u64::from(count)
 }
 
 impl GroupEvidence {
-    /// Returns the stacks of a server that makes no progress, if they show why the `count` sockets of the group are not closed: its threads
-    /// wait for a lock at one line, for a connection of a pool, or all for each other.
-    pub fn stalled_stacks(&self, count: u32, now: BootTime) -> Option<StackEvidence> {
-        let stalls = self.demand >= MIN_DEMAND && self.progresses(now) != Some(true);
-        let explain = |stacks: &StackEvidence| {
-            stacks.blocks(count) || stacks.lacks_pooled(count) || self.stacks_that_wait_for_each_other(count).is_some()
-        };
-        self.stacks.filter(|stacks| stalls && explain(stacks))
+    /// Returns what stacks show about the `count` sockets of the group that a server without progress has not closed: what most of its threads
+    /// wait for.
+    pub fn stall(&self, count: u32, now: BootTime) -> Option<Stall> {
+        let stacks = self.stacks.filter(|_| self.demand >= MIN_DEMAND && self.progresses(now) != Some(true))?;
+        if stacks.blocks(count) {
+            Some(Stall::AtLines(stacks))
+        } else if stacks.lacks_pooled(count) {
+            Some(Stall::ForPool(stacks))
+        } else {
+            self.for_each_other(count)
+        }
+    }
+
+    /// Returns what stacks show about the `count` sockets of the group while other threads serve other connections: what those wait for that may
+    /// work on the sockets.
+    pub fn stall_beside_others(&self, count: u32) -> Option<Stall> {
+        match self.stacks.filter(|stacks| stacks.stops(count)) {
+            Some(stacks) if stacks.stops_in_pool() => Some(Stall::ForPool(stacks)),
+            Some(stacks) => Some(Stall::AtLines(stacks)),
+            None => self.for_each_other(count),
+        }
     }
 
     /// Returns the stacks of threads that wait for each other and that nothing else will wake: no thread can continue, and no other program owes
     /// an answer.
-    pub fn stacks_that_wait_for_each_other(&self, count: u32) -> Option<StackEvidence> {
+    fn for_each_other(&self, count: u32) -> Option<Stall> {
         let owes_nothing = self.backends.is_some_and(|backends| backends.waiting == 0);
-        self.stacks.filter(|stacks| stacks.waits_for_itself(count) && (owes_nothing || stacks.networked == 0))
+        let wait = |stacks: &StackEvidence| stacks.waits_for_itself(count) && (owes_nothing || stacks.networked == 0);
+        self.stacks.filter(wait).map(Stall::ForEachOther)
     }
 
     /// Whether the program makes progress since the onset: it serves other connections, or closes connections that it has answered.

@@ -119,7 +119,7 @@ impl CounterEvidence {
             Self::Closes => EvidenceReading::of(evidence.closes_others(case.now)),
             Self::PeersWait => {
                 let ends = evidence.peer_ends;
-                let waits = || ends.wait() && evidence.stalled_stacks(case.group.count, case.now).is_none();
+                let waits = || ends.wait() && evidence.stall(case.group.count, case.now).is_none();
                 EvidenceReading::of((ends.read > 0).then(waits))
             }
             Self::BackendsWait => EvidenceReading::of(evidence.backends_wait(case.group.count)),

@@ -2,7 +2,7 @@
 
 use crate::diagnose::{
     About, Case, Explanation, Judgement, Rule,
-    evidence::{CounterEvidence, MIN_DEMAND, OwnLoops, StackEvidence, Waits},
+    evidence::{CounterEvidence, MIN_DEMAND, OwnLoops, StackEvidence, Stall, Waits},
     text,
 };
 use crate::model::{Certainty, Class};
@@ -88,10 +88,8 @@ impl Rule for Blocked {
         if evidence.stacks.is_some_and(is_idle) && !only_accepts(case) {
             return None;
         }
-        let stalled = evidence.stalled_stacks(case.group.count, case.now);
-        let lacks_pooled =
-            stalled.is_some_and(|stacks| !stacks.blocks(case.group.count) && stacks.lacks_pooled(case.group.count));
-        match loops.filter(|_| stalled.is_none()) {
+        let stall = evidence.stall(case.group.count, case.now);
+        match loops.filter(|_| stall.is_none()) {
             Some(OwnLoops::Workers | OwnLoops::Undecided) => return None,
             Some(OwnLoops::Handlers | OwnLoops::AsMany) | None => {}
         }
@@ -99,24 +97,20 @@ impl Rule for Blocked {
         let blocked = u64::from(waits.blocked);
         // Each socket may have a thread with a timeout, which will finish.
         let may_work = waits.follows.is_none() && u64::from(waits.limited) * 10 >= count * 7;
-        if may_work && waits.idle_loop != Some(false) && stalled.is_none() {
+        if may_work && waits.idle_loop != Some(false) && stall.is_none() {
             return None;
         }
         let serves_nothing = waits.events == 0 && waits.accepting == 0 && blocked > 0;
         let enough = blocked * 2 >= count && blocked > 0;
         let (surest, what) = match waits.idle_loop {
-            // The connections of a pool may come back with requests that end.
-            _ if let Some(stacks) = stalled
-                && lacks_pooled =>
-            {
-                (Certainty::Medium, stacks.waiting_for_pool())
+            _ if let Some(stall) = stall => {
+                let surest = match stall {
+                    Stall::AtLines(_) => Certainty::High,
+                    // The connections of a pool may come back with requests that end.
+                    Stall::ForPool(_) | Stall::ForEachOther(_) => Certainty::Medium,
+                };
+                (surest, stall.words())
             }
-            _ if let Some(stacks) = stalled
-                && stacks.blocks(case.group.count) =>
-            {
-                (Certainty::High, stacks.blocked())
-            }
-            _ if let Some(stacks) = stalled => (Certainty::Medium, stacks.waiting_for_itself()),
             Some(true) if leaves_backlog(case) => (
                 Certainty::Low,
                 "the event loop waits for events, but accepts no connection of those that wait in the backlog"
@@ -166,7 +160,7 @@ impl Rule for Blocked {
         let guess = works
             || loops == Some(OwnLoops::AsMany)
             || evidence.progresses(case.now).is_none()
-            || !(stalled.is_some() || waits.for_itself())
+            || !(stall.is_some() || waits.for_itself())
             || !case.group.is_most(case.group.awaiting)
             || case.is_passed_to_owner();
         // Clients that have closed one direction only would also wait for a slow server.
@@ -187,10 +181,11 @@ impl Rule for Blocked {
                     demand = evidence.demand,
                     doing = text::doing(case),
                 ),
-                next: text::dump(case).and(&if lacks_pooled {
-                    super::FIND_POOL_USER.to_owned()
-                } else {
-                    format!("see what happened {} ago", text::duration(case.stalled()))
+                next: text::dump(case).and(&match stall {
+                    Some(Stall::ForPool(_)) => super::FIND_POOL_USER.to_owned(),
+                    Some(Stall::AtLines(_) | Stall::ForEachOther(_)) | None => {
+                        format!("see what happened {} ago", text::duration(case.stalled()))
+                    }
                 }),
             }
         }))

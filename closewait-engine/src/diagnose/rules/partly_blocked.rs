@@ -2,7 +2,7 @@
 
 use crate::diagnose::{
     About, Case, Explanation, Judgement, Rule,
-    evidence::{CounterEvidence, OwnLoops, StackEvidence},
+    evidence::{CounterEvidence, OwnLoops, Stall},
     text,
 };
 use crate::model::{Certainty, Class};
@@ -48,9 +48,8 @@ impl Rule for PartlyBlocked {
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let count = case.group.count;
-        let wait = evidence.stacks.filter(|stacks| stacks.stops(count));
-        if let Some(stacks) = wait.or_else(|| evidence.stacks_that_wait_for_each_other(count)) {
-            return at_lines(case, stacks);
+        if let Some(stall) = evidence.stall_beside_others(count) {
+            return stalled(case, stall);
         }
         let waits = evidence.waits?;
         if case.is_server() && super::forgotten::keeps_greenlets(case) {
@@ -112,23 +111,22 @@ fn greenlets<'c>(case: &'c Case<'_>) -> Option<Judgement<'c>> {
 }
 
 /// Returns the judgement on requests whose threads or tasks wait for a lock, a queue or a pool, as stacks show, while others are served.
-fn at_lines<'c>(case: &'c Case<'_>, stacks: StackEvidence) -> Option<Judgement<'c>> {
+fn stalled<'c>(case: &'c Case<'_>, stall: Stall) -> Option<Judgement<'c>> {
     let evidence = &case.group.evidence;
     if !case.is_server() || evidence.progresses(case.now) != Some(true) || case.group.oldest < super::SURE_AGE {
         return None;
     }
     Some(Judgement::new(Class::Hung, Certainty::Low, move || {
-        let (what, next) = if !stacks.stops(case.group.count) {
-            (stacks.waiting_for_itself(), "see which one should have woken them, and why it did not")
-        } else if stacks.stops_in_pool() {
-            (stacks.waiting_for_pool(), super::FIND_POOL_USER)
-        } else {
-            (stacks.blocked(), "see which one holds the lock, or should take the items of the queue")
+        let next = match stall {
+            Stall::AtLines(_) => "see which one holds the lock, or should take the items of the queue",
+            Stall::ForPool(_) => super::FIND_POOL_USER,
+            Stall::ForEachOther(_) => "see which one should have woken them, and why it did not",
         };
         let owner = text::owner(case);
         Explanation {
             text: format!(
                 "other connections of port {port} are served, but {owner} {has} not closed {count}, the oldest for {since}; {what}.{doing}",
+                what = stall.words(),
                 port = text::port(case),
                 has = owner.has(),
                 count = text::count(case.group.count, "socket"),
