@@ -4,6 +4,7 @@
 //!
 //! - `module`: the description of the executable that the linker writes into its data (`runtime.firstmoduledata`), and its version.
 //! - `list`: the list of goroutines, `runtime.allgs`; `goroutine`: their state.
+//! - `timer`: whether they wait for a time.
 //! - `unwind`: the stacks of those that do not run, as the runtime's own traceback walks them.
 //! - `functions`: functions, files and lines of code, from the table that the runtime needs itself (`.gopclntab`).
 //!
@@ -15,6 +16,7 @@ mod goroutine;
 mod layout;
 mod list;
 mod module;
+mod timer;
 mod unwind;
 
 use super::{
@@ -24,11 +26,17 @@ use super::{
 use functions::GoFunctions;
 use goroutine::{Goroutine, GoroutineStatus, WaitReasons};
 use module::GoModule;
+use timer::TimerWaits;
 
 /// Maximum number of goroutines that are examined; those that the runtime created first.
 const MAX_GOROUTINES: usize = 10_000;
 /// Maximum number of goroutines whose frames are read.
 const MAX_UNWOUND: usize = 2048;
+
+/// Wait reasons of goroutines that may wait for the channel of a timer.
+const CHANNEL_REASONS: [&str; 2] = ["chan receive", "select"];
+/// End of the state of a goroutine that waits for the channel of a timer, alone or among others.
+const WITH_TIMER: &str = " (timer)";
 
 /// Returns the stacks of the goroutines of a Go program, sorted by their number.
 ///
@@ -43,6 +51,7 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
     let addresses = list::addresses(process, &module, MAX_GOROUTINES)?;
     let mut reasons = WaitReasons::find(&module)?;
     let mut functions = GoFunctions::new(&module)?;
+    let mut timers = TimerWaits::new(&module);
     let threads = process.threads.iter().map(|thread| (u64::from(thread.inner_tid), thread.tid)).collect();
     let mut stacks = Vec::new();
     let mut unwound = 0;
@@ -50,7 +59,13 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
         // A part of the goroutines would look like all of them, so an error ends the read.
         let Some(goroutine) = Goroutine::at(&module, address)? else { continue };
         let is_waiting = goroutine.status == GoroutineStatus::Waiting;
-        let reason = if is_waiting { reasons.text(goroutine.wait_reason) } else { None };
+        let mut reason = if is_waiting { reasons.text(goroutine.wait_reason) } else { None };
+        if let Some(text) = &mut reason
+            && CHANNEL_REASONS.contains(&text.as_str())
+            && timers.is_one(address)?
+        {
+            text.push_str(WITH_TIMER);
+        }
         let mut stack = Stack {
             tid: goroutine.thread(&threads, &module),
             number: Some(goroutine.number),

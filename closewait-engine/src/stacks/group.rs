@@ -237,6 +237,11 @@ fn may_take(work: ThreadWork, language: CodeLanguage) -> bool {
     work == ThreadWork::Waits(CodeWait::Signal) || (is_semaphore && work == ThreadWork::Waits(CodeWait::Lock))
 }
 
+/// End of the state of a goroutine that waits for the channel of a timer, alone or among others in a `select`.
+const WITH_TIMER: &str = " (timer)";
+/// State of a goroutine that waits for one channel.
+const RECEIVE: &str = "chan receive";
+
 /// Returns the group of a stack, still without threads and the owner of its lock.
 pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let language = stack.language;
@@ -258,6 +263,12 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         }
         (None, None) => ThreadWork::Unknown,
     };
+    // A timer ends the wait. A worker of the program's own that also has one, in a `select`, still waits for work.
+    let timed = stack.state.as_deref().filter(|_| language == CodeLanguage::Go);
+    let timed = timed.and_then(|state| state.strip_suffix(WITH_TIMER));
+    let in_own_loop = timed != Some(RECEIVE) && may_take(work, language) && waits_in_own_loop(stack, place);
+    let is_timed = timed.is_some() && !in_own_loop && work == ThreadWork::Waits(CodeWait::Signal);
+    let work = if is_timed { ThreadWork::Waits(CodeWait::Sleep) } else { work };
     StackGroup {
         language,
         count: 0,
@@ -268,7 +279,7 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
         cut: stack.cut.clone(),
         work,
         place,
-        in_own_loop: may_take(work, language) && waits_in_own_loop(stack, place),
+        in_own_loop,
         since: None,
         first_count: None,
         lock_owner: None,
@@ -278,6 +289,26 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_goroutine_with_a_timer_waits_for_a_time() {
+        let work = |state: &str, frames: &[&str]| {
+            let one = group(&CodeStack { state: Some(state.to_owned()), ..stack(CodeLanguage::Go, frames) });
+            (one.work, one.in_own_loop)
+        };
+        let (lock, sleep) = (ThreadWork::Waits(CodeWait::Signal), ThreadWork::Waits(CodeWait::Sleep));
+        let receive = "runtime.chanrecv1 /usr/lib/go/src/runtime/chan.go:442";
+        let handler =
+            [receive, "main.report /srv/main.go:49", "net/http.HandlerFunc.ServeHTTP /go/src/net/http/server.go:9"];
+        assert_eq!(work("chan receive", &handler), (lock, false));
+        assert_eq!(work("chan receive (timer)", &handler), (sleep, false));
+        let worker = [receive, "main.worker /srv/main.go:9"];
+        assert_eq!(work("chan receive", &worker), (lock, true), "it takes work");
+        assert_eq!(work("chan receive (timer)", &worker), (sleep, false), "a timer gives none");
+        let select = "runtime.selectgo /usr/lib/go/src/runtime/select.go:328";
+        assert_eq!(work("select (timer)", &[select, handler[1], handler[2]]), (sleep, false));
+        assert_eq!(work("select (timer)", &[select, worker[1]]), (lock, true));
+    }
 
     /// Returns a stack of frames `function file:line`, innermost first.
     fn stack(language: CodeLanguage, frames: &[&str]) -> CodeStack {
