@@ -1,5 +1,7 @@
 //! Effect of each fact: one method for each part of [`Observation`].
 
+use std::collections::BTreeSet;
+
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     flow::flows::EndedBy,
@@ -10,7 +12,8 @@ use super::{
     time::BootTime,
     track::departed::{Departed, Left},
     track::lingering::Lingering,
-    track::tracked_socket::TrackedSocket,
+    track::socket_view::SocketView,
+    track::tracked_socket::{TrackedSocket, newer},
 };
 
 /// Facts of a [`SocketEvent::Leave`].
@@ -91,6 +94,9 @@ impl Engine {
         // The program has closed the socket, or has ended, while the agent had a duplicate: the agent's close was the last.
         let is_own_close = closer.is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
         let (closer, ended) = if is_own_close { (None, None) } else { (closer, ended) };
+        // What the last refresh found beside the facts of the record, for a socket that may remain in its group.
+        let before = (fd_open == Some(true) && how.is_by_peer()).then(|| self.tracker.get(key)).flatten();
+        let before = before.filter(|before| !before.differs(socket)).map(SocketView::socket);
         let left = passed.unwrap_or_else(|| self.tracker.leave(key, at, entered, socket));
         let Left { missed, tracked, dwell } = left;
         if let Some(missed) = missed {
@@ -126,7 +132,10 @@ impl Engine {
         if fd_open == Some(true) {
             let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
             let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
-            self.lingering.add(key, socket.clone(), gone, (owners, abandoned));
+            let touched = tracked.as_ref().map_or(at, |tracked| tracked.touched);
+            let whole =
+                before.filter(|_| tracked.is_some()).map_or_else(|| socket.clone(), |before| newer(&socket, before));
+            self.lingering.add(key, whole, gone, (owners, abandoned.then_some(touched)));
         }
         if stuck || self.config.events == Events::All {
             let verdict = if stuck && !is_own_close {
@@ -159,15 +168,21 @@ impl Engine {
         }
     }
 
-    /// Counts sockets that had counted in their groups until their descriptors were closed, before `at`: by their program or by its end,
-    /// which no event tells.
+    /// Counts sockets that had counted in their groups until their descriptors were closed, before `at`. No event tells whether the program
+    /// closed one late, or has ended; but one that has others of these open has not ended.
     pub(super) fn descriptors_closed(&mut self, closed: impl IntoIterator<Item = Lingering>, at: BootTime) {
         let Some(flows) = &mut self.flows else { return };
-        for one in closed.into_iter().filter(Lingering::is_abandoned) {
+        let mut closed = closed.into_iter().filter(Lingering::is_abandoned).peekable();
+        if closed.peek().is_none() {
+            return;
+        }
+        let going_on: BTreeSet<u32> = self.lingering.iter().filter_map(|(_, one)| one.first_pid()).collect();
+        for one in closed {
             let since = one.since();
             let entered = if let Since::Exact(entered) = since { Some(entered) } else { None };
             let flow_key = self.group_keys.flow(&one.socket);
-            flows.left(flow_key, at, entered, Some(since.dwell(at)), (false, None, false));
+            let finished = one.first_pid().is_some_and(|pid| going_on.contains(&pid));
+            flows.left(flow_key, at, entered, Some(since.dwell(at)), (finished, None, false));
         }
     }
 
@@ -260,7 +275,7 @@ impl Engine {
         // An unknown socket exited before the agent started. It need not have been in CLOSE_WAIT, unless its error shows so.
         if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != ExitCause::Unknown {
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
-            self.lingering.add(key, socket.clone(), gone, (None, false));
+            self.lingering.add(key, socket.clone(), gone, (None, None));
             self.lingering.seen(key, at, &socket, Some(owner));
         }
     }

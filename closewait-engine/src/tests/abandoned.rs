@@ -84,12 +84,20 @@ fn they_stay_in_their_group_until_their_descriptors_are_closed() {
     let rows: Vec<_> = engine.select(at(81_000), &snapshot::query::EVERYTHING).collect();
     assert!(rows.iter().all(|row| row.gone.is_some() && row.verdict.rule == after[0].verdict.rule));
 
+    let closes = |engine: &Engine| {
+        let flow = engine.flows.as_ref().and_then(|flows| flows.flow(engine.flow_of(&one(0)), None, at(90_000)));
+        flow.map(|flow| (flow.old_entered, flow.old_present, flow.closed, flow.last_closed)).unwrap()
+    };
     refresh(&mut engine, 84_000, 0..2);
     assert_eq!(groups(&engine, 84_000)[0].count, 2);
+    assert_eq!(
+        closes(&engine),
+        (COUNT, 2, COUNT - 2, Some(at(84_000))),
+        "the program, which has others open, closed them"
+    );
     refresh(&mut engine, 90_000, 0..0);
     assert!(groups(&engine, 90_000).is_empty());
-    let flow = engine.flows.as_ref().and_then(|flows| flows.flow(engine.flow_of(&one(0)), None, at(90_000))).unwrap();
-    assert_eq!((flow.old_entered, flow.old_present), (COUNT, 0), "closed late is closed");
+    assert_eq!(closes(&engine), (COUNT, 0, COUNT - 2, Some(at(84_000))), "the program may have ended");
 }
 
 #[test]

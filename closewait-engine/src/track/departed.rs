@@ -2,6 +2,7 @@
 
 use crate::{
     model::{Dwell, Opener, Owner, Role},
+    time::BootTime,
     track::socket_view::{Owners, SocketView},
     track::tracked_socket::TrackedSocket,
 };
@@ -21,6 +22,8 @@ pub(crate) struct Departed {
     pub(crate) opener: Option<Box<Opener>>,
     /// [`TrackedSocket::owners`].
     pub(crate) owners: Option<Vec<Owner>>,
+    /// [`TrackedSocket::touched`].
+    pub(crate) touched: BootTime,
 }
 
 impl Departed {
@@ -32,6 +35,7 @@ impl Departed {
             sent_bytes: one.sent_bytes(),
             opener: one.opener(),
             owners: one.owners().map(Owners::into_vec),
+            touched: one.touched(),
         }
     }
 }

@@ -39,9 +39,10 @@ pub(crate) struct Lingering {
     pub gone: Exit,
     /// Descriptors of the socket, as of the last scan; `None` before the first.
     pub owners: Option<Vec<Owner>>,
-    /// See [`Self::is_abandoned`].
+    /// Latest time at which the agent noticed that a program used the socket, if it is as stuck as before the peer, or its silence, ended the
+    /// connection; otherwise `None`. See [`Self::is_abandoned`].
     #[serde(default)]
-    abandoned: bool,
+    untouched_since: Option<BootTime>,
     found: Vec<Owner>,
     due: BootTime,
     /// Time of the last refresh that found the socket; `None` before the first one, which few descriptors survive.
@@ -56,7 +57,17 @@ impl Lingering {
 
     /// Whether the peer has ended the connection, and the program has not used the socket after the peer's FIN: it is stuck as before.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.abandoned
+        self.untouched_since.is_some()
+    }
+
+    /// Returns the latest time at which a program is known, or may have, to have used the socket.
+    pub(crate) fn touched(&self) -> BootTime {
+        self.untouched_since.unwrap_or(self.gone.at)
+    }
+
+    /// Returns the PID of its first owner; `None` if it is unknown.
+    pub(crate) fn first_pid(&self) -> Option<u32> {
+        self.owners.as_deref()?.first().map(|owner| owner.task.pid)
     }
 
     /// Returns the time of the entry into CLOSE_WAIT, or its bounds. Without a known dwell time, the exit is the latest one.
@@ -146,14 +157,14 @@ impl LingeringSockets {
         self.iter().filter(|(_, one)| one.is_abandoned()).map(|(_, one)| SocketView::Abandoned(one))
     }
 
-    /// Adds a socket that exited, or that a scan found after its exit. `abandoned` is whether the peer ended the connection, and the program
-    /// has not used the socket after the peer's FIN.
+    /// Adds a socket that exited, or that a scan found after its exit. `untouched_since` is the latest known use of one that is as stuck as
+    /// before.
     pub(crate) fn add(
         &mut self,
         key: SocketKey,
         socket: Socket,
         gone: Exit,
-        (owners, abandoned): (Option<Vec<Owner>>, bool),
+        (owners, untouched_since): (Option<Vec<Owner>>, Option<BootTime>),
     ) {
         self.remove(key);
         if self.sockets.len() >= MAX_LINGERING {
@@ -163,7 +174,7 @@ impl LingeringSockets {
         let due = gone.at + FIRST_REFRESH_AFTER;
         self.due.insert((due, key));
         self.sockets
-            .insert(key, Lingering { key, socket, gone, owners, abandoned, found: Vec::new(), due, seen: None });
+            .insert(key, Lingering { key, socket, gone, owners, untouched_since, found: Vec::new(), due, seen: None });
     }
 
     /// Removes and returns a socket, because another one has its address.
@@ -268,7 +279,7 @@ mod tests {
 
     fn one() -> LingeringSockets {
         let mut sockets = LingeringSockets::default();
-        sockets.add(KEY, socket(), gone(), (None, true));
+        sockets.add(KEY, socket(), gone(), (None, Some(at(1))));
         sockets
     }
 
@@ -332,7 +343,7 @@ mod tests {
     fn sockets_over_the_limit_are_counted() {
         let mut sockets = LingeringSockets::default();
         for key in 0..MAX_LINGERING as u64 + 5 {
-            sockets.add(SocketKey(key), socket(), gone(), (None, true));
+            sockets.add(SocketKey(key), socket(), gone(), (None, Some(at(1))));
         }
         assert_eq!((sockets.sockets.len(), sockets.unwatched()), (MAX_LINGERING, 5));
         assert_eq!(sockets.len(), 0, "no refresh has found them yet");

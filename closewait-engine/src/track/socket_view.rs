@@ -193,13 +193,12 @@ impl<'a> SocketView<'a> {
         }
     }
 
-    /// Returns the latest time at which the agent noticed that a program used the socket; for one that has exited, the latest at which it
-    /// can have done so.
+    /// Returns the latest time at which the agent noticed that a program used the socket.
     pub(crate) fn touched(self) -> BootTime {
         match self.stored() {
             Stored::Packed(_, packed) => packed.touched(),
             Stored::Wide(wide) => wide.touched,
-            Stored::Abandoned(one) => one.gone.at,
+            Stored::Abandoned(one) => one.touched(),
         }
     }
 

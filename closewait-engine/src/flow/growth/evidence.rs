@@ -264,9 +264,7 @@ impl Engine {
         let of_main = |one: &&SocketView<'_>| {
             one.owners().is_some_and(|owners| owners.iter().any(|owner| Some(owner.task.pid) == main))
         };
-        // The connection of an ended one says less about its group than one that the program can still use.
-        let of_main = || grown.iter().filter(of_main);
-        let oldest = *of_main().find(|one| one.exit().is_none()).or(of_main().next()).or(grown.first())?;
+        let oldest = *grown.iter().find(of_main).or(grown.first())?;
         let (oldest_socket, oldest_owners) = (oldest.socket(), oldest.owners());
         let oldest_owners = oldest_owners.as_deref();
         let process = match main {
