@@ -132,7 +132,7 @@ pub struct Backends {
     pub answered: bool,
 }
 
-/// What threads wait for, and therefore do not close the sockets of a group, as their stacks show.
+/// Reason, as stacks show it, why threads do not close the sockets of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stall {
     /// For a lock or for room in a queue, at one to three lines.
