@@ -172,7 +172,8 @@ impl Engine {
     /// closed one late, or has ended; but one that has others of these open has not ended.
     pub(super) fn descriptors_closed(&mut self, closed: impl IntoIterator<Item = Lingering>, at: BootTime) {
         let Some(flows) = &mut self.flows else { return };
-        let mut closed = closed.into_iter().filter(Lingering::is_abandoned).peekable();
+        let is_in_group = |one: &Lingering| one.is_abandoned() && !one.has_left();
+        let mut closed = closed.into_iter().filter(is_in_group).peekable();
         if closed.peek().is_none() {
             return;
         }

@@ -108,6 +108,9 @@ fn a_socket_that_was_answered_or_ended_by_its_program_is_none() {
         refresh(&mut engine, 81_000, 0..COUNT);
         assert!(groups(&engine, 81_000).is_empty(), "{how:?}");
         assert_eq!(engine.totals().fd_open, COUNT);
+        refresh(&mut engine, 141_000, 0..COUNT);
+        let later = groups(&engine, 141_000).first().map(|group| (group.count, group.ended));
+        assert_eq!(later, (how == ExitCause::Reset).then_some((COUNT, COUNT)), "it has sent something, and is stuck");
     }
 }
 

@@ -26,6 +26,9 @@ const MAX_MORE_OWNERS: usize = 65_536;
 const FIRST_REFRESH_AFTER: Duration = Duration::from_secs(1);
 /// Maximum interval of refreshes of a socket.
 const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Time after the end of a connection within which a program that has sent something to a peer that was gone closes it. Later, it is
+/// stuck: it may have sent only a greeting.
+const MAX_CLOSE_DELAY: Duration = Duration::from_secs(60);
 
 /// Socket that has exited CLOSE_WAIT and has an open descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub(crate) struct Lingering {
     /// connection; otherwise `None`. See [`Self::is_abandoned`].
     #[serde(default)]
     untouched_since: Option<BootTime>,
+    /// Whether its exit counts as an exit from its group already.
+    #[serde(default)]
+    has_left: bool,
     found: Vec<Owner>,
     due: BootTime,
     /// Time of the last refresh that found the socket; `None` before the first one, which few descriptors survive.
@@ -58,6 +64,11 @@ impl Lingering {
     /// Whether the peer has ended the connection, and the program has not used the socket after the peer's FIN: it is stuck as before.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.untouched_since.is_some()
+    }
+
+    /// Whether its exit counts as an exit from its group already: the program seemed to be about to close it.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// Returns the latest time at which a program is known, or may have, to have used the socket.
@@ -171,10 +182,12 @@ impl LingeringSockets {
             self.unwatched += 1;
             return;
         }
-        let due = gone.at + FIRST_REFRESH_AFTER;
+        let (due, has_left) = (gone.at + FIRST_REFRESH_AFTER, untouched_since.is_none());
         self.due.insert((due, key));
-        self.sockets
-            .insert(key, Lingering { key, socket, gone, owners, untouched_since, found: Vec::new(), due, seen: None });
+        self.sockets.insert(
+            key,
+            Lingering { key, socket, gone, owners, untouched_since, has_left, found: Vec::new(), due, seen: None },
+        );
     }
 
     /// Removes and returns a socket, because another one has its address.
@@ -219,6 +232,10 @@ impl LingeringSockets {
             if known.seen.is_none_or(|seen| seen < asked) {
                 closed.extend(self.sockets.remove(&key));
                 continue;
+            }
+            let can_be_stuck = known.gone.seen && known.gone.how.is_by_peer() && known.gone.dwell.is_some();
+            if can_be_stuck && asked.since(known.gone.at) >= MAX_CLOSE_DELAY {
+                known.untouched_since.get_or_insert(known.gone.at);
             }
             let gap = asked.since(known.gone.at).clamp(FIRST_REFRESH_AFTER, MAX_REFRESH_INTERVAL);
             known.due = asked + gap;
