@@ -30,7 +30,7 @@ const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// stuck: it may have sent only a greeting.
 const MAX_CLOSE_DELAY: Duration = Duration::from_secs(60);
 
-/// What the end of a connection says about a program that still has its descriptor.
+/// Conclusion from the end of a connection about a program that still has its descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ConnectionEnd {
     /// The peer or its silence ended it, and the program has not used it after the peer's FIN: it is stuck as before. Latest time at which
@@ -55,7 +55,7 @@ pub(crate) struct Lingering {
     pub gone: Exit,
     /// Descriptors of the socket, as of the last scan; `None` before the first.
     pub owners: Option<Vec<Owner>>,
-    /// What the end of the connection says about the program.
+    /// Conclusion from the end of the connection about the program.
     #[serde(default)]
     pub end: ConnectionEnd,
     found: Vec<Owner>,
