@@ -11,7 +11,7 @@ use super::{
     },
     time::BootTime,
     track::departed::{Departed, Left},
-    track::lingering::{ConnectionEnd, Lingering},
+    track::lingering::Lingering,
     track::socket_view::SocketView,
     track::tracked_socket::{TrackedSocket, newer},
 };
@@ -118,11 +118,10 @@ impl Engine {
             ExitCause::Reset => answered,
             ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => false,
         };
-        // Whether the program closes it now, because it has just been answered by a reset, or is stuck as before, shows its descriptor.
-        let is_open = fd_open == Some(true) && how.is_by_peer() && dwell.is_some();
+        let abandoned = fd_open == Some(true) && how.is_by_peer() && dwell.is_some() && !finished;
         if let Some(flows) = &mut self.flows {
             let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
-            flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, is_open));
+            flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
         }
         let stuck = tracked.as_ref().is_some_and(|tracked| tracked.reported)
             || dwell.is_some_and(|dwell| dwell.at_least() >= self.config.stuck_after);
@@ -136,12 +135,7 @@ impl Engine {
             let touched = tracked.as_ref().map_or(at, |tracked| tracked.touched);
             let whole =
                 before.filter(|_| tracked.is_some()).map_or_else(|| socket.clone(), |before| newer(&socket, before));
-            let end = match (is_open, answered) {
-                (true, false) => ConnectionEnd::Unused(touched),
-                (true, true) => ConnectionEnd::Answered,
-                (false, _) => ConnectionEnd::Other,
-            };
-            self.lingering.add(key, whole, gone, (owners, end));
+            self.lingering.add(key, whole, gone, (owners, abandoned.then_some(touched)));
         }
         if stuck || self.config.events == Events::All {
             let verdict = if stuck && !is_own_close {
@@ -174,11 +168,12 @@ impl Engine {
         }
     }
 
-    /// Counts sockets whose descriptors were closed before `at`, as exits from their groups. No event tells whether the program closed one
-    /// late, or has ended; but one that has others of these open has not ended.
+    /// Counts sockets that had counted in their groups until their descriptors were closed, before `at`. No event tells whether the program
+    /// closed one late, or has ended; but one that has others of these open has not ended.
     pub(super) fn descriptors_closed(&mut self, closed: impl IntoIterator<Item = Lingering>, at: BootTime) {
         let Some(flows) = &mut self.flows else { return };
-        let mut closed = closed.into_iter().filter(|one| one.end != ConnectionEnd::Other).peekable();
+        let is_in_group = |one: &Lingering| one.is_abandoned() && !one.has_left();
+        let mut closed = closed.into_iter().filter(is_in_group).peekable();
         if closed.peek().is_none() {
             return;
         }
@@ -187,12 +182,7 @@ impl Engine {
             let since = one.since();
             let entered = if let Since::Exact(entered) = since { Some(entered) } else { None };
             let flow_key = self.group_keys.flow(&one.socket);
-            let (at, finished) = match one.end {
-                ConnectionEnd::Answered => (one.gone.at, true),
-                ConnectionEnd::Unused(_) | ConnectionEnd::Other => {
-                    (at, one.first_pid().is_some_and(|pid| going_on.contains(&pid)))
-                }
-            };
+            let finished = one.first_pid().is_some_and(|pid| going_on.contains(&pid));
             flows.left(flow_key, at, entered, Some(since.dwell(at)), (finished, None, false));
         }
     }
@@ -286,7 +276,7 @@ impl Engine {
         // An unknown socket exited before the agent started. It need not have been in CLOSE_WAIT, unless its error shows so.
         if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != ExitCause::Unknown {
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
-            self.lingering.add(key, socket.clone(), gone, (None, ConnectionEnd::Other));
+            self.lingering.add(key, socket.clone(), gone, (None, None));
             self.lingering.seen(key, at, &socket, Some(owner));
         }
     }

@@ -146,20 +146,20 @@ impl Flows {
     }
 
     /// Counts an exit at `at` after `dwell`. `entered` is the time of the entry, if the agent saw it; `finished` is whether the
-    /// program caused the exit, and `ended` the process that did so by its end. The exit of a socket that `is_open`, which the peer has ended
-    /// while the program still has a descriptor of it, counts when that is closed.
+    /// program caused the exit, and `ended` the process that did so by its end. An `abandoned` socket, which the peer has ended while the
+    /// program still has a descriptor of it, has left nothing behind but its state, and is counted as present until its descriptor is closed.
     pub(crate) fn left(
         &mut self,
         key: FlowKey,
         at: BootTime,
         entered: Option<BootTime>,
         dwell: Option<Dwell>,
-        (finished, ended, is_open): (bool, Option<EndedBy>, bool),
+        (finished, ended, abandoned): (bool, Option<EndedBy>, bool),
     ) {
         let number = entered.map(|entered| self.number(entered));
         let stuck_after = self.stuck_after;
         let (_, stats) = self.stats_mut(key, at);
-        if is_open {
+        if abandoned {
             return;
         }
         let stayed = dwell.map(Dwell::at_least);

@@ -115,19 +115,6 @@ fn a_socket_that_was_answered_or_ended_by_its_program_is_none() {
 }
 
 #[test]
-fn an_answer_that_the_peer_refuses_is_a_late_exit_when_the_descriptor_is_closed() {
-    let mut engine = stuck_sockets();
-    (0..COUNT).for_each(|number| engine.handle(exit(number, 80_000, ExitCause::Reset, Some(true))));
-    let flow = |engine: &Engine| {
-        let flow = engine.flows.as_ref().and_then(|flows| flows.flow(engine.flow_of(&one(0)), None, at(82_000)));
-        flow.map(|flow| (flow.closed, flow.last_closed)).unwrap()
-    };
-    assert_eq!(flow(&engine), (0, None), "it may have been a greeting");
-    refresh(&mut engine, 81_000, 0..0);
-    assert_eq!(flow(&engine), (COUNT, Some(at(80_000))));
-}
-
-#[test]
 fn the_group_remains_when_new_sockets_enter() {
     let mut engine = stuck_sockets();
     (0..COUNT).for_each(|number| engine.handle(exit(number, 80_000, ExitCause::Reset, None)));

@@ -30,19 +30,6 @@ const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// stuck: it may have sent only a greeting.
 const MAX_CLOSE_DELAY: Duration = Duration::from_secs(60);
 
-/// Conclusion from the end of a connection about a program that still has its descriptor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ConnectionEnd {
-    /// The peer or its silence ended it, and the program has not used it after the peer's FIN: it is stuck as before. Latest time at which
-    /// the agent noticed that the program used the socket.
-    Unused(BootTime),
-    /// The peer refused what the program had sent after the FIN: it closes the socket now.
-    Answered,
-    /// The program has ended it itself, or the cause or the entry is unknown.
-    #[default]
-    Other,
-}
-
 /// Socket that has exited CLOSE_WAIT and has an open descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lingering {
@@ -55,9 +42,13 @@ pub(crate) struct Lingering {
     pub gone: Exit,
     /// Descriptors of the socket, as of the last scan; `None` before the first.
     pub owners: Option<Vec<Owner>>,
-    /// Conclusion from the end of the connection about the program.
+    /// Latest time at which the agent noticed that a program used the socket, if it is as stuck as before the peer, or its silence, ended the
+    /// connection; otherwise `None`. See [`Self::is_abandoned`].
     #[serde(default)]
-    pub end: ConnectionEnd,
+    untouched_since: Option<BootTime>,
+    /// Whether its exit counts as an exit from its group already.
+    #[serde(default)]
+    has_left: bool,
     found: Vec<Owner>,
     due: BootTime,
     /// Time of the last refresh that found the socket; `None` before the first one, which few descriptors survive.
@@ -72,12 +63,17 @@ impl Lingering {
 
     /// Whether the peer has ended the connection, and the program has not used the socket after the peer's FIN: it is stuck as before.
     pub(crate) fn is_abandoned(&self) -> bool {
-        matches!(self.end, ConnectionEnd::Unused(_))
+        self.untouched_since.is_some()
+    }
+
+    /// Whether its exit counts as an exit from its group already: the program seemed to be about to close it.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// Returns the latest time at which a program is known, or may have, to have used the socket.
     pub(crate) fn touched(&self) -> BootTime {
-        if let ConnectionEnd::Unused(touched) = self.end { touched } else { self.gone.at }
+        self.untouched_since.unwrap_or(self.gone.at)
     }
 
     /// Returns the PID of its first owner; `None` if it is unknown.
@@ -172,22 +168,26 @@ impl LingeringSockets {
         self.iter().filter(|(_, one)| one.is_abandoned()).map(|(_, one)| SocketView::Abandoned(one))
     }
 
-    /// Adds a socket that exited, or that a scan found after its exit.
+    /// Adds a socket that exited, or that a scan found after its exit. `untouched_since` is the latest known use of one that is as stuck as
+    /// before.
     pub(crate) fn add(
         &mut self,
         key: SocketKey,
         socket: Socket,
         gone: Exit,
-        (owners, end): (Option<Vec<Owner>>, ConnectionEnd),
+        (owners, untouched_since): (Option<Vec<Owner>>, Option<BootTime>),
     ) {
         self.remove(key);
         if self.sockets.len() >= MAX_LINGERING {
             self.unwatched += 1;
             return;
         }
-        let due = gone.at + FIRST_REFRESH_AFTER;
+        let (due, has_left) = (gone.at + FIRST_REFRESH_AFTER, untouched_since.is_none());
         self.due.insert((due, key));
-        self.sockets.insert(key, Lingering { key, socket, gone, owners, end, found: Vec::new(), due, seen: None });
+        self.sockets.insert(
+            key,
+            Lingering { key, socket, gone, owners, untouched_since, has_left, found: Vec::new(), due, seen: None },
+        );
     }
 
     /// Removes and returns a socket, because another one has its address.
@@ -233,8 +233,9 @@ impl LingeringSockets {
                 closed.extend(self.sockets.remove(&key));
                 continue;
             }
-            if known.end == ConnectionEnd::Answered && asked.since(known.gone.at) >= MAX_CLOSE_DELAY {
-                known.end = ConnectionEnd::Unused(known.gone.at);
+            let can_be_stuck = known.gone.seen && known.gone.how.is_by_peer() && known.gone.dwell.is_some();
+            if can_be_stuck && asked.since(known.gone.at) >= MAX_CLOSE_DELAY {
+                known.untouched_since.get_or_insert(known.gone.at);
             }
             let gap = asked.since(known.gone.at).clamp(FIRST_REFRESH_AFTER, MAX_REFRESH_INTERVAL);
             known.due = asked + gap;
@@ -295,7 +296,7 @@ mod tests {
 
     fn one() -> LingeringSockets {
         let mut sockets = LingeringSockets::default();
-        sockets.add(KEY, socket(), gone(), (None, ConnectionEnd::Unused(at(1))));
+        sockets.add(KEY, socket(), gone(), (None, Some(at(1))));
         sockets
     }
 
@@ -359,7 +360,7 @@ mod tests {
     fn sockets_over_the_limit_are_counted() {
         let mut sockets = LingeringSockets::default();
         for key in 0..MAX_LINGERING as u64 + 5 {
-            sockets.add(SocketKey(key), socket(), gone(), (None, ConnectionEnd::Unused(at(1))));
+            sockets.add(SocketKey(key), socket(), gone(), (None, Some(at(1))));
         }
         assert_eq!((sockets.sockets.len(), sockets.unwatched()), (MAX_LINGERING, 5));
         assert_eq!(sockets.len(), 0, "no refresh has found them yet");
