@@ -49,7 +49,7 @@ impl Engine {
             Observation::RefreshEnd(RefreshEnd::Inspection { at }) => self.refreshed_all(at),
             Observation::RefreshEnd(RefreshEnd::Lingering { began }) => {
                 let closed = self.lingering.refreshed_found(began);
-                self.descriptors_closed(closed, began);
+                self.not_found_again(closed, began);
             }
             Observation::RefreshEnd(RefreshEnd::Suspects { at, complete }) => self.refreshed_suspects(at, complete),
             Observation::Inspection(fact) => self.host_context.learn(fact),
@@ -133,8 +133,10 @@ impl Engine {
             let gone = Exit { at, seen: true, how, closer: closer.clone(), dwell };
             let owners = tracked.as_ref().and_then(|tracked| tracked.owners.clone());
             let touched = tracked.as_ref().map_or(at, |tracked| tracked.touched);
-            let whole =
-                before.filter(|_| tracked.is_some()).map_or_else(|| socket.clone(), |before| newer(&socket, before));
+            // The end of a connection drops its send queue and its timers (`tcp_reset`, net/ipv4/tcp_input.c, `tcp_write_err`,
+            // net/ipv4/tcp_timer.c, and `tcp_done`, net/ipv4/tcp.c at v5.10).
+            let ended = |before| Socket { send_queue_bytes: Some(0), timer: None, ..newer(&socket, before) };
+            let whole = before.filter(|_| tracked.is_some()).map_or_else(|| socket.clone(), ended);
             self.lingering.add(key, whole, gone, (owners, abandoned.then_some(touched)));
         }
         if stuck || self.config.events == Events::All {
@@ -160,30 +162,34 @@ impl Engine {
     /// Takes in an entry, except for the tracked socket.
     fn entry_happened(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         self.something_happened(at);
-        let replaced = self.lingering.remove(key);
-        self.descriptors_closed(replaced, at);
+        if let Some(replaced) = self.lingering.remove(key) {
+            self.descriptors_closed([replaced], &BTreeSet::new());
+        }
         self.host_context.forget_socket(key);
         if let Some(flows) = &mut self.flows {
             flows.entered(self.group_keys.flow(socket), at);
         }
     }
 
-    /// Counts sockets that had counted in their groups until their descriptors were closed, before `at`. No event tells whether the program
-    /// closed one late, or has ended; but one that has others of these open has not ended.
-    pub(super) fn descriptors_closed(&mut self, closed: impl IntoIterator<Item = Lingering>, at: BootTime) {
+    /// Counts sockets that had counted in their groups until their descriptors were closed. No event tells whether the program closed one
+    /// late, or has ended: `going_on` are the processes that a refresh has just found others of these in.
+    fn descriptors_closed(&mut self, closed: impl IntoIterator<Item = Lingering>, going_on: &BTreeSet<u32>) {
         let Some(flows) = &mut self.flows else { return };
         let is_in_group = |one: &Lingering| one.is_abandoned() && !one.has_left();
-        let mut closed = closed.into_iter().filter(is_in_group).peekable();
-        if closed.peek().is_none() {
-            return;
-        }
-        let going_on: BTreeSet<u32> = self.lingering.iter().filter_map(|(_, one)| one.first_pid()).collect();
-        for one in closed {
-            let since = one.since();
+        for one in closed.into_iter().filter(is_in_group) {
+            let (since, at) = (one.since(), one.last_open());
             let entered = if let Since::Exact(entered) = since { Some(entered) } else { None };
             let flow_key = self.group_keys.flow(&one.socket);
             let finished = one.first_pid().is_some_and(|pid| going_on.contains(&pid));
             flows.left(flow_key, at, entered, Some(since.dwell(at)), (finished, None, false));
+        }
+    }
+
+    /// Does that for the sockets that a refresh since `began` did not find again.
+    pub(super) fn not_found_again(&mut self, closed: Vec<Lingering>, began: BootTime) {
+        if !closed.is_empty() {
+            let going_on = self.lingering.owners_found_since(began);
+            self.descriptors_closed(closed, &going_on);
         }
     }
 

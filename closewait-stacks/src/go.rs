@@ -61,6 +61,7 @@ pub fn stacks(process: &TargetProcess<'_>) -> Result<Vec<Stack>, StackError> {
         let is_waiting = goroutine.status == GoroutineStatus::Waiting;
         let mut reason = if is_waiting { reasons.text(goroutine.wait_reason) } else { None };
         if let Some(text) = &mut reason
+            && unwound < MAX_UNWOUND
             && CHANNEL_REASONS.contains(&text.as_str())
             && timers.is_one(address)?
         {

@@ -357,7 +357,7 @@ struct ProbedGroupObject<'a> {
     /// Severity.
     #[cfg_attr(test, schemars(with = "SeverityName"))]
     severity: &'static str,
-    /// Number of sockets in CLOSE_WAIT.
+    /// Number of sockets that the program has not closed, also of those whose connections have ended.
     count: u64,
     /// Number of sockets that are certainly stuck.
     stuck: u64,

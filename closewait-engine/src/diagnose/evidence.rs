@@ -114,12 +114,14 @@ pub struct PeersRead {
     pub read: u32,
     /// Number of peer sockets whose program has closed one direction only and can still read.
     pub half_closed: u32,
+    /// Number of peers, of any host, that have ended the connection.
+    pub ended: u32,
 }
 
 impl PeersRead {
     /// Whether at least half of the peers can still read.
     pub fn wait(&self) -> bool {
-        self.read > 0 && self.half_closed * 2 >= self.read
+        self.read > 0 && self.half_closed * 2 >= self.read + self.ended
     }
 }
 

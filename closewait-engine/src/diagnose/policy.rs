@@ -55,7 +55,7 @@ mod tests {
         scene.group.evidence.waits = Some(Waits { threads: 2, complete: true, ..Waits::default() });
         let before = scene.verdict();
         assert_eq!((before.rule, before.certainty), ("inherited", Certainty::Low));
-        scene.group.evidence.peer_ends = PeersRead { read: 8, half_closed: 8 };
+        scene.group.evidence.peer_ends = PeersRead { read: 8, half_closed: 8, ended: 0 };
         let after = scene.verdict();
         assert_eq!((after.rule, after.certainty), ("accumulates", Certainty::Low));
     }

@@ -173,7 +173,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
             count: dice.below(3),
             last: dice.one(&[None, None, Some(now - secs(dice.clone().below(30)))]),
         }),
-        peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 } },
+        peer_ends: PeersRead { read: count, half_closed: if dice.below(8) == 0 { count } else { 0 }, ended: 0 },
         backends: dice.maybe(|dice| Backends { waiting: dice.below(8) as u32 / 6, answered: dice.below(2) == 0 }),
         waits: dice.maybe(|dice| waits(dice, count)),
         stacks: (dice.below(4) == 0).then(|| stacks(dice, count)),
@@ -367,7 +367,7 @@ proptest! {
                 let closes = evidence.closes.get_or_insert(PortCloses { port, count: 0, last: None });
                 (closes.count, closes.last) = (closes.count + 1, Some(now));
             }
-            3 => evidence.peer_ends = PeersRead { read: count, half_closed: count },
+            3 => evidence.peer_ends = PeersRead { read: count, half_closed: count, ended: 0 },
             4 => evidence.backends = Some(Backends { waiting: count, answered: false }),
             5 => evidence.sending = count,
             6 => evidence.last_exit = Some(now),

@@ -156,7 +156,7 @@ impl Engine {
             return;
         }
         let closed = self.lingering.refreshed_due(asked);
-        self.descriptors_closed(closed, asked);
+        self.not_found_again(closed, asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
         let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);
         if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
@@ -260,6 +260,7 @@ impl Engine {
         let ended = self.host_context.drop_ended();
         if !ended.is_empty() {
             self.tracker.drop_owners(&ended);
+            self.lingering.drop_owners(&ended);
         }
         self.inspected_owners_at = self.inspected_owners_at.max(Some(at));
     }
@@ -286,7 +287,7 @@ impl Engine {
 
     /// Returns the CPU time for judging all sockets.
     fn judging(&self) -> Duration {
-        COST_PER_SOCKET.saturating_mul(u32::try_from(self.tracker.len()).unwrap_or(u32::MAX))
+        COST_PER_SOCKET.saturating_mul(u32::try_from(self.tracker.len() + self.lingering.stored()).unwrap_or(u32::MAX))
     }
 
     /// Reports at `at` the sockets that were due at `due_by` and are still in CLOSE_WAIT. For sockets that were not refreshed since

@@ -92,12 +92,12 @@ fn they_stay_in_their_group_until_their_descriptors_are_closed() {
     assert_eq!(groups(&engine, 84_000)[0].count, 2);
     assert_eq!(
         closes(&engine),
-        (COUNT, 2, COUNT - 2, Some(at(84_000))),
+        (COUNT, 2, COUNT - 2, Some(at(81_000))),
         "the program, which has others open, closed them"
     );
     refresh(&mut engine, 90_000, 0..0);
     assert!(groups(&engine, 90_000).is_empty());
-    assert_eq!(closes(&engine), (COUNT, 0, COUNT - 2, Some(at(84_000))), "the program may have ended");
+    assert_eq!(closes(&engine), (COUNT, 0, COUNT - 2, Some(at(81_000))), "the program may have ended");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::{Quota, keep_owner, shrink, sort_owners},
+    limits::{Quota, keep_owner, shrink, some_are_of, sort_owners},
     model::{Dwell, Endpoint, Exit, Owner, Since, Socket, SocketKey},
     time::BootTime,
     track::hashing::{FastState, by_key},
@@ -74,6 +74,11 @@ impl Lingering {
     /// Returns the latest time at which a program is known, or may have, to have used the socket.
     pub(crate) fn touched(&self) -> BootTime {
         self.untouched_since.unwrap_or(self.gone.at)
+    }
+
+    /// Returns the latest time at which its descriptor is known to have been open.
+    pub(crate) fn last_open(&self) -> BootTime {
+        self.seen.unwrap_or(self.gone.at)
     }
 
     /// Returns the PID of its first owner; `None` if it is unknown.
@@ -166,6 +171,33 @@ impl LingeringSockets {
     /// their groups.
     pub(crate) fn abandoned(&self) -> impl Iterator<Item = SocketView<'_>> {
         self.iter().filter(|(_, one)| one.is_abandoned()).map(|(_, one)| SocketView::Abandoned(one))
+    }
+
+    /// Returns the sockets of [`Self::abandoned`], and those that may be: no refresh has looked for their descriptors yet.
+    pub(crate) fn maybe_abandoned(&self) -> impl Iterator<Item = SocketView<'_>> {
+        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
+        known.filter(|one| one.is_abandoned()).map(SocketView::Abandoned)
+    }
+
+    /// Returns the number of all sockets, also of those that no refresh has found yet.
+    pub(crate) fn stored(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Removes the descriptors of ended processes from sockets that others own, too.
+    pub(crate) fn drop_owners(&mut self, pids: &BTreeSet<u32>) {
+        #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
+        for one in self.sockets.values_mut() {
+            if let Some(owners) = one.owners.as_mut().filter(|owners| some_are_of(owners, pids)) {
+                owners.retain(|owner| !pids.contains(&owner.task.pid));
+            }
+        }
+    }
+
+    /// Returns the first owners of the sockets that a refresh has found at `at` or later: these processes have not ended.
+    pub(crate) fn owners_found_since(&self, at: BootTime) -> BTreeSet<u32> {
+        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
+        known.filter(|one| one.seen >= Some(at)).filter_map(Lingering::first_pid).collect()
     }
 
     /// Adds a socket that exited, or that a scan found after its exit. `untouched_since` is the latest known use of one that is as stuck as

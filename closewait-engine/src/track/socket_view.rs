@@ -277,9 +277,7 @@ impl<'a> SocketView<'a> {
         match self.stored() {
             Stored::Packed(sockets, packed) => Socket { opener: self.opener(), ..packed.socket(&sockets.interned) },
             Stored::Wide(wide) => wide.socket.clone(),
-            // The end of a connection drops its send queue and its timers (`tcp_reset`, net/ipv4/tcp_input.c, `tcp_write_err`,
-            // net/ipv4/tcp_timer.c, and `tcp_done`, net/ipv4/tcp.c at v5.10).
-            Stored::Abandoned(one) => Socket { send_queue_bytes: Some(0), timer: None, ..one.socket.clone() },
+            Stored::Abandoned(one) => one.socket.clone(),
         }
     }
 

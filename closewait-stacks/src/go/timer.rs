@@ -11,6 +11,10 @@ const MAX_CASES: usize = 16;
 const TIME_LEN: u64 = 24;
 /// Kind of a struct, and the mask of kinds (`src/internal/abi/type.go`, before 1.21 `src/runtime/typekind.go`).
 const STRUCT: (u8, u8) = (25, 0x1f);
+/// Words of `time.Time` with pointers, one bit each: the last one, its location. A result with an error has other ones.
+const TIME_POINTERS: u8 = 0b100;
+/// Maximum number of channels that are examined in one process; beyond it, no goroutine is known to wait for a timer.
+const MAX_EXAMINED: u32 = 8192;
 
 /// Offsets in `sudog`, of which a goroutine has one for each channel that it waits for, bytes.
 struct SudogLayout {
@@ -31,6 +35,8 @@ pub(super) struct TimerWaits<'m, 'a> {
     layout: SudogLayout,
     /// Offset of `g.waiting`, which differs between versions; `None` until a goroutine has shown it.
     waiting: Option<usize>,
+    /// Number of channels that may still be examined.
+    left: u32,
 }
 
 impl<'m, 'a> TimerWaits<'m, 'a> {
@@ -41,7 +47,7 @@ impl<'m, 'a> TimerWaits<'m, 'a> {
         } else {
             SudogLayout { next: 72, channel: 96 }
         };
-        Self { module, layout, waiting: None }
+        Self { module, layout, waiting: None, left: MAX_EXAMINED }
     }
 
     /// Whether one of the channels that the goroutine at an address waits for is that of a timer. What cannot be read is none.
@@ -52,6 +58,8 @@ impl<'m, 'a> TimerWaits<'m, 'a> {
     pub(super) fn is_one(&mut self, goroutine: u64) -> Result<bool, MemoryError> {
         let Some(mut sudog) = self.first_sudog(goroutine)? else { return Ok(false) };
         for _ in 0..MAX_CASES {
+            let Some(left) = self.left.checked_sub(1) else { return Ok(false) };
+            self.left = left;
             let Some(bytes) = readable(self.module.memory.array::<SUDOG_LEN>(sudog))? else { return Ok(false) };
             if word(&bytes, 0) != goroutine {
                 return Ok(false);
@@ -87,7 +95,8 @@ impl<'m, 'a> TimerWaits<'m, 'a> {
         Ok(None)
     }
 
-    /// Whether a channel is that of a timer: since 1.23 it has a pointer to it, before it has room for one `time.Time`.
+    /// Whether a channel is that of a timer: since 1.23 it has a pointer to it; before, and with `asynctimerchan=1`, it has room for one
+    /// `time.Time`.
     fn is_timer(&self, channel: u64) -> Result<bool, MemoryError> {
         if channel == 0 {
             return Ok(false);
@@ -97,12 +106,18 @@ impl<'m, 'a> TimerWaits<'m, 'a> {
         if room != 1 || element_len != TIME_LEN {
             return Ok(false);
         }
-        if self.module.layout.minor >= 23 {
-            return Ok(word(&bytes, 32) != 0);
+        let has_timer = self.module.layout.minor >= 23;
+        if has_timer && word(&bytes, 32) != 0 {
+            return Ok(true);
         }
-        let Some(element) = readable(self.module.memory.array::<24>(word(&bytes, 32)))? else { return Ok(false) };
+        let element = word(&bytes, if has_timer { 40 } else { 32 });
+        let Some(element) = readable(self.module.memory.array::<40>(element))? else { return Ok(false) };
         let (kind, mask) = STRUCT;
-        Ok((word(&element, 0), word(&element, 8), element[23] & mask) == (TIME_LEN, TIME_LEN, kind))
+        if (word(&element, 0), word(&element, 8), element[23] & mask) != (TIME_LEN, TIME_LEN, kind) {
+            return Ok(false);
+        }
+        // `_type.gcdata`, one bit for each word.
+        Ok(readable(self.module.memory.u8(word(&element, 32)))? == Some(TIME_POINTERS))
     }
 }
 

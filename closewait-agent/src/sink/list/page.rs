@@ -109,8 +109,9 @@ fn table_of_report(
     }
     let mut counts = UrgencyCounts { others: *more, ..UrgencyCounts::default() };
     groups.iter().for_each(|group| counts.add(group.pileup.urgency()));
-    let sockets = groups.iter().map(|group| group.pileup.count).sum();
-    let head = wrapped(&headline(&ListSummary { sockets, gone: 0, groups: counts }, sockets));
+    let sockets = groups.iter().map(|group| group.pileup.in_close_wait()).sum();
+    let gone = groups.iter().map(|group| group.pileup.ended).sum();
+    let head = wrapped(&headline(&ListSummary { sockets, gone, groups: counts }, sockets));
     let less_urgent =
         (*more > 0).then(|| format!("and {}: narrow the filters to see them", count(*more, "less urgent group")));
     let taken = head.len() + notes.len() + usize::from(less_urgent.is_some()) + FRAME_ROWS;

@@ -125,12 +125,8 @@ impl Sources<'_> {
         // Nothing waits for the program on these but the close.
         let done = members.iter().filter(|one| one.latest() > late && one.socket().is_served()).count();
         let peer_ends: Vec<PeerEnd> = if is_server {
-            // A peer that has ended the connection has closed both directions.
-            let peer_end = |one: &SocketView<'_>| match one.exit() {
-                Some(_) => Some(PeerEnd::Closed),
-                None => self.host_context.peer_end(one.key()),
-            };
-            members.iter().filter_map(peer_end).collect()
+            let present = members.iter().filter(|one| one.exit().is_none());
+            present.filter_map(|one| self.host_context.peer_end(one.key())).collect()
         } else {
             Vec::new()
         };
@@ -145,6 +141,8 @@ impl Sources<'_> {
             peer_ends: PeersRead {
                 read: number(peer_ends.len()),
                 half_closed: number(peer_ends.iter().filter(|end| **end == PeerEnd::HalfClosed).count()),
+                // They have closed both directions.
+                ended: number(members.iter().filter(|one| is_server && one.exit().is_some()).count()),
             },
             backends: self.backends(&pids, members),
             unix: if is_server { self.unix(&pids) } else { None },

@@ -174,7 +174,7 @@ mod tests {
         evidence.demand = 4;
         evidence.late_exits = Some(LateExits::default());
         evidence.siblings = Some(Siblings::default());
-        evidence.peer_ends = PeersRead { read: 5, half_closed: 0 };
+        evidence.peer_ends = PeersRead { read: 5, half_closed: 0, ended: 0 };
         evidence.backends = Some(Backends { waiting: 5, answered: false });
         evidence.waits = Some(Waits { threads: 7, complete: true, events: 1, blocked: 6, ..Waits::default() });
         scene
@@ -240,7 +240,7 @@ mod tests {
         scene.processes[0].runtime = Some(ProgramRuntime::Nginx);
         (scene.group.awaiting, scene.group.unanswered) = (27, 27);
         let evidence = &mut scene.group.evidence;
-        evidence.peer_ends = PeersRead { read: 27, half_closed: 0 };
+        evidence.peer_ends = PeersRead { read: 27, half_closed: 0, ended: 0 };
         evidence.backends = Some(Backends { waiting: 0, answered: false });
         evidence.waits =
             Some(Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() });

@@ -246,7 +246,7 @@ pub(super) mod tests {
             count: 0,
             last: None,
         });
-        evidence.peer_ends = PeersRead { read: 20, half_closed: 0 };
+        evidence.peer_ends = PeersRead { read: 20, half_closed: 0, ended: 0 };
         evidence.backends = Some(Backends::default());
         evidence.eof_unread = 20;
         evidence.waits = Some(Waits {

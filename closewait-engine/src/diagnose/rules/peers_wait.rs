@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn peers_that_can_still_read_are_half_closed() {
         let mut scene = Scene::server();
-        scene.group.evidence.peer_ends = PeersRead { read: 4, half_closed: 1 };
+        scene.group.evidence.peer_ends = PeersRead { read: 4, half_closed: 1, ended: 0 };
         assert_eq!(scene.check(&PeersWait), None);
         scene.group.evidence.peer_ends.half_closed = 2;
         assert_eq!(scene.check(&PeersWait).unwrap().class, Class::HalfClose);
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_server_whose_threads_wait_for_a_lock_answers_nobody() {
         let mut scene = super::super::blocked::tests::hung(190);
-        scene.group.evidence.peer_ends = PeersRead { read: 20, half_closed: 20 };
+        scene.group.evidence.peer_ends = PeersRead { read: 20, half_closed: 20, ended: 0 };
         assert_eq!(scene.verdict().rule, "peers_wait");
         let stacks = StackEvidence { threads: 24, at_line: 20, at_lines: 20, lines: 1, ..StackEvidence::default() };
         scene.group.evidence.stacks = Some(stacks);
