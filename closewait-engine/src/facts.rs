@@ -95,8 +95,9 @@ impl Engine {
         let is_own_close = closer.is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
         let (closer, ended) = if is_own_close { (None, None) } else { (closer, ended) };
         // What the last refresh found beside the facts of the record, for a socket that may remain in its group.
-        let before = (fd_open == Some(true) && how.is_by_peer()).then(|| self.tracker.get(key)).flatten();
-        let before = before.filter(|before| !before.differs(socket)).map(SocketView::socket);
+        let may_remain = fd_open == Some(true) && how.is_by_peer();
+        let refreshed = may_remain.then(|| self.tracker.get(key)).flatten();
+        let refreshed = refreshed.filter(|known| !known.differs(socket)).map(SocketView::socket);
         let left = passed.unwrap_or_else(|| self.tracker.leave(key, at, entered, socket));
         let Left { missed, tracked, dwell } = left;
         if let Some(missed) = missed {
@@ -118,7 +119,7 @@ impl Engine {
             ExitCause::Reset => answered,
             ExitCause::Timeout | ExitCause::Destroyed | ExitCause::ListenerClosed | ExitCause::Unknown => false,
         };
-        let abandoned = fd_open == Some(true) && how.is_by_peer() && dwell.is_some() && !finished;
+        let abandoned = may_remain && dwell.is_some() && !finished;
         if let Some(flows) = &mut self.flows {
             let ended = (ended == Some(true)).then(|| EndedBy(closer.map(|closer| closer.pid)));
             flows.left(self.group_keys.flow(socket), at, entered, dwell, (finished, ended, abandoned));
@@ -135,8 +136,8 @@ impl Engine {
             let touched = tracked.as_ref().map_or(at, |tracked| tracked.touched);
             // The end of a connection drops its send queue and its timers (`tcp_reset`, net/ipv4/tcp_input.c, `tcp_write_err`,
             // net/ipv4/tcp_timer.c, and `tcp_done`, net/ipv4/tcp.c at v5.10).
-            let ended = |before| Socket { send_queue_bytes: Some(0), timer: None, ..newer(&socket, before) };
-            let whole = before.filter(|_| tracked.is_some()).map_or_else(|| socket.clone(), ended);
+            let ended = |known| Socket { send_queue_bytes: Some(0), timer: None, ..newer(&socket, known) };
+            let whole = refreshed.filter(|_| tracked.is_some()).map_or_else(|| socket.clone(), ended);
             self.lingering.add(key, whole, gone, (owners, abandoned.then_some(touched)));
         }
         if stuck || self.config.events == Events::All {

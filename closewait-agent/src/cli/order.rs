@@ -101,15 +101,15 @@ mod tests {
             };
             for option in ["--socket /s", "--alone", "--redact", "--output json", "--color never"] {
                 let parse = |text: String| Cli::try_parse_from(text.split(' ')).map(|cli| format!("{cli:?}"));
-                let behind = parse(format!("closewait {name} {option}{required}"));
+                let after = parse(format!("closewait {name} {option}{required}"));
                 let in_front = parse(ordered(&format!("closewait {option} {name}{required}")));
-                match (behind, in_front) {
-                    (Ok(behind), Ok(in_front)) => {
-                        assert_eq!(behind, in_front);
+                match (after, in_front) {
+                    (Ok(after), Ok(in_front)) => {
+                        assert_eq!(after, in_front);
                         taken.push(format!("{name} {option}"));
                     }
                     (Err(_), Err(error)) => assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{name}: {error}"),
-                    (behind, in_front) => panic!("{name} {option}: {behind:?} {in_front:?}"),
+                    (after, in_front) => panic!("{name} {option}: {after:?} {in_front:?}"),
                 }
             }
         }

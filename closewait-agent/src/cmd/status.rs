@@ -28,8 +28,7 @@ pub(super) fn status(args: &cli::StatusArgs) -> anyhow::Result<()> {
     let mut notes = Vec::new();
     // The page itself has the sockets that cannot be seen, so the scan need not note them, as for JSON.
     let shape = ListShape { form: Form::Json, is_redacted: args.redact, ..ListShape::default() };
-    // The page leaves out notes where one line stands for all of them. Whether an agent answers is no gap, so it is said as other
-    // commands do.
+    // The page can omit its notes, as one line replaces them all. That no agent answers is a warning, as in other commands.
     let note = &mut |note| match note {
         Note::NoAgent(text) => log::warn!("{text}"),
         Note::Gap(text) => notes.push(text),

@@ -23,7 +23,7 @@ use super::{
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    model::{IncidentReport, Pileup, ReportedGroup},
+    model::{IncidentReport, ReportedGroup},
     snapshot::urgency::Severity,
     text::{duration, rate, still_harmless, time_left},
 };
@@ -244,21 +244,18 @@ fn healthy(report: &IncidentReport, measures: &Measures, filtered: bool) -> Stri
     }
 }
 
-/// Formats the number of a group's sockets.
-fn sockets(pileup: &Pileup) -> String {
-    match pileup.ended {
-        0 => format!("{} in CLOSE_WAIT", count(pileup.count, "socket")),
-        ended => format!("{} not closed ({ended} ended)", count(pileup.count, "socket")),
-    }
-}
-
 /// Returns the cause, owner, size, growth and limit of a group.
 fn problem(group: &ReportedGroup) -> String {
     let ReportedGroup { stuck, pileup, .. } = group;
     let name = pileup.service().name();
     let who = name.as_deref().unwrap_or("an unknown program");
     let (class, certainty) = (pileup.verdict.class.name(), pileup.verdict.certainty.name());
-    let mut text = format!("{class} ({certainty}): {who} {}: {}, {stuck} stuck", pileup.group, sockets(pileup));
+    let mut text = format!(
+        "{class} ({certainty}): {who} {}: {} {}, {stuck} stuck",
+        pileup.group,
+        count(pileup.count, "socket"),
+        pileup.count_words("in CLOSE_WAIT")
+    );
     if let Some(slope) = pileup.slope.filter(|_| pileup.grows()) {
         let _infallible: fmt::Result = write!(text, ", grows by {}", rate(slope.per_second));
     }

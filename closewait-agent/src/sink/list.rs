@@ -120,7 +120,7 @@ pub fn missing(untracked: u64, unseen: Option<&str>) -> impl Iterator<Item = Str
 /// Returns a text about sockets that have exited CLOSE_WAIT while a program has not closed them; `None` without any but those that
 /// count in the groups of a report.
 pub(super) fn still_open(report: &IncidentReport) -> Option<String> {
-    let in_groups = report.groups.iter().map(|group| group.pileup.ended).sum();
+    let in_groups = report.ended();
     let count = report.totals.fd_open.saturating_sub(in_groups);
     let text = match in_groups {
         // The hint of a list also names the owner, which totals do not have.

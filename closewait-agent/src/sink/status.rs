@@ -254,7 +254,7 @@ pub(super) fn headline(report: &IncidentReport) -> String {
     groups.iter().for_each(|group| counts.add(group.pileup.urgency()));
     let matching = matching.unwrap_or(all);
     let without_filters = if matching < all { format!(" (of {all} without the filters)") } else { String::new() };
-    let ended = match groups.iter().map(|group| group.pileup.ended).sum::<u64>() {
+    let ended = match report.ended() {
         0 => String::new(),
         ended => format!(", {ended} ended with open descriptors"),
     };

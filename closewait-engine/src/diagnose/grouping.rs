@@ -146,8 +146,8 @@ impl<'a> Grouping<'a> {
         self.judge(tracked, self.origins(&tracked.socket()), |_, _| true).0
     }
 
-    /// Judges a socket that its program has not closed. The texts of the verdict are empty unless `explained` returns true for its class and rule.
-    /// Returns the other side of a proxied connection, for which the socket waits, too.
+    /// Judges a socket that its program has not closed. The texts of the verdict are empty unless `explained` returns true for its class
+    /// and rule. Returns the other side of a proxied connection, for which the socket waits, too.
     pub(crate) fn judge(
         &self,
         tracked: SocketView<'_>,
@@ -205,8 +205,8 @@ impl<'a> Grouping<'a> {
         GroupedSockets { group: Group { oldest_unaccepted, ..group }, ..GroupedSockets::default() }
     }
 
-    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor: as part of its group if it is as stuck as before. The texts of the verdict are empty unless `explained`
-    /// returns true for its class and rule.
+    /// Judges a socket that has exited CLOSE_WAIT but still has a descriptor: as part of its group if it is as stuck as before. The texts
+    /// of the verdict are empty unless `explained` returns true for its class and rule.
     pub(crate) fn judge_lingering(
         &self,
         lingering: &Lingering,

@@ -401,6 +401,13 @@ pub struct IncidentReport {
     pub resolved: Vec<ResolvedIncident>,
 }
 
+impl IncidentReport {
+    /// Returns the number of the groups' sockets that have exited CLOSE_WAIT and are not closed.
+    pub fn ended(&self) -> u64 {
+        self.groups.iter().map(|group| group.pileup.ended).sum()
+    }
+}
+
 /// Group of an [`IncidentReport`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportedGroup {

@@ -1,6 +1,6 @@
 //! One line about an incident, for an alert, a ticket and the text of `closewait run`.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use super::{Certainty, Class, Forecast, Limit, Pileup, PileupEnd, PileupGroup};
 use crate::{
@@ -47,12 +47,17 @@ impl Pileup {
         self.count.saturating_sub(self.ended)
     }
 
+    /// Returns the words after the number of sockets: `all` if all are in CLOSE_WAIT, otherwise how many have ended.
+    pub fn count_words<'t>(&self, all: &'t str) -> Cow<'t, str> {
+        match self.ended {
+            0 => all.into(),
+            ended => format!("not closed ({ended} ended)").into(),
+        }
+    }
+
     /// Returns the numbers of the incident: count of the `sockets`, growth, and the limit that is exhausted first.
     pub fn numbers(&self, sockets: &str) -> String {
-        let mut text = match self.ended {
-            0 => format!("{} {sockets}", self.count),
-            ended => format!("{} not closed ({ended} ended)", self.count),
-        };
+        let mut text = format!("{} {}", self.count, self.count_words(sockets));
         let mut push = |part: std::fmt::Arguments<'_>| {
             let _infallible: std::fmt::Result = text.write_fmt(part);
         };

@@ -66,10 +66,10 @@ fn ends_with_operator(text: &str) -> bool {
 /// Returns the beginning and the end of a name.
 fn without_middle(name: &str) -> String {
     let half = MAX_NAME / 2;
-    let begin: String = name.chars().take(half).collect();
+    let start: String = name.chars().take(half).collect();
     let count = name.chars().count();
     let end: String = name.chars().skip(count.saturating_sub(MAX_NAME - half - 1)).collect();
-    format!("{begin}…{end}")
+    format!("{start}…{end}")
 }
 
 #[cfg(test)]

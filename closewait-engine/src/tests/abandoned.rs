@@ -69,8 +69,8 @@ fn judged(pileup: &Pileup) -> (Class, RuleName, Certainty) {
 #[test]
 fn they_stay_in_their_group_until_their_descriptors_are_closed() {
     let mut engine = stuck_sockets();
-    let before = groups(&engine, 80_000);
-    assert_eq!((before.len(), before[0].count, before[0].ended), (1, COUNT, 0));
+    let present = groups(&engine, 80_000);
+    assert_eq!((present.len(), present[0].count, present[0].ended), (1, COUNT, 0));
     for number in 0..COUNT {
         engine.handle(exit(number, 80_000, ExitCause::Timeout, None));
     }
@@ -78,7 +78,7 @@ fn they_stay_in_their_group_until_their_descriptors_are_closed() {
     refresh(&mut engine, 81_000, 0..COUNT);
     let after = groups(&engine, 81_000);
     assert_eq!((after.len(), after[0].count, after[0].ended, after[0].in_close_wait()), (1, COUNT, COUNT, 0));
-    assert_eq!(judged(&after[0]), judged(&before[0]));
+    assert_eq!(judged(&after[0]), judged(&present[0]));
     assert_eq!(after[0].onset.first_stuck, at(0));
     assert_eq!(after[0].owners.as_deref().map(|owners| owners[0].1), Some(COUNT as u32));
     let rows: Vec<_> = engine.select(at(81_000), &snapshot::query::EVERYTHING).collect();

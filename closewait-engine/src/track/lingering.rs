@@ -138,10 +138,14 @@ impl LingeringSockets {
         }
     }
 
+    /// Returns all sockets, also those that no refresh has found yet, in the order of their next refresh.
+    fn all(&self) -> impl Iterator<Item = &Lingering> {
+        self.due.iter().filter_map(|(_, key)| self.sockets.get(key))
+    }
+
     /// Returns the number of sockets that a refresh has found.
     pub(crate) fn len(&self) -> usize {
-        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
-        known.filter(|lingering| lingering.seen.is_some()).count()
+        self.all().filter(|lingering| lingering.seen.is_some()).count()
     }
 
     /// Returns the number of sockets over the limit, which are not watched.
@@ -175,8 +179,7 @@ impl LingeringSockets {
 
     /// Returns the sockets of [`Self::abandoned`], and those that may be: no refresh has looked for their descriptors yet.
     pub(crate) fn maybe_abandoned(&self) -> impl Iterator<Item = SocketView<'_>> {
-        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
-        known.filter(|one| one.is_abandoned()).map(SocketView::Abandoned)
+        self.all().filter(|one| one.is_abandoned()).map(SocketView::Abandoned)
     }
 
     /// Returns the number of all sockets, also of those that no refresh has found yet.
@@ -196,8 +199,7 @@ impl LingeringSockets {
 
     /// Returns the first owners of the sockets that a refresh has found at `at` or later: these processes have not ended.
     pub(crate) fn owners_found_since(&self, at: BootTime) -> BTreeSet<u32> {
-        let known = self.due.iter().filter_map(|(_, key)| self.sockets.get(key));
-        known.filter(|one| one.seen >= Some(at)).filter_map(Lingering::first_pid).collect()
+        self.all().filter(|one| one.seen >= Some(at)).filter_map(Lingering::first_pid).collect()
     }
 
     /// Adds a socket that exited, or that a scan found after its exit. `untouched_since` is the latest known use of one that is as stuck as

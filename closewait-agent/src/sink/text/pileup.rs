@@ -16,11 +16,8 @@ const ERROR_DIVISOR: f64 = 4.0;
 
 /// Formats the group, its growth and the forecast.
 pub(in crate::sink) fn line(pileup: &Pileup, at: BootTime) -> String {
-    let Pileup { group, count, ended, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
-    let mut line = match ended {
-        0 => format!("{count} in CLOSE_WAIT {group}"),
-        ended => format!("{count} not closed ({ended} ended) {group}"),
-    };
+    let Pileup { group, count, owners, shape, slope, stuck_permille, onset, forecast, verdict, .. } = pileup;
+    let mut line = format!("{count} {} {group}", pileup.count_words("in CLOSE_WAIT"));
     if let Some([(Task { pid, comm }, _), others @ ..]) = owners.as_deref() {
         push(&mut line, format_args!(", {comm}[{pid}]"));
         if !others.is_empty() {
