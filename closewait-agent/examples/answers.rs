@@ -92,7 +92,7 @@ fn engine(sockets: u32, groups: u32) -> Engine {
         engine.handle_timeout(now);
         while let Some(output) = engine.poll_output() {
             match output {
-                Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: now }),
+                Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: now, lingering: true }),
                 Output::RefreshSuspects(_) => engine.handle(RefreshEnd::Suspects { at: now, complete: false }),
                 Output::Audit { .. } => {
                     engine.handle(ScanEnd::Audit { began: now, at: now, complete: false, cost: None })

@@ -106,7 +106,7 @@ impl TestLoad {
         [Item::Time(at)]
             .into_iter()
             .chain((0..self.sockets).map(refreshed))
-            .chain([fact(RefreshEnd::Inspection { at })])
+            .chain([fact(RefreshEnd::Inspection { at, lingering: true })])
             .chain((0..self.sockets).map(holds))
             .chain([scan_ended, inspected])
     }

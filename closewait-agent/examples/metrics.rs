@@ -74,7 +74,7 @@ fn tick(engine: &mut Engine, there: &[(SocketKey, u64, u32)], at: BootTime) {
     engine.handle_timeout(at);
     while let Some(output) = engine.poll_output() {
         match output {
-            Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at }),
+            Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at, lingering: true }),
             Output::RefreshSuspects(_) => engine.handle(RefreshEnd::Suspects { at, complete: false }),
             Output::Audit { .. } => engine.handle(ScanEnd::Audit { began: at, at, complete: false, cost: None }),
             Output::ScanOwners { .. } => {

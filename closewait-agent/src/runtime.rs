@@ -419,7 +419,10 @@ impl<S: RecordSource> Runtime<S> {
                     self.sink.still_stuck(at, counts, anchor, &mut piece.bytes);
                     piece.lines += u64::from(piece.bytes.len() > before);
                 }
-                Output::RefreshLingering(keys) => self.refresh(keys, RefreshKind::Lingering, AfterRefresh::Nothing),
+                Output::RefreshLingering(keys) => {
+                    let lost = self.lost();
+                    self.refresh(keys, RefreshKind::Lingering, AfterRefresh::Lingering { lost });
+                }
                 Output::Refresh(keys) => {
                     self.engine.notice_suspends();
                     // An inspection begins; earlier work for queries is not part of its cost.

@@ -46,7 +46,7 @@ impl Engine {
                 self.audit_scan_ended(began, at, complete, cost);
             }
             Observation::Refresh(fact) => self.refresh_found(fact),
-            Observation::RefreshEnd(RefreshEnd::Inspection { at }) => self.refreshed_all(at),
+            Observation::RefreshEnd(RefreshEnd::Inspection { at, lingering }) => self.refreshed_all(at, lingering),
             Observation::RefreshEnd(RefreshEnd::Lingering { began }) => {
                 let closed = self.lingering.refreshed_found(began);
                 self.not_found_again(closed, began);
@@ -163,9 +163,8 @@ impl Engine {
     /// Takes in an entry, except for the tracked socket.
     fn entry_happened(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         self.something_happened(at);
-        if let Some(replaced) = self.lingering.remove(key) {
-            self.descriptors_closed([replaced], &BTreeSet::new());
-        }
+        let replaced = self.lingering.remove(key);
+        self.descriptors_closed(replaced, &BTreeSet::new());
         self.host_context.forget_socket(key);
         if let Some(flows) = &mut self.flows {
             flows.entered(self.group_keys.flow(socket), at);
@@ -272,6 +271,9 @@ impl Engine {
             self.something_happened(at);
         }
         if is_new {
+            // Its address was free again, so the socket that had it before is closed.
+            let replaced = self.lingering.remove(key);
+            self.descriptors_closed(replaced, &BTreeSet::new());
             self.found_new(since);
         }
         if let Some(flows) = self.flows.as_mut().filter(|_| is_new) {

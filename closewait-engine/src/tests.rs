@@ -119,7 +119,7 @@ fn time_comes(engine: &mut Engine, millis: u64) {
 /// Ends all steps of an inspection without any fact.
 fn answer(engine: &mut Engine, millis: u64) {
     let (at, worked) = (at(millis), Duration::ZERO);
-    engine.handle(RefreshEnd::Inspection { at });
+    engine.handle(RefreshEnd::Inspection { at, lingering: true });
     engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
     engine.handle(InspectionEnd::Owners { at, worked });
 }
@@ -359,7 +359,7 @@ fn the_role_of_a_socket_is_unknown_without_all_listeners() {
         let (key, socket) = (KEY, Socket { role: None, ..socket() });
         engine.handle(SocketEvent::Enter { key, at: at(0), socket });
         engine.handle_timeout(at(10_000));
-        engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+        engine.handle(RefreshEnd::Inspection { at: at(10_000), lingering: true });
         engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners });
         engine.handle(InspectionEnd::Owners { at: at(10_001), worked: Duration::ZERO });
         let outputs = outputs(&mut engine);
@@ -380,7 +380,7 @@ fn many_due_sockets_are_reported_in_parts() {
         engine.handle(SocketEvent::Enter { key, at: at(0), socket: socket() });
     }
     engine.handle_timeout(at(10_000));
-    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000), lingering: true });
     engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
     assert!(words(&mut engine).iter().all(|word| !word.starts_with("stuck")));
     engine.handle(InspectionEnd::Owners { at: at(10_001), worked: Duration::ZERO });

@@ -39,8 +39,9 @@ impl LiveMemory {
     ///
     /// If the process has ended or may not be read.
     pub fn open(pid: u32) -> io::Result<Self> {
-        let open = |folder: &Path| File::open(folder.join("mem"));
-        Ok(Self(read_living(&folder(pid), |_| true, open)?))
+        // Linux 5.10 opens that of an ended first thread, too, and reads nothing (`proc_mem_open` and `mem_rw`, fs/proc/base.c).
+        let folder = folder(pid);
+        Ok(Self(File::open(living_thread(&folder).unwrap_or(folder).join("mem"))?))
     }
 }
 

@@ -57,7 +57,7 @@ impl Play {
 
     /// Answers as an agent that has found nothing.
     pub fn answer(&mut self, at: BootTime) {
-        self.engine.handle(RefreshEnd::Inspection { at });
+        self.engine.handle(RefreshEnd::Inspection { at, lingering: true });
         self.engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
         self.engine.handle(InspectionEnd::Owners { at, worked: Duration::from_millis(1) });
     }

@@ -160,7 +160,7 @@ mod tests {
         let peer = ProxyPeer { state: Connection::Established, socket: socket.clone() };
         let leg = Members { leg: Some(peer.clone()), holder: Some(owner.clone()), ..with() };
         assert_eq!(read("Leg", leg), InspectionFact::ProxyPeer { peer: Box::new(peer), owner }.into());
-        assert_eq!(read("LookedAtAll", with()), RefreshEnd::Inspection { at }.into());
+        assert_eq!(read("LookedAtAll", with()), RefreshEnd::Inspection { at, lingering: true }.into());
         let worked = Duration::from_millis(4);
         let inquired = read("InquiredAll", Members { worked: Some(worked), ..with() });
         assert_eq!(inquired, InspectionEnd::Owners { at, worked }.into());

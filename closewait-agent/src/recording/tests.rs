@@ -122,7 +122,7 @@ impl Agent {
                 Output::Finding(finding) => {
                     Json::default().event(&self.numbering.finding(&finding, anchor), &mut self.piece).unwrap();
                 }
-                Output::Refresh(_) => self.engine.handle(RefreshEnd::Inspection { at: now }),
+                Output::Refresh(_) => self.engine.handle(RefreshEnd::Inspection { at: now, lingering: true }),
                 Output::ScanOwners { .. } => {
                     self.engine.handle(ScanEnd::Descriptors { began: now, blind: None, saw_listeners: true });
                     self.engine.handle(ScanEnd::Owners);

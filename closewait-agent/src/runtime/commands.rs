@@ -59,6 +59,10 @@ struct Refreshes {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AfterRefresh {
     Nothing,
+    /// For sockets that only have a descriptor left, with the number of dropped records before.
+    Lingering {
+        lost: Option<u64>,
+    },
     All,
     /// For sockets of a query that only have a descriptor left, since `began`, with the number of dropped records
     /// before.
@@ -87,6 +91,8 @@ pub(super) enum Purpose {
 #[derive(Default)]
 pub struct Pending {
     refreshes: VecDeque<Refreshes>,
+    /// Whether the last refresh of sockets that only have a descriptor left did not read all of them.
+    unread_lingering: bool,
     jobs: BTreeMap<JobId, Purpose>,
     /// Queries whose answers the engine prepares, and their clients.
     queries: BTreeMap<QueryId, (Query, QueryClient)>,
@@ -164,7 +170,13 @@ impl<S: RecordSource> Runtime<S> {
         };
         match refreshes.then {
             AfterRefresh::Nothing => {}
-            AfterRefresh::All => self.engine.handle(RefreshEnd::Inspection { at: clock::now() }),
+            AfterRefresh::Lingering { lost } => {
+                self.pending.unread_lingering = !(refreshes.complete && self.lost_none_since(lost));
+            }
+            AfterRefresh::All => {
+                let lingering = !std::mem::take(&mut self.pending.unread_lingering);
+                self.engine.handle(RefreshEnd::Inspection { at: clock::now(), lingering });
+            }
             AfterRefresh::Query { query, began, lost } => {
                 if refreshes.complete && self.lost_none_since(lost) {
                     self.engine.handle(RefreshEnd::Lingering { began });

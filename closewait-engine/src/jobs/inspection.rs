@@ -135,7 +135,7 @@ impl Engine {
     /// Begins an inspection. It refreshes sockets before each report, because facts from a socket's entry may have changed: a
     /// program may have accepted the socket since.
     pub(crate) fn inspect(&mut self, now: BootTime) {
-        let gone = self.lingering.due(now);
+        let gone = self.lingering.begin_refresh(now);
         if !gone.is_empty() {
             self.outputs.push_back(Output::RefreshLingering(gone));
         }
@@ -148,14 +148,14 @@ impl Engine {
         self.inspection = InspectionStep::Refreshing { asked: now, full: true };
     }
 
-    pub(crate) fn refreshed_all(&mut self, at: BootTime) {
+    pub(crate) fn refreshed_all(&mut self, at: BootTime, lingering: bool) {
         let InspectionStep::Refreshing { asked, full } = self.inspection else { return };
         if !full {
             self.inspection = InspectionStep::Reporting { asked, at, worked: Duration::ZERO };
             self.report_more();
             return;
         }
-        let closed = self.lingering.refreshed_due(asked);
+        let closed = self.lingering.refreshed_due(asked, lingering);
         self.not_found_again(closed, asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
         let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);

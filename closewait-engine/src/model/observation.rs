@@ -286,6 +286,9 @@ pub enum RefreshEnd {
     Inspection {
         /// End of the refresh.
         at: BootTime,
+        /// Whether the one for [`super::Output::RefreshLingering`] before it read all its sockets, so that those without a record are closed.
+        #[serde(default = "all_read")]
+        lingering: bool,
     },
     /// The refresh of all exited sockets with a descriptor ended, as [`super::QueryCommand::Refresh`] requested.
     Lingering {
@@ -299,6 +302,11 @@ pub enum RefreshEnd {
         /// Whether the refresh read all sockets that have a kernel address.
         complete: bool,
     },
+}
+
+/// Value of a recording that does not say it.
+const fn all_read() -> bool {
+    true
 }
 
 /// Part of the result of an inspection for [`super::Output::InspectOwners`].

@@ -8,7 +8,7 @@ use super::{
     carriers::is_virtual,
     frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     jvm::JVM_IDLE,
-    origin::FrameOrigin,
+    origin::{FrameOrigin, static_c_library},
     scripts::{RUBY_IDLE, idle_without_script},
     waits::matches,
 };
@@ -121,7 +121,8 @@ pub(super) fn idle(stack: &CodeStack) -> Option<&'static str> {
         }
         FrameOrigin::Application => false,
     };
-    let inner = stack.frames.iter().take_while(is_inner);
+    let (linked, outer) = stack.frames.split_at(static_c_library(&stack.frames, language));
+    let inner = linked.iter().chain(outer.iter().take_while(is_inner));
     let names: Vec<_> = inner.map(|frame| frame.table_name(language).unwrap_or_default()).collect();
     let calls = |pattern: &str| {
         let functions: Vec<&str> = pattern.split(" < ").collect();

@@ -158,6 +158,120 @@ const LINKED: &[(&str, FrameOrigin)] = &[
     ("v8::", FrameOrigin::Runtime),
 ];
 
+/// Functions of the C library that block, or call those that do, sorted. In a static executable, they are the executable's. Other names
+/// of them begin with two underscores.
+const C_LIBRARY: &[&str] = &[
+    "accept",
+    "accept4",
+    "clock_nanosleep",
+    "cnd_timedwait",
+    "cnd_wait",
+    "connect",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "epoll_wait",
+    "fcntl",
+    "fcntl64",
+    "fdatasync",
+    "fflush",
+    "fgetc",
+    "fgets",
+    "flock",
+    "fputs",
+    "fread",
+    "fsync",
+    "futex_wait",
+    "fwrite",
+    "getaddrinfo",
+    "getc",
+    "getdelim",
+    "gethostbyname",
+    "gethostbyname2_r",
+    "gethostbyname_r",
+    "getline",
+    "lockf",
+    "mq_receive",
+    "mq_send",
+    "mq_timedreceive",
+    "mq_timedsend",
+    "msgrcv",
+    "msgsnd",
+    "mtx_lock",
+    "mtx_timedlock",
+    "nanosleep",
+    "open",
+    "open64",
+    "openat",
+    "openat64",
+    "pause",
+    "pclose",
+    "poll",
+    "ppoll",
+    "pread",
+    "pread64",
+    "preadv",
+    "pselect",
+    "puts",
+    "pwrite",
+    "pwrite64",
+    "pwritev",
+    "read",
+    "readv",
+    "recv",
+    "recvfrom",
+    "recvmmsg",
+    "recvmsg",
+    "res_query",
+    "res_search",
+    "res_send",
+    "select",
+    "sem_clockwait",
+    "sem_timedwait",
+    "sem_wait",
+    "semop",
+    "semtimedop",
+    "send",
+    "sendfile",
+    "sendfile64",
+    "sendmmsg",
+    "sendmsg",
+    "sendto",
+    "sigsuspend",
+    "sigtimedwait",
+    "sigwait",
+    "sigwaitinfo",
+    "sleep",
+    "splice",
+    "syscall",
+    "system",
+    "thrd_join",
+    "thrd_sleep",
+    "usleep",
+    "vfprintf",
+    "wait",
+    "wait3",
+    "wait4",
+    "waitid",
+    "waitpid",
+    "write",
+    "writev",
+];
+
+/// Returns the number of the innermost of `frames` that are functions of the C library in a static executable. A program with libraries
+/// has the C library among them, so that such a function of its executable is the program's own.
+pub(super) fn static_c_library(frames: &[CodeFrame], language: CodeLanguage) -> usize {
+    let is_library = |frame: &CodeFrame| frame.object.as_deref().is_some_and(|object| object.contains(".so"));
+    if language != CodeLanguage::Native || frames.iter().any(is_library) {
+        return 0;
+    }
+    let is_of_c = |frame: &&CodeFrame| {
+        let name = frame.table_name(language);
+        name.is_some_and(|name| C_LIBRARY.binary_search(&name.as_str()).is_ok())
+            || frame.origin(language) == FrameOrigin::Runtime
+    };
+    frames.iter().take_while(is_of_c).count()
+}
+
 fn of_executable(function: &str) -> FrameOrigin {
     let linked = LINKED.iter().find(|(beginning, _)| function.starts_with(beginning));
     linked.map_or(FrameOrigin::Application, |(_, origin)| *origin)
@@ -247,6 +361,24 @@ mod tests {
         ] {
             assert_eq!(at("f", "", object).origin(CodeLanguage::Native), expected, "{object}");
         }
+    }
+
+    #[test]
+    fn functions_of_the_c_library_are_its_own_in_a_static_executable_only() {
+        assert!(C_LIBRARY.is_sorted());
+        let stack = |frames: &[(&str, &str)]| -> Vec<CodeFrame> {
+            frames.iter().map(|(function, object)| at(function, "", object)).collect()
+        };
+        let frames = [
+            ("__syscall_cp_c", "/srv/app/server"),
+            ("recv", "/srv/app/server"),
+            ("shop::reserve", "/srv/app/server"),
+            ("read", "/srv/app/server"),
+        ];
+        assert_eq!(static_c_library(&stack(&frames), CodeLanguage::Native), 2);
+        // A method of C++ with that name, for example.
+        let frames = [("__recv", "/usr/lib/libc.so.6"), ("recv", "/srv/app/server"), ("reserve", "/srv/app/server")];
+        assert_eq!(static_c_library(&stack(&frames), CodeLanguage::Native), 0);
     }
 
     #[test]

@@ -91,6 +91,11 @@ fn starts(frame: &CodeFrame, language: CodeLanguage) -> bool {
         || STARTING_LIBRARIES.iter().any(|name| object.starts_with(name))
 }
 
+/// Whether a function is the one in which a thread of musl begins, in a static executable. It has no unwind table, so its caller is unknown.
+fn starts_in_musl(frame: &CodeFrame, language: CodeLanguage) -> bool {
+    language == CodeLanguage::Native && frame.function.as_deref() == Some("start")
+}
+
 /// Whether a function takes work for its caller, by its name.
 fn takes_for_caller(frame: &CodeFrame) -> bool {
     let name = frame.function.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -111,7 +116,8 @@ pub(super) fn waits_in_own_loop(stack: &CodeStack, place: Option<usize>) -> bool
         (Some(caller), None) => caller.origin(language) == FrameOrigin::Application && takes_for_caller(innermost),
         (Some(_), Some(_)) => false,
     };
-    stack.cut.is_none() && decides.is_some_and(|frame| is_in(TAKES, frame, language)) && is_own
+    let is_whole = stack.cut.is_none() || stack.frames.last().is_some_and(|frame| starts_in_musl(frame, language));
+    is_whole && decides.is_some_and(|frame| is_in(TAKES, frame, language)) && is_own
 }
 
 #[cfg(test)]
@@ -154,6 +160,24 @@ mod tests {
         assert!(!native(&[wait, start, clone]), "none of the application");
         let linked = [app("__pthread_cond_wait"), app("work"), app("start_thread"), app("__clone3")];
         assert!(native(&linked), "a static executable");
+    }
+
+    #[test]
+    fn the_start_of_a_thread_of_musl_ends_its_stack() {
+        let app = |function: &str| CodeFrame {
+            function: Some(function.to_owned()),
+            object: Some("/srv/app/orders".to_owned()),
+            ..CodeFrame::default()
+        };
+        let in_own_loop = |frames: &[&str]| {
+            let frames = frames.iter().map(|name| app(name)).collect();
+            let cut = Some("no unwind table for /srv/app/orders".to_owned());
+            let (language, tid) = (CodeLanguage::Native, Some(7));
+            let stack = CodeStack { language, tid, name: None, state: None, lock_owner: None, frames, cut };
+            group_stacks(&[stack])[0].in_own_loop
+        };
+        assert!(in_own_loop(&["__syscall_cp_c", "pthread_cond_wait", "work", "start"]));
+        assert!(!in_own_loop(&["__syscall_cp_c", "pthread_cond_wait", "work"]), "outer frames are missing");
     }
 
     #[test]

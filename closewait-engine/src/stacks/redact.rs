@@ -2,9 +2,9 @@
 
 use super::{
     connect::ConnectStacks,
-    frame::{CodeFrame, CodeLanguage},
+    frame::CodeFrame,
     group::StackGroup,
-    origin::FrameOrigin,
+    origin::{FrameOrigin, static_c_library},
     sample::ProcessStacks,
 };
 use crate::snapshot::redact::Redactor;
@@ -37,13 +37,19 @@ impl StackGroup {
     fn redact(&mut self, redactor: &mut Redactor) {
         let language = self.language;
         self.names.iter_mut().for_each(|name| redactor.name("thread", name));
-        self.frames.iter_mut().for_each(|frame| frame.redact(language, redactor));
+        let linked = static_c_library(&self.frames, language);
+        for (at, frame) in self.frames.iter_mut().enumerate() {
+            let is_own = at >= linked && frame.origin(language) != FrameOrigin::Runtime;
+            frame.redact(is_own, redactor);
+        }
         if let Some(cut) = &mut self.cut {
             "outer frames are missing".clone_into(cut);
         }
         if let Some(owner) = &mut self.lock_owner {
             owner.name.iter_mut().for_each(|name| redactor.name("thread", name));
-            owner.place.iter_mut().for_each(|place| place.redact(language, redactor));
+            if let Some(place) = &mut owner.place {
+                place.redact(place.origin(language) != FrameOrigin::Runtime, redactor);
+            }
             // Nothing shows the rest.
             (owner.stack.name, owner.stack.cut) = (None, None);
             owner.stack.frames.clear();
@@ -52,8 +58,8 @@ impl StackGroup {
 }
 
 impl CodeFrame {
-    fn redact(&mut self, language: CodeLanguage, redactor: &mut Redactor) {
-        let is_own = self.origin(language) != FrameOrigin::Runtime;
+    /// Replaces the names of a frame; `is_own` is whether its function is not of the runtime.
+    fn redact(&mut self, is_own: bool, redactor: &mut Redactor) {
         let Self { function, file, line: _, object } = self;
         if is_own {
             function.iter_mut().for_each(|name| redactor.name("function", name));
@@ -82,13 +88,14 @@ fn is_of_runtime(object: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stacks::frame::CodeLanguage;
 
     #[test]
     fn the_executable_has_a_label_in_frames_of_its_runtime_too() {
         let redacted = |function: &str, object: &str| {
             let (function, object) = (Some(function.to_owned()), Some(object.to_owned()));
             let mut frame = CodeFrame { function, object, ..CodeFrame::default() };
-            frame.redact(CodeLanguage::Native, &mut Redactor::default());
+            frame.redact(frame.origin(CodeLanguage::Native) != FrameOrigin::Runtime, &mut Redactor::default());
             (frame.function.unwrap_or_default(), frame.object.unwrap_or_default())
         };
         let (function, object) = redacted("__pthread_mutex_lock", "/srv/acme-secretd");

@@ -244,7 +244,10 @@ pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeW
         CodeLanguage::Php => PHP_WAITS,
         CodeLanguage::Ruby => RUBY_WAITS,
     };
-    table.iter().find(|(pattern, _)| matches(pattern, &name)).map(|(_, wait)| *wait)
+    let find = |name: &str| table.iter().find(|(pattern, _)| matches(pattern, name)).map(|(_, wait)| *wait);
+    // A static executable has `__poll` and `__libc_recv`, too.
+    let other_name = || name.strip_prefix("__libc_").or_else(|| name.strip_prefix("__"));
+    find(&name).or_else(|| other_name().and_then(find))
 }
 
 /// Whether a thread of Java or Ruby waits for a monitor: the function that enters it (`synchronized`) has no frame of its own

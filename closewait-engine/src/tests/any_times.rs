@@ -110,7 +110,7 @@ fn refresh_fact() -> impl Strategy<Value = RefreshFact> {
 
 fn refresh_end() -> impl Strategy<Value = RefreshEnd> {
     prop_oneof![
-        time().prop_map(|at| RefreshEnd::Inspection { at }),
+        time().prop_map(|at| RefreshEnd::Inspection { at, lingering: true }),
         time().prop_map(|began| RefreshEnd::Lingering { began }),
         (time(), any::<bool>()).prop_map(|(at, complete)| RefreshEnd::Suspects { at, complete }),
     ]
@@ -219,7 +219,7 @@ proptest! {
             }
             let now = BootTime(500_000_000_000);
             engine.handle_timeout(now);
-            engine.handle(RefreshEnd::Inspection { at: now });
+            engine.handle(RefreshEnd::Inspection { at: now, lingering: true });
             engine.handle(ScanEnd::Descriptors { began: now, blind: None, saw_listeners: true });
             engine.handle(InspectionEnd::Owners { at: now, worked: Duration::ZERO });
             engine.handle(Observation::Counters { at: now, counters: Box::default() });

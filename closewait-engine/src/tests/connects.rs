@@ -18,7 +18,7 @@ fn with_owner(reads_stacks: bool, socket: &Socket) -> (Engine, Vec<ConnectQuesti
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: socket.clone() });
     engine.handle_timeout(at(10_000));
     engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket.clone() });
-    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000), lingering: true });
     engine.handle(ScanFact::Descriptor { key: KEY, at: Some(at(10_000)), inode: 1234, owner: owner("app", 7, 5) });
     engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
     let process = Box::new(Process { started_ns: Some(1), ..process("app", 7, None) });

@@ -164,7 +164,7 @@ impl Twins {
                             Observation::from(RefreshFact::Present { key, at: now, since, socket: one.socket.clone() })
                         },
                     ));
-                    answers.push(RefreshEnd::Inspection { at: now }.into());
+                    answers.push(RefreshEnd::Inspection { at: now, lingering: true }.into());
                 }
                 Output::ScanOwners { .. } => {
                     answers.extend(all().map(|(key, one)| {

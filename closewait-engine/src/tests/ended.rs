@@ -17,7 +17,7 @@ fn owners(pids: &[u32], facts: Vec<InspectionFact>) -> Vec<u32> {
     engine.handle(enter(0));
     engine.handle_timeout(at(SCANNED));
     engine.handle(RefreshFact::Present { key: KEY, at: at(SCANNED), since: None, socket: socket() });
-    engine.handle(RefreshEnd::Inspection { at: at(SCANNED) });
+    engine.handle(RefreshEnd::Inspection { at: at(SCANNED), lingering: true });
     for pid in pids {
         let (at, inode, owner) = (at(SCANNED), socket().inode.unwrap_or_default(), owner("app", *pid, 7));
         engine.handle(ScanFact::Descriptor { key: KEY, at: Some(at), inode, owner });
@@ -74,7 +74,7 @@ fn text_about_child(parent_ends: bool) -> String {
         });
     }
     (9500..=NOW).step_by(500).for_each(|millis| engine.handle_timeout(at(millis)));
-    engine.handle(RefreshEnd::Inspection { at: at(NOW) });
+    engine.handle(RefreshEnd::Inspection { at: at(NOW), lingering: true });
     for number in 1..=8 {
         let owner = owner("server", 11, number as u32);
         engine.handle(ScanFact::Descriptor { key: SocketKey(number), at: Some(at(NOW)), inode: number, owner });

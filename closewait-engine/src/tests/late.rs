@@ -18,7 +18,7 @@ fn scanning() -> Engine {
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
     engine.handle(RefreshFact::Present { key: KEY, at: at(10_000), since: None, socket: socket() });
-    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000), lingering: true });
     assert!(words(&mut engine).contains(&"scan for owners".to_owned()));
     engine
 }
@@ -49,7 +49,7 @@ fn a_late_report_has_refreshed_facts_and_the_previous_owners() {
     });
     answer(&mut engine, 12_000);
     engine.handle_timeout(at(20_000));
-    engine.handle(RefreshEnd::Inspection { at: at(20_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(20_000), lingering: true });
     engine.handle_timeout(at(21_000));
     assert_eq!(reports(&mut engine), [(21_000, true)]);
 }
@@ -63,7 +63,7 @@ fn after_a_failed_scan_owners_are_unknown_and_the_next_inspection_scans_again() 
     assert_eq!(reports(&mut engine), [(10_000, false)]);
     assert_eq!(engine.blind(), Some("no descriptors"));
     engine.handle_timeout(at(20_000));
-    engine.handle(RefreshEnd::Inspection { at: at(20_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(20_000), lingering: true });
     assert!(words(&mut engine).contains(&"scan for owners".to_owned()));
 }
 
@@ -72,7 +72,7 @@ fn between_two_inspections_a_socket_is_refreshed_and_reported_without_owners() {
     let mut engine = engine(Events::Stuck);
     engine.handle(enter(0));
     engine.handle_timeout(at(10_000));
-    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000), lingering: true });
     engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
     // The budget of a fiftieth of a CPU allows no inspection in the next ten seconds.
     engine.handle(InspectionEnd::Owners { at: at(10_100), worked: Duration::from_secs(3) });
@@ -83,7 +83,7 @@ fn between_two_inspections_a_socket_is_refreshed_and_reported_without_owners() {
     assert_eq!(words(&mut engine), ["read counters"]);
     engine.handle_timeout(at(12_000));
     assert_eq!(words(&mut engine), ["refresh 1"]);
-    engine.handle(RefreshEnd::Inspection { at: at(12_001) });
+    engine.handle(RefreshEnd::Inspection { at: at(12_001), lingering: true });
     assert_eq!(reports(&mut engine), [(11_000, false)]);
     for millis in [13_000, 19_000] {
         engine.handle_timeout(at(millis));

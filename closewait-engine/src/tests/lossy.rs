@@ -347,7 +347,7 @@ impl World {
             match output {
                 Output::Refresh(keys) => {
                     self.refresh(&keys);
-                    self.engine.handle(RefreshEnd::Inspection { at: now });
+                    self.engine.handle(RefreshEnd::Inspection { at: now, lingering: true });
                 }
                 Output::ScanOwners { known } => self.scan(&known),
                 Output::InspectOwners(_) => {

@@ -66,7 +66,7 @@ fn with_one_stuck() -> Engine {
     let mut engine = engine_of(config(Events::Stuck));
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: Socket { inode: Some(99), ..server() } });
     until(&mut engine, 500, 10_000);
-    engine.handle(RefreshEnd::Inspection { at: at(10_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(10_000), lingering: true });
     engine.handle(ScanFact::Descriptor { key: KEY, at: Some(at(10_000)), inode: 99, owner: owner("x", 7, 3) });
     engine.handle(ScanEnd::Descriptors { began: at(10_000), blind: None, saw_listeners: true });
     engine
@@ -111,7 +111,7 @@ fn owners_are_inspected_at_each_refresh_without_a_scan() {
     engine.handle(InspectionEnd::Owners { at: at(10_200), worked: Duration::ZERO });
     let _stuck = outputs(&mut engine);
     engine.handle_timeout(at(16_000));
-    engine.handle(RefreshEnd::Inspection { at: at(16_000) });
+    engine.handle(RefreshEnd::Inspection { at: at(16_000), lingering: true });
     let after = words(&mut engine);
     assert!(after.contains(&"inspect owners".to_owned()), "{after:?}");
     assert!(!after.contains(&"scan for owners".to_owned()), "{after:?}");

@@ -33,7 +33,7 @@ fn with_descriptors(reads_requests: bool, owners: &[Owner]) -> (Engine, Vec<Unre
 fn scanned(engine: &mut Engine, millis: u64, owners: &[Owner]) -> Vec<UnreadQuestion> {
     let now = at(millis);
     engine.handle(RefreshFact::Present { key: KEY, at: now, since: None, socket: server() });
-    engine.handle(RefreshEnd::Inspection { at: now });
+    engine.handle(RefreshEnd::Inspection { at: now, lingering: true });
     for owner in owners {
         engine.handle(ScanFact::Descriptor { key: KEY, at: Some(now), inode: 1234, owner: owner.clone() });
     }

@@ -106,6 +106,9 @@ pub(crate) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
     #[serde(skip)]
     due: BTreeSet<(BootTime, SocketKey)>,
+    /// Sockets that the current refresh reads.
+    #[serde(default)]
+    refreshing: Vec<SocketKey>,
     unwatched: u64,
     /// Keys by inode, during a scan that needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
@@ -119,6 +122,7 @@ impl Default for LingeringSockets {
         Self {
             sockets: HashMap::default(),
             due: BTreeSet::new(),
+            refreshing: Vec::new(),
             unwatched: 0,
             by_inode: None,
             owner_quota: Quota::new(MAX_MORE_OWNERS),
@@ -252,22 +256,26 @@ impl LingeringSockets {
         }
     }
 
-    /// Returns the sockets that a refresh at `now` reads.
-    pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
-        self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
+    /// Begins the refresh of the sockets that are due at `now`, and returns them.
+    pub(crate) fn begin_refresh(&mut self, now: BootTime) -> Vec<SocketKey> {
+        self.refreshing = self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect();
+        self.refreshing.clone()
     }
 
-    /// Ends the refresh of all sockets that were due at `asked`. Removes and returns the sockets that it did not find: they are closed.
-    pub(crate) fn refreshed_due(&mut self, asked: BootTime) -> Vec<Lingering> {
+    /// Ends the refresh of [`Self::begin_refresh`] at `asked`. Removes and returns the sockets that it did not find: they are closed if it
+    /// has read all of them (`complete`). Otherwise they may be open, and remain until the next one.
+    pub(crate) fn refreshed_due(&mut self, asked: BootTime, complete: bool) -> Vec<Lingering> {
         let mut closed = Vec::new();
-        for key in self.due(asked) {
-            let Some(known) = self.sockets.get_mut(&key) else { continue };
+        for key in std::mem::take(&mut self.refreshing) {
+            // Another socket may have the address by now.
+            let Some(known) = self.sockets.get_mut(&key).filter(|known| known.due <= asked) else { continue };
             self.due.remove(&(known.due, key));
-            if known.seen.is_none_or(|seen| seen < asked) {
+            let is_found = known.seen.is_some_and(|seen| seen >= asked);
+            if complete && !is_found {
                 closed.extend(self.sockets.remove(&key));
                 continue;
             }
-            let can_be_stuck = known.gone.seen && known.gone.how.is_by_peer() && known.gone.dwell.is_some();
+            let can_be_stuck = is_found && known.gone.seen && known.gone.how.is_by_peer() && known.gone.dwell.is_some();
             if can_be_stuck && asked.since(known.gone.at) >= MAX_CLOSE_DELAY {
                 known.untouched_since.get_or_insert(known.gone.at);
             }
@@ -342,7 +350,8 @@ mod tests {
             let due = sockets.next_due().unwrap();
             refreshes.push(due.since(at(10)).as_secs());
             assert!(sockets.seen(KEY, due, &socket(), None));
-            sockets.refreshed_due(due);
+            sockets.begin_refresh(due);
+            sockets.refreshed_due(due, true);
         }
         assert_eq!(refreshes, [1, 2, 4, 8, 16, 32, 64, 124, 184]);
     }
@@ -351,8 +360,27 @@ mod tests {
     fn a_socket_that_a_refresh_does_not_find_is_removed() {
         let mut sockets = one();
         assert!(!sockets.seen(KEY, at(11), &socket_on_port(9), None), "another socket at its address");
-        sockets.refreshed_due(at(11));
+        assert_eq!(sockets.begin_refresh(at(11)), [KEY]);
+        sockets.refreshed_due(at(11), true);
         assert_eq!(sockets.next_due(), None);
+    }
+
+    #[test]
+    fn a_refresh_that_did_not_read_all_closes_none() {
+        let mut sockets = one();
+        sockets.begin_refresh(at(11));
+        assert!(sockets.refreshed_due(at(11), false).is_empty());
+        assert_eq!((sockets.stored(), sockets.next_due()), (1, Some(at(12))), "it is read again");
+    }
+
+    #[test]
+    fn a_refresh_closes_only_the_sockets_that_it_was_to_read() {
+        let mut sockets = LingeringSockets::default();
+        assert_eq!(sockets.begin_refresh(at(11)), []);
+        // The record of its exit comes late.
+        sockets.add(KEY, socket(), gone(), (None, Some(at(1))));
+        assert!(sockets.refreshed_due(at(11), true).is_empty());
+        assert_eq!((sockets.stored(), sockets.begin_refresh(at(12))), (1, vec![KEY]));
     }
 
     #[test]
@@ -361,7 +389,8 @@ mod tests {
         sockets.refreshed_found(at(11));
         assert_eq!(sockets.sockets.len(), 1, "no refresh has found it before");
         assert!(sockets.seen(KEY, at(11), &socket(), None));
-        sockets.refreshed_due(at(11));
+        sockets.begin_refresh(at(11));
+        sockets.refreshed_due(at(11), true);
         assert!(sockets.seen(KEY, at(20), &socket(), None));
         sockets.refreshed_found(at(20));
         assert_eq!(sockets.len(), 1);

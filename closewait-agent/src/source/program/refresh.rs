@@ -123,7 +123,7 @@ impl KernelPrograms {
 
     /// Lets the program write a record of each socket that is still of `kind`. Returns whether it could.
     fn refresh_each(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
-        let Some(program) = raw_tracepoint(self.ebpf.program(names::REFRESH)) else { return false };
+        let Some(program) = raw_tracepoint(self.ebpf.program(names::REFRESH)) else { return keys.is_empty() };
         for key in keys {
             if let Err(error) = calls::raw_tracepoint(program, [key.0, kind as u64]) {
                 log::debug!("refreshing a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");

@@ -73,7 +73,7 @@ mod tests {
             engine.handle_timeout(at(now));
             while let Some(output) = engine.poll_output() {
                 match output {
-                    Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: at(now) }),
+                    Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: at(now), lingering: true }),
                     Output::ScanOwners { .. } => {
                         for number in 0..count {
                             let (key, owner) = (SocketKey((1 << 63) + number), owner("server", 7, 9));

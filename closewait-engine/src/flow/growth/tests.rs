@@ -115,7 +115,7 @@ fn play_until_killed(lives: &[Life], end: u64, killed: Option<u64>) -> Reports {
         while let Some(output) = engine.poll_output() {
             let at = at(now);
             match output {
-                Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at }),
+                Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at, lingering: true }),
                 Output::ScanOwners { .. } => {
                     for (key, socket) in there.iter().filter(|(_, socket)| socket.accepted != Some(false)) {
                         let (key, inode) = (*key, socket.inode.unwrap());

@@ -32,7 +32,7 @@ fn tick(engine: &mut Engine, sockets: &[(Socket, &str)], at: BootTime) {
     engine.handle_timeout(at);
     while let Some(output) = engine.poll_output() {
         match output {
-            Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at }),
+            Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at, lingering: true }),
             Output::ScanOwners { .. } => {
                 for (number, (socket, comm)) in (0..).zip(sockets) {
                     let (key, inode, owner) = (key(number), socket.inode.unwrap(), owner(comm, 7, 9));

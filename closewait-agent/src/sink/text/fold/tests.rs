@@ -103,7 +103,7 @@ impl Scene {
                         }
                     }
                     Output::StillStuck { at, counts } => sink.still_stuck(at, counts, anchor, &mut to),
-                    Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: now }),
+                    Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: now, lingering: true }),
                     Output::ScanOwners { .. } => {
                         for (key, socket) in there.iter().filter(|_| !comm.is_empty()) {
                             let (key, inode, owner) = (*key, socket.inode.unwrap(), owner(comm, 7, 9));

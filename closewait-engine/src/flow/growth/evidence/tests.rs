@@ -56,7 +56,7 @@ fn first_incident() -> (BootTime, Pileup) {
         engine.handle_timeout(at(now));
         while let Some(output) = engine.poll_output() {
             match output {
-                Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: at(now) }),
+                Output::Refresh(_) => engine.handle(RefreshEnd::Inspection { at: at(now), lingering: true }),
                 Output::ScanOwners { .. } => {
                     for (key, inode) in &there {
                         let (key, inode, owner) = (*key, *inode, owner("server", 7, 9));
