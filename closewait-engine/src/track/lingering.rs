@@ -106,9 +106,9 @@ pub(crate) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
     #[serde(skip)]
     due: BTreeSet<(BootTime, SocketKey)>,
-    /// Sockets that the current refresh reads.
+    /// Sockets that the current refresh reads; `None` between two, and in a checkpoint of an older version.
     #[serde(default)]
-    refreshing: Vec<SocketKey>,
+    refreshing: Option<Vec<SocketKey>>,
     unwatched: u64,
     /// Keys by inode, during a scan that needs them.
     by_inode: Option<BTreeMap<u64, SocketKey>>,
@@ -122,7 +122,7 @@ impl Default for LingeringSockets {
         Self {
             sockets: HashMap::default(),
             due: BTreeSet::new(),
-            refreshing: Vec::new(),
+            refreshing: None,
             unwatched: 0,
             by_inode: None,
             owner_quota: Quota::new(MAX_MORE_OWNERS),
@@ -258,15 +258,20 @@ impl LingeringSockets {
 
     /// Begins the refresh of the sockets that are due at `now`, and returns them.
     pub(crate) fn begin_refresh(&mut self, now: BootTime) -> Vec<SocketKey> {
-        self.refreshing = self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect();
-        self.refreshing.clone()
+        let due = self.due(now);
+        self.refreshing = Some(due.clone());
+        due
+    }
+
+    fn due(&self, now: BootTime) -> Vec<SocketKey> {
+        self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, key)| *key).collect()
     }
 
     /// Ends the refresh of [`Self::begin_refresh`] at `asked`. Removes and returns the sockets that it did not find: they are closed if it
     /// has read all of them (`complete`). Otherwise they may be open, and remain until the next one.
     pub(crate) fn refreshed_due(&mut self, asked: BootTime, complete: bool) -> Vec<Lingering> {
         let mut closed = Vec::new();
-        for key in std::mem::take(&mut self.refreshing) {
+        for key in self.refreshing.take().unwrap_or_else(|| self.due(asked)) {
             // Another socket may have the address by now.
             let Some(known) = self.sockets.get_mut(&key).filter(|known| known.due <= asked) else { continue };
             self.due.remove(&(known.due, key));
