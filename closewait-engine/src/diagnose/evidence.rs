@@ -89,6 +89,15 @@ pub struct LateExits {
 }
 
 impl LateExits {
+    /// Maximum number of stored late exits of each flow.
+    pub(crate) const MAX: usize = 8;
+
+    /// Returns their number in words: `3`, or `at least 8` if more are not stored.
+    pub fn number(&self) -> String {
+        let least = if self.count as usize >= Self::MAX { "at least " } else { "" };
+        format!("{least}{}", self.count)
+    }
+
     /// Whether the program still finishes sockets late: it did so at least twice, and the latest exit is not older than
     /// [`RECENT`] or twice the longest dwell time.
     pub fn is_current(&self, now: BootTime) -> bool {
@@ -143,6 +152,8 @@ pub enum Stall {
     ForPool(StackEvidence),
     /// For other threads of the program, none of which can continue.
     ForEachOther(StackEvidence),
+    /// Tasks of an event loop, at one line, for another task or a result, while the loop has no timer and no other program owes an answer.
+    ForResult(StackEvidence),
 }
 
 impl Stall {
@@ -152,6 +163,7 @@ impl Stall {
             Self::AtLines(stacks) => stacks.blocked(),
             Self::ForPool(stacks) => stacks.waiting_for_pool(),
             Self::ForEachOther(stacks) => stacks.waiting_for_itself(),
+            Self::ForResult(stacks) => stacks.waiting_for_result(),
         }
     }
 }
@@ -171,7 +183,7 @@ impl GroupEvidence {
         } else if stacks.lacks_pooled(count) {
             Some(Stall::ForPool(stacks))
         } else {
-            self.for_each_other(count)
+            self.for_each_other(count).or_else(|| self.for_result(count))
         }
     }
 
@@ -181,7 +193,7 @@ impl GroupEvidence {
         match self.stacks.filter(|stacks| stacks.stops(count)) {
             Some(stacks) if stacks.stops_in_pool() => Some(Stall::ForPool(stacks)),
             Some(stacks) => Some(Stall::AtLines(stacks)),
-            None => self.for_each_other(count),
+            None => self.for_each_other(count).or_else(|| self.for_result(count)),
         }
     }
 
@@ -191,6 +203,13 @@ impl GroupEvidence {
         let owes_nothing = self.backends.is_some_and(|backends| backends.waiting == 0);
         let wait = |stacks: &StackEvidence| stacks.waits_for_itself(count) && (owes_nothing || stacks.networked == 0);
         self.stacks.filter(wait).map(Stall::ForEachOther)
+    }
+
+    /// Returns the stacks of tasks that wait for another task or a result at one line and that nothing outside of the program will continue.
+    fn for_result(&self, count: u32) -> Option<Stall> {
+        let is_still = self.waits.is_some_and(|waits| waits.idle_loop == Some(true) && waits.limited == 0);
+        let is_alone = self.backends.is_some_and(|backends| backends.waiting == 0 && !backends.answered);
+        self.stacks.filter(|stacks| is_still && is_alone && is_most(stacks.awaiting, count)).map(Stall::ForResult)
     }
 
     /// Whether the program makes progress since the onset: it serves other connections, or closes connections that it has answered.

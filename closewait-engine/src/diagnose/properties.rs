@@ -18,6 +18,7 @@ use crate::{
         Verdict, WatchedPort,
     },
     process::NextStep,
+    stacks::HiddenTasks,
     time::BootTime,
 };
 
@@ -133,7 +134,8 @@ fn stacks(dice: &mut Dice, count: u32) -> StackEvidence {
         stopped,
         for_room: dice.below(3) == 0,
         tasks: dice.below(3) as u32,
-        greenlets: dice.below(4) == 0,
+        awaiting: dice.below(3) as u32,
+        hidden_tasks: dice.maybe(|dice| dice.one(&[HiddenTasks::Greenlets, HiddenTasks::Tokio])),
         unknown,
         complete: !unknown && dice.below(4) > 0,
     }

@@ -105,12 +105,35 @@ pub enum ThreadWork {
     Unknown,
 }
 
+/// Tasks of an event loop whose stacks cannot be read while they wait. The end of one closes its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HiddenTasks {
+    /// Greenlets of gevent or eventlet.
+    Greenlets,
+    /// Tasks of tokio.
+    Tokio,
+}
+
 impl StackGroup {
-    /// Whether the thread runs an event loop of greenlets (gevent, eventlet), whose waiting ones have no readable stacks.
-    pub fn runs_greenlets(&self) -> bool {
+    /// Returns the kind of tasks that the thread runs, if those that wait have no readable stacks.
+    pub fn hidden_tasks(&self) -> Option<HiddenTasks> {
         let is_hub = |file: &str| file.contains("/gevent/") || file.contains("/eventlet/");
-        self.language == CodeLanguage::Python
-            && self.frames.iter().any(|frame| frame.file.as_deref().is_some_and(is_hub))
+        let is_tokio = |function: &str| function.starts_with("tokio::runtime::");
+        let has = |is: &dyn Fn(&CodeFrame) -> bool| self.frames.iter().any(is);
+        match self.language {
+            CodeLanguage::Python if has(&|frame| frame.file.as_deref().is_some_and(is_hub)) => {
+                Some(HiddenTasks::Greenlets)
+            }
+            CodeLanguage::Native if has(&|frame| frame.function.as_deref().is_some_and(is_tokio)) => {
+                Some(HiddenTasks::Tokio)
+            }
+            CodeLanguage::Python
+            | CodeLanguage::Native
+            | CodeLanguage::Go
+            | CodeLanguage::Php
+            | CodeLanguage::Ruby
+            | CodeLanguage::Jvm => None,
+        }
     }
 
     /// Returns the application's innermost frame: the place in the code that its authors can change.

@@ -33,7 +33,7 @@ mod waits;
 pub use self::{
     connect::{ConnectSample, ConnectSamples, ConnectStacks},
     frame::{CodeFrame, CodeLanguage, CodeStack, TASK_STATE},
-    group::{StackGroup, ThreadWork, group_stacks},
+    group::{HiddenTasks, StackGroup, ThreadWork, group_stacks},
     idle::EVENTS,
     lock_owner::LockOwner,
     sample::{ProcessStacks, largest_lines},

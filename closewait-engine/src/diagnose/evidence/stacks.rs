@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    stacks::{CodeFrame, CodeWait, EVENTS, ProcessStacks, StackGroup, ThreadWork, largest_lines},
+    stacks::{CodeFrame, CodeWait, EVENTS, HiddenTasks, ProcessStacks, StackGroup, ThreadWork, largest_lines},
     text::count,
     time::BootTime,
 };
@@ -47,8 +47,11 @@ pub struct StackEvidence {
     pub stopped: u32,
     /// Number of tasks of event loops.
     pub tasks: u32,
-    /// Whether a thread runs an event loop of greenlets, whose own stacks cannot be read.
-    pub greenlets: bool,
+    /// Number of tasks that have waited for another task or a result, at one line of the application in two such samples: the line with the
+    /// most of them.
+    pub awaiting: u32,
+    /// Kind of tasks that a thread runs, if their own stacks cannot be read.
+    pub hidden_tasks: Option<HiddenTasks>,
     /// Whether some stacks were not read, or show nothing.
     pub unknown: bool,
     /// Whether all stacks were read, and show what each thread does. An event loop's do not: it can serve connections without tasks, and
@@ -115,7 +118,7 @@ impl StackEvidence {
     }
 
     fn add(&mut self, stacks: &ProcessStacks) {
-        let mut lines: Vec<(&CodeFrame, u32)> = Vec::new();
+        let (mut lines, mut results): (Vec<(&CodeFrame, u32)>, Vec<_>) = (Vec::new(), Vec::new());
         let (mut locked, mut full) = (0, 0);
         let is_known = |group: &StackGroup| !matches!(group.work, ThreadWork::Unknown) && !runs_tasks(group.work);
         let is_unknown = |group: &StackGroup| matches!(group.work, ThreadWork::Unknown);
@@ -133,6 +136,9 @@ impl StackEvidence {
             self.threads = self.threads.saturating_add(group.count);
             if group.are_tasks() {
                 self.tasks = self.tasks.saturating_add(group.count);
+                if group.work == ThreadWork::Waits(CodeWait::Signal) && is_steady {
+                    results.extend(group.place().map(|place| (place, group.count)));
+                }
             }
             if group.in_own_loop || waits_for_turn(group, &stacks.groups) {
                 self.in_loops = self.in_loops.saturating_add(group.count);
@@ -140,7 +146,7 @@ impl StackEvidence {
             }
             self.count_progress(group, is_steady);
             match group.work {
-                work if runs_tasks(work) => self.greenlets |= group.runs_greenlets(),
+                work if runs_tasks(work) => self.hidden_tasks = self.hidden_tasks.or(group.hidden_tasks()),
                 ThreadWork::Idle(_) | ThreadWork::Waits(CodeWait::Accept) => {
                     self.idle = self.idle.saturating_add(group.count);
                 }
@@ -170,6 +176,8 @@ impl StackEvidence {
                 | ThreadWork::Unknown => {}
             }
         }
+        let result = largest_lines(results).first().map_or(0, |(_, count)| *count);
+        self.awaiting = self.awaiting.max(result);
         let lines = largest_lines(lines);
         let sum = lines.iter().fold(0_u32, |sum, (_, count)| sum.saturating_add(*count));
         self.at_line = self.at_line.max(lines.first().map_or(0, |(_, count)| *count));
@@ -220,6 +228,20 @@ impl StackEvidence {
         format!(
             "{inside} of {threads} stacks have waited for other threads of the program for at least 30s, and none of these works"
         )
+    }
+
+    /// Returns what the tasks do that wait for a result, in words.
+    pub fn waiting_for_result(&self) -> String {
+        let Self { awaiting, threads, .. } = self;
+        format!(
+            "{awaiting} of {threads} stacks have waited for another task or a result at one line for at least 30s, and the event loop has \
+             no timer"
+        )
+    }
+
+    /// Whether no thread waits for clients, for work or for another thread: each works, or waits for a time, a process or a file.
+    pub fn serves_no_client(&self) -> bool {
+        !self.unknown && self.threads > 0 && self.active == self.threads
     }
 
     /// Returns the number of threads that wait for work, with those in loops of the program's own if they are known to be workers.

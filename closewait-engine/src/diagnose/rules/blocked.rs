@@ -27,7 +27,8 @@ impl Rule for Blocked {
                    because there are fewer threads than sockets or the runtime runs many tasks on each thread; or stacks show that threads \
                    have waited for a lock at one line for 30 s or longer, at least half as many as the group has sockets or most of those \
                    that work, or most of these at up to three lines, or for a connection of a pool, or for other threads while no thread can \
-                   continue, and do not show that all threads wait for work",
+                   continue, or that as many tasks of an event loop without a timer, to which no other program owes an answer, have \
+                   waited for a result at one line for 30 s or longer, and do not show that all threads wait for work",
             class: &[Class::Hung],
             certainty: &[
                 (
@@ -46,7 +47,7 @@ impl Rule for Blocked {
                      the owner does not listen itself; if a thread works, which the others may wait for; if the other connections \
                      of the program could not be read; if the threads show nothing about single connections and the program has \
                      read most of the sockets (Go); if threads of the runtime's own may be the ones that wait (JVM); or if an \
-                     event loop leaves connections in the backlog",
+                     event loop leaves connections in the backlog; or if tasks wait for a result, which the next request may bring",
                 ),
             ],
             says: "the program has hung since its last progress",
@@ -108,6 +109,8 @@ impl Rule for Blocked {
                     Stall::AtLines(_) => Certainty::High,
                     // The connections of a pool may come back with requests that end.
                     Stall::ForPool(_) | Stall::ForEachOther(_) => Certainty::Medium,
+                    // A client of a chat waits so for what another client says.
+                    Stall::ForResult(_) => Certainty::Low,
                 };
                 (surest, stall.words())
             }
@@ -183,6 +186,7 @@ impl Rule for Blocked {
                 ),
                 next: text::dump(case).and(&match stall {
                     Some(Stall::ForPool(_)) => super::FIND_POOL_USER.to_owned(),
+                    Some(Stall::ForResult(_)) => super::FIND_TASK.to_owned(),
                     Some(Stall::AtLines(_) | Stall::ForEachOther(_)) | None => {
                         format!("see what happened {} ago", text::duration(case.stalled()))
                     }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use crate::diagnose::{About, Case, Explanation, Judgement, Rule, evidence::CounterEvidence, text};
-use crate::model::{Certainty, Class};
+use crate::{
+    model::{Certainty, Class},
+    stacks::HiddenTasks,
+};
 
 /// Detects a program whose threads wait for new work only, so that no thread will close these sockets.
 pub(super) struct Forgotten;
@@ -46,7 +49,7 @@ impl Rule for Forgotten {
                 "a program that got the connection as one of its descriptors 0 to 3: it ends with the connection, or after it",
                 "an event loop that leaves connections in the backlog: it waits for something else",
                 "threads or tasks that wait for a lock, for room in a queue or for a pool, at least half as many as sockets: see `partly_blocked`",
-                "greenlets of gevent and eventlet that have not answered: see `partly_blocked`",
+                "greenlets of gevent and eventlet, or tasks of tokio, that have not answered: see `partly_blocked`",
                 "a runtime that runs many tasks on each thread (Go): its threads show nothing about single connections",
             ],
             seen: &["http-kit/http-kit#326", "websockets/ws#180", "icing/mod_h2#79", "nodejs/node#31106"],
@@ -70,8 +73,8 @@ impl Rule for Forgotten {
         if !waits.show_connections() && stacks.is_none() {
             return None;
         }
-        // Tasks that wait for a lock or a queue work on these, and so do greenlets, whose end closes the connection.
-        if evidence.stacks.is_some_and(|stacks| stacks.stops(case.group.count)) || keeps_greenlets(case) {
+        // Tasks that wait for a lock or a queue work on these, and so do hidden ones, whose end closes the connection.
+        if evidence.stall_beside_others(case.group.count).is_some() || hidden_tasks(case).is_some() {
             return None;
         }
         let backends = evidence.backends?;
@@ -116,7 +119,7 @@ impl Rule for Forgotten {
             && case.group.oldest >= super::SURE_AGE;
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
             let owner = text::owner(case);
-            let others = if serves {
+            let others = if evidence.serves_others(case.now) == Some(true) {
                 owner.word("serves other connections", "serve other connections")
             } else {
                 owner.word("is idle", "are idle")
@@ -146,10 +149,10 @@ impl Rule for Forgotten {
     }
 }
 
-/// Whether an event loop of greenlets has read most of these requests and not answered them: each has a greenlet, which waits.
-pub(super) fn keeps_greenlets(case: &Case<'_>) -> bool {
-    let evidence = &case.group.evidence;
-    evidence.stacks.is_some_and(|stacks| stacks.greenlets) && case.group.was_read_without_answer()
+/// Returns the kind of the tasks without readable stacks that have read most of these requests and not answered them: each of these has a
+/// task, which waits.
+pub(super) fn hidden_tasks(case: &Case<'_>) -> Option<HiddenTasks> {
+    case.group.evidence.stacks?.hidden_tasks.filter(|_| case.group.was_read_without_answer())
 }
 
 /// Whether an event loop with a timeout, which any timer of the program can be the reason for, has none for these sockets.

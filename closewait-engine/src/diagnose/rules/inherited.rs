@@ -26,7 +26,8 @@ impl Rule for Inherited {
             when: "the process that opened the socket has closed its descriptor and another process still has one, or processes of \
                    different programs have one, except for children of the listener that has not answered yet, or several processes of a \
                    client have one, or only processes that are not the listener's have one: they run another program, or another script and \
-                   started for the request, or one started after the connection had received data; such processes may have a copy of the \
+                   started for the request, or one started after the connection had received data, or one is a child of the listener and \
+                   stacks show that it serves no client, while others serve the port; such processes may have a copy of the \
                    listener, too",
             class: &[Class::Inherited],
             certainty: &[
@@ -43,7 +44,7 @@ impl Rule for Inherited {
                 (
                     Certainty::Low,
                     "several processes have it, of different programs or of a client, or only two or more of the owner's connections are older \
-                     than it, or a process that a service left behind has \
+                     than it, or a child of the server has several and serves no client, or a process that a service left behind has \
                      it from its start, or another program has it before it was answered: passing a descriptor on is not a leak in \
                      itself",
                 ),
@@ -159,6 +160,7 @@ fn original_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, Strin
     opener_closed(case, tasks)
         .or_else(|| another_program_listens(case, tasks))
         .or_else(|| connection_is_older(case, tasks))
+        .or_else(|| child_serves_no_client(case, tasks))
         .or_else(|| started_by_ended_process(case, tasks))
 }
 
@@ -344,6 +346,29 @@ fn connection_is_older(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, S
             first.comm,
             first.pid,
             listener.what.local,
+        ),
+    ))
+}
+
+/// Returns the evidence that a child of the server, which has the only descriptors of several connections, serves no client: none of its
+/// threads waits for one, and others than it serve the port. A worker of a server waits for clients, and a process for one connection has
+/// one.
+fn child_serves_no_client(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
+    let ([owner], listener, evidence) = (tasks, case.listener?, &case.group.evidence) else { return None };
+    let parent = process(case, owner.pid)?.parent?;
+    let parent = listener.owners.iter().map(|other| &other.task).find(|task| task.pid == parent)?;
+    let serves_no_client = evidence.stacks?.serves_no_client()
+        && evidence.serves_others(case.now) == Some(false)
+        && evidence.progresses(case.now) == Some(true);
+    if !case.is_server() || super::is_handed_over(case)? || case.group.count < 2 || !serves_no_client {
+        return None;
+    }
+    Some((
+        Certainty::Low,
+        format!(
+            "{}[{}] has the only descriptors of {} connections, but none of its threads serves clients: it probably has copies from its \
+             parent {}[{}], which listens on {} and has closed its own",
+            owner.comm, owner.pid, case.group.count, parent.comm, parent.pid, listener.what.local,
         ),
     ))
 }

@@ -92,6 +92,8 @@ const STANDARD_ERROR: u32 = 2;
 
 /// Next step for threads that wait for a connection of a pool.
 const FIND_POOL_USER: &str = "see which code takes connections of the pool and does not return them";
+/// Next step if tasks wait for a result that does not come.
+const FIND_TASK: &str = "see which task should bring what they wait for, and whether it has ended with an error";
 
 /// Whether at most one process has a connection as another descriptor than these: a super-server, a shell or a server of CGI
 /// programs passes it on intentionally. `None` if the descriptors are unknown.

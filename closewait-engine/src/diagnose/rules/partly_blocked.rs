@@ -5,7 +5,10 @@ use crate::diagnose::{
     evidence::{CounterEvidence, OwnLoops, Stall},
     text,
 };
-use crate::model::{Certainty, Class};
+use crate::{
+    model::{Certainty, Class},
+    stacks::HiddenTasks,
+};
 
 /// Detects threads that wait without a timeout while other threads of the program serve connections.
 pub(super) struct PartlyBlocked;
@@ -19,9 +22,9 @@ impl Rule for PartlyBlocked {
                    timeout, while other processes serve the port, or the group has 3 or more sockets, at least as many threads \
                    wait without a timeout, and the number of threads with a timeout has not risen with the number of sockets; or stacks \
                    show that threads have waited for locks or for room in queues at up to three lines, or for a connection of a pool, or for \
-                   other threads while no thread can continue, for 30 s or longer, at \
+                   other threads while no thread can continue, or tasks of an event loop without a timer for a result, for 30 s or longer, at \
                    least half as many as sockets, and the oldest entered 60 s ago or longer; or stacks show an event loop of greenlets \
-                   (gevent, eventlet), which has read most of 8 or more requests and not answered them, the oldest for 2 min, finished \
+                   (gevent, eventlet) or of tokio, which has read most of 8 or more requests and not answered them, the oldest for 2 min, finished \
                    none late and waits for no other program",
             class: &[Class::Hung],
             certainty: &[(Certainty::Low, "the program works; a slow lock or a leak can look the same")],
@@ -52,8 +55,8 @@ impl Rule for PartlyBlocked {
             return stalled(case, stall);
         }
         let waits = evidence.waits?;
-        if case.is_server() && super::forgotten::keeps_greenlets(case) {
-            return greenlets(case);
+        if let Some(tasks) = super::forgotten::hidden_tasks(case).filter(|_| case.is_server()) {
+            return hidden(case, tasks);
         }
         let applies = case.is_server()
             && evidence.progresses(case.now) == Some(true)
@@ -87,25 +90,35 @@ impl Rule for PartlyBlocked {
     }
 }
 
-/// Returns the judgement on requests that greenlets have read and not answered, while others are served and no timer ends the wait.
-fn greenlets<'c>(case: &'c Case<'_>) -> Option<Judgement<'c>> {
+/// Returns the judgement on requests that hidden tasks have read and not answered, while others are served and no timer ends the wait.
+fn hidden<'c>(case: &'c Case<'_>, tasks: HiddenTasks) -> Option<Judgement<'c>> {
     let waits_outside = case.group.evidence.backends.is_none_or(|backends| backends.waiting > 0);
     if waits_outside || !super::forgotten::waits_for_no_timer(case) {
         return None;
     }
     Some(Judgement::new(Class::Hung, Certainty::Low, move || {
         let owner = text::owner(case);
+        let (tasks, next) = match tasks {
+            HiddenTasks::Greenlets => (
+                "greenlets",
+                "have the program print its greenlets (`gevent.util.print_run_info`), and see where they wait",
+            ),
+            HiddenTasks::Tokio => (
+                "tasks",
+                "see the program's log of that time for a panic, which leaves other tasks waiting; `tokio-console` shows where tasks wait",
+            ),
+        };
         Explanation {
             text: format!(
                 "other connections of port {port} are served, but {owner} {has} not answered {count}, the oldest for {since}: \
-                 their greenlets, which closewait cannot read, wait for something inside the program, such as a lock, a queue \
+                 their {tasks}, which closewait cannot read, wait for something inside the program, such as a lock, a queue \
                  or a connection of a pool",
                 port = text::port(case),
                 has = owner.has(),
                 count = text::count(case.group.count, "socket"),
                 since = text::duration(case.group.oldest),
             ),
-            next: "have the program print its greenlets (`gevent.util.print_run_info`), and see where they wait".into(),
+            next: next.into(),
         }
     }))
 }
@@ -120,6 +133,7 @@ fn stalled<'c>(case: &'c Case<'_>, stall: Stall) -> Option<Judgement<'c>> {
         let next = match stall {
             Stall::AtLines(_) => "see which one holds the lock, or should take the items of the queue",
             Stall::ForPool(_) => super::FIND_POOL_USER,
+            Stall::ForResult(_) => super::FIND_TASK,
             Stall::ForEachOther(_) => "see which one should have woken them, and why it did not",
         };
         let owner = text::owner(case);
@@ -145,6 +159,7 @@ mod tests {
         diagnose::evidence::{Backends, OwnLoops, Siblings, StackEvidence, Waits},
         diagnose::testing::secs,
         model::{Certainty, Class, ReadState},
+        stacks::HiddenTasks,
     };
 
     #[test]
@@ -196,6 +211,33 @@ mod tests {
     }
 
     #[test]
+    fn tasks_that_nothing_will_continue_are_hung() {
+        let mut scene = hung(70).of(12);
+        let evidence = &mut scene.group.evidence;
+        evidence.waits =
+            Some(Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() });
+        evidence.stacks = Some(StackEvidence { threads: 9, tasks: 8, awaiting: 6, ..StackEvidence::default() });
+        let verdict = scene.verdict();
+        assert_eq!((verdict.rule, result(&scene)), ("blocked", (Class::Hung, Certainty::Low)));
+        assert!(verdict.text.contains("6 of 9 stacks have waited for another task or a result"), "{}", verdict.text);
+        assert!(verdict.next.text.contains("ended with an error"), "{}", verdict.next.text);
+        let mut others = scene.clone();
+        others.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        assert_eq!((others.verdict().rule, result(&others)), ("partly_blocked", (Class::Hung, Certainty::Low)));
+        let changes: [fn(&mut crate::diagnose::testing::Scene); 4] = [
+            |scene| scene.group.evidence.stacks.as_mut().unwrap().awaiting = 5,
+            |scene| scene.group.evidence.waits.as_mut().unwrap().limited = 1,
+            |scene| scene.group.evidence.backends = Some(Backends { waiting: 1, answered: false }),
+            |scene| scene.group.evidence.backends = Some(Backends { waiting: 0, answered: true }),
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            let mut other = scene.clone();
+            change(&mut other);
+            assert_ne!(other.verdict().rule, "blocked", "{at}");
+        }
+    }
+
+    #[test]
     fn a_process_of_several_whose_threads_all_wait_is_perhaps_hung() {
         let mut scene = hung(20).of(1);
         scene.group.evidence.eof_unread = 1;
@@ -240,11 +282,21 @@ mod tests {
             ..Waits::default()
         });
         evidence.eof_unread = 0;
-        evidence.stacks = Some(StackEvidence { threads: 1, greenlets: true, ..StackEvidence::default() });
+        evidence.stacks =
+            Some(StackEvidence { threads: 1, hidden_tasks: Some(HiddenTasks::Greenlets), ..StackEvidence::default() });
         let scene = scene.reading(ReadState::IdleFin);
         let verdict = scene.verdict();
         assert_eq!((verdict.rule, result(&scene)), ("partly_blocked", (Class::Hung, Certainty::Low)));
         assert!(verdict.text.contains("greenlets"), "{}", verdict.text);
+        let mut tokio = scene.clone();
+        tokio.group.evidence.stacks.as_mut().unwrap().hidden_tasks = Some(HiddenTasks::Tokio);
+        tokio.group.evidence.waits =
+            Some(Waits { threads: 5, complete: true, events: 1, blocked: 4, locked: 4, ..Waits::default() });
+        let verdict = tokio.verdict();
+        assert_eq!((verdict.rule, result(&tokio)), ("partly_blocked", (Class::Hung, Certainty::Low)));
+        assert!(verdict.next.text.contains("panic"), "{}", verdict.next.text);
+        tokio.group.oldest = secs(100);
+        assert_eq!(tokio.verdict().class, Class::Unknown, "a timer may end it; its threads show nothing");
         let mut answered = scene.clone();
         answered.group.unanswered = 0;
         assert_eq!(answered.verdict().rule, "forgotten", "they have ended");

@@ -27,7 +27,7 @@ impl Rule for Pool {
                 (
                     Certainty::Low,
                     "idle connections only, or one event and unread responses: connections that the program forgot after use look \
-                     the same; unknown if most threads wait without a timeout, or stacks show threads that wait for a connection of a pool, or \
+                     the same; unknown if most threads wait without a timeout and the program has not ended some late, or stacks show threads that wait for a connection of a pool, or \
                      at least half as many as sockets that wait for a lock: an idle pool and an exhausted one look the same",
                 ),
             ],
@@ -69,7 +69,10 @@ impl Rule for Pool {
             // An unread response is no sign of a pool: its program may have lost the connection.
             (
                 if most(clients.responses) { Certainty::Low } else { Certainty::Medium },
-                format!("{remote} closed {} of them within 1.5s, as in a restart or a cleanup", clients.same_moment),
+                format!(
+                    "{remote} closed {} of them within 1.5s, as in a restart, or of connections that are all idle for too long",
+                    clients.same_moment
+                ),
             )
         } else if most(clients.idle)
             && !accumulates
@@ -81,7 +84,7 @@ impl Rule for Pool {
                     "{idle} had been idle for 1s or longer, and {it} closed {count} others after up to {longest}, as at their next use",
                     idle = clients.idle,
                     it = owner.it(),
-                    count = exits.count,
+                    count = exits.number(),
                     longest = text::duration(exits.longest),
                 ),
             )
@@ -104,6 +107,8 @@ impl Rule for Pool {
                 Some(format!("{}, and may keep these.{}", stacks.blocked(), text::doing(case)))
             }
             Some(stacks) if !stacks.unknown => None,
+            // No thread waits without end for a pool that closes and replaces its connections.
+            Some(_) | None if replaces.is_some() => None,
             Some(_) | None => waits
                 .filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads)
                 .map(|waits| {
@@ -206,6 +211,10 @@ mod tests {
         let judgement = scene.check(&Pool).unwrap();
         assert_eq!((judgement.class, judgement.certainty), (Class::Unknown, Certainty::Low));
         assert!(judgement.text.contains("7 of 13 threads") && judgement.next.command.is_some(), "{judgement:?}");
+        let mut replaces = scene.clone();
+        replaces.group.evidence.late_exits =
+            Some(LateExits { count: 8, last: Some(scene.now - secs(5)), longest: secs(40) });
+        assert_eq!(replaces.check(&Pool).unwrap().class, Class::Pool, "it closes others");
         let stacks = StackEvidence { threads: 13, pool: 0, complete: true, ..StackEvidence::default() };
         scene.group.evidence.stacks = Some(stacks);
         assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "no thread waits for a connection");

@@ -78,7 +78,7 @@ impl Rule for ProxyWait {
                 next: format!(
                     "see what {towards} does with the connections of {owner}; a timeout for half-closed connections in \
                  the proxy limits the wait{haproxy}",
-                    haproxy = if is_haproxy { " (`timeout client-fin`)" } else { "" },
+                    haproxy = if is_haproxy { " (`timeout server`; in TCP mode, `timeout client-fin`)" } else { "" },
                 )
                 .into(),
             }

@@ -41,7 +41,7 @@ impl Rule for Slow {
                  {last} ago",
                     is = owner.is(),
                     it = owner.it(),
-                    count = exits.count,
+                    count = exits.number(),
                     longest = text::duration(exits.longest),
                     last = text::duration(case.now.since(last)),
                 ),

@@ -107,15 +107,18 @@ impl Rule for ServesOthers {
         let waits = evidence.waits.filter(Waits::show_connections);
         // Those of a runtime with many tasks on each thread show only in stacks. The tasks of an event loop have none.
         let stacks = evidence.stacks.filter(|stacks| stacks.complete && !case.group.is_mostly_unread());
-        let idle_threads = match stacks {
-            Some(stacks) => u64::from(stacks.working()) * 2 < u64::from(case.group.count),
-            None => {
-                evidence.stacks.is_some_and(|stacks| stacks.lacks_tasks(case.group.count))
-                    || waits.is_some_and(|waits| {
-                        waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count
-                    })
-            }
-        };
+        // Threads show nothing of them.
+        let hidden = super::forgotten::hidden_tasks(case).is_some();
+        let idle_threads = !hidden
+            && match stacks {
+                Some(stacks) => u64::from(stacks.working()) * 2 < u64::from(case.group.count),
+                None => {
+                    evidence.stacks.is_some_and(|stacks| stacks.lacks_tasks(case.group.count))
+                        || waits.is_some_and(|waits| {
+                            waits.idle_loop.is_none() && (waits.working() + waits.events) * 2 < case.group.count
+                        })
+                }
+            };
         // A program that has read the FIN, and has nothing to answer, has nothing to do for the socket.
         let consumed = most(case.group.in_state(ReadState::FinConsumed));
         let owes_nothing =

@@ -9,9 +9,6 @@ use crate::{
     time::BootTime,
 };
 
-/// Maximum number of stored late exits of each flow.
-const MAX_LATE_EXITS: usize = 8;
-
 /// Process whose end was an exit: its pid, if it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EndedBy(pub(crate) Option<u32>);
@@ -46,7 +43,7 @@ pub(super) fn add(
         *ended_late = Some((ended, Some((at, stayed))));
     }
     // Pop before the push, so that the queue does not grow beyond the limit.
-    if exits.len() >= MAX_LATE_EXITS {
+    if exits.len() >= LateExits::MAX {
         exits.pop_front();
     }
     exits.push_back((at, stayed));
@@ -102,6 +99,6 @@ mod tests {
 
     #[test]
     fn only_the_latest_ones_are_stored() {
-        assert_eq!(log(&[(10, None); 2 * MAX_LATE_EXITS]).count, u32::try_from(MAX_LATE_EXITS).unwrap());
+        assert_eq!(log(&[(10, None); 2 * LateExits::MAX]).count, u32::try_from(LateExits::MAX).unwrap());
     }
 }

@@ -58,6 +58,32 @@ fn tasks(second: u64, lines: &[&[(&str, &str, u32)]]) -> ProcessStacks {
 }
 
 #[test]
+fn tasks_that_wait_for_a_result_count_at_the_line_with_the_most_of_them() {
+    const FUTURE: (&str, &str, u32) = ("Batcher.submit", "/srv/orders.py", 23);
+    const SLEEP: (&str, &str, u32) = ("sleep", "/usr/lib/python3.11/asyncio/tasks.py", 639);
+    let lines: &[&[_]] = &[&[FUTURE, RESERVE], &[FUTURE, RESERVE], &[FETCH], &[SLEEP, WORK]];
+    assert_eq!(evidence(&[tasks(0, lines)]).awaiting, 0, "one sample");
+    assert_eq!(evidence(&[tasks(0, lines), tasks(60, lines)]).awaiting, 2);
+    let threads: &[&[_]] = &[&[FETCH], &[FETCH]];
+    assert_eq!(evidence(&[sample(0, threads), sample(60, threads)]).awaiting, 0, "threads");
+}
+
+#[test]
+fn threads_that_wait_for_a_time_serve_no_client() {
+    const SLEEP: (&str, &str, u32) = ("nanosleep", "", 0);
+    let sleeping = |frames: &[(&str, &str, u32)]| {
+        let mut stack = python_stack(1, frames);
+        stack.language = CodeLanguage::Native;
+        ProcessStacks::new(7, BootTime(0), &[stack], Vec::new())
+    };
+    assert!(evidence(&[sleeping(&[SLEEP, RESERVE])]).serves_no_client());
+    for other in [("epoll_wait", "", 0), ("accept", "", 0), ("pthread_cond_wait", "", 0), ("recv", "", 0)] {
+        let read = evidence(&[sleeping(&[other, RESERVE])]);
+        assert!(!read.serves_no_client() || other.0 == "pthread_cond_wait", "{other:?}");
+    }
+}
+
+#[test]
 fn tasks_that_wait_for_a_lock_count_and_idle_ones_prove_nothing() {
     const ACQUIRE: (&str, &str, u32) = ("Lock.acquire", "/usr/lib/python3.11/asyncio/locks.py", 114);
     const GET: (&str, &str, u32) = ("Queue.get", "/usr/lib/python3.11/asyncio/queues.py", 158);

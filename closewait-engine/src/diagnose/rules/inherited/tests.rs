@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     diagnose::{
-        evidence::Waits,
+        evidence::{Siblings, StackEvidence, Waits},
         testing::{Scene, owned_by, process, secs, task},
     },
     model::Opener,
@@ -248,4 +248,37 @@ fn a_newer_or_unknown_listener_proves_nothing() {
     assert_eq!(certainty(&scene), None);
     scene.listener = None;
     assert_eq!(certainty(&scene), None);
+}
+
+#[test]
+fn a_child_that_serves_no_client_has_copies() {
+    let mut scene = child(9, "/usr/bin/ruby3.1", "/usr/bin/ruby3.1").of(30);
+    scene.processes[0].parent = Some(7);
+    let listener = scene.listener.as_mut().unwrap();
+    listener.owners.push(owned_by(42, "child", 3));
+    let evidence = &mut scene.group.evidence;
+    evidence.siblings = Some(Siblings::default());
+    evidence.last_exit = Some(scene.now);
+    let sleeps = StackEvidence { threads: 1, active: 1, complete: true, ..StackEvidence::default() };
+    evidence.stacks = Some(sleeps);
+    let judgement = scene.check(&Inherited).unwrap();
+    assert_eq!((judgement.class, judgement.certainty), (Class::Inherited, Certainty::Low));
+    assert!(judgement.text.contains("none of its threads serves clients"), "{}", judgement.text);
+    let changes: [fn(&mut Scene); 6] = [
+        |scene| scene.processes[0].parent = Some(1),
+        |scene| scene.group.evidence.stacks = None,
+        // A worker waits for clients.
+        |scene| scene.group.evidence.stacks.as_mut().unwrap().threads = 2,
+        |scene| scene.group.evidence.stacks.as_mut().unwrap().unknown = true,
+        |scene| {
+            scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+        },
+        // A process for one connection.
+        |scene| scene.group.count = 1,
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        let mut other = scene.clone();
+        change(&mut other);
+        assert_eq!(certainty(&other), None, "{at}");
+    }
 }
