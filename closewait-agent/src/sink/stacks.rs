@@ -11,7 +11,7 @@ use super::{
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    stacks::{LockOwner, StackGroup, ThreadWork, carriers::PinnedCarriers},
+    stacks::{CodeFrame, LockOwner, StackGroup, ThreadWork, carriers::PinnedCarriers},
     text::{Comm, count},
 };
 
@@ -106,13 +106,20 @@ fn held_by(lock_owner: &LockOwner) -> String {
     format!("{name}{tid}{work}{place}")
 }
 
-/// Returns the first frames of a group, a line each, with a mark at the application's own, and the number of the others.
-pub(super) fn frame_lines(group: &StackGroup) -> impl Iterator<Item = String> {
-    let mark = |at| if group.place == Some(at) { '>' } else { ' ' };
-    let shown = group.frames.iter().take(MAX_SHOWN_FRAMES).enumerate();
-    let more = group.frames.len().saturating_sub(MAX_SHOWN_FRAMES);
-    let more = (more > 0).then(|| format!("  and {more} more"));
-    shown.map(move |(at, frame)| format!("{} {frame}", mark(at))).chain(more)
+/// Returns the first frames of a group, a line each, with a mark at the application's own, and the number of the others. The application's
+/// own is always there, with its caller, in place of some that it has called.
+pub(super) fn frame_lines(group: &StackGroup) -> Vec<String> {
+    let line = |at: usize, frame: &CodeFrame| format!("{} {frame}", if group.place == Some(at) { '>' } else { ' ' });
+    let frames = || group.frames.iter().enumerate().map(|(at, frame)| line(at, frame));
+    let more = |number: usize, and: &str| (number > 0).then(|| format!("  {and}{number} more"));
+    // The last two of those that are shown.
+    let outer = group.place.unwrap_or(0).max(MAX_SHOWN_FRAMES - 2);
+    let inner = MAX_SHOWN_FRAMES - 2;
+    let mut lines: Vec<String> = frames().take(inner).collect();
+    lines.extend(more(outer - inner, "").filter(|_| group.frames.len() > outer));
+    lines.extend(frames().skip(outer).take(2));
+    lines.extend(more(group.frames.len().saturating_sub(outer + 2), "and "));
+    lines
 }
 
 fn frames(group: &StackGroup, text: &mut String) {
@@ -196,6 +203,30 @@ not read: the stacks of machine code were not read: it ended
         let object: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((&object["groups"][0]["place"], &object["groups"][1]["idle"]), (&1.into(), &true.into()));
         assert!(object["groups"][0]["lock_owner"].is_null());
+    }
+
+    #[test]
+    fn the_place_of_the_application_is_shown_in_a_long_stack() {
+        let library = |line| ("wait", "/usr/lib/python3/dist-packages/pool.py", line);
+        let shown = |inner: u32, outer: u32| {
+            let mut frames: Vec<_> = (1..=inner).map(library).collect();
+            frames.push(("reserve", "/srv/app/orders.py", 7));
+            frames.extend((1..=outer).map(|line| ("caller", "/srv/app/orders.py", line)));
+            frame_lines(&group_stacks(&[stack(11, &frames)])[0])
+        };
+        let lines = shown(14, 5);
+        assert_eq!(lines.len(), MAX_SHOWN_FRAMES + 2, "{lines:#?}");
+        assert_eq!(
+            lines[9..],
+            ["  wait (pool.py:10)", "  4 more", "> reserve (orders.py:7)", "  caller (orders.py:1)", "  and 4 more"]
+        );
+        for inner in [9, 10] {
+            let lines = shown(inner, 11 - inner);
+            assert_eq!(lines.len(), MAX_SHOWN_FRAMES, "{lines:#?}");
+            assert_eq!(lines.iter().position(|line| line.starts_with('>')), Some(inner as usize));
+        }
+        assert_eq!(shown(11, 0).last().unwrap(), "> reserve (orders.py:7)");
+        assert_eq!(shown(0, 12).last().unwrap(), "  and 1 more");
     }
 
     #[test]

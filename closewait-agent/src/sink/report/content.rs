@@ -172,7 +172,7 @@ fn stack_texts(evidence: &Evidence, now: BootTime) -> Vec<StackTexts> {
         let lasting = since.map(|since| format!(", for at least {}", duration(stacks.at.since(since))));
         let owner = owner_clause(group.lock_owner.as_ref(), ", ");
         let headline = format!("{}{}{owner}{as_of}", group.headline(), lasting.unwrap_or_default());
-        StackTexts { headline, frames: frame_lines(group).collect() }
+        StackTexts { headline, frames: frame_lines(group) }
     };
     let pinned = stacks
         .pinned_carriers()
