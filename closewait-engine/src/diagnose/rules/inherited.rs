@@ -75,7 +75,9 @@ impl Rule for Inherited {
         if tasks.is_empty() || case.socket.accepted == Some(false) {
             return None;
         }
-        let (certainty, text) = original_closed(case, &tasks).or_else(|| shared(case, &tasks))?;
+        let (certainty, text) = original_closed(case, &tasks)
+            .or_else(|| child_serves_no_client(case, &tasks))
+            .or_else(|| shared(case, &tasks))?;
         Some(Judgement::new(Class::Inherited, certainty, move || {
             let who = text::owner(case);
             Explanation {
@@ -160,7 +162,6 @@ fn original_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, Strin
     opener_closed(case, tasks)
         .or_else(|| another_program_listens(case, tasks))
         .or_else(|| connection_is_older(case, tasks))
-        .or_else(|| child_serves_no_client(case, tasks))
         .or_else(|| started_by_ended_process(case, tasks))
 }
 
@@ -366,7 +367,7 @@ fn child_serves_no_client(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty
     Some((
         Certainty::Low,
         format!(
-            "{}[{}] has the only descriptors of {} connections, but none of its threads serves clients: it probably has copies from its \
+            "{}[{}] has {} connections, but none of its threads serves clients: it probably has copies from its \
              parent {}[{}], which listens on {} and has closed its own",
             owner.comm, owner.pid, case.group.count, parent.comm, parent.pid, listener.what.local,
         ),

@@ -1,9 +1,14 @@
 //! Idle connections of a pool.
 
+use std::time::Duration;
+
 use crate::diagnose::{About, Case, Explanation, Judgement, Rule, text};
 use crate::model::{Certainty, Class};
 
 use super::client_blocked;
+
+/// Maximum time between two rounds in which a pool closes connections that its peer has closed.
+const MAX_ROUND: Duration = Duration::from_secs(180);
 
 /// Detects idle connections of a pool, which checks a connection only when it needs one.
 pub(super) struct Pool;
@@ -27,7 +32,7 @@ impl Rule for Pool {
                 (
                     Certainty::Low,
                     "idle connections only, or one event and unread responses: connections that the program forgot after use look \
-                     the same; unknown if most threads wait without a timeout and the program has not ended some late, or stacks show threads that wait for a connection of a pool, or \
+                     the same; unknown if most threads wait without a timeout and the program has not ended 2 or more late in the last 3 min, or stacks show threads that wait for a connection of a pool, or \
                      at least half as many as sockets that wait for a lock: an idle pool and an exhausted one look the same",
                 ),
             ],
@@ -108,7 +113,7 @@ impl Rule for Pool {
             }
             Some(stacks) if !stacks.unknown => None,
             // No thread waits without end for a pool that closes and replaces its connections.
-            Some(_) | None if replaces.is_some() => None,
+            Some(_) | None if has_replaced(case) => None,
             Some(_) | None => waits
                 .filter(|waits| !waits.multiplexes && waits.blocked_of_program() * 2 > waits.threads)
                 .map(|waits| {
@@ -146,6 +151,13 @@ impl Rule for Pool {
             next,
         }))
     }
+}
+
+/// Whether the program has closed connections of the pool late some time ago. A pool that looks for closed ones now and then does so in
+/// rounds, with longer pauses than the connections stay.
+fn has_replaced(case: &Case<'_>) -> bool {
+    let exits = case.group.evidence.late_exits.filter(|exits| exits.count >= 2);
+    exits.and_then(|exits| exits.last).is_some_and(|last| case.now.since(last) <= MAX_ROUND)
 }
 
 #[cfg(test)]
@@ -213,8 +225,12 @@ mod tests {
         assert!(judgement.text.contains("7 of 13 threads") && judgement.next.command.is_some(), "{judgement:?}");
         let mut replaces = scene.clone();
         replaces.group.evidence.late_exits =
-            Some(LateExits { count: 8, last: Some(scene.now - secs(5)), longest: secs(40) });
+            Some(LateExits { count: 8, last: Some(scene.now - secs(5)), longest: secs(4) });
         assert_eq!(replaces.check(&Pool).unwrap().class, Class::Pool, "it closes others");
+        replaces.group.evidence.late_exits.as_mut().unwrap().last = Some(scene.now - secs(180));
+        assert_eq!(replaces.check(&Pool).unwrap().class, Class::Pool, "in rounds");
+        replaces.group.evidence.late_exits.as_mut().unwrap().last = Some(scene.now - secs(181));
+        assert_eq!(replaces.check(&Pool).unwrap().class, Class::Unknown, "no longer");
         let stacks = StackEvidence { threads: 13, pool: 0, complete: true, ..StackEvidence::default() };
         scene.group.evidence.stacks = Some(stacks);
         assert_eq!(scene.check(&Pool).unwrap().class, Class::Pool, "no thread waits for a connection");

@@ -264,6 +264,7 @@ fn a_child_that_serves_no_client_has_copies() {
     let judgement = scene.check(&Inherited).unwrap();
     assert_eq!((judgement.class, judgement.certainty), (Class::Inherited, Certainty::Low));
     assert!(judgement.text.contains("none of its threads serves clients"), "{}", judgement.text);
+    assert_eq!(certainty(&Scene { blind: true, ..scene.clone() }), Some(Certainty::Low), "its parent was read");
     let changes: [fn(&mut Scene); 6] = [
         |scene| scene.processes[0].parent = Some(1),
         |scene| scene.group.evidence.stacks = None,
