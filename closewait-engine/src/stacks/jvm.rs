@@ -14,6 +14,9 @@ pub(super) const JVM_WAITS: &[(&str, CodeWait)] = &[
     ("io.agroal.pool.ConnectionPool.getConnection", CodeWait::Pool),
     ("oracle.ucp.%.getConnection", CodeWait::Pool),
     ("org.apache.commons.pool%.borrowObject", CodeWait::Pool),
+    // The same in other packages, as those of Tomcat.
+    ("%.GenericObjectPool.borrowObject", CodeWait::Pool),
+    ("%.GenericKeyedObjectPool.borrowObject", CodeWait::Pool),
     ("org.apache.tomcat.jdbc.pool.ConnectionPool.getConnection", CodeWait::Pool),
     ("org.apache.tomcat.jdbc.pool.ConnectionPool.borrowConnection", CodeWait::Pool),
     ("org.apache.http.pool.AbstractConnPool.%", CodeWait::Pool),
@@ -279,6 +282,7 @@ mod tests {
         for pool in [
             "com.zaxxer.hikari.HikariDataSource.getConnection",
             "org.apache.commons.pool2.impl.GenericObjectPool.borrowObject",
+            "org.apache.tomcat.dbcp.pool2.impl.GenericObjectPool.borrowObject",
             "org.apache.http.impl.conn.PoolingHttpClientConnectionManager.leaseConnection",
             "org.apache.hc.client5.http.impl.classic.InternalExecRuntime.acquireEndpoint",
             "com.mongodb.connection.DefaultConnectionPool.get",
