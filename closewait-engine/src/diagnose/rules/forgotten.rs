@@ -119,10 +119,13 @@ impl Rule for Forgotten {
             && case.group.oldest >= super::SURE_AGE;
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
             let owner = text::owner(case);
-            let others = if evidence.serves_others(case.now) == Some(true) {
-                owner.word("serves other connections", "serve other connections")
+            // What is closed on the port need not be its own: a child of the server can have copies.
+            let subject = if evidence.serves_others(case.now) == Some(true) {
+                format!("{owner} {} other connections and", owner.word("serves", "serve"))
+            } else if serves {
+                format!("other connections of port {} are served, and {owner}", text::port(case))
             } else {
-                owner.word("is idle", "are idle")
+                format!("{owner} {} idle and", owner.is())
             };
             // Of a task that waits for a lock or a queue of the program, threads show nothing.
             let tasks = if waits.idle_loop == Some(true) && case.group.unanswered * 2 >= case.group.count {
@@ -132,7 +135,7 @@ impl Rule for Forgotten {
             };
             Explanation {
                 text: format!(
-                    "{owner} {others} and {has} {count} open whose peers closed up to {age} ago: {its} threads wait for new work \
+                    "{subject} {has} {count} open whose peers closed up to {age} ago: {its} threads wait for new work \
                      only, and none works on these{tasks}",
                     has = owner.has(),
                     its = owner.its(),
