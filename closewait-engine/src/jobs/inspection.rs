@@ -87,7 +87,7 @@ impl Engine {
         if self.inspection != InspectionStep::Idle {
             return None;
         }
-        let refresh = self.tracker.has_stuck().then_some(self.refresh);
+        let refresh = self.has_stuck().then_some(self.refresh);
         let suspects = self.has_suspects().then_some(BootTime::default());
         let due = [self.tracker.next_due(), self.lingering.next_due(), refresh, suspects].into_iter().flatten().min();
         due.map(|due| due.max(self.next_inspection))
@@ -127,6 +127,11 @@ impl Engine {
         }
     }
 
+    /// Whether any socket is stuck, in CLOSE_WAIT or as before its end.
+    fn has_stuck(&self) -> bool {
+        self.tracker.has_stuck() || self.lingering.has_abandoned()
+    }
+
     /// Whether the growth of a flow is suspected.
     fn has_suspects(&self) -> bool {
         self.flows.as_ref().is_some_and(Flows::has_suspects)
@@ -159,10 +164,10 @@ impl Engine {
         self.not_found_again(closed, asked);
         let is_due = self.tracker.next_due().is_some_and(|due| due <= asked);
         let is_old = self.scanned.is_none_or(|scanned| asked.since(scanned) >= OWNER_SCAN_INTERVAL);
-        if is_due || self.has_suspects() || (is_old && self.tracker.has_stuck()) {
+        if is_due || self.has_suspects() || (is_old && self.has_stuck()) {
             self.inspection = InspectionStep::Scanning { asked };
             self.scan_owners();
-        } else if self.config.reads_progress && self.refresh <= asked && self.tracker.has_stuck() {
+        } else if self.config.reads_progress && self.refresh <= asked && self.has_stuck() {
             self.inspect_known_owners(asked);
         } else {
             self.inspected(asked, Duration::ZERO);
@@ -216,8 +221,7 @@ impl Engine {
         let is_suspect = |one: SocketView<'_>| {
             flows.is_some_and(|flows| suspects.contains(&flows.counted_as(group_keys.flow_of(one))))
         };
-        let abandoned = lingering.abandoned().filter(|one| is_suspect(*one));
-        let sockets = tracker.stuck_or_due(now, is_suspect).chain(abandoned).map(InspectedSocket::from);
+        let sockets = tracker.stuck_or_due(now, is_suspect).chain(lingering.abandoned()).map(InspectedSocket::from);
         let mut request = host_context.inspection_request(now, config.reads_stacks, sockets);
         if config.reads_progress {
             let tracked = tracker.stuck_or_due(now, is_suspect);

@@ -34,7 +34,10 @@ fn exit(number: u64, millis: u64, how: ExitCause, wrote: Option<bool>) -> Socket
 
 /// Returns an engine with sockets of one owner that entered a second apart.
 fn stuck_sockets() -> Engine {
-    let mut engine = engine(Events::Stuck);
+    stuck_sockets_of(engine(Events::Stuck))
+}
+
+fn stuck_sockets_of(mut engine: Engine) -> Engine {
     for number in 0..COUNT {
         engine.handle(SocketEvent::Enter { key: key(number), at: at(1000 * number), socket: one(number) });
     }
@@ -98,6 +101,46 @@ fn they_stay_in_their_group_until_their_descriptors_are_closed() {
     refresh(&mut engine, 90_000, 0..0);
     assert!(groups(&engine, 90_000).is_empty());
     assert_eq!(closes(&engine), (COUNT, 0, COUNT - 2, Some(at(81_000))), "the program may have ended");
+}
+
+#[test]
+fn their_owners_are_inspected_as_those_of_stuck_sockets() {
+    let mut engine = stuck_sockets_of(Engine::new(Config { reads_progress: true, ..config(Events::Stuck) }, at(0)));
+    (0..COUNT).for_each(|number| engine.handle(exit(number, 80_000, ExitCause::Timeout, None)));
+    let mut inspected = Vec::new();
+    for second in 81..400 {
+        engine.handle_timeout(at(second * 1000));
+        let mut refreshes = false;
+        for output in outputs(&mut engine) {
+            match output {
+                Output::RefreshLingering(keys) => {
+                    let found = |key| RefreshFact::Lingering { key, at: at(second * 1000), socket: one(key.0 - KEY.0) };
+                    keys.into_iter().for_each(|key| engine.handle(found(key)));
+                }
+                Output::Refresh(_) => refreshes = true,
+                _ => {}
+            }
+        }
+        if !refreshes {
+            continue;
+        }
+        let (at, inode, owner) = (at(second * 1000), 100, owner("app", PID, 9));
+        engine.handle(RefreshEnd::Inspection { at, lingering: true });
+        for number in 0..COUNT {
+            let (key, owner, socket) = (key(number), owner.clone(), one(number));
+            engine.handle(ScanFact::Lingering { key, at, socket, how: ExitCause::Timeout, owner });
+        }
+        engine.handle(ScanFact::InodeDescriptor { inode, owner });
+        engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
+        inspected.extend(outputs(&mut engine).into_iter().filter_map(|output| match output {
+            Output::InspectOwners(request) => Some((second, request.processes.contains(&PID))),
+            _ => None,
+        }));
+        engine.handle(InspectionEnd::Owners { at, worked: Duration::ZERO });
+    }
+    assert!(inspected.iter().all(|(_, reads_it)| *reads_it), "{inspected:?}");
+    let gaps = inspected.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(inspected.last().is_some_and(|(last, _)| *last > 390) && gaps.max() <= Some(6), "{inspected:?}");
 }
 
 #[test]

@@ -106,6 +106,9 @@ pub(crate) struct LingeringSockets {
     sockets: HashMap<SocketKey, Lingering, FastState>,
     #[serde(skip)]
     due: BTreeSet<(BootTime, SocketKey)>,
+    /// Number of sockets that are as stuck as before.
+    #[serde(skip)]
+    abandoned: usize,
     /// Sockets that the current refresh reads; `None` between two, and in a checkpoint of an older version.
     #[serde(default)]
     refreshing: Option<Vec<SocketKey>>,
@@ -122,6 +125,7 @@ impl Default for LingeringSockets {
         Self {
             sockets: HashMap::default(),
             due: BTreeSet::new(),
+            abandoned: 0,
             refreshing: None,
             unwatched: 0,
             by_inode: None,
@@ -137,9 +141,21 @@ impl LingeringSockets {
         #[expect(clippy::disallowed_methods, reason = "a sorted set")]
         let due = self.sockets.iter().map(|(key, one)| (one.due, *key)).collect();
         self.due = due;
+        self.count_abandoned();
         for (key, one) in &mut self.sockets {
             one.key = *key;
         }
+    }
+
+    fn count_abandoned(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
+        let abandoned = self.sockets.values().filter(|one| one.is_abandoned()).count();
+        self.abandoned = abandoned;
+    }
+
+    /// Whether any socket is as stuck as before its peer ended the connection.
+    pub(crate) fn has_abandoned(&self) -> bool {
+        self.abandoned > 0
     }
 
     /// Returns all sockets, also those that no refresh has found yet, in the order of their next refresh.
@@ -222,6 +238,7 @@ impl LingeringSockets {
         }
         let (due, has_left) = (gone.at + FIRST_REFRESH_AFTER, untouched_since.is_none());
         self.due.insert((due, key));
+        self.abandoned += usize::from(untouched_since.is_some());
         self.sockets.insert(
             key,
             Lingering { key, socket, gone, owners, untouched_since, has_left, found: Vec::new(), due, seen: None },
@@ -232,6 +249,7 @@ impl LingeringSockets {
     pub(crate) fn remove(&mut self, key: SocketKey) -> Option<Lingering> {
         let known = self.sockets.remove(&key)?;
         self.due.remove(&(known.due, key));
+        self.abandoned -= usize::from(known.is_abandoned());
         shrink(&mut self.sockets);
         Some(known)
     }
@@ -289,6 +307,7 @@ impl LingeringSockets {
             self.due.insert((known.due, key));
         }
         shrink(&mut self.sockets);
+        self.count_abandoned();
         closed
     }
 
