@@ -10,16 +10,15 @@ const WITHOUT_AGENT: [&str; 4] = ["closewait doctor", "closewait explain", "clos
 /// Returns a command with the flag `--socket` if it is one of closewait that asks an agent and the user has given `socket`. The command
 /// then asks the same agent.
 pub(crate) fn with_socket<'c>(command: &'c str, socket: Option<&Path>) -> Cow<'c, str> {
-    match socket {
-        Some(socket)
-            if command.starts_with("closewait ")
-                && !command.contains(" --socket ")
-                && !WITHOUT_AGENT.iter().any(|without| command.starts_with(without)) =>
-        {
-            Cow::Owned(format!("{command}{}", flag(Some(socket))))
-        }
-        Some(_) | None => Cow::Borrowed(command),
-    }
+    with_options(command, &flag(socket))
+}
+
+/// Returns a command with options that name an agent, with a blank before each, if it is one of closewait that asks an agent.
+pub(crate) fn with_options<'c>(command: &'c str, options: &str) -> Cow<'c, str> {
+    let asks_agent = command.starts_with("closewait ")
+        && !command.contains(" --socket ")
+        && !WITHOUT_AGENT.iter().any(|without| command.starts_with(without));
+    if asks_agent && !options.is_empty() { Cow::Owned(format!("{command}{options}")) } else { Cow::Borrowed(command) }
 }
 
 /// Returns ` --socket PATH`, quoted for a shell; empty without a path.
@@ -47,6 +46,8 @@ mod tests {
         assert_eq!(with("closewait doctor", "/tmp/a.sock"), "closewait doctor");
         assert_eq!(with(&with("closewait list", "/a"), "/a"), "closewait list --socket /a");
         assert_eq!(with_socket("closewait list", None), "closewait list");
+        assert_eq!(with_options("closewait list", " --alone"), "closewait list --alone");
+        assert_eq!(with_options("closewait stacks 7", " --alone"), "closewait stacks 7");
         assert!(!with("closewait list", "/a\x1b[2J").contains('\x1b'));
     }
 }

@@ -15,9 +15,12 @@ use self::{
     trend::{SessionCounts, growth_text},
 };
 use super::messages::{SourceState, TopEffect, TopEvent, TopKey, TopRequest, TopSettings, TopSnapshot};
-use crate::sink::status::{
-    RowTrend,
-    live::{class_label, group_name},
+use crate::sink::{
+    command::with_options,
+    status::{
+        RowTrend,
+        live::{class_label, group_name},
+    },
 };
 use closewait_engine::{
     model::{Pileup, PileupGroup, ReportedGroup},
@@ -119,6 +122,12 @@ impl TopModel {
     pub(super) fn selected(&self) -> Option<&Pileup> {
         let position = self.position()?;
         self.groups().get(position).map(|group| &group.pileup)
+    }
+
+    /// Returns the next command for the selected group, which asks the same agent.
+    pub(super) fn command(&self) -> Option<String> {
+        let command = self.selected()?.command();
+        Some(with_options(&command, &self.settings.agent_options).into_owned())
     }
 
     /// Returns the graph and growth of a group.
@@ -280,7 +289,7 @@ impl TopModel {
             }
             TopKey::Char('r') => return Some(TopEffect::Ask(TopRequest::Refresh)),
             TopKey::Char('y') => {
-                let command = self.selected()?.command().into_owned();
+                let command = self.command()?;
                 self.message = Some(format!("sent to the clipboard: {command}"));
                 return Some(TopEffect::Copy(command));
             }

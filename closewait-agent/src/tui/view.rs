@@ -190,7 +190,7 @@ fn groups(model: &TopModel, theme: TopTheme, height: u16, rows: &mut Rows<'_>) {
     let Some(shown) = &model.shown else { return };
     let (height, groups) = (usize::from(height), model.groups());
     let details = model.selected().map(|pileup| GroupDetails::new(pileup, &shown.report, shown.anchor, rows.width()));
-    let command = details.as_ref().map(|details| command_lines(&details.command, rows.width())).unwrap_or_default();
+    let command = model.command().map(|command| command_lines(&command, rows.width())).unwrap_or_default();
     // Heading, one group and the command come first.
     let with_details = rows.area.height >= MIN_HEIGHT_FOR_DETAILS;
     let below = if with_details { (height / 2).max(command.len() + 3) } else { command.len() };

@@ -177,7 +177,15 @@ fn stack_texts(evidence: &Evidence, now: BootTime) -> Vec<StackTexts> {
     let pinned = stacks
         .pinned_carriers()
         .map(|pinned| StackTexts { headline: pinned_line(&pinned) + &as_of, frames: Vec::new() });
-    pinned.into_iter().chain(stacks.working_groups().take(MAX_STACKS).map(texts)).collect()
+    let others = stacks.working_groups().skip(MAX_STACKS).count();
+    let more = (others > 0).then(|| StackTexts {
+        headline: format!(
+            "and {} of threads: `closewait stacks PID` shows all",
+            closewait_engine::text::count(others as u64, "more group")
+        ),
+        frames: Vec::new(),
+    });
+    pinned.into_iter().chain(stacks.working_groups().take(MAX_STACKS).map(texts)).chain(more).collect()
 }
 
 /// Returns the numbers of a group, and the time without a close.

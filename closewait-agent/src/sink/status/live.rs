@@ -50,12 +50,10 @@ pub struct GroupDetails {
     pub title: Vec<String>,
     /// Reason of the verdict and evidence, the most important first.
     pub evidence: Vec<String>,
-    /// Next command.
-    pub command: String,
 }
 
 impl GroupDetails {
-    /// Formats a group of `report` in lines of at most `width` columns. The command is one line of any length.
+    /// Formats a group of `report` in lines of at most `width` columns.
     pub fn new(pileup: &Pileup, report: &IncidentReport, anchor: TimeAnchor, width: usize) -> Self {
         let page = StatusPage { report, anchor, is_root: true, notes: &[], socket: None };
         let evidence = text::pileup::evidence(pileup, report.at, None);
@@ -64,7 +62,6 @@ impl GroupDetails {
         Self {
             title: wrap(&blocks::title(pileup, &page), width, ""),
             evidence: evidence.flat_map(|line| wrap(line, width, "  ")).collect(),
-            command: pileup.command().into_owned(),
         }
     }
 }

@@ -222,6 +222,12 @@ fn the_command_of_the_selected_group_is_copied() {
     let command = model.selected().unwrap().command().into_owned();
     assert_eq!(press(&mut model, "y"), Some(TopEffect::Copy(command.clone())));
     assert_eq!(model.message, Some(format!("sent to the clipboard: {command}")));
+    let mut asks = hung(30, 8080);
+    asks.verdict.next.command = Some("closewait list".to_owned());
+    let mut model = TopModel::default();
+    model.settings.agent_options = " --socket /run/x.sock".to_owned();
+    model.handle(from_agent(vec![asks]));
+    assert_eq!(press(&mut model, "y"), Some(TopEffect::Copy("closewait list --socket /run/x.sock".to_owned())));
 }
 
 #[test]
