@@ -257,24 +257,64 @@ const C_LIBRARY: &[&str] = &[
     "writev",
 ];
 
+/// Functions of the C library in which a program or a thread begins, sorted: those without two underscores.
+const C_START: &[&str] = &["_start", "_start_c", "clone", "clone3", "libc_start_main_stage2", "start", "start_thread"];
+
 /// Returns the number of the innermost of `frames` that are functions of the C library in a static executable. A program with libraries
 /// has the C library among them, so that such a function of its executable is the program's own.
 pub(super) fn static_c_library(frames: &[CodeFrame], language: CodeLanguage) -> usize {
-    let is_library = |frame: &CodeFrame| frame.object.as_deref().is_some_and(|object| object.contains(".so"));
-    if language != CodeLanguage::Native || frames.iter().any(is_library) {
+    if !is_static(frames, language) {
         return 0;
     }
-    let is_of_c = |frame: &&CodeFrame| {
-        let name = frame.table_name(language);
-        name.is_some_and(|name| C_LIBRARY.binary_search(&name.as_str()).is_ok())
-            || frame.origin(language) == FrameOrigin::Runtime
-    };
+    let is_of_c = |frame: &&CodeFrame| is_in(C_LIBRARY, frame) || frame.origin(language) == FrameOrigin::Runtime;
     frames.iter().take_while(is_of_c).count()
 }
 
+/// Returns the number of the outermost of `frames` that are such functions in which a program or a thread begins.
+pub(super) fn static_c_start(frames: &[CodeFrame], language: CodeLanguage) -> usize {
+    if !is_static(frames, language) {
+        return 0;
+    }
+    frames.iter().rev().take_while(|frame| is_in(C_START, frame)).count()
+}
+
+/// Whether a stack of machine code has no function of a library.
+fn is_static(frames: &[CodeFrame], language: CodeLanguage) -> bool {
+    let is_library = |frame: &CodeFrame| frame.object.as_deref().is_some_and(|object| object.contains(".so"));
+    language == CodeLanguage::Native && !frames.iter().any(is_library)
+}
+
+/// Whether a function of machine code is in a sorted table.
+fn is_in(table: &[&str], frame: &CodeFrame) -> bool {
+    let name = frame.table_name(CodeLanguage::Native);
+    name.is_some_and(|name| table.binary_search(&name.as_str()).is_ok())
+}
+
 fn of_executable(function: &str) -> FrameOrigin {
-    let linked = LINKED.iter().find(|(beginning, _)| function.starts_with(beginning));
-    linked.map_or(FrameOrigin::Application, |(_, origin)| *origin)
+    let linked =
+        |name: &str| LINKED.iter().find(|(beginning, _)| name.starts_with(beginning)).map(|(_, origin)| *origin);
+    // The program can implement its own traits for types of the standard library.
+    let is_own_trait = trait_of(function).is_some_and(|name| linked(name).is_none());
+    linked(function).filter(|_| !is_own_trait).unwrap_or(FrameOrigin::Application)
+}
+
+/// Returns the rest of a name of Rust from its trait on: `Lock>::lock` of `<std::sync::Mutex<Order> as Lock>::lock`.
+fn trait_of(function: &str) -> Option<&str> {
+    let mut depth = 0_usize;
+    for (at, character) in function.char_indices() {
+        match character {
+            '<' => depth += 1,
+            // In the type of a function, `->` is no bracket.
+            '>' if !function[..at].ends_with('-') => depth = depth.saturating_sub(1),
+            ' ' if depth == 1 && function.starts_with('<') => {
+                if let Some(name) = function[at..].strip_prefix(" as ") {
+                    return Some(name);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -365,7 +405,7 @@ mod tests {
 
     #[test]
     fn functions_of_the_c_library_are_its_own_in_a_static_executable_only() {
-        assert!(C_LIBRARY.is_sorted());
+        assert!(C_LIBRARY.is_sorted() && C_START.is_sorted());
         let stack = |frames: &[(&str, &str)]| -> Vec<CodeFrame> {
             frames.iter().map(|(function, object)| at(function, "", object)).collect()
         };
@@ -376,6 +416,11 @@ mod tests {
             ("read", "/srv/app/server"),
         ];
         assert_eq!(static_c_library(&stack(&frames), CodeLanguage::Native), 2);
+        assert_eq!(static_c_start(&stack(&frames), CodeLanguage::Native), 0);
+        let frames = [("start", "/srv/app/server"), ("start_thread", "/srv/app/server"), ("clone3", "/srv/app/server")];
+        assert_eq!(static_c_start(&stack(&frames), CodeLanguage::Native), 3);
+        let frames = [("start", "/srv/app/server"), ("start_thread", "/usr/lib/libc.so.6")];
+        assert_eq!(static_c_start(&stack(&frames), CodeLanguage::Native), 0);
         // A method of C++ with that name, for example.
         let frames = [("__recv", "/usr/lib/libc.so.6"), ("recv", "/srv/app/server"), ("reserve", "/srv/app/server")];
         assert_eq!(static_c_library(&stack(&frames), CodeLanguage::Native), 0);
@@ -388,6 +433,11 @@ mod tests {
             ("std::sys::sync::mutex::futex::Mutex::lock_contended", FrameOrigin::Runtime),
             ("<alloc::boxed::Box<F,A> as core::ops::function::FnOnce<Args>>::call_once", FrameOrigin::Runtime),
             ("<shop::Orders as core::ops::function::FnOnce<()>>::call_once", FrameOrigin::Application),
+            ("<std::sync::poison::mutex::Mutex<shop::Order> as shop::Lock>::lock", FrameOrigin::Application),
+            ("<alloc::vec::Vec<T> as shop::Lock>::lock", FrameOrigin::Application),
+            ("<alloc::vec::Vec<T> as core::iter::FromIterator<T>>::from_iter", FrameOrigin::Runtime),
+            ("<std::net::tcp::TcpListener>::accept", FrameOrigin::Runtime),
+            ("<std::x::F<fn() -> <a::B as c::D>::E> as core::ops::Fn>::call", FrameOrigin::Runtime),
             ("crossbeam_channel::flavors::list::Channel<T>::recv", FrameOrigin::Library),
             ("__futex_abstimed_wait_common", FrameOrigin::Runtime),
             ("std::condition_variable::wait", FrameOrigin::Runtime),

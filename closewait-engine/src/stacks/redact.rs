@@ -4,7 +4,7 @@ use super::{
     connect::ConnectStacks,
     frame::CodeFrame,
     group::StackGroup,
-    origin::{FrameOrigin, static_c_library},
+    origin::{FrameOrigin, static_c_library, static_c_start},
     sample::ProcessStacks,
 };
 use crate::snapshot::redact::Redactor;
@@ -38,8 +38,9 @@ impl StackGroup {
         let language = self.language;
         self.names.iter_mut().for_each(|name| redactor.name("thread", name));
         let linked = static_c_library(&self.frames, language);
+        let end = self.frames.len() - static_c_start(&self.frames, language);
         for (at, frame) in self.frames.iter_mut().enumerate() {
-            let is_own = at >= linked && frame.origin(language) != FrameOrigin::Runtime;
+            let is_own = (linked..end).contains(&at) && frame.origin(language) != FrameOrigin::Runtime;
             frame.redact(is_own, redactor);
         }
         if let Some(cut) = &mut self.cut {
