@@ -112,13 +112,10 @@ fn their_owners_are_inspected_as_those_of_stuck_sockets() {
         engine.handle_timeout(at(second * 1000));
         let mut refreshes = false;
         for output in outputs(&mut engine) {
-            match output {
-                Output::RefreshLingering(keys) => {
-                    let found = |key| RefreshFact::Lingering { key, at: at(second * 1000), socket: one(key.0 - KEY.0) };
-                    keys.into_iter().for_each(|key| engine.handle(found(key)));
-                }
-                Output::Refresh(_) => refreshes = true,
-                _ => {}
+            refreshes |= matches!(output, Output::Refresh(_));
+            if let Output::RefreshLingering(keys) = output {
+                let found = |key| RefreshFact::Lingering { key, at: at(second * 1000), socket: one(key.0 - KEY.0) };
+                keys.into_iter().for_each(|key| engine.handle(found(key)));
             }
         }
         if !refreshes {
@@ -132,10 +129,11 @@ fn their_owners_are_inspected_as_those_of_stuck_sockets() {
         }
         engine.handle(ScanFact::InodeDescriptor { inode, owner });
         engine.handle(ScanEnd::Descriptors { began: at, blind: None, saw_listeners: true });
-        inspected.extend(outputs(&mut engine).into_iter().filter_map(|output| match output {
-            Output::InspectOwners(request) => Some((second, request.processes.contains(&PID))),
-            _ => None,
-        }));
+        for output in outputs(&mut engine) {
+            if let Output::InspectOwners(request) = output {
+                inspected.push((second, request.processes.contains(&PID)));
+            }
+        }
         engine.handle(InspectionEnd::Owners { at, worked: Duration::ZERO });
     }
     assert!(inspected.iter().all(|(_, reads_it)| *reads_it), "{inspected:?}");
