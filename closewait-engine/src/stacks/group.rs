@@ -9,7 +9,7 @@ use super::{
     frame::{CodeFrame, CodeLanguage, CodeStack, is_task},
     idle::idle,
     lock_owner::LockOwner,
-    origin::{FrameOrigin, static_c_library, static_c_start},
+    origin::{FrameOrigin, within_c_library},
     own_loop::waits_in_own_loop,
     waits::{CodeWait, wait_of, waits_for_monitor},
 };
@@ -268,10 +268,9 @@ const RECEIVE: &str = "chan receive";
 /// Returns the group of a stack, still without threads and the owner of its lock.
 pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let language = stack.language;
-    let linked = static_c_library(&stack.frames, language);
+    let own = within_c_library(&stack.frames, language);
     let is_application = |frame: &CodeFrame| frame.origin(language) == FrameOrigin::Application;
-    let end = stack.frames.len() - static_c_start(&stack.frames, language);
-    let application = stack.frames[..end].iter().skip(linked).position(is_application).map(|at| linked + at);
+    let application = stack.frames[own.clone()].iter().position(is_application).map(|at| own.start + at);
     let inner = &stack.frames[..application.unwrap_or(stack.frames.len())];
     // A place without a name helps nobody, and those outside it are not where the thread waits.
     let place = application.filter(|at| stack.frames.get(*at).is_some_and(|frame| frame.function.is_some()));

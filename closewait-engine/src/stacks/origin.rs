@@ -1,5 +1,7 @@
 //! Origin of frames: application, library, or runtime.
 
+use std::ops::Range;
+
 use super::{
     frame::{CodeFrame, CodeLanguage},
     jvm::{JDK_PACKAGES, JVM_LIBRARIES},
@@ -270,8 +272,15 @@ pub(super) fn static_c_library(frames: &[CodeFrame], language: CodeLanguage) -> 
     frames.iter().take_while(is_of_c).count()
 }
 
+/// Returns the positions of `frames` without the innermost and the outermost ones that are functions of the C library in a static
+/// executable.
+pub(super) fn within_c_library(frames: &[CodeFrame], language: CodeLanguage) -> Range<usize> {
+    let inner = static_c_library(frames, language);
+    inner..(frames.len() - static_c_start(frames, language)).max(inner)
+}
+
 /// Returns the number of the outermost of `frames` that are such functions in which a program or a thread begins.
-pub(super) fn static_c_start(frames: &[CodeFrame], language: CodeLanguage) -> usize {
+fn static_c_start(frames: &[CodeFrame], language: CodeLanguage) -> usize {
     if !is_static(frames, language) {
         return 0;
     }

@@ -4,7 +4,7 @@ use super::{
     connect::ConnectStacks,
     frame::CodeFrame,
     group::StackGroup,
-    origin::{FrameOrigin, static_c_library, static_c_start},
+    origin::{FrameOrigin, within_c_library},
     sample::ProcessStacks,
 };
 use crate::snapshot::redact::Redactor;
@@ -37,10 +37,9 @@ impl StackGroup {
     fn redact(&mut self, redactor: &mut Redactor) {
         let language = self.language;
         self.names.iter_mut().for_each(|name| redactor.name("thread", name));
-        let linked = static_c_library(&self.frames, language);
-        let end = self.frames.len() - static_c_start(&self.frames, language);
+        let own = within_c_library(&self.frames, language);
         for (at, frame) in self.frames.iter_mut().enumerate() {
-            let is_own = (linked..end).contains(&at) && frame.origin(language) != FrameOrigin::Runtime;
+            let is_own = own.contains(&at) && frame.origin(language) != FrameOrigin::Runtime;
             frame.redact(is_own, redactor);
         }
         if let Some(cut) = &mut self.cut {

@@ -141,16 +141,10 @@ impl LingeringSockets {
         #[expect(clippy::disallowed_methods, reason = "a sorted set")]
         let due = self.sockets.iter().map(|(key, one)| (one.due, *key)).collect();
         self.due = due;
-        self.count_abandoned();
+        self.abandoned = self.maybe_abandoned().count();
         for (key, one) in &mut self.sockets {
             one.key = *key;
         }
-    }
-
-    fn count_abandoned(&mut self) {
-        #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
-        let abandoned = self.sockets.values().filter(|one| one.is_abandoned()).count();
-        self.abandoned = abandoned;
     }
 
     /// Whether any socket is as stuck as before its peer ended the connection.
@@ -295,11 +289,13 @@ impl LingeringSockets {
             self.due.remove(&(known.due, key));
             let is_found = known.seen.is_some_and(|seen| seen >= asked);
             if complete && !is_found {
+                self.abandoned -= usize::from(known.is_abandoned());
                 closed.extend(self.sockets.remove(&key));
                 continue;
             }
             let can_be_stuck = is_found && known.gone.seen && known.gone.how.is_by_peer() && known.gone.dwell.is_some();
             if can_be_stuck && asked.since(known.gone.at) >= MAX_CLOSE_DELAY {
+                self.abandoned += usize::from(!known.is_abandoned());
                 known.untouched_since.get_or_insert(known.gone.at);
             }
             let gap = asked.since(known.gone.at).clamp(FIRST_REFRESH_AFTER, MAX_REFRESH_INTERVAL);
@@ -307,7 +303,6 @@ impl LingeringSockets {
             self.due.insert((known.due, key));
         }
         shrink(&mut self.sockets);
-        self.count_abandoned();
         closed
     }
 
