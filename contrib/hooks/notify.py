@@ -472,16 +472,25 @@ def for_all(work, items):
         raise failures[0]
 
 
-def main(send):
-    """Runs a hook: `send` gets the event."""
+def ended_by(send):
+    """Returns the exit code of a hook after `send` got the event."""
     try:
         send(read_event())
     except Failure as failure:
         say("error: " + failure.message)
         if failure.hint:
             say("hint: " + failure.hint)
-        sys.exit(failure.code)
+        return failure.code
     except Exception as error:
         # No trace: it could have a secret in it.
         say(with_text("error: this is a bug in the hook: " + type(error).__name__, str(error)))
-        sys.exit(BUG)
+        return BUG
+    return 0
+
+
+def main(send):
+    """Runs a hook: `send` gets the event."""
+    code = ended_by(send)
+    # Not sys.exit: it runs OpenSSL's own cleanup, and the process crashes if a try that was given up still reads the
+    # certificates of the authorities.
+    os._exit(code)

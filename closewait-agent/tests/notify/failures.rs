@@ -98,6 +98,21 @@ fn a_hook_ends_before_the_agent_ends_it() {
 }
 
 #[test]
+fn a_try_that_is_given_up_does_not_crash_the_hook_at_its_end() {
+    // While a try reads the certificates of the authorities, its time ends: some of these limits hit that moment.
+    let mut given_up = 0;
+    for run in 0..60 {
+        let mut hook = Hook::new("pagerduty", "https://pagerduty.invalid");
+        hook.set("CLOSEWAIT_TIMEOUT_SECONDS", &format!("{}", 0.05 + f64::from(run) * 0.002));
+        hook.set("https_proxy", "http://127.0.0.1:9");
+        let ran = hook.run(&incident());
+        assert_eq!(ran.code, Some(75), "{ran:?}");
+        given_up += u32::from(ran.log.contains("no answer within"));
+    }
+    assert!(given_up > 0, "no run was given up while it tried");
+}
+
+#[test]
 fn one_service_of_two_that_hangs_does_not_hold_up_the_other() {
     let (hangs, works) = (Sink::new(&[Behavior::Hang]), Sink::new(&[answer(200, "[]")]));
     let mut hook = Hook::new("alertmanager", &format!("{} {}", hangs.url(""), works.url("/prefix/")));

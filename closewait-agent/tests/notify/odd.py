@@ -22,6 +22,9 @@ ODD = [None, 1, -2.5, True, "", [], {}, [1, 2, 3], [None], [[]], {"a": [1]}, {""
 # Members without which there is no incident.
 REQUIRED = [("event",), ("id",), ("state",), ("severity",), ("time",), ("onset",), ("onset", "first_stuck")]
 
+# Hooks end the process at once; here each end is an exception.
+os._exit = sys.exit
+
 code = {}
 for name in PROGRAMS:
     with open(os.path.join(HOOKS, name)) as file:
