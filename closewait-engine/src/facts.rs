@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::{
     CHECK_COUNTERS_AFTER, Engine, Events, diagnose,
     flow::flows::EndedBy,
+    flow::group_key::FlowKey,
     model::{
-        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, RefreshEnd, RefreshFact, ScanEnd, ScanFact, Since,
-        Socket, SocketEvent, SocketKey, Task,
+        Exit, ExitCause, Finding, InspectionEnd, Observation, Owner, PassedSockets, RefreshEnd, RefreshFact, ScanEnd,
+        ScanFact, Since, Socket, SocketEvent, SocketKey, Task,
     },
     time::BootTime,
     track::departed::{Departed, Left},
@@ -33,6 +34,7 @@ impl Engine {
     pub(super) fn take_in(&mut self, observation: Observation) {
         match observation {
             Observation::Socket(ref event) => self.socket_changed(event),
+            Observation::Passed(passed) => self.sockets_passed(&passed),
             Observation::Scan(fact) => self.scan_found(fact),
             Observation::ScanEnd(ScanEnd::Descriptors { began, blind, saw_listeners }) => {
                 self.scan_ended(began, blind, saw_listeners);
@@ -83,6 +85,26 @@ impl Engine {
                 let (closer, entered) = (closer.as_ref(), Some(entered));
                 self.left(&ExitFacts { key, at, entered, socket, how, closer, fd_open, wrote, ended }, passed);
             }
+        }
+    }
+
+    /// Takes in counts of sockets: the effects of as many [`SocketEvent::Pass`] of sockets that their programs closed, and of which no
+    /// descriptor is open.
+    ///
+    /// The agent sends none with [`Events::All`], where each socket is a finding; none where records lack namespace and role; none of
+    /// sockets that a scan may have found, because the tracker has these; and none of sockets that exit while a scan or an audit runs,
+    /// because both need each exit. A socket that had the address of one of these and that still has a descriptor is closed: the next
+    /// refresh of such sockets shows that.
+    fn sockets_passed(&mut self, passed: &PassedSockets) {
+        let count = passed.count();
+        if count == 0 {
+            return;
+        }
+        self.something_happened(passed.last);
+        self.exits.closed(count);
+        self.windows.passed(passed);
+        if let Some(flows) = &mut self.flows {
+            flows.passed(FlowKey::from(&passed.flow), passed, count);
         }
     }
 

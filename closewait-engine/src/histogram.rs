@@ -40,6 +40,16 @@ impl Histogram {
         self.longest = self.longest.max(Some(nanos));
     }
 
+    /// Adds counts of buckets; those of buckets that do not exist count in the last one. `longest` is the longest dwell time among them.
+    pub fn record_counts(&mut self, counts: &[(u16, u32)], longest: Duration) {
+        for (bucket, more) in counts {
+            if let Some(count) = self.counts.get_mut(usize::from(*bucket).min(BUCKETS - 1)) {
+                *count = count.saturating_add(u64::from(*more));
+            }
+        }
+        self.longest = self.longest.max(Some(super::time::nanos(longest)));
+    }
+
     /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {

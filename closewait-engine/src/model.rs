@@ -6,6 +6,7 @@ mod exit;
 mod finding;
 mod incident;
 mod observation;
+mod passed;
 mod pileup;
 mod query;
 mod socket;
@@ -27,6 +28,7 @@ pub use self::{
         InspectionEnd, InspectionFact, Observation, PeerEnd, PortCloses, RefreshEnd, RefreshFact, ScanEnd, ScanFact,
         SocketEvent, WatchedPort,
     },
+    passed::PassedSockets,
     pileup::{
         AGE_BOUNDS, AgeCounts, Evidence, Forecast, IncidentReport, Limit, Moment, Oldest, Onset, Pileup, PileupEnd,
         PileupGroup, Recovery, ReportedGroup, Shape, Slope, count_age,

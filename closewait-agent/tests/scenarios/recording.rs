@@ -132,6 +132,7 @@ fn subject(fact: &Observation) -> Subject<'_> {
             Subject::Socket(None, &peer.socket, Some(owner))
         }
         Observation::Inspection(InspectionFact::Closes(closes)) => Subject::Namespace(closes.port.netns, None),
+        Observation::Passed(passed) => Subject::Namespace(passed.flow.netns, None),
         Observation::Inspection(InspectionFact::Namespace { netns, .. }) => Subject::Namespace(Some(*netns), None),
         Observation::Scan(ScanFact::Descriptor { key, owner, .. }) => Subject::Key(*key, Some(owner)),
         Observation::Scan(ScanFact::StoredEntry { key, .. })

@@ -5,6 +5,7 @@ mod cohorts;
 mod courses;
 mod ends;
 mod late_exits;
+mod passed;
 mod recent;
 mod shown;
 mod trend;
@@ -184,7 +185,7 @@ impl Flows {
         }
         stats.longest_closed[0] = stats.longest_closed[0].max(stayed);
         if let Some(stayed) = stayed.filter(|stayed| *stayed < stuck_after) {
-            stats.habit.closed(stayed);
+            stats.habit.closed(1, stayed);
         }
         if let Some(stayed) = stayed {
             late_exits::add(&mut stats.late_exits, &mut stats.ended_late, (at, stayed), ended);

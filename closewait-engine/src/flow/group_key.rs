@@ -114,6 +114,18 @@ impl FlowKey {
     }
 }
 
+/// Returns the flow that [`FlowKey::group`] describes.
+impl From<&PileupGroup> for FlowKey {
+    fn from(group: &PileupGroup) -> Self {
+        let PileupGroup { role: _, netns, cgroup, local_port, remote } = *group;
+        match (local_port, remote) {
+            (Some(port), _) => Self::Port(netns, port),
+            (None, Some(remote)) => Self::Remote(ClientScope { netns, cgroup }, remote),
+            (None, None) => Self::Rest,
+        }
+    }
+}
+
 /// Hashes a port as one word: the engine computes the hash for every record, and each part of a derived hash costs as much as a
 /// word.
 impl Hash for FlowKey {
@@ -147,6 +159,23 @@ impl FlowKey {
                 PileupGroup { netns, cgroup, remote: Some(remote), ..none }
             }
             Self::Rest => none,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::socket;
+
+    #[test]
+    fn the_description_of_a_flow_has_its_key() {
+        let remote = socket().remote;
+        let scopes = [(None, None), (Some(1), None), (None, Some(2)), (Some(1), Some(2))];
+        let clients = scopes.map(|(netns, cgroup)| FlowKey::Remote(ClientScope { netns, cgroup }, remote));
+        let others = [FlowKey::Port(None, 80), FlowKey::Port(Some(1), 0), FlowKey::Rest];
+        for key in clients.into_iter().chain(others) {
+            assert_eq!(FlowKey::from(&key.group()), key);
         }
     }
 }

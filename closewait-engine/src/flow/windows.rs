@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     histogram::Histogram,
-    model::{Dwell, Finding, Role, Scope, Socket},
+    model::{Dwell, Finding, PassedSockets, Role, Scope, Socket},
     time::BootTime,
     track::hashing::FastState,
 };
@@ -50,6 +50,13 @@ impl Windows {
         let Dwell::Exact(dwell) = dwell else { return };
         self.longest = self.longest.max(Some(dwell));
         own(&mut self.finished, (socket.local.port, socket.role), &self.ephemeral_ports).record(dwell);
+    }
+
+    /// Counts exits of sockets without records. The kernel program counts them too.
+    pub(crate) fn passed(&mut self, passed: &PassedSockets) {
+        self.longest = self.longest.max(Some(passed.longest));
+        let of_flow = passed.flow.local_port.map_or((0, Some(Role::Client)), |port| (port, Some(Role::Server)));
+        own(&mut self.finished, of_flow, &self.ephemeral_ports).record_counts(&passed.dwell, passed.longest);
     }
 
     /// Counts an exit after `dwell` that the kernel program did not count, because its map of entry times was full.

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counters, ExitCause, Listener, Owner, ProxyPeer, QueryEvent, Since, Socket, SocketKey, SocketLocation, Task,
-    UnixConnections,
+    Counters, ExitCause, Listener, Owner, PassedSockets, ProxyPeer, QueryEvent, Since, Socket, SocketKey,
+    SocketLocation, Task, UnixConnections,
 };
 use crate::{
     process::{Process, Tool},
@@ -22,6 +22,8 @@ use crate::{
 pub enum Observation {
     /// A socket changed its state.
     Socket(SocketEvent),
+    /// The agent took counts of sockets that had no records.
+    Passed(Box<PassedSockets>),
     /// A scan found a socket or descriptor.
     Scan(ScanFact),
     /// A scan ended.
@@ -457,6 +459,12 @@ macro_rules! parts {
             }
         })+
     };
+}
+
+impl From<PassedSockets> for Observation {
+    fn from(passed: PassedSockets) -> Self {
+        Self::Passed(Box::new(passed))
+    }
 }
 
 parts! {

@@ -70,11 +70,18 @@ impl ExitLog {
     /// Counts an exit at `at` after `dwell`.
     pub(crate) fn left(&mut self, at: BootTime, how: ExitCause, socket: &Socket, dwell: Option<Dwell>) {
         if let Some(count) = self.counts.get_mut(how as usize) {
-            *count += 1;
+            *count = count.saturating_add(1);
         }
         let (Some(Dwell::Exact(dwell)), Some(cookie)) = (dwell, socket.cookie) else { return };
         if let Some(exemplar) = self.exemplars.get_mut(bucket(nanos(dwell))) {
             *exemplar = Some(DwellExemplar { cookie, netns: socket.netns, dwell, at });
+        }
+    }
+
+    /// Counts exits of sockets that their programs closed, and that are no exemplars.
+    pub(crate) fn closed(&mut self, sockets: u64) {
+        if let Some(count) = self.counts.get_mut(ExitCause::Closed as usize) {
+            *count = count.saturating_add(sockets);
         }
     }
 

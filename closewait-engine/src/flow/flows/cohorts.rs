@@ -16,23 +16,39 @@ pub(super) struct Cohort {
     pub(super) left: u32,
 }
 
-/// Counts an entry in a cohort. Nearly always it is the last one; an entry can be reported after later ones.
+/// Counts an entry in a cohort.
 pub(super) fn entered(cohorts: &mut VecDeque<Cohort>, number: u64) {
-    let before = cohorts.iter().rposition(|one| one.number <= number);
-    if let Some(cohort) = before.and_then(|before| cohorts.get_mut(before)).filter(|one| one.number == number) {
+    if let Some(cohort) = of_number(cohorts, number) {
         cohort.entered = cohort.entered.saturating_add(1);
-        return;
+    }
+}
+
+/// Counts entries and exits of `sockets` sockets in a cohort.
+pub(super) fn passed(cohorts: &mut VecDeque<Cohort>, number: u64, sockets: u64) {
+    if let Some(cohort) = of_number(cohorts, number) {
+        let sockets = u32::try_from(sockets).unwrap_or(u32::MAX);
+        cohort.entered = cohort.entered.saturating_add(sockets);
+        cohort.left = cohort.left.saturating_add(sockets);
+    }
+}
+
+/// Returns a cohort of entries; `None` if it was dropped. Nearly always it is the last one; an entry can be reported after later ones.
+fn of_number(cohorts: &mut VecDeque<Cohort>, number: u64) -> Option<&mut Cohort> {
+    let before = cohorts.iter().rposition(|one| one.number <= number);
+    if let Some(place) = before.filter(|before| cohorts.get(*before).is_some_and(|one| one.number == number)) {
+        return cohorts.get_mut(place);
     }
     let mut place = before.map_or(0, |before| before + 1);
     // Pop before the insertion, so that the queue does not grow beyond the limit.
     if cohorts.len() >= MAX_COHORTS {
         if place == 0 {
-            return;
+            return None;
         }
         cohorts.pop_front();
         place -= 1;
     }
-    cohorts.insert(place, Cohort { number, entered: 1, left: 0 });
+    cohorts.insert(place, Cohort { number, entered: 0, left: 0 });
+    cohorts.get_mut(place)
 }
 
 #[cfg(test)]

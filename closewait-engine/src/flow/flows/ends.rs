@@ -17,6 +17,15 @@ pub(super) struct FirstEnd {
 }
 
 impl FlowStats {
+    /// Takes in a close at `at` that is reported after later ends.
+    pub(super) fn closed_before_end(&mut self, at: BootTime) {
+        if let Some((_, Some(first))) = &mut self.last_end
+            && at <= first.at
+        {
+            first.before = first.before.max(Some(at));
+        }
+    }
+
     /// Whether a process that closes a socket by its end at `at` has finished it.
     ///
     /// A process for one connection has. One that ends with several, as after a crash or a signal, has finished none of them: the kernel

@@ -21,10 +21,10 @@ pub(crate) struct Habit {
 }
 
 impl Habit {
-    /// Adds a healthy exit after `dwell`.
-    pub(crate) fn closed(&mut self, dwell: Duration) {
-        self.closed = self.closed.saturating_add(1);
-        self.longest[0] = self.longest[0].max(Some(dwell));
+    /// Adds healthy exits after `longest` at most.
+    pub(crate) fn closed(&mut self, exits: u64, longest: Duration) {
+        self.closed = self.closed.saturating_add(exits);
+        self.longest[0] = self.longest[0].max(Some(longest));
     }
 
     /// Ends a span of windows.
