@@ -196,8 +196,8 @@ pub struct Abilities {
     /// 1 if the program writes no record of an entry whose time is in a slot: the record of the exit reports both, or the agent
     /// has the record written ([`crate::slots::PENDING`]).
     pub defers: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// Number of parts of each flow's counts, a power of two, minus one ([`crate::passes`]).
+    pub part_mask: u32,
     /// Dwell time below which no output shows a socket, nanoseconds: the records of such sockets only identify them.
     /// With 0, every record has all fields.
     pub healthy_below_ns: u64,
@@ -215,7 +215,7 @@ impl Abilities {
         connects: 0,
         slot_mask: 0,
         defers: 0,
-        _pad: 0,
+        part_mask: 0,
         healthy_below_ns: 0,
     };
 }

@@ -4,10 +4,10 @@ use crate::histogram::BUCKETS;
 
 /// Version of the pinned data. Raise it whenever a pinned map, or a record in the pinned ring buffer, changes its
 /// meaning.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 /// Oldest version whose maps an agent adopts. Version 5 has no [`crate::slots`]: all of its sockets are in the hash map, which
 /// the program reads when a slot is not the socket's own. Up to version 6 each entry has a record, and
-/// [`crate::slots::PENDING`] is 0.
+/// [`crate::slots::PENDING`] is 0. Up to version 7 there are no [`crate::passes`], and each exit has a record.
 pub const OLDEST_LAYOUT: u32 = 5;
 
 /// Notes of an agent; the kernel program does not read them.

@@ -16,6 +16,7 @@ pub mod connect;
 pub mod histogram;
 pub mod kept;
 pub mod names;
+pub mod passes;
 pub mod record;
 pub mod refresh;
 pub mod slots;

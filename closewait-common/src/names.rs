@@ -20,6 +20,8 @@ pub const RING: &str = "cw_ring";
 pub const SLOTS: &str = "cw_slots";
 /// Hash from a socket to its time of entry, for sockets whose slot is taken. All of its memory is allocated at the start.
 pub const SINCE: &str = "cw_since";
+/// Array of [`crate::passes::Part`]s: counts of sockets without records, which the agent maps into its memory.
+pub const PASSES: &str = "cw_passes";
 /// Array of one [`crate::batch::CopyBatch`], which the agent maps into its memory.
 pub const BATCH: &str = "cw_batch";
 /// Counters and dwell histogram of each CPU.

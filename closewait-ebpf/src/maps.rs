@@ -5,6 +5,7 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     btf_maps::SkStorage,
+    helpers::generated::bpf_get_smp_processor_id,
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf, ring_buf::RingBufEntry},
 };
@@ -15,6 +16,7 @@ use closewait_common::{
     histogram,
     kept::Kept,
     names::KNOWN_NAMESPACES,
+    passes::{self, DWELL, FIRST_BUCKET, KEY_WORDS, LAST_NS, LONGEST_NS, MAX_PARTS, PLACES},
     record::{Detailed, OpenerRecord},
     slots::{self, ANNOUNCED, EntryPlace, MAX_SLOTS, Slot, SlotWords, Stay},
     stats::{Counter, Stats},
@@ -44,6 +46,10 @@ static SLOTS: Array<Slot> = Array::with_max_entries(MAX_SLOTS, BPF_F_MMAPABLE);
 /// kernels (docs/kernel-safety.md), and it is slower.
 #[map(name = "cw_since")]
 static SINCE: HashMap<u64, u64> = HashMap::with_max_entries(SOCKETS, 0);
+
+/// Counts of sockets without records, of flows whose keys the agent writes into them. The agent maps the array into its memory.
+#[map(name = "cw_passes")]
+static PASSES: Array<passes::Part> = Array::with_max_entries(PLACES * MAX_PARTS, BPF_F_MMAPABLE);
 
 /// The agent's own notes beside maps that outlive it; no program reads them.
 #[map(name = "cw_kept")]
@@ -220,6 +226,51 @@ pub(crate) fn count_dwell(dwell_ns: u64) {
     add_one(slot);
 }
 
+/// Counts the pass of a socket of the flow with this key, after `dwell_ns` at `now_ns`. Returns whether the flow is one of those that are
+/// counted, and the dwell time one that has a bucket.
+#[inline(always)]
+pub(crate) fn count_pass(key: passes::Key, dwell_ns: u64, now_ns: u64) -> bool {
+    let [first, second] = key.places();
+    let Some(part) = part_of(first, key).or_else(|| part_of(second, key)) else { return false };
+    let bucket = histogram::index(dwell_ns).wrapping_sub(FIRST_BUCKET);
+    let mut count = part.wrapping_add(DWELL).cast::<u32>();
+    // As in `count_dwell`. Before the time of the exit, by which the agent sees that there is a count.
+    // SAFETY: the instructions change only these two registers.
+    unsafe {
+        asm!(
+            "if {bucket} > {last} goto +3",
+            "{bucket} <<= 2",
+            "{count} += {bucket}",
+            "goto +1",
+            "{count} = 0",
+            bucket = inout(reg) bucket => _,
+            count = inout(reg) count,
+            last = const passes::BUCKETS - 1,
+        );
+    }
+    if count.is_null() {
+        return false;
+    }
+    // SAFETY: it lies in a map value: aligned, and alive as long as the program runs.
+    unsafe { asm!("lock *(u32 *)(r1 + 0) += w2", in("r1") count, in("r2") 1_u64) };
+    let word = OwnWords(part);
+    if word.load(LONGEST_NS) < dwell_ns {
+        word.store(LONGEST_NS, dwell_ns);
+    }
+    word.store(LAST_NS, now_ns);
+    true
+}
+
+/// Returns the counts of a flow at this place and this CPU, if the place is that of the flow.
+#[inline(always)]
+fn part_of(place: u32, key: passes::Key) -> Option<*mut u64> {
+    // SAFETY: the helper has no conditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let part = PASSES.get_ptr_mut(passes::index(place, cpu, ability!(part_mask)))?.cast::<u64>();
+    let words = OwnWords(part);
+    (0..KEY_WORDS).all(|word| words.load(word) == key.0[word]).then_some(part)
+}
+
 /// Increments a number atomically.
 #[inline(always)]
 fn add_one(slot: *mut u64) {
@@ -235,14 +286,14 @@ fn add(slot: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({slot} + 0) += {value}", slot = in(reg) slot, value = in(reg) value) };
 }
 
-/// A slot in the map.
-struct OwnSlot(*mut u64);
+/// Words of a map value that other CPUs and the agent change.
+struct OwnWords(*mut u64);
 
-impl SlotWords for OwnSlot {
+impl SlotWords for OwnWords {
     #[inline(always)]
     fn load(&self, word: usize) -> u64 {
         let from = self.0.wrapping_add(word);
-        // SAFETY: `word` is below the number of words, and the slot is a live map value. 8 aligned bytes do not tear.
+        // SAFETY: `word` is below the number of words of the live map value. 8 aligned bytes do not tear.
         unsafe { from.read_volatile() }
     }
 
@@ -270,8 +321,8 @@ fn low(sk: u64) -> u64 {
 
 /// Returns the slot of a socket with this low half of its address.
 #[inline(always)]
-fn slot(low: u64) -> Option<OwnSlot> {
-    Some(OwnSlot(SLOTS.get_ptr_mut(slots::index(low, ability!(slot_mask)))?.cast()))
+fn slot(low: u64) -> Option<OwnWords> {
+    Some(OwnWords(SLOTS.get_ptr_mut(slots::index(low, ability!(slot_mask)))?.cast()))
 }
 
 /// Stores the time of entry of a socket, and counts failures. Returns whether the record of the entry is deferred: as

@@ -86,7 +86,9 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         // The same is true for the opener.
         openers == keeps::NONE || (openers == keeps::WATCHED && !(maps::watches_any() && task::has_opener(sk)))
     };
-    record(ctx, &change, defers, |record| {
+    // Only where the program defers: else the agent counts nothing there, and the exit of a socket that is not pending needs its record.
+    let counts = |dwell_ns, now_ns| change.new == state::LAST_ACK && counts_pass(sk, change.protocol, dwell_ns, now_ns);
+    record(ctx, &change, defers, counts, |record| {
         let tcp = sk.tcp(change.protocol);
         sock::identify(sk, tcp, record);
         if record.kind == kind::ENTER {
@@ -163,6 +165,19 @@ fn count_close(sk: Typed) {
     }
 }
 
+/// Counts the pass of a socket instead of a record, if its program has closed it and the agent has the flow counted. Returns whether it
+/// was counted.
+#[inline(always)]
+fn counts_pass(sk: Typed, protocol: u16, dwell_ns: u64, now_ns: u64) -> bool {
+    let Some(tcp) = sk.tcp(protocol) else { return false };
+    // One that still has a descriptor needs its record.
+    if sock::typed_socket(tcp).and_then(sock::file_is_gone) != Some(true) {
+        return false;
+    }
+    let Some(key) = sock::pass_key(sk, tcp) else { return false };
+    maps::count_pass(key, dwell_ns, now_ns)
+}
+
 /// Whether no output will show the details of the record's socket: it is not stuck, or not yet. When a socket gets
 /// stuck, the agent reads them again.
 #[inline(always)]
@@ -195,6 +210,7 @@ pub(crate) fn classic(ctx: &TracePointContext) {
         ctx,
         &change,
         || false,
+        |_dwell_ns, _now_ns| false,
         |record| {
             record.sk = sk.address();
             record.family = fields.read(trace_layout!(family)).unwrap_or(0);
@@ -214,9 +230,16 @@ pub(crate) fn classic(ctx: &TracePointContext) {
     );
 }
 
-/// Stores or removes the time of entry, counts, and writes the record, except for an entry whose record is deferred.
+/// Stores or removes the time of entry, counts, and writes the record, except for an entry whose record is deferred, and for the exit of
+/// a socket without a record that `counts` counts with its dwell time and the time.
 #[inline(always)]
-fn record(ctx: &impl EbpfContext, change: &Change, defers: impl FnOnce() -> bool, fill: impl FnOnce(&mut Record)) {
+fn record(
+    ctx: &impl EbpfContext,
+    change: &Change,
+    defers: impl FnOnce() -> bool,
+    counts: impl FnOnce(u64, u64) -> bool,
+    fill: impl FnOnce(&mut Record),
+) {
     let now_ns = time::boot_ns();
     let sk = change.sk;
     let (kind, entered_ns, flags) = if change.new == state::CLOSE_WAIT {
@@ -228,7 +251,11 @@ fn record(ctx: &impl EbpfContext, change: &Change, defers: impl FnOnce() -> bool
     } else {
         match maps::take_entry(sk) {
             Some(Stay { entered_ns, is_pending }) => {
-                maps::count_dwell(now_ns.saturating_sub(entered_ns));
+                let dwell_ns = now_ns.saturating_sub(entered_ns);
+                maps::count_dwell(dwell_ns);
+                if is_pending && counts(dwell_ns, now_ns) {
+                    return;
+                }
                 (kind::LEAVE, entered_ns, if is_pending { flag::ENTERED } else { 0 })
             }
             None => {

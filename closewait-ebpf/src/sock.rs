@@ -15,6 +15,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel,
 use closewait_common::{
     Detailed, Record,
     config::MISSING,
+    passes,
     record::{Detail, FORMAT, flag, timer},
     tcp::{AF_INET, IPPROTO_TCP},
 };
@@ -288,14 +289,35 @@ pub(crate) fn describe(sk: impl Pointer, socket: Option<Probed>, record: &mut Re
     }
 }
 
-/// Sets the cgroup v2 of the program at the time when it created the socket, or its listener.
+/// Sets the cgroup v2 of the program.
 #[inline(always)]
 fn describe_cgroup(sk: impl Pointer, record: &mut Record) {
-    let node = sk.follow(layout!(sock_cgroup)).and_then(|cgroup| cgroup.follow(layout!(cgroup_kn)));
-    if let Some(id) = node.and_then(|node| node.read(layout!(kernfs_id))) {
+    if let Some(id) = cgroup(sk) {
         record.cgroup = id;
         record.flags |= flag::CGROUP;
     }
+}
+
+/// Returns the cgroup v2 of the program at the time when it created the socket, or its listener.
+#[inline(always)]
+fn cgroup(sk: impl Pointer) -> Option<u64> {
+    sk.follow(layout!(sock_cgroup))?.follow(layout!(cgroup_kn))?.read(layout!(kernfs_id))
+}
+
+/// Returns the key of the socket's flow among the counted ones; `None` if a part of it is unknown.
+#[inline(always)]
+pub(crate) fn pass_key(sk: Typed, tcp: Typed) -> Option<passes::Key> {
+    let netns = typed_netns(tcp).filter(|netns| *netns != 0)?;
+    if is_accepted(sk) {
+        return Some(passes::Key::server(netns, u16::from_be(tcp.read(layout!(inet_sport))?)));
+    }
+    let mut remote = [0; 16];
+    if sk.read(layout!(sock_family)) == Some(AF_INET) {
+        map_v4(&mut remote, sk.read(layout!(sock_daddr))?);
+    } else {
+        sk.probed().read_into(layout!(sock_v6_daddr), &raw mut remote)?;
+    }
+    Some(passes::Key::client(netns, cgroup(sk), remote, u16::from_be(sk.read(layout!(sock_dport))?)))
 }
 
 /// Returns the `struct socket`; none until a program accepts the connection. The inode is allocated with it, behind
@@ -407,24 +429,27 @@ pub(crate) fn describe_listener(sk: impl Pointer, record: &mut Record, detail: &
     record.flags |= flag::LISTENER;
 }
 
-/// Sets whether the last descriptor of the socket is just being closed. `__fput` runs after the last reference to the
-/// file is gone (fs/file_table.c); in `shutdown(2)` the caller still has one.
+/// Sets whether the last descriptor of the socket is just being closed.
 #[inline(always)]
 pub(crate) fn describe_file(socket: Option<impl Pointer>, record: &mut Record) {
-    /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: from this value on, the file has no reference.
-    const RELEASED: u64 = 0xc000_0000_0000_0000;
-    let Some(file) = socket.and_then(|socket| socket.descend(layout!(socket_file))) else { return };
-    let gone = if let Some(reference) = file.read::<u64>(layout!(file_ref)) {
-        reference >= RELEASED
-    } else if let Some(count) = file.read::<u64>(layout!(file_count)) {
-        count == 0
-    } else {
-        return;
-    };
+    let Some(gone) = socket.and_then(file_is_gone) else { return };
     record.flags |= flag::FILE;
     if gone {
         record.flags |= flag::FILE_GONE;
     }
+}
+
+/// Whether the last descriptor of the socket is just being closed; `None` if this is unknown. `__fput` runs after the last reference
+/// to the file is gone (fs/file_table.c); in `shutdown(2)` the caller still has one.
+#[inline(always)]
+pub(crate) fn file_is_gone(socket: impl Pointer) -> Option<bool> {
+    /// `FILE_REF_RELEASED` of include/linux/file_ref.h at v6.13: from this value on, the file has no reference.
+    const RELEASED: u64 = 0xc000_0000_0000_0000;
+    let file = socket.descend(layout!(socket_file))?;
+    if let Some(reference) = file.read::<u64>(layout!(file_ref)) {
+        return Some(reference >= RELEASED);
+    }
+    file.read::<u64>(layout!(file_count)).map(|count| count == 0)
 }
 
 /// Returns the socket's cookie. Linux 5.12 and later assign one if it has none; older kernels only have an existing

@@ -1,6 +1,6 @@
 //! Sockets that have entered CLOSE_WAIT and have no record of that yet.
 //!
-//! The kernel program writes one record for a socket that leaves healthy. The agent has the records of the others written: a few times
+//! The kernel program writes one record for a socket that leaves healthy, and none but only counts it if it is one of a busy flow. The agent has the records of the others written: a few times
 //! a second of those that stay, and of all before the engine decides anything and before an answer. So the engine's findings and
 //! answers are those that it would have with a record at each entry.
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Runtime;
 use crate::{clock, source::records::RecordSource};
-use closewait_engine::time::BootTime;
+use closewait_engine::{model::Observation, time::BootTime};
 
 /// Minimum `--stuck-after` with which records are deferred.
 pub const MIN_DEFERRING: Duration = Duration::from_secs(1);
@@ -32,9 +32,10 @@ impl<S: RecordSource> Runtime<S> {
         }
     }
 
-    /// Announces all sockets if the engine has work at `now`, and else those that stay, if it is time for that.
+    /// Announces all sockets if the engine has work at `now` or a scan has ended, and else those that stay, if it is time for that.
     pub(super) fn announce_due(&mut self, now: BootTime) {
-        if self.engine.state().poll_timeout().is_some_and(|due| due <= now) {
+        let may_count_again = !self.pending.counts && !self.pending.scans();
+        if may_count_again || self.engine.state().poll_timeout().is_some_and(|due| due <= now) {
             self.announce_all();
         } else if self.next_announcement().is_some_and(|next| next <= now) {
             self.announce(STAYS_AFTER);
@@ -49,13 +50,28 @@ impl<S: RecordSource> Runtime<S> {
     fn announce(&mut self, age: Duration) {
         let now = clock::now();
         self.pending.announced = now;
+        let mut is_complete = false;
         for _ in 0..MAX_ROUNDS {
-            let is_complete = self.source.announce(now - age);
+            is_complete = self.source.announce(now - age);
             self.drain_all();
             if is_complete {
-                return;
+                break;
             }
         }
-        log::debug!("more sockets than fit into the ring buffer wait for their records");
+        if !is_complete {
+            log::debug!("more sockets than fit into the ring buffer wait for their records");
+        }
+        // What a scan has found and is still in CLOSE_WAIT is announced now, so its exit has a record.
+        let may_begin = is_complete && age.is_zero();
+        self.take_passed(!self.pending.scans() && (self.pending.counts || may_begin));
+    }
+
+    /// Hands the counts of sockets without records to the engine. During a scan the kernel may not count: the scan may find a socket that
+    /// exits a moment later, and only a record tells the engine of that.
+    pub(super) fn take_passed(&mut self, may_count: bool) {
+        self.pending.counts = may_count;
+        for passed in self.source.take_passed(clock::now(), may_count) {
+            self.engine.handle(Observation::from(passed));
+        }
     }
 }

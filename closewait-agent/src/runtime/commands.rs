@@ -87,6 +87,16 @@ pub(super) enum Purpose {
     QueryInspection(QueryId),
 }
 
+impl Purpose {
+    /// Whether the job searches sockets.
+    const fn scans(self) -> bool {
+        match self {
+            Self::Owners | Self::Audit | Self::QueryScan(_) => true,
+            Self::Inspection | Self::QueryInspection(_) => false,
+        }
+    }
+}
+
 /// Work beside the event loop.
 #[derive(Default)]
 pub struct Pending {
@@ -102,6 +112,8 @@ pub struct Pending {
     pub(super) answering: Answering,
     /// CPU time of the current inspection.
     pub(super) worked: Duration,
+    /// Whether the kernel may count sockets in place of a record of each.
+    pub(super) counts: bool,
     /// Time of the last search for sockets without a record.
     pub(super) announced: BootTime,
     last_warning: Option<BootTime>,
@@ -111,6 +123,11 @@ impl Pending {
     /// Whether another query may begin.
     pub(super) fn may_ask(&self) -> bool {
         self.queries.len() < MAX_QUERIES
+    }
+
+    /// Whether a scan runs.
+    pub(super) fn scans(&self) -> bool {
+        self.jobs.values().any(|purpose| purpose.scans())
     }
 
     /// Whether all sockets were refreshed.
@@ -248,6 +265,9 @@ impl<S: RecordSource> Runtime<S> {
         // Earlier entries and records go in before the job's findings.
         self.announce_all();
         self.drain_all();
+        if purpose.scans() {
+            self.take_passed(false);
+        }
         let id = self.workers.ask(job, self.engine.decoder(), clock::now());
         self.pending.jobs.insert(id, purpose);
     }
@@ -260,9 +280,7 @@ impl<S: RecordSource> Runtime<S> {
             WorkerEvent::Abandoned(id, why) => {
                 let at = clock::now();
                 let purpose = self.pending.jobs.get(&id);
-                if purpose
-                    .is_some_and(|purpose| matches!(purpose, Purpose::Owners | Purpose::Audit | Purpose::QueryScan(_)))
-                {
+                if purpose.is_some_and(|purpose| purpose.scans()) {
                     self.engine.handle(ScanEnd::Failed { why: why.clone() });
                 }
                 self.ended(id, JobReport { began: at, unseen: vec![why], ..JobReport::default() });

@@ -40,7 +40,7 @@ use crate::{
 use closewait_engine::{
     Config, Engine, Events,
     decode::Decoder,
-    model::{Counters, PortCloses, ScanEnd, ScanFact, Since, SocketKey, WatchedPort},
+    model::{Counters, PassedSockets, PileupGroup, PortCloses, Role, ScanEnd, ScanFact, Since, SocketKey, WatchedPort},
     snapshot::query::{Filter, ListContent},
     testing,
 };
@@ -70,6 +70,10 @@ struct FakeState {
     defers: bool,
     /// Deferred records, with the times of the entries, oldest first.
     unannounced: VecDeque<(BootTime, Vec<u8>)>,
+    /// Counts of sockets without records.
+    passed: Vec<PassedSockets>,
+    /// Whether the kernel may count sockets, of each time the counts were taken.
+    may_count: Vec<bool>,
     /// Number of records that the kernel drops during each refresh.
     lost_by_refresh: u64,
     /// Record that the kernel program writes while it is being detached.
@@ -130,6 +134,12 @@ impl RecordSource for FakeSource {
         let records: Vec<_> = state.unannounced.drain(..count).map(|(_, record)| record).collect();
         state.records.extend(records);
         true
+    }
+
+    fn take_passed(&mut self, _now: BootTime, may_count: bool) -> Vec<PassedSockets> {
+        let mut state = self.state();
+        state.may_count.push(may_count);
+        std::mem::take(&mut state.passed)
     }
 
     fn counters(&self) -> Result<Counters, KernelProgramError> {

@@ -35,6 +35,7 @@ pub mod inspector;
 pub mod jvm;
 mod mapping;
 pub mod owners;
+mod passes;
 pub mod pins;
 mod places;
 mod pod_names;

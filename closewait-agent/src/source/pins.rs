@@ -41,13 +41,14 @@ const PROGRAM: &str = "program";
 const OLD_KEPT: &str = "CLOSEWAIT_KEPT";
 /// Names of all files that an agent creates, and of those that agents created before layout 3, to remove all of them.
 /// The link comes first: its removal ends the program.
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     LINK,
     PROGRAM,
     names::KEPT,
     names::RING,
     names::SINCE,
     names::SLOTS,
+    names::PASSES,
     names::STATS,
     names::OPENERS,
     names::WATCHED,

@@ -24,7 +24,7 @@ use closewait_common::{
     batch::{WINDOWS, Window},
     config::{Abilities, openers},
     kept::Kept,
-    names, slots,
+    names, passes, slots,
     stats::{Counter, Stats},
 };
 use log::Log;
@@ -34,6 +34,7 @@ pub use self::refresh::{RefreshKind, Refreshed};
 use super::{
     batch::{Copier, CopyPlan},
     inspector::ProxyPeerReader,
+    passes::PassTable,
     pins::{Pinned, Pins, PinsError},
     scanner::{ScanPrograms, Scanner},
     slots::SlotTable,
@@ -46,7 +47,7 @@ use crate::host::{
     tracefs::TracefsError,
 };
 use closewait_engine::{
-    model::{Counters, SocketKey},
+    model::{Counters, PassedSockets, SocketKey},
     time::{BootTime, nanos},
 };
 
@@ -72,12 +73,13 @@ fn log_verified(name: &str, info: Result<ProgramInfo, ProgramError>) {
 }
 
 /// Maps that outlive the agent, except those of connections.
-const PINNED: [&str; 8] = [
+const PINNED: [&str; 9] = [
     names::KEPT,
     names::RING,
     names::STATS,
     names::OPENERS,
     names::SLOTS,
+    names::PASSES,
     names::SINCE,
     names::WATCHED,
     names::WATCHING,
@@ -202,6 +204,8 @@ pub struct KernelPrograms {
     copier: Option<Copier>,
     /// Whether the tracepoint's program defers records of entries.
     defers: bool,
+    /// Flows whose sockets have no records if they pass; `None` if the program is not loaded to watch.
+    passes: Option<PassTable>,
 }
 
 impl KernelPrograms {
@@ -256,7 +260,9 @@ impl KernelPrograms {
         };
         let max_sockets = choices.map_or(1, |choices| choices.max_sockets);
         let slot_count = slots::count(max_sockets);
-        let abilities = Abilities { slot_mask: slot_count - 1, ..abilities };
+        // Without a choice, no program counts.
+        let parts = choices.map_or(1, |_| passes::parts(aya::util::nr_cpus().map_or(1, |cpus| cpus as u32)));
+        let abilities = Abilities { slot_mask: slot_count - 1, part_mask: parts - 1, ..abilities };
         let copies = CopyPlan::new(&plan.layout, &abilities).filter(|_| btf.is_some());
         let windows = copies.as_ref().map_or([Window::NONE; WINDOWS], |copies| copies.windows);
         let mut loader = loader.ready();
@@ -268,6 +274,7 @@ impl KernelPrograms {
             .override_global(names::WINDOWS, &windows[..], true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(names::SLOTS, slot_count)
+            .map_max_entries(names::PASSES, choices.map_or(1, |_| passes::PLACES * parts))
             .map_max_entries(names::SINCE, max_sockets.saturating_sub(slot_count).max(1))
             .map_max_entries(names::RING, choices.map_or(UNUSED_RING, |choices| choices.ring_bytes));
         if !samples_connects {
@@ -291,13 +298,30 @@ impl KernelPrograms {
         let slots = SlotTable::map(map.fd().as_fd(), slot_count);
         let slots =
             Arc::new(slots.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?);
+        let name = names::PASSES;
+        let Some(Map::Array(map)) = ebpf.map(name) else { return Err(KernelProgramError::Missing(name)) };
+        let passes = choices.map(|_| PassTable::map(map.fd().as_fd(), parts, defers)).transpose();
+        let passes = passes.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?;
         let (plan, link, watched, copier) = (plan.clone(), None, None, None);
-        Ok(Self { ebpf, btf, plan, pinned, link, watched, samples_connects, slots, copies, copier, defers })
+        Ok(Self { ebpf, btf, plan, pinned, link, watched, samples_connects, slots, copies, copier, defers, passes })
     }
 
     /// Whether the tracepoint's program defers records of entries.
     pub fn defers(&self) -> bool {
         self.defers
+    }
+
+    /// Takes note of a record: a flow with many of sockets that passed is counted in place of further records.
+    pub fn saw(&mut self, record: &[u8], now: BootTime) {
+        if let Some(passes) = &mut self.passes {
+            passes.saw(record, now);
+        }
+    }
+
+    /// Returns the counts of sockets that had no records, since the last call. `may_count` is whether the program may count from now on;
+    /// else it records each exit.
+    pub fn take_passed(&mut self, now: BootTime, may_count: bool) -> Vec<PassedSockets> {
+        self.passes.as_mut().map(|passes| passes.take(now, may_count)).unwrap_or_default()
     }
 
     /// Returns the ring buffer with the tracepoint's records. Works once.

@@ -12,8 +12,9 @@ use super::{
     program::{KernelProgramError, KernelPrograms, RefreshKind, Refreshed},
     ring::RingReader,
 };
+use crate::clock;
 use closewait_engine::{
-    model::{Counters, PortCloses, SocketKey, WatchedPort},
+    model::{Counters, PassedSockets, PortCloses, SocketKey, WatchedPort},
     time::BootTime,
 };
 
@@ -47,6 +48,10 @@ pub trait RecordSource {
     /// Announces sockets that have entered at `until` or before. When this returns, a record of each that is still in CLOSE_WAIT can be
     /// drained, or has been. Returns whether all were announced; drain the source before the next call.
     fn announce(&mut self, until: BootTime) -> bool;
+
+    /// Returns the counts of sockets that had no records, since the last call. `may_count` is whether the kernel may count sockets from
+    /// now on; else each has its record.
+    fn take_passed(&mut self, now: BootTime, may_count: bool) -> Vec<PassedSockets>;
 
     /// Returns the kernel's counters.
     ///
@@ -116,8 +121,10 @@ impl RecordSource for KernelSource {
     }
 
     fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
-        let announced = &mut self.announced;
-        self.ring.drain(limit, |record| {
+        let Self { programs, ring, announced, .. } = self;
+        let now = clock::now();
+        ring.drain(limit, |record| {
+            programs.saw(record, now);
             if announcement(record).is_none_or(|stay| announced.remove(&stay)) {
                 each(record);
             }
@@ -142,6 +149,10 @@ impl RecordSource for KernelSource {
 
     fn announce(&mut self, until: BootTime) -> bool {
         self.programs.announce(until, &mut self.announced)
+    }
+
+    fn take_passed(&mut self, now: BootTime, may_count: bool) -> Vec<PassedSockets> {
+        self.programs.take_passed(now, may_count)
     }
 
     fn counters(&self) -> Result<Counters, KernelProgramError> {

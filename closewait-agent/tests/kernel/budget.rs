@@ -25,9 +25,11 @@ const INSTRUCTIONS: [(&str, u64, u64); 6] = [
 
 /// Maximum number of bytes of each map with the default settings: in total, and per CPU. About 1.5 times the number
 /// that 5.10 and those kernels report; kernels before 6.4 round to pages, and 6.1 omits the entries of some maps.
-const BYTES: [(&str, u64, u64); 15] = [
+const BYTES: [(&str, u64, u64); 16] = [
     (names::SINCE, 32 << 20, 0),
     (names::SLOTS, 400 << 10, 0),
+    // Parts for up to 16 CPUs.
+    (names::PASSES, 0, 960 << 10),
     (names::RING, 6 << 20, 0),
     (names::LOG_RING, 216 << 10, 0),
     (names::KNOWN, 128 << 10, 0),
@@ -91,6 +93,12 @@ fn report(what: &str, number: Option<u64>, budget: Option<u64>, over: &mut Vec<S
     if budget.is_none() || number > budget {
         over.push(format!("{what}: {line}"));
     }
+}
+
+/// Returns the ids of the maps that a process has descriptors of, by name.
+pub(crate) fn maps_of(pid: u32) -> BTreeMap<String, u32> {
+    let id = |fields: BTreeMap<String, String>| fields.get("map_id")?.parse::<u32>().ok();
+    descriptors(pid).into_iter().filter_map(id).map(|id| (map_name(id.into()), id)).collect()
 }
 
 /// Returns the fields of `/proc/PID/fdinfo`, of each descriptor.

@@ -49,6 +49,7 @@ mod notify;
 mod older;
 mod otlp;
 mod owners;
+mod passes;
 mod peek;
 mod pileup;
 mod pinned;

@@ -24,7 +24,7 @@ use crate::{
     confinement::LASTING,
     leaving::check_dwell,
     net::{Id, Namespace, V4},
-    schema,
+    passes, schema,
     setup::{self, NOBODY, PublicBinary},
 };
 
@@ -200,6 +200,29 @@ fn an_incident_keeps_its_identity_over_a_restart() {
 }
 
 #[test]
+fn what_the_kernel_counts_without_an_agent_is_told_by_the_next_one() {
+    let (pins, ns) = (Pins::new("passes"), Namespace::new());
+    let listener = ns.listen(V4);
+    let port = listener.local_addr().expect("an address").port();
+    let of_port = |events: &[Value]| {
+        let own = events.iter().filter(|event| event["event"] == "histogram" && event["local_port"] == port);
+        own.map(|event| event["finished"]["count"].as_u64().expect("a count")).sum::<u64>()
+    };
+    // The windows end before the kill, and so does the counting of the first flow by the first agent.
+    let mut first = pins.start_with("stuck", &["--histogram-every", "200ms"]);
+    passes::pass(&ns, &listener, 2000, true);
+    first.watch(Duration::from_secs(1));
+    assert_eq!(of_port(&kill(first)), 2000);
+    passes::pass(&ns, &listener, 500, true);
+    let mut second = pins.start_with("stuck", &["--histogram-every", "200ms"]);
+    assert_eq!(pinned(&second), "adopted");
+    passes::pass(&ns, &listener, 2000, true);
+    second.watch(Duration::from_secs(1));
+    let ended = second.stop();
+    assert_eq!(of_port(&ended.events), 2500);
+}
+
+#[test]
 fn agents_of_nobody_follow_each_other_in_a_folder_of_their_own() {
     let (pins, binary) = (Pins::new("nobody"), PublicBinary::new());
     // As systemd mounts it: only root may even list it.
@@ -287,6 +310,7 @@ fn the_ages_in_the_maps_of_an_earlier_layout_are_kept() {
     assert_eq!(kept.layout, LAYOUT);
     notes.set(0, Kept { layout: OLDEST_LAYOUT, program: kept.program ^ 1, ..kept }, 0).expect("changed notes");
     fs::remove_file(pins.file(names::SLOTS)).expect("no slots");
+    fs::remove_file(pins.file(names::PASSES)).expect("no counts of passes");
     let mut second = pins.start(&["--stuck-after", "300ms"]);
     assert_eq!(pinned(&second), "maps_adopted");
     assert_eq!(notes.get(&0, 0).expect("the notes").layout, LAYOUT);

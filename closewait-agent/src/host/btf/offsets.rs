@@ -101,7 +101,7 @@ pub fn abilities(btf: &Btf) -> Abilities {
         connects: u32::from(btf.has_function("bpf_task_pt_regs")),
         slot_mask: 0,
         defers: 0,
-        _pad: 0,
+        part_mask: 0,
         healthy_below_ns: 0,
     }
 }

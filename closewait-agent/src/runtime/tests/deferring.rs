@@ -58,3 +58,41 @@ fn what_an_earlier_agent_left_is_announced_by_one_that_defers_nothing() {
     source.enters_deferred(1);
     run(&source, config(), no_jobs(), None, async |lines| lines.wait_for("enter", 1).await);
 }
+
+#[test]
+fn the_kernel_counts_no_sockets_while_a_scan_runs_and_what_it_has_counted_is_told_once() {
+    let (source, path) = (deferring(), socket("counting"));
+    let (end_of_scan, ended) = mpsc::channel::<()>();
+    let scan = move |_job, _decoder, to: &mut Outbox<'_>| {
+        let _ended = ended.recv();
+        to.put(ScanItem::fact(ScanEnd::Descriptors { began: clock::now(), blind: None, saw_listeners: true }));
+        Vec::new()
+    };
+    let workers = Workers::start_with(scan, no_inspection, LIMIT).unwrap();
+    let events = run(&source, config(), workers, Some(&path), async |_lines| {
+        wait_until("counting", || source.state().may_count.last() == Some(&true)).await;
+        let flow =
+            PileupGroup { role: Some(Role::Server), netns: None, cgroup: None, local_port: Some(80), remote: None };
+        let dwell = vec![(200, 3), (300, 4)];
+        let passed =
+            PassedSockets { at: clock::now(), flow, last: clock::now(), longest: Duration::from_millis(1), dwell };
+        source.state().passed.push(passed);
+        source.write([enter(1)]);
+        let asking = thread::spawn({
+            let path = path.clone();
+            move || list(&path)
+        });
+        wait_until("a scan", || source.state().may_count.last() == Some(&false)).await;
+        // Searches for sockets that stay happen meanwhile, and none of them lets the kernel count again.
+        source.state().may_count.clear();
+        wait_until("searches", || source.state().may_count.len() >= 3).await;
+        assert!(source.state().may_count.iter().all(|may| !may));
+        end_of_scan.send(()).unwrap();
+        wait_until("an answer", || asking.is_finished()).await;
+        wait_until("counting again", || source.state().may_count.last() == Some(&true)).await;
+        drop(end_of_scan);
+    });
+    let own: Vec<_> = events.iter().filter(|event| event["local_port"] == 80).collect();
+    assert_eq!(own.len(), 1, "{own:?}");
+    assert_eq!((&own[0]["event"], &own[0]["finished"]["count"]), (&"histogram".into(), &7.into()), "{own:?}");
+}
