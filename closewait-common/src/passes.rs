@@ -11,9 +11,9 @@
 use crate::histogram;
 
 /// Number of places, a power of two. Flows without one have records.
-pub const PLACES: u32 = 256;
+pub const PLACES: u32 = 128;
 /// Maximum number of parts of a place, a power of two.
-pub const MAX_PARTS: u32 = 16;
+pub const MAX_PARTS: u32 = 8;
 /// Binary logarithm of the shortest dwell time that is counted here, nanoseconds; a shorter one has a record.
 const SHORTEST_POWER: u32 = 10;
 /// Binary logarithm of the dwell time from which on an exit has a record, nanoseconds: about half a second.
@@ -127,8 +127,9 @@ impl Key {
             .wrapping_add(high.wrapping_mul(FACTORS[1]))
             .wrapping_add(low.wrapping_mul(FACTORS[2]))
             .wrapping_add(cgroup.rotate_left(32));
-        let hash = words.wrapping_mul(FACTORS[0]);
-        [(hash >> 56) as u32 % PLACES, (hash >> 48) as u32 % PLACES]
+        // A product has the last byte of an address, which is the highest one, only in its highest byte.
+        let hash = (words ^ words >> 32).wrapping_mul(FACTORS[0]);
+        [(hash >> 57) as u32 % PLACES, (hash >> 50) as u32 % PLACES]
     }
 }
 
@@ -172,21 +173,21 @@ mod tests {
     }
 
     #[test]
-    fn most_of_a_hundred_flows_have_a_place() {
-        let servers = (0..50).map(|port| Key::server(4_026_531_840, 8000 + port));
+    fn most_of_fifty_flows_have_a_place() {
+        let servers = (0..25).map(|port| Key::server(4_026_531_840, 8000 + port));
         let remote = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
-        let clients = (0..50).map(|last| Key::client(4_026_531_840, Some(4711), remote(last), 5432));
+        let clients = (0..25).map(|last| Key::client(4_026_531_840, Some(4711), remote(last), 5432));
         let mut taken = [false; PLACES as usize];
         let found = servers.chain(clients).filter(|key| {
             let place = key.places().into_iter().find(|place| !taken[*place as usize]);
             place.is_some_and(|place| !core::mem::replace(&mut taken[place as usize], true))
         });
-        assert!(found.count() >= 85);
+        assert!(found.count() >= 45);
     }
 
     #[test]
     fn parts_do_not_overlap() {
-        for cpus in [1, 2, 3, 16, 17, 4096] {
+        for cpus in [1, 2, 3, 8, 9, 4096] {
             let parts = parts(cpus);
             assert!(parts.is_power_of_two() && parts <= MAX_PARTS && parts >= cpus.min(MAX_PARTS), "{cpus}");
             assert_eq!(index(1, 0, parts - 1), index(0, parts - 1, parts - 1) + 1);

@@ -198,11 +198,10 @@ pub(crate) fn count(counter: Counter) {
     add_one(slot);
 }
 
-/// Counts one socket with a dwell time of `dwell_ns` nanoseconds.
+/// Counts one socket with a dwell time in the bucket `index`.
 #[inline(always)]
-pub(crate) fn count_dwell(dwell_ns: u64) {
+pub(crate) fn count_dwell(index: usize) {
     let Some(stats) = STATS.get_ptr_mut(0) else { return };
-    let index = histogram::index(dwell_ns);
     // SAFETY: `stats` points to a map value of that type.
     let mut slot = unsafe { &raw mut (*stats).dwell }.cast::<u64>();
     // The verifier does not follow the arithmetic of `index`, and before 5.11 it forgets the bounds of a number that the compiler keeps on
@@ -226,13 +225,15 @@ pub(crate) fn count_dwell(dwell_ns: u64) {
     add_one(slot);
 }
 
-/// Counts the pass of a socket of the flow with this key, after `dwell_ns` at `now_ns`. Returns whether the flow is one of those that are
+/// Counts the pass of a socket of the flow with this key, after `dwell_ns`, which is in the bucket `index`, at `now_ns`. Returns whether the flow is one of those that are
 /// counted, and the dwell time one that has a bucket.
 #[inline(always)]
-pub(crate) fn count_pass(key: passes::Key, dwell_ns: u64, now_ns: u64) -> bool {
+pub(crate) fn count_pass(key: passes::Key, (index, dwell_ns): (usize, u64), now_ns: u64) -> bool {
     let [first, second] = key.places();
-    let Some(part) = part_of(first, key).or_else(|| part_of(second, key)) else { return false };
-    let bucket = histogram::index(dwell_ns).wrapping_sub(FIRST_BUCKET);
+    // SAFETY: the helper has no conditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(part) = part_of(first, cpu, key).or_else(|| part_of(second, cpu, key)) else { return false };
+    let bucket = index.wrapping_sub(FIRST_BUCKET);
     let mut count = part.wrapping_add(DWELL).cast::<u32>();
     // As in `count_dwell`. Before the time of the exit, by which the agent sees that there is a count.
     // SAFETY: the instructions change only these two registers.
@@ -261,11 +262,9 @@ pub(crate) fn count_pass(key: passes::Key, dwell_ns: u64, now_ns: u64) -> bool {
     true
 }
 
-/// Returns the counts of a flow at this place and this CPU, if the place is that of the flow.
+/// Returns the counts of a flow at this place and of this CPU, if the place is that of the flow.
 #[inline(always)]
-fn part_of(place: u32, key: passes::Key) -> Option<*mut u64> {
-    // SAFETY: the helper has no conditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
+fn part_of(place: u32, cpu: u32, key: passes::Key) -> Option<*mut u64> {
     let part = PASSES.get_ptr_mut(passes::index(place, cpu, ability!(part_mask)))?.cast::<u64>();
     let words = OwnWords(part);
     (0..KEY_WORDS).all(|word| words.load(word) == key.0[word]).then_some(part)

@@ -13,6 +13,7 @@ use aya_log_ebpf::debug;
 use closewait_common::{
     Record,
     config::openers as keeps,
+    histogram,
     record::{flag, kind},
     slots::Stay,
     stats::Counter,
@@ -37,17 +38,10 @@ struct Change {
 }
 
 impl Change {
-    /// Creates a change; `None` if neither state is CLOSE_WAIT.
+    /// Creates a change; `None` for a socket of another protocol. SCTP shares the tracepoint and uses the same numbers for other states.
     #[inline(always)]
-    fn new(sk: impl Pointer, old: i32, new: i32, protocol: impl FnOnce() -> Option<u16>) -> Option<Self> {
-        if old != i32::from(state::CLOSE_WAIT) && new != i32::from(state::CLOSE_WAIT) {
-            return None;
-        }
-        // SCTP shares the tracepoint and uses the same numbers for other states.
-        let protocol = protocol()?;
-        if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
-            return None;
-        }
+    fn new(sk: impl Pointer, old: u64, new: u64, protocol: Option<u16>) -> Option<Self> {
+        let protocol = protocol.filter(|protocol| *protocol == IPPROTO_TCP || *protocol == IPPROTO_MPTCP)?;
         Some(Self { sk: sk.address(), old: old as u8, new: new as u8, protocol })
     }
 }
@@ -55,24 +49,14 @@ impl Change {
 /// Handles the BTF-typed tracepoint: its arguments are the socket and the two states.
 #[inline(always)]
 pub(crate) fn btf(ctx: &BtfTracePointContext) {
-    let sk = Typed::new(ctx.arg::<*const c_void>(0));
-    let (openers, samples) = (ability!(openers), ability!(connects) != 0);
-    if (openers != 0 || samples) && connects(ctx.arg(1), ctx.arg(2)) {
-        // `tcp_v4_connect` runs in the connecting task, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
-        let is_kept = openers == keeps::ALL || (openers != 0 && connects_to_watched(sk));
-        if is_kept && sock::protocol(sk) == Some(IPPROTO_TCP) {
-            task::keep_opener(sk);
-        }
-        if samples && sock::protocol(sk) == Some(IPPROTO_TCP) {
-            connect::sample(sk);
-        }
+    let (sk, old, new) = (Typed::new(ctx.arg::<*const c_void>(0)), ctx.arg::<u64>(1), ctx.arg::<u64>(2));
+    // First: four of five changes are none of these.
+    if !is_of_close_wait(old, new) {
+        other_change(sk, old, new);
         return;
     }
-    if ctx.arg::<i32>(1) == i32::from(state::ESTABLISHED) && ends_own_side(ctx.arg(2)) && maps::watches_any() {
-        count_close(sk);
-        return;
-    }
-    let Some(change) = Change::new(sk, ctx.arg(1), ctx.arg(2), || sock::protocol(sk)) else { return };
+    let openers = ability!(openers);
+    let Some(change) = Change::new(sk, old, new, sock::protocol(sk)) else { return };
     // A client that closes first leaves no other sign that it was served.
     if change.new == state::LAST_ACK && maps::watches_any() {
         count_close(sk);
@@ -87,7 +71,7 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
         openers == keeps::NONE || (openers == keeps::WATCHED && !(maps::watches_any() && task::has_opener(sk)))
     };
     // Only where the program defers: else the agent counts nothing there, and the exit of a socket that is not pending needs its record.
-    let counts = |dwell_ns, now_ns| change.new == state::LAST_ACK && counts_pass(sk, change.protocol, dwell_ns, now_ns);
+    let counts = |dwell, now_ns| change.new == state::LAST_ACK && counts_pass(sk, change.protocol, dwell, now_ns);
     record(ctx, &change, defers, counts, |record| {
         let tcp = sk.tcp(change.protocol);
         sock::identify(sk, tcp, record);
@@ -126,10 +110,39 @@ pub(crate) fn btf(ctx: &BtfTracePointContext) {
     });
 }
 
+/// Whether a change begins or ends CLOSE_WAIT.
+#[inline(always)]
+fn is_of_close_wait(old: u64, new: u64) -> bool {
+    old == u64::from(state::CLOSE_WAIT) || new == u64::from(state::CLOSE_WAIT)
+}
+
+/// Handles a change that neither begins nor ends CLOSE_WAIT: a program connects or closes a socket.
+#[inline(always)]
+fn other_change(sk: Typed, old: u64, new: u64) {
+    if old == u64::from(state::ESTABLISHED) {
+        if ends_own_side(new) && maps::watches_any() {
+            count_close(sk);
+        }
+        return;
+    }
+    let (openers, samples) = (ability!(openers), ability!(connects) != 0);
+    if (openers == 0 && !samples) || !connects(old, new) {
+        return;
+    }
+    // `tcp_v4_connect` runs in the connecting task, and has set the remote port (net/ipv4/tcp_ipv4.c at v5.10).
+    let is_kept = openers == keeps::ALL || (openers != 0 && connects_to_watched(sk));
+    if is_kept && sock::protocol(sk) == Some(IPPROTO_TCP) {
+        task::keep_opener(sk);
+    }
+    if samples && sock::protocol(sk) == Some(IPPROTO_TCP) {
+        connect::sample(sk);
+    }
+}
+
 /// Whether a program connects a socket.
 #[inline(always)]
-fn connects(old: i32, new: i32) -> bool {
-    old == i32::from(state::CLOSE) && new == i32::from(state::SYN_SENT)
+fn connects(old: u64, new: u64) -> bool {
+    old == u64::from(state::CLOSE) && new == u64::from(state::SYN_SENT)
 }
 
 /// Whether the remote port of a new connection is watched.
@@ -140,8 +153,8 @@ fn connects_to_watched(sk: Typed) -> bool {
 
 /// Whether a change to this state means that the own program closes the connection, or that either side resets it.
 #[inline(always)]
-fn ends_own_side(new: i32) -> bool {
-    new == i32::from(state::FIN_WAIT1) || new == i32::from(state::CLOSE)
+fn ends_own_side(new: u64) -> bool {
+    new == u64::from(state::FIN_WAIT1) || new == u64::from(state::CLOSE)
 }
 
 /// Counts the close of an accepted connection of a watched port by its program, if that has sent data since the start
@@ -168,14 +181,14 @@ fn count_close(sk: Typed) {
 /// Counts the pass of a socket instead of a record, if its program has closed it and the agent has the flow counted. Returns whether it
 /// was counted.
 #[inline(always)]
-fn counts_pass(sk: Typed, protocol: u16, dwell_ns: u64, now_ns: u64) -> bool {
+fn counts_pass(sk: Typed, protocol: u16, dwell: (usize, u64), now_ns: u64) -> bool {
     let Some(tcp) = sk.tcp(protocol) else { return false };
     // One that still has a descriptor needs its record.
     if sock::typed_socket(tcp).and_then(sock::file_is_gone) != Some(true) {
         return false;
     }
     let Some(key) = sock::pass_key(sk, tcp) else { return false };
-    maps::count_pass(key, dwell_ns, now_ns)
+    maps::count_pass(key, dwell, now_ns)
 }
 
 /// Whether no output will show the details of the record's socket: it is not stuck, or not yet. When a socket gets
@@ -196,21 +209,25 @@ fn is_healthy(record: &Record) -> bool {
 pub(crate) fn classic(ctx: &TracePointContext) {
     let fields = Probed::new(ctx.as_ptr());
     let Some(sk) = fields.follow(trace_layout!(skaddr)) else { return };
-    let Some(old) = fields.read(trace_layout!(oldstate)) else { return };
-    let Some(new) = fields.read(trace_layout!(newstate)) else { return };
+    let Some(old) = fields.read::<i32>(trace_layout!(oldstate)) else { return };
+    let Some(new) = fields.read::<i32>(trace_layout!(newstate)) else { return };
+    let (old, new) = (old as u64, new as u64);
     if ability!(connects) != 0 && connects(old, new) {
         if fields.read(trace_layout!(protocol)) == Some(IPPROTO_TCP) {
             connect::sample(sk);
         }
         return;
     }
-    let Some(change) = Change::new(sk, old, new, || fields.read(trace_layout!(protocol))) else { return };
+    if !is_of_close_wait(old, new) {
+        return;
+    }
+    let Some(change) = Change::new(sk, old, new, fields.read(trace_layout!(protocol))) else { return };
     // Nothing could read the socket later.
     record(
         ctx,
         &change,
         || false,
-        |_dwell_ns, _now_ns| false,
+        |_dwell, _now_ns| false,
         |record| {
             record.sk = sk.address();
             record.family = fields.read(trace_layout!(family)).unwrap_or(0);
@@ -231,13 +248,13 @@ pub(crate) fn classic(ctx: &TracePointContext) {
 }
 
 /// Stores or removes the time of entry, counts, and writes the record, except for an entry whose record is deferred, and for the exit of
-/// a socket without a record that `counts` counts with its dwell time and the time.
+/// a socket without a record that `counts` counts with the bucket of its dwell time, that itself, and the time.
 #[inline(always)]
 fn record(
     ctx: &impl EbpfContext,
     change: &Change,
     defers: impl FnOnce() -> bool,
-    counts: impl FnOnce(u64, u64) -> bool,
+    counts: impl FnOnce((usize, u64), u64) -> bool,
     fill: impl FnOnce(&mut Record),
 ) {
     let now_ns = time::boot_ns();
@@ -252,8 +269,9 @@ fn record(
         match maps::take_entry(sk) {
             Some(Stay { entered_ns, is_pending }) => {
                 let dwell_ns = now_ns.saturating_sub(entered_ns);
-                maps::count_dwell(dwell_ns);
-                if is_pending && counts(dwell_ns, now_ns) {
+                let bucket = histogram::index(dwell_ns);
+                maps::count_dwell(bucket);
+                if is_pending && counts((bucket, dwell_ns), now_ns) {
                     return;
                 }
                 (kind::LEAVE, entered_ns, if is_pending { flag::ENTERED } else { 0 })

@@ -28,8 +28,8 @@ const INSTRUCTIONS: [(&str, u64, u64); 6] = [
 const BYTES: [(&str, u64, u64); 16] = [
     (names::SINCE, 32 << 20, 0),
     (names::SLOTS, 400 << 10, 0),
-    // Parts for up to 16 CPUs.
-    (names::PASSES, 0, 960 << 10),
+    // Parts for up to 8 CPUs.
+    (names::PASSES, 0, 480 << 10),
     (names::RING, 6 << 20, 0),
     (names::LOG_RING, 216 << 10, 0),
     (names::KNOWN, 128 << 10, 0),

@@ -21,6 +21,8 @@
 #define WARM_UP 200
 // More than the agent and this program load.
 #define MAX_PROGRAMS 32
+// Ports of one load: few connections of a round for each.
+#define MAX_PORTS 250
 #define OUTPUT "/tmp/agent.json"
 
 struct program {
@@ -38,13 +40,17 @@ struct load {
     const char *name;
     int family;
     int server_closes_first;
+    int ports;
 };
 
-// A server that the client leaves, over IPv4 and IPv6; a client that the server leaves.
+// A server that the client leaves, over IPv4 and IPv6; a client that the server leaves. With one port its flow is busy: the kernel program
+// counts its sockets. With many ports each socket has a record.
 static const struct load loads[] = {
-    {"accepted", AF_INET, 0},
-    {"accepted-ipv6", AF_INET6, 0},
-    {"connected", AF_INET, 1},
+    {"accepted", AF_INET, 0, 1},
+    {"accepted-ipv6", AF_INET6, 0, 1},
+    {"connected", AF_INET, 1, 1},
+    {"accepted-quiet", AF_INET, 0, MAX_PORTS},
+    {"connected-quiet", AF_INET, 1, MAX_PORTS},
 };
 static pid_t agent;
 
@@ -130,13 +136,19 @@ static void read_end(int socket) {
     check(read(socket, &byte, 1) == 0 ? 0 : -1, "reading the end of a stream");
 }
 
+struct listener {
+    int socket;
+    struct sockaddr_storage address;
+    socklen_t length;
+};
+
 // One connection. Loopback delivers within the calls, so the end that closes second is in CLOSE_WAIT when the other has closed.
-static void connection(int listener, const struct load *load, struct sockaddr_storage *address, socklen_t length) {
+static void connection(const struct listener *listener, const struct load *load) {
     int client = check(socket(load->family, SOCK_STREAM, 0), "socket");
-    check(connect(client, (struct sockaddr *)address, length), "connect");
+    check(connect(client, (struct sockaddr *)&listener->address, listener->length), "connect");
     if (!load->server_closes_first)
         close(client);
-    int server = check(accept(listener, NULL, NULL), "accept");
+    int server = check(accept(listener->socket, NULL, NULL), "accept");
     if (!load->server_closes_first) {
         read_end(server);
         close(server);
@@ -147,20 +159,22 @@ static void connection(int listener, const struct load *load, struct sockaddr_st
     close(client);
 }
 
-static void connections(const struct load *load, int count) {
-    struct sockaddr_storage address = {.ss_family = load->family};
-    if (load->family == AF_INET)
-        ((struct sockaddr_in *)&address)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+static void open_listener(struct listener *listener, int family) {
+    *listener = (struct listener){.address = {.ss_family = family}, .length = sizeof(listener->address)};
+    struct sockaddr *address = (struct sockaddr *)&listener->address;
+    if (family == AF_INET)
+        ((struct sockaddr_in *)address)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     else
-        ((struct sockaddr_in6 *)&address)->sin6_addr = in6addr_loopback;
-    socklen_t length = sizeof(address);
-    int listener = check(socket(load->family, SOCK_STREAM, 0), "socket");
-    check(bind(listener, (struct sockaddr *)&address, length), "bind");
-    check(listen(listener, 128), "listen");
-    check(getsockname(listener, (struct sockaddr *)&address, &length), "getsockname");
+        ((struct sockaddr_in6 *)address)->sin6_addr = in6addr_loopback;
+    listener->socket = check(socket(family, SOCK_STREAM, 0), "socket");
+    check(bind(listener->socket, address, listener->length), "bind");
+    check(listen(listener->socket, 128), "listen");
+    check(getsockname(listener->socket, address, &listener->length), "getsockname");
+}
+
+static void connections(const struct listener *listeners, const struct load *load, int count) {
     for (int i = 0; i < count; i++)
-        connection(listener, load, &address, length);
-    close(listener);
+        connection(&listeners[i % load->ports], load);
 }
 
 static void print(const char *phase, const struct load *load, const char *what, unsigned long long time, unsigned long long runs) {
@@ -170,12 +184,18 @@ static void print(const char *phase, const struct load *load, const char *what, 
 // Runs all rounds of a load and prints the counters of each.
 static void measure(const char *phase, const struct load *load, int count, int rounds) {
     static struct counts before, after;
-    connections(load, WARM_UP);
+    static struct listener listeners[MAX_PORTS];
+    for (int i = 0; i < load->ports; i++)
+        open_listener(&listeners[i], load->family);
+    connections(listeners, load, WARM_UP);
+    // The agent reads the first records of a busy flow, and has the others counted.
+    usleep(300000);
+    connections(listeners, load, WARM_UP);
     for (int round = 0; round < rounds; round++) {
         // The agent handles the records of the round before. Waiting takes no time: the guest's clock jumps ahead.
         usleep(300000);
         read_counts(&before);
-        connections(load, count);
+        connections(listeners, load, count);
         usleep(300000);
         read_counts(&after);
         for (int i = 0; i < after.count && i < before.count; i++) {
@@ -186,6 +206,8 @@ static void measure(const char *phase, const struct load *load, int count, int r
         if (agent)
             print(phase, load, "agent", after.agent - before.agent, count);
     }
+    for (int i = 0; i < load->ports; i++)
+        close(listeners[i].socket);
 }
 
 // Starts the agent and waits until it has printed its first event.

@@ -32,7 +32,7 @@ pub(crate) struct Instructions {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Connections of each round
-    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=2000))]
     connections: u32,
 }
 
