@@ -59,9 +59,9 @@ pub enum Side {
 
 /// Key of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub [u64; KEY_WORDS]);
+pub struct PassKey(pub [u64; KEY_WORDS]);
 
-impl Key {
+impl PassKey {
     /// Returns the key of the accepted connections of a local port in the network namespace with this inode.
     #[inline(always)]
     pub const fn server(netns: u32, port: u16) -> Self {
@@ -162,9 +162,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_key_tells_its_parts(netns: u32, port: u16, remote: [u8; 16], cgroup: Option<u64>) {
-            let server = Key::server(netns, port);
+            let server = PassKey::server(netns, port);
             prop_assert_eq!((server.side(), server.netns(), server.port()), (Some(Side::Server), netns, port));
-            let client = Key::client(netns, cgroup, remote, port);
+            let client = PassKey::client(netns, cgroup, remote, port);
             prop_assert_eq!((client.netns(), client.port(), client.remote(), client.cgroup()), (netns, port, remote, cgroup));
             for key in [server, client] {
                 prop_assert!(key.0[0] != NO_KEY && key.places().iter().all(|place| *place < PLACES));
@@ -174,9 +174,9 @@ mod tests {
 
     #[test]
     fn most_of_fifty_flows_have_a_place() {
-        let servers = (0..25).map(|port| Key::server(4_026_531_840, 8000 + port));
+        let servers = (0..25).map(|port| PassKey::server(4_026_531_840, 8000 + port));
         let remote = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
-        let clients = (0..25).map(|last| Key::client(4_026_531_840, Some(4711), remote(last), 5432));
+        let clients = (0..25).map(|last| PassKey::client(4_026_531_840, Some(4711), remote(last), 5432));
         let mut taken = [false; PLACES as usize];
         let found = servers.chain(clients).filter(|key| {
             let place = key.places().into_iter().find(|place| !taken[*place as usize]);

@@ -2,7 +2,7 @@
 //!
 //! | program | hook | output |
 //! |---|---|---|
-//! | [`cw_state_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or exits CLOSE_WAIT, or for both, or a count in place of them |
+//! | [`cw_state_btf`] | `tp_btf/inet_sock_set_state` | one record for each socket that enters or exits CLOSE_WAIT, or for both, or a count in place of that |
 //! | [`cw_state_tp`] | the same tracepoint, classic | the same, where the kernel has no BTF |
 //! | [`cw_refresh`] | none: the agent runs it | one record for one socket, if it is still in CLOSE_WAIT: of its state, or of its entry |
 //! | [`cw_copy`] | none: the agent runs it | the facts of up to 64 sockets, in memory that the agent reads |

@@ -228,7 +228,7 @@ pub(crate) fn count_dwell(index: usize) {
 /// Counts the pass of a socket of the flow with this key, after `dwell_ns`, which is in the bucket `index`, at `now_ns`. Returns whether the flow is one of those that are
 /// counted, and the dwell time one that has a bucket.
 #[inline(always)]
-pub(crate) fn count_pass(key: passes::Key, (index, dwell_ns): (usize, u64), now_ns: u64) -> bool {
+pub(crate) fn count_pass(key: passes::PassKey, (index, dwell_ns): (usize, u64), now_ns: u64) -> bool {
     let [first, second] = key.places();
     // SAFETY: the helper has no conditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
@@ -264,7 +264,7 @@ pub(crate) fn count_pass(key: passes::Key, (index, dwell_ns): (usize, u64), now_
 
 /// Returns the counts of a flow at this place and of this CPU, if the place is that of the flow.
 #[inline(always)]
-fn part_of(place: u32, cpu: u32, key: passes::Key) -> Option<*mut u64> {
+fn part_of(place: u32, cpu: u32, key: passes::PassKey) -> Option<*mut u64> {
     let part = PASSES.get_ptr_mut(passes::index(place, cpu, ability!(part_mask)))?.cast::<u64>();
     let words = OwnWords(part);
     (0..KEY_WORDS).all(|word| words.load(word) == key.0[word]).then_some(part)

@@ -306,10 +306,10 @@ fn cgroup(sk: impl Pointer) -> Option<u64> {
 
 /// Returns the key of the socket's flow among the counted ones; `None` if a part of it is unknown.
 #[inline(always)]
-pub(crate) fn pass_key(sk: Typed, tcp: Typed) -> Option<passes::Key> {
+pub(crate) fn pass_key(sk: Typed, tcp: Typed) -> Option<passes::PassKey> {
     let netns = typed_netns(tcp).filter(|netns| *netns != 0)?;
     if is_accepted(sk) {
-        return Some(passes::Key::server(netns, u16::from_be(tcp.read(layout!(inet_sport))?)));
+        return Some(passes::PassKey::server(netns, u16::from_be(tcp.read(layout!(inet_sport))?)));
     }
     let mut remote = [0; 16];
     if sk.read(layout!(sock_family)) == Some(AF_INET) {
@@ -317,7 +317,7 @@ pub(crate) fn pass_key(sk: Typed, tcp: Typed) -> Option<passes::Key> {
     } else {
         sk.probed().read_into(layout!(sock_v6_daddr), &raw mut remote)?;
     }
-    Some(passes::Key::client(netns, cgroup(sk), remote, u16::from_be(sk.read(layout!(sock_dport))?)))
+    Some(passes::PassKey::client(netns, cgroup(sk), remote, u16::from_be(sk.read(layout!(sock_dport))?)))
 }
 
 /// Returns the `struct socket`; none until a program accepts the connection. The inode is allocated with it, behind

@@ -16,7 +16,7 @@ use std::{
 use closewait_common::{
     Record,
     passes::{
-        BUCKETS, DWELL, FIRST_BUCKET, KEY_WORDS, Key, LAST_NS, LONGEST_NS, NO_KEY, PART_WORDS, PLACES, Side, index,
+        BUCKETS, DWELL, FIRST_BUCKET, KEY_WORDS, LAST_NS, LONGEST_NS, NO_KEY, PART_WORDS, PLACES, PassKey, Side, index,
     },
     record::{SIZE, flag, kind},
     tcp::state,
@@ -42,7 +42,7 @@ const LEFT_ALONE: Duration = Duration::from_secs(10);
 /// Flow with a place.
 #[derive(Debug)]
 struct CountedFlow {
-    key: Key,
+    key: PassKey,
     /// Time of the last exit, or of the end of the counting.
     changed: BootTime,
     /// Whether no program counts it any more.
@@ -61,7 +61,7 @@ pub(super) struct PassTable {
     /// Flows by place.
     flows: BTreeMap<u32, CountedFlow>,
     /// Number of records of other flows since [`Self::moment`].
-    candidates: HashMap<Key, u32>,
+    candidates: HashMap<PassKey, u32>,
     moment: BootTime,
     /// Whether flows get places at all.
     registers: bool,
@@ -95,7 +95,7 @@ impl PassTable {
     fn adopt(&mut self) {
         for place in 0..PLACES {
             let key = self.part(place, 0).first_chunk::<KEY_WORDS>().map(|words| words.each_ref().map(load));
-            if let Some(key) = key.map(Key).filter(|key| key.side().is_some()) {
+            if let Some(key) = key.map(PassKey).filter(|key| key.side().is_some()) {
                 self.flows.insert(place, CountedFlow::new(key, BootTime(0), self.parts));
                 self.end(place, BootTime(0));
             }
@@ -123,7 +123,7 @@ impl PassTable {
     }
 
     /// Has a flow counted, if one of its places is free.
-    fn register(&mut self, key: Key, now: BootTime) {
+    fn register(&mut self, key: PassKey, now: BootTime) {
         let is_counted = self.flows.values().any(|flow| flow.key == key && !flow.has_ended);
         let place = key.places().into_iter().find(|place| !self.flows.contains_key(place));
         if let Some(place) = place.filter(|_| !is_counted) {
@@ -205,7 +205,7 @@ impl PassTable {
     }
 
     /// Writes a key into all parts of a place, the first word last: it makes the others valid.
-    fn write_key(&self, place: u32, key: Key) {
+    fn write_key(&self, place: u32, key: PassKey) {
         for part in 0..self.parts {
             for (word, value) in self.part(place, part).iter().zip(key.0).skip(1) {
                 word.store(value, Ordering::Release);
@@ -232,7 +232,7 @@ impl PassTable {
 }
 
 impl CountedFlow {
-    fn new(key: Key, now: BootTime, parts: u32) -> Self {
+    fn new(key: PassKey, now: BootTime, parts: u32) -> Self {
         Self { key, changed: now, has_ended: false, taken: vec![(0, false); parts as usize] }
     }
 }
@@ -242,7 +242,7 @@ fn load(word: &AtomicU64) -> u64 {
 }
 
 /// Returns the flow of the record of a socket that passed and that the kernel program could have counted; `None` for any other record.
-fn passed_flow(record: &[u8]) -> Option<Key> {
+fn passed_flow(record: &[u8]) -> Option<PassKey> {
     /// Flags of such a record.
     const PASSED: u32 = flag::ENTERED | flag::FILE | flag::FILE_GONE;
     let byte = |at: usize| record.get(at).copied();
@@ -257,16 +257,16 @@ fn passed_flow(record: &[u8]) -> Option<Key> {
         return None;
     }
     if flags & flag::BACKLOG != 0 {
-        return Some(Key::server(netns, port(offset_of!(Record, local_port))?));
+        return Some(PassKey::server(netns, port(offset_of!(Record, local_port))?));
     }
     let cgroup = u64::from_ne_bytes(*record.get(offset_of!(Record, cgroup)..)?.first_chunk()?);
     let remote = *record.get(offset_of!(Record, remote_address)..)?.first_chunk()?;
     let cgroup = (flags & flag::CGROUP != 0).then_some(cgroup);
-    Some(Key::client(netns, cgroup, remote, port(offset_of!(Record, remote_port))?))
+    Some(PassKey::client(netns, cgroup, remote, port(offset_of!(Record, remote_port))?))
 }
 
 /// Returns a flow as the engine describes it.
-fn flow_of(key: Key) -> Option<PileupGroup> {
+fn flow_of(key: PassKey) -> Option<PileupGroup> {
     let (netns, port) = (Some(key.netns()), key.port());
     Some(match key.side()? {
         Side::Server => {

@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{Array, Map, MapData};
 use closewait_common::{
     names,
-    passes::{KEY_WORDS, Key, Part, Side},
+    passes::{KEY_WORDS, Part, PassKey, Side},
 };
 use serde_json::Value;
 
@@ -41,10 +41,10 @@ pub(crate) fn pass(ns: &Namespace, listener: &TcpListener, count: u64, accepting
 }
 
 /// Returns the flows that the agent has counted.
-fn counted(agent: &Agent) -> BTreeSet<Key> {
+fn counted(agent: &Agent) -> BTreeSet<PassKey> {
     let id = maps_of(agent.pid()).remove(names::PASSES).expect("a map of the agent");
     let parts: Array<_, Part> = Map::Array(MapData::from_id(id).expect("a map")).try_into().expect("an array");
-    let key = |part: Part| Key(*part.0.first_chunk::<KEY_WORDS>().expect("a key"));
+    let key = |part: Part| PassKey(*part.0.first_chunk::<KEY_WORDS>().expect("a key"));
     parts.iter().flatten().map(key).filter(|key| key.side().is_some()).collect()
 }
 
@@ -67,7 +67,7 @@ fn each_connection_of_a_busy_server_is_counted_once() {
     let port = listener.local_addr().expect("an address").port();
     let mut agent = Agent::start(&ARGUMENTS);
     pass(&ns, &listener, COUNT, true);
-    let key = Key::server(u32::try_from(ns.inode).expect("an inode"), port);
+    let key = PassKey::server(u32::try_from(ns.inode).expect("an inode"), port);
     assert!(counted(&agent).contains(&key), "{:?}", counted(&agent));
     // One that stays is reported beside them.
     let stays = ns.pair_at(&listener, listener.local_addr().expect("an address"));
@@ -92,7 +92,7 @@ fn the_connections_of_busy_clients_are_counted_by_their_remote_endpoint() {
     let port = listener.local_addr().expect("an address").port();
     let agent = Agent::start(&ARGUMENTS);
     pass(&ns, &listener, COUNT, false);
-    let of_clients = |key: &Key| {
+    let of_clients = |key: &PassKey| {
         let local = Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
         key.side() != Some(Side::Server) && key.remote() == local && key.port() == port
     };

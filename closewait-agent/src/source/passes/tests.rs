@@ -25,12 +25,12 @@ fn passed(port: u16) -> Record {
     Record { kind: kind::LEAVE, new_state: state::LAST_ACK, local_port: port, flags, ..record() }
 }
 
-fn key(port: u16) -> Key {
-    Key::server(record().netns, port)
+fn key(port: u16) -> PassKey {
+    PassKey::server(record().netns, port)
 }
 
 /// Counts a pass as the kernel program does. Returns whether the flow is counted.
-fn pass(table: &PassTable, key: Key, cpu: u32, (dwell, now): (u64, BootTime)) -> bool {
+fn pass(table: &PassTable, key: PassKey, cpu: u32, (dwell, now): (u64, BootTime)) -> bool {
     let part = key.places().into_iter().map(|place| table.part(place, cpu % PARTS));
     let Some(part) = part.into_iter().find(|part| part.iter().zip(key.0).all(|(word, value)| load(word) == value))
     else {
