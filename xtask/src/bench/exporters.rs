@@ -12,7 +12,10 @@ use self::{
     agents::{ChosenExporters, ExportTargets, ExportingAgent},
     receivers::{Collected, Collector, JournalSocket, Received, Scrape, Scraper},
 };
-use super::{machine, overhead, process, summary};
+use super::{
+    load::{self, Load},
+    machine, process, summary,
+};
 use crate::prelude::*;
 use crate::{
     crowd::{self, Crowd},
@@ -179,7 +182,7 @@ impl Exporters {
         let cpu_before = process::cpu_time(pid)?;
         let began = exec::now();
         let busy_before = process::busy()?;
-        let (connections, rate) = overhead::load(self.load_seconds)?;
+        let Load { connections, rate, .. } = load::run(self.load_seconds)?;
         let efficiency = connections as f64 / process::busy()?.saturating_sub(busy_before).as_secs_f64();
         let loaded_cpu =
             process::cpu_time(pid)?.saturating_sub(cpu_before).as_secs_f64() / began.elapsed().as_secs_f64();

@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: what tracking costs in time and memory, and how long listing takes.
 
 mod answers;
+mod empty;
 mod engine;
 mod exporters;
 mod instructions;
 mod list;
+mod load;
 mod memory;
 mod overhead;
 mod process;
@@ -21,7 +23,7 @@ use crate::{build, root};
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// Measure connections per second with closewait, with other tracers and with none
+    /// Measure connections per second, and the time of each, with closewait, an empty program, other tracers and none
     Overhead(overhead::Overhead),
     /// Measure the time to list sockets, compared with ss and lsof, and its growth with their number
     List(list::List),
@@ -95,6 +97,18 @@ fn summary(numbers: &[f64]) -> Option<[f64; 3]> {
     Some([*sorted.first()?, median, *sorted.last()?])
 }
 
+/// Returns the lower quartile, the median and the upper quartile, between two numbers in proportion.
+fn quartiles(numbers: &[f64]) -> Option<[f64; 3]> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let gaps = sorted.len().checked_sub(1)?;
+    Some([1, 2, 3].map(|quarters| {
+        let (below, rest) = (gaps * quarters / 4, gaps * quarters % 4);
+        let (lower, upper) = (sorted[below], sorted[(below + 1).min(gaps)]);
+        lower + (upper - lower) * rest as f64 / 4.0
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -102,5 +116,14 @@ mod tests {
         assert_eq!(super::summary(&[3.0, 1.0, 2.0]), Some([1.0, 2.0, 3.0]));
         assert_eq!(super::summary(&[4.0, 1.0, 3.0, 2.0]), Some([1.0, 2.5, 4.0]));
         assert_eq!(super::summary(&[]), None);
+    }
+    #[test]
+    fn quartiles_lie_between_numbers() {
+        assert_eq!(super::quartiles(&[]), None);
+        assert_eq!(super::quartiles(&[7.0]), Some([7.0; 3]));
+        assert_eq!(super::quartiles(&[2.0, 1.0]), Some([1.25, 1.5, 1.75]));
+        assert_eq!(super::quartiles(&[5.0, 1.0, 4.0, 2.0, 3.0]), Some([2.0, 3.0, 4.0]));
+        // The outer ones do not move them.
+        assert_eq!(super::quartiles(&[-100.0, 2.0, 3.0, 4.0, 1000.0]), Some([2.0, 3.0, 4.0]));
     }
 }

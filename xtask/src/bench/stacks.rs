@@ -3,7 +3,7 @@
 mod blocked;
 
 use self::blocked::Blocked;
-use super::{machine, overhead, process, summary};
+use super::{load, machine, process, summary};
 use crate::prelude::*;
 use crate::{
     agent::{Program, Running},
@@ -166,7 +166,7 @@ impl Stacks {
     fn round(&self, program: &Program) -> Result<StacksRound> {
         let mut running = program.attach()?;
         let (before, began) = (process::cpu_time(running.pid())?, exec::now());
-        let (_connections, rate) = overhead::load(self.seconds)?;
+        let rate = load::run(self.seconds)?.rate;
         let cpu = process::cpu_time(running.pid())?.saturating_sub(before);
         let cpu = cpu.as_secs_f64() * 1000.0 / began.elapsed().as_secs_f64();
         running.stop()?;

@@ -3,19 +3,15 @@
 // It prints `closewait-bench: PHASE LOAD WHAT INSTRUCTIONS RUNS` for each round: PHASE is `empty` (an empty program is attached) or
 // `agent`; WHAT is a kernel program, or `agent` for the CPU time of its threads. Numbers are those of the whole round.
 
+#include "attach.h"
+
 #include <arpa/inet.h>
 #include <dirent.h>
-#include <fcntl.h>
-#include <linux/bpf.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 // Connections before the first round of a load: caches of the kernel's allocators fill up.
 #define WARM_UP 200
@@ -61,32 +57,6 @@ static long check(long result, const char *what) {
         exit(1);
     }
     return result;
-}
-
-static long bpf(int command, union bpf_attr *attr) {
-    return syscall(SYS_bpf, command, attr, sizeof(*attr));
-}
-
-// Attaches a program that does nothing to the tracepoint. It ends with the descriptor that this returns.
-static int attach_empty(void) {
-    struct bpf_insn code[] = {
-        {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
-        {.code = BPF_JMP | BPF_EXIT},
-    };
-    union bpf_attr load = {
-        .prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT,
-        .insn_cnt = 2,
-        .insns = (unsigned long)code,
-        .license = (unsigned long)"GPL",
-        .prog_name = "empty",
-    };
-    int program = check(bpf(BPF_PROG_LOAD, &load), "BPF_PROG_LOAD");
-    union bpf_attr open = {
-        .raw_tracepoint = {.name = (unsigned long)"inet_sock_set_state", .prog_fd = program},
-    };
-    int link = check(bpf(BPF_RAW_TRACEPOINT_OPEN, &open), "BPF_RAW_TRACEPOINT_OPEN");
-    close(program);
-    return link;
 }
 
 // CPU time of all threads of the agent, nanoseconds: the first number of schedstat.

@@ -9,7 +9,7 @@ mod budget;
 use std::collections::BTreeMap;
 
 use self::budget::{Budget, FILE, Key, change};
-use super::summary;
+use super::{empty, summary};
 use crate::prelude::*;
 use crate::vm::{self, Counted};
 
@@ -116,10 +116,7 @@ impl Instructions {
 
     /// Builds the load and runs it in a guest.
     fn boot(&self, workspace: &Workspace, dir: &Path) -> Result<Counted> {
-        let (source, program) = (dir.join("load.c"), dir.join("load"));
-        fs::write(&source, LOAD)?;
-        exec::quiet(Command::new("cc").args(["-static", "-O2", "-o"]).arg(&program).arg(&source))
-            .context("cannot compile the load\nhint: install gcc and libc6-dev")?;
+        let program = empty::compile(dir, "load", LOAD)?;
         vm::count(workspace, &program, &[self.connections.to_string(), self.rounds.to_string()])
     }
 
