@@ -3,8 +3,9 @@
 //! Rust emits no CO-RE relocations, so the agent resolves the offsets from the running kernel's BTF. The verifier
 //! treats a read of a frozen read-only map as a constant: a branch on a missing offset is dead code.
 
-/// Offset of a member that this kernel lacks, or that is unknown.
-pub const MISSING: u32 = u32::MAX;
+/// Offset of a member that this kernel lacks, or that is unknown. A comparison with it is one instruction, as with any number that fits into
+/// a signed word.
+pub const MISSING: u32 = i32::MAX as u32;
 
 /// Declares a struct of `u32` offsets, with its field names as data.
 macro_rules! offsets {
