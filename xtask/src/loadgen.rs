@@ -6,7 +6,8 @@
 //!
 //! The time of a connection is that of all its system calls: `connect` and `close` of the client, `accept`, `read` and `close` of the
 //! server. Loopback delivers within these calls, so all changes of state and what is attached to them are part of it. The time
-//! that the connection waits for the server's thread is not: that depends on the scheduler and is many times as long.
+//! that the connection waits for the server's thread is not: that depends on the scheduler and is many times as long. A thread that
+//! another one interrupts within a call shows in the highest percentiles.
 
 mod times;
 
