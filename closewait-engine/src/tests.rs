@@ -6,7 +6,9 @@ mod ended;
 mod entry_times;
 mod late;
 mod lossy;
+mod passed;
 mod progress;
+mod twins;
 mod unchanged;
 mod unread;
 
