@@ -13,16 +13,16 @@ use crate::{
 };
 use closewait_common::histogram::{BUCKETS, index};
 
-/// Returns steps of all kinds, among them many sockets that their programs close within moments, and times without any, in which audits
-/// begin.
+/// Returns steps of all kinds, among them many sockets that their programs close within moments, and times without any, after which flows
+/// are forgotten.
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let pass = (0..8_u64, 1..4_u16, 0..100_u64).prop_map(|(slot, port, millis)| {
         vec![Step::Enter { slot, port, overflows: false }, Step::Millis(millis), Step::Leave { slot, how: 0 }]
     });
     let some = prop_oneof![
-        20 => step().prop_map(|step| vec![step]),
-        30 => pass,
-        1 => Just(vec![Step::Millis(100_000)]),
+        160 => step().prop_map(|step| vec![step]),
+        240 => pass,
+        1 => Just(vec![Step::Millis(150_000)]),
     ];
     prop::collection::vec(some, 1..80).prop_map(|steps| steps.concat())
 }
