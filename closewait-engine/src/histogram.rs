@@ -169,4 +169,17 @@ mod tests {
         assert_eq!(summary.count, u64::MAX);
         assert!(summary.p50.is_some() && summary.p50 <= summary.p99);
     }
+
+    #[test]
+    fn counts_of_buckets_are_added_and_those_of_others_count_in_the_last_one() {
+        let mut histogram = Histogram::default();
+        histogram.record(Duration::from_nanos(3));
+        histogram.record_counts(&[(3, 2), (5, 1)], Duration::from_nanos(5));
+        let summary = histogram.summary();
+        let expected = [(Duration::from_nanos(3), 3), (Duration::from_nanos(5), 1)];
+        assert_eq!((summary.count, &summary.buckets[..], summary.max), (4, &expected[..], Some(expected[1].0)));
+        histogram.record_counts(&[(BUCKETS as u16, 1), (u16::MAX, u32::MAX)], Duration::MAX);
+        let last = histogram.summary().buckets.pop();
+        assert_eq!(last, Some((Duration::from_nanos(u64::MAX), u64::from(u32::MAX) + 1)));
+    }
 }

@@ -3,7 +3,8 @@
 //! Nothing here reads a clock, a file or a socket, or uses threads, tokio or aya: the same observations always give the same
 //! findings. The caller
 //!
-//! 1. passes all available facts to [`Engine::handle`], snapshots before the records that were written during them,
+//! 1. passes all available facts to [`Engine::handle`], snapshots before the records that were written during them, and before the next
+//!    step and each answer the counts of sockets without records ([`model::PassedSockets`]),
 //! 2. calls [`Engine::handle_timeout`] with the current time when it has reached [`Engine::poll_timeout`],
 //! 3. and takes findings and commands from [`Engine::poll_output`] until it returns `None`.
 //!

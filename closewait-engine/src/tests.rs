@@ -6,7 +6,9 @@ mod ended;
 mod entry_times;
 mod late;
 mod lossy;
+mod passed;
 mod progress;
+mod twins;
 mod unchanged;
 mod unread;
 
@@ -169,8 +171,7 @@ fn a_missed_exit_is_reported_when_the_socket_enters_again() {
     engine.handle(enter(0));
     time_comes(&mut engine, 10_000);
     engine.handle(enter(50_000));
-    let words = findings(&mut engine);
-    assert_eq!(words, ["stuck 10s", "leave None Unknown"]);
+    assert_eq!(findings(&mut engine), ["stuck 10s", "leave None Unknown"]);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use crate::sink::{Numbering, Sink as _, json::Json};
 use closewait_engine::{
     Engine, Events,
     decode::Decoder,
-    model::{Finding, InspectionEnd, Output, RefreshEnd, ScanEnd, SocketEvent, SocketKey},
+    model::{
+        Finding, InspectionEnd, Output, PassedSockets, PileupGroup, RefreshEnd, Role, ScanEnd, SocketEvent, SocketKey,
+    },
     testing::socket,
 };
 
@@ -230,6 +232,29 @@ fn the_replay_has_the_same_lines_without_those_that_were_not_read() {
     assert_eq!(String::from_utf8(again).unwrap(), text);
     assert_eq!(end, Some(RecordingEnd::Stopped));
     assert_eq!(Agent::new(None).live(false), lines, "recording changes nothing");
+}
+
+#[test]
+fn counts_of_sockets_without_records_are_recorded() {
+    let second = |number| BEGAN + Duration::from_secs(number);
+    let flow =
+        PileupGroup { role: Some(Role::Server), netns: Some(7), cgroup: None, local_port: Some(443), remote: None };
+    let dwell = vec![(3, 2), (u16::MAX, u32::MAX)];
+    let passed = PassedSockets { at: second(2), flow, last: second(1), longest: Duration::from_nanos(9), dwell };
+    let mut bytes = Vec::new();
+    Item::Fact(Cow::Owned(passed.clone().into())).encode(&mut bytes).unwrap();
+    let Item::Fact(read) = Item::decode(&mut &bytes[..]).unwrap() else { unreachable!() };
+    assert_eq!(*read, Observation::from(passed.clone()));
+
+    let disk = Disk::new(1 << 20);
+    let mut agent = Agent::new(Some(Recorder::begin(disk.clone(), 1 << 20, &config(), BEGAN).unwrap()));
+    agent.engine.handle(PassedSockets { dwell: vec![(3, 2), (9, 40)], ..passed });
+    agent.turn(second(2), true);
+    agent.stop(second(3));
+    let text = String::from_utf8(agent.lines.clone()).unwrap();
+    let scope = text.lines().find(|line| line.contains("\"local_port\":443"));
+    assert!(scope.is_some_and(|line| line.contains("\"count\":42")), "{text}");
+    assert_eq!(played(&disk.bytes()).unwrap(), (agent.lines, Some(RecordingEnd::Stopped)));
 }
 
 #[test]

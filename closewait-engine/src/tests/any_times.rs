@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{KeySecret, Listener, Role},
+    model::{KeySecret, Listener, PassedSockets, Role},
     testing::owner,
 };
 
@@ -64,6 +64,18 @@ fn socket_event() -> impl Strategy<Value = SocketEvent> {
     ]
 }
 
+/// Returns counts of one of a few flows, with buckets that exist and others.
+fn passed() -> impl Strategy<Value = PassedSockets> {
+    let bucket = prop_oneof![0..100_u16, any::<u16>()];
+    let number = prop_oneof![0..3_u32, any::<u32>()];
+    let dwell = prop::collection::vec((bucket, number), 0..4);
+    let client = prop_oneof![Just(None), Just(Some(Role::Server)), Just(Some(Role::Client))];
+    (named(), client, time(), time(), any::<u64>(), dwell).prop_map(|((_, socket), role, at, last, longest, dwell)| {
+        let flow = GroupKeys::default().flow(&Socket { role, ..socket }).group();
+        PassedSockets { at, flow, last, longest: Duration::from_nanos(longest), dwell }
+    })
+}
+
 fn scan_fact() -> impl Strategy<Value = ScanFact> {
     prop_oneof![
         2 => (named(), time(), since())
@@ -120,6 +132,7 @@ fn refresh_end() -> impl Strategy<Value = RefreshEnd> {
 fn fact() -> impl Strategy<Value = Observation> {
     prop_oneof![
         6 => socket_event().prop_map(Observation::from).boxed(),
+        2 => passed().prop_map(Observation::from).boxed(),
         7 => scan_fact().prop_map(Observation::from).boxed(),
         2 => scan_end().prop_map(Observation::from).boxed(),
         2 => refresh_fact().prop_map(Observation::from).boxed(),
