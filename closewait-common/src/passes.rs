@@ -4,7 +4,8 @@
 //! of a record; of any other flow, it writes the record. A flow is a local port of servers, or a remote endpoint of clients, as the engine
 //! groups sockets.
 //!
-//! A flow has one of two places that its key tells, and at each place one part for each of some CPUs ([`MAX_PARTS`]), so that few
+//! A flow has one of two places that its key without the cgroup tells: a program reads the cgroup only if the rest fits, because that takes as
+//! many instructions as all other parts together. Each place has one part for each of some CPUs ([`MAX_PARTS`]), so that few
 //! CPUs write to one cache line. All changes of counts are atomic: programs add, and the agent takes a count by a swap with 0, so that
 //! each exit is taken once, also by the next agent.
 
@@ -25,6 +26,8 @@ pub const BUCKETS: usize = histogram::index(1 << LONGEST_POWER) - FIRST_BUCKET;
 
 /// Number of words of a key.
 pub const KEY_WORDS: usize = 4;
+/// Index of the word with the cgroup of clients; the words before it tell the place.
+pub const CGROUP: usize = KEY_WORDS - 1;
 /// Index of the word with the time of the last exit, `CLOCK_BOOTTIME` nanoseconds. Written after its count.
 pub const LAST_NS: usize = KEY_WORDS;
 /// Index of the word with the longest dwell time since the agent took it, nanoseconds.
@@ -51,10 +54,8 @@ const _: () = assert!(size_of::<Part>() == 2480);
 pub enum Side {
     /// Accepted connections of a local port.
     Server = 1,
-    /// Connections to a remote endpoint, from an unknown cgroup.
+    /// Connections to a remote endpoint.
     Client = 2,
-    /// Connections to a remote endpoint from one cgroup.
-    ClientInCgroup = 3,
 }
 
 /// Key of a flow.
@@ -68,19 +69,15 @@ impl PassKey {
         Self([first(netns, port, Side::Server), 0, 0, 0])
     }
 
-    /// Returns the key of the connections to a remote endpoint, from the network namespace with this inode. An IPv4 address is mapped to
-    /// IPv6.
+    /// Returns the key of the connections to a remote endpoint from a cgroup, in the network namespace with this inode. An IPv4 address is
+    /// mapped to IPv6; the id of the cgroup v2 is 0 if it is unknown.
     #[inline(always)]
-    pub const fn client(netns: u32, cgroup: Option<u64>, remote: [u8; 16], port: u16) -> Self {
+    pub const fn client(netns: u32, cgroup: u64, remote: [u8; 16], port: u16) -> Self {
         let (high, low) = (
             [remote[0], remote[1], remote[2], remote[3], remote[4], remote[5], remote[6], remote[7]],
             [remote[8], remote[9], remote[10], remote[11], remote[12], remote[13], remote[14], remote[15]],
         );
-        let (side, cgroup) = match cgroup {
-            Some(cgroup) => (Side::ClientInCgroup, cgroup),
-            None => (Side::Client, 0),
-        };
-        Self([first(netns, port, side), u64::from_ne_bytes(high), u64::from_ne_bytes(low), cgroup])
+        Self([first(netns, port, Side::Client), u64::from_ne_bytes(high), u64::from_ne_bytes(low), cgroup])
     }
 
     /// Returns the side; `None` if this is no key.
@@ -88,7 +85,6 @@ impl PassKey {
         match self.0[0] & 0xffff {
             1 => Some(Side::Server),
             2 => Some(Side::Client),
-            3 => Some(Side::ClientInCgroup),
             _ => None,
         }
     }
@@ -109,11 +105,11 @@ impl PassKey {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
-    /// Returns the id of the cgroup v2 of clients.
+    /// Returns the id of the cgroup v2 of clients; `None` if it is unknown.
     pub const fn cgroup(self) -> Option<u64> {
-        match self.side() {
-            Some(Side::ClientInCgroup) => Some(self.0[3]),
-            Some(Side::Server | Side::Client) | None => None,
+        match self.0[CGROUP] {
+            0 => None,
+            cgroup => Some(cgroup),
         }
     }
 
@@ -122,11 +118,8 @@ impl PassKey {
     pub const fn places(self) -> [u32; 2] {
         /// 2^64 divided by the golden ratio, and two other odd numbers: multiples of them spread evenly.
         const FACTORS: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f, 0x1656_67b1_9e37_79f9];
-        let [first, high, low, cgroup] = self.0;
-        let words = first
-            .wrapping_add(high.wrapping_mul(FACTORS[1]))
-            .wrapping_add(low.wrapping_mul(FACTORS[2]))
-            .wrapping_add(cgroup.rotate_left(32));
+        let [first, high, low, _cgroup] = self.0;
+        let words = first.wrapping_add(high.wrapping_mul(FACTORS[1])).wrapping_add(low.wrapping_mul(FACTORS[2]));
         // A product has the last byte of an address, which is the highest one, only in its highest byte.
         let hash = (words ^ words >> 32).wrapping_mul(FACTORS[0]);
         [(hash >> 57) as u32 % PLACES, (hash >> 50) as u32 % PLACES]
@@ -161,11 +154,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_tells_its_parts(netns: u32, port: u16, remote: [u8; 16], cgroup: Option<u64>) {
+        fn a_key_tells_its_parts(netns: u32, port: u16, remote: [u8; 16], cgroup: u64) {
             let server = PassKey::server(netns, port);
             prop_assert_eq!((server.side(), server.netns(), server.port()), (Some(Side::Server), netns, port));
             let client = PassKey::client(netns, cgroup, remote, port);
-            prop_assert_eq!((client.netns(), client.port(), client.remote(), client.cgroup()), (netns, port, remote, cgroup));
+            prop_assert_eq!((client.netns(), client.port(), client.remote(), client.cgroup()), (netns, port, remote, (cgroup != 0).then_some(cgroup)));
             for key in [server, client] {
                 prop_assert!(key.0[0] != NO_KEY && key.places().iter().all(|place| *place < PLACES));
             }
@@ -176,7 +169,7 @@ mod tests {
     fn most_of_fifty_flows_have_a_place() {
         let servers = (0..25).map(|port| PassKey::server(4_026_531_840, 8000 + port));
         let remote = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
-        let clients = (0..25).map(|last| PassKey::client(4_026_531_840, Some(4711), remote(last), 5432));
+        let clients = (0..25).map(|last| PassKey::client(4_026_531_840, 4711, remote(last), 5432));
         let mut taken = [false; PLACES as usize];
         let found = servers.chain(clients).filter(|key| {
             let place = key.places().into_iter().find(|place| !taken[*place as usize]);

@@ -16,7 +16,7 @@ use closewait_common::{
     histogram,
     kept::Kept,
     names::KNOWN_NAMESPACES,
-    passes::{self, DWELL, FIRST_BUCKET, KEY_WORDS, LAST_NS, LONGEST_NS, MAX_PARTS, PLACES},
+    passes::{self, CGROUP, DWELL, FIRST_BUCKET, LAST_NS, LONGEST_NS, MAX_PARTS, PLACES},
     record::{Detailed, OpenerRecord},
     slots::{self, ANNOUNCED, EntryPlace, MAX_SLOTS, Slot, SlotWords, Stay},
     stats::{Counter, Stats},
@@ -225,14 +225,25 @@ pub(crate) fn count_dwell(index: usize) {
     add_one(slot);
 }
 
-/// Counts the pass of a socket of the flow with this key, after `dwell_ns`, which is in the bucket `index`, at `now_ns`. Returns whether the flow is one of those that are
-/// counted, and the dwell time one that has a bucket.
+/// Counts the pass of a socket of the flow with this key and cgroup, after `dwell_ns`, which is in the bucket `index`, at `now_ns`. Returns
+/// whether the flow is one of those that are counted, and the dwell time one that has a bucket.
 #[inline(always)]
-pub(crate) fn count_pass(key: passes::PassKey, (index, dwell_ns): (usize, u64), now_ns: u64) -> bool {
-    let [first, second] = key.places();
+pub(crate) fn count_pass(
+    key: passes::PassKey,
+    cgroup: impl FnOnce() -> u64,
+    (index, dwell_ns): (usize, u64),
+    now_ns: u64,
+) -> bool {
     // SAFETY: the helper has no conditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let Some(part) = part_of(first, cpu, key).or_else(|| part_of(second, cpu, key)) else { return false };
+    let places = key.places();
+    let (first, second) = (part_of(places[0], cpu, key), part_of(places[1], cpu, key));
+    if first.is_none() && second.is_none() {
+        return false;
+    }
+    let cgroup = cgroup();
+    let is_own = |part: &*mut u64| OwnWords(*part).load(CGROUP) == cgroup;
+    let Some(part) = first.filter(is_own).or(second.filter(is_own)) else { return false };
     let bucket = index.wrapping_sub(FIRST_BUCKET);
     let mut count = part.wrapping_add(DWELL).cast::<u32>();
     // As in `count_dwell`. Before the time of the exit, by which the agent sees that there is a count.
@@ -262,12 +273,12 @@ pub(crate) fn count_pass(key: passes::PassKey, (index, dwell_ns): (usize, u64), 
     true
 }
 
-/// Returns the counts of a flow at this place and of this CPU, if the place is that of the flow.
+/// Returns the counts at this place and of this CPU, if the place is that of a flow with this key, apart from the cgroup.
 #[inline(always)]
 fn part_of(place: u32, cpu: u32, key: passes::PassKey) -> Option<*mut u64> {
     let part = PASSES.get_ptr_mut(passes::index(place, cpu, ability!(part_mask)))?.cast::<u64>();
     let words = OwnWords(part);
-    (0..KEY_WORDS).all(|word| words.load(word) == key.0[word]).then_some(part)
+    (0..CGROUP).all(|word| words.load(word) == key.0[word]).then_some(part)
 }
 
 /// Increments a number atomically.

@@ -300,11 +300,11 @@ fn describe_cgroup(sk: impl Pointer, record: &mut Record) {
 
 /// Returns the cgroup v2 of the program at the time when it created the socket, or its listener.
 #[inline(always)]
-fn cgroup(sk: impl Pointer) -> Option<u64> {
+pub(crate) fn cgroup(sk: impl Pointer) -> Option<u64> {
     sk.follow(layout!(sock_cgroup))?.follow(layout!(cgroup_kn))?.read(layout!(kernfs_id))
 }
 
-/// Returns the key of the socket's flow among the counted ones; `None` if a part of it is unknown.
+/// Returns the key of the socket's flow among the counted ones, without the cgroup; `None` if a part of it is unknown.
 #[inline(always)]
 pub(crate) fn pass_key(sk: Typed, tcp: Typed) -> Option<passes::PassKey> {
     let netns = typed_netns(tcp).filter(|netns| *netns != 0)?;
@@ -317,7 +317,7 @@ pub(crate) fn pass_key(sk: Typed, tcp: Typed) -> Option<passes::PassKey> {
     } else {
         sk.probed().read_into(layout!(sock_v6_daddr), &raw mut remote)?;
     }
-    Some(passes::PassKey::client(netns, cgroup(sk), remote, u16::from_be(sk.read(layout!(sock_dport))?)))
+    Some(passes::PassKey::client(netns, 0, remote, u16::from_be(sk.read(layout!(sock_dport))?)))
 }
 
 /// Returns the `struct socket`; none until a program accepts the connection. The inode is allocated with it, behind

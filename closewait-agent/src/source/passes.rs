@@ -201,7 +201,9 @@ impl PassTable {
         }
         let flow = flow_of(key).filter(|_| !dwell.is_empty())?;
         let dwell = dwell.into_iter().collect();
-        Some(PassedSockets { at, flow, last: BootTime(last), longest: Duration::from_nanos(longest), dwell })
+        // A program writes the time after its count: the first one is from this moment.
+        let last = if last == 0 { at } else { BootTime(last) };
+        Some(PassedSockets { at, flow, last, longest: Duration::from_nanos(longest), dwell })
     }
 
     /// Writes a key into all parts of a place, the first word last: it makes the others valid.
@@ -261,7 +263,7 @@ fn passed_flow(record: &[u8]) -> Option<PassKey> {
     }
     let cgroup = u64::from_ne_bytes(*record.get(offset_of!(Record, cgroup)..)?.first_chunk()?);
     let remote = *record.get(offset_of!(Record, remote_address)..)?.first_chunk()?;
-    let cgroup = (flags & flag::CGROUP != 0).then_some(cgroup);
+    let cgroup = if flags & flag::CGROUP == 0 { 0 } else { cgroup };
     Some(PassKey::client(netns, cgroup, remote, port(offset_of!(Record, remote_port))?))
 }
 
@@ -272,7 +274,7 @@ fn flow_of(key: PassKey) -> Option<PileupGroup> {
         Side::Server => {
             PileupGroup { role: Some(Role::Server), netns, cgroup: None, local_port: Some(port), remote: None }
         }
-        Side::Client | Side::ClientInCgroup => {
+        Side::Client => {
             let address = IpAddr::V6(Ipv6Addr::from(key.remote())).to_canonical();
             let remote = Some(Endpoint { address, port });
             PileupGroup { role: None, netns, cgroup: key.cgroup(), local_port: None, remote }

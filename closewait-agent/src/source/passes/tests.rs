@@ -107,6 +107,32 @@ fn a_count_that_was_added_while_the_last_ones_were_taken_is_found_by_the_next_ca
 }
 
 #[test]
+fn a_count_before_the_first_time_of_an_exit_is_from_now() {
+    let (mut table, _file) = table();
+    register(&mut table, 80, BootTime(SECOND));
+    let place = *table.flows.keys().next().unwrap();
+    add(table.part(place, 0), 6000);
+    let taken = table.take(BootTime(2 * SECOND), true);
+    assert_eq!((count(&taken), taken[0].last), (1, BootTime(2 * SECOND)));
+}
+
+#[test]
+fn clients_of_two_cgroups_have_both_places_of_their_remote_endpoint() {
+    let (mut table, _file) = table();
+    let flags = (passed(0).flags & !flag::BACKLOG) | flag::CGROUP;
+    let client = |cgroup| Record { flags, cgroup, ..passed(0) };
+    let (first, second, third) = (client(7), client(8), client(9));
+    for one in [first, second, third] {
+        (0..MIN_RECORDS).for_each(|_| table.saw(&record_bytes(&one), BootTime(SECOND)));
+    }
+    let key = |one: &Record| passed_flow(&record_bytes(one)).unwrap();
+    let counted = [first, second, third].map(|one| pass(&table, key(&one), 0, (5000, BootTime(SECOND))));
+    assert_eq!(counted, [true, true, false]);
+    let cgroups: Vec<_> = table.take(BootTime(SECOND), true).iter().map(|one| one.flow.cgroup).collect();
+    assert_eq!((cgroups.len(), cgroups.contains(&Some(7)), cgroups.contains(&Some(8))), (2, true, true));
+}
+
+#[test]
 fn while_a_scan_runs_each_exit_has_a_record() {
     let (mut table, _file) = table();
     let now = BootTime(SECOND);
