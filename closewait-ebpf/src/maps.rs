@@ -16,7 +16,7 @@ use closewait_common::{
     histogram,
     kept::Kept,
     names::KNOWN_NAMESPACES,
-    passes::{self, CGROUP, DWELL, FIRST_BUCKET, LAST_NS, LONGEST_NS, MAX_PARTS, PLACES},
+    passes::{self, CGROUP, DWELL, FIRST_BUCKET, LAST_NS, LONGEST_NS, MAX_PARTS, PLACES, Side},
     record::{Detailed, OpenerRecord},
     slots::{self, ANNOUNCED, EntryPlace, MAX_SLOTS, Slot, SlotWords, Stay},
     stats::{Counter, Stats},
@@ -234,16 +234,7 @@ pub(crate) fn count_pass(
     (index, dwell_ns): (usize, u64),
     now_ns: u64,
 ) -> bool {
-    // SAFETY: the helper has no conditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let places = key.places();
-    let (first, second) = (part_of(places[0], cpu, key), part_of(places[1], cpu, key));
-    if first.is_none() && second.is_none() {
-        return false;
-    }
-    let cgroup = cgroup();
-    let is_own = |part: &*mut u64| OwnWords(*part).load(CGROUP) == cgroup;
-    let Some(part) = first.filter(is_own).or(second.filter(is_own)) else { return false };
+    let Some(part) = part_of_flow(key, cgroup) else { return false };
     let bucket = index.wrapping_sub(FIRST_BUCKET);
     let mut count = part.wrapping_add(DWELL).cast::<u32>();
     // As in `count_dwell`. Before the time of the exit, by which the agent sees that there is a count.
@@ -271,6 +262,26 @@ pub(crate) fn count_pass(
     }
     word.store(LAST_NS, now_ns);
     true
+}
+
+/// Returns the counts of a flow with this key and cgroup on this CPU, if it has a place.
+#[inline(always)]
+fn part_of_flow(key: passes::PassKey, cgroup: impl FnOnce() -> u64) -> Option<*mut u64> {
+    // SAFETY: the helper has no conditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let [first, second] = key.places();
+    let first = part_of(first, cpu, key);
+    if key.side() == Some(Side::Server) {
+        // The cgroup is no part of its key.
+        return first.or_else(|| part_of(second, cpu, key));
+    }
+    let second = part_of(second, cpu, key);
+    if first.is_none() && second.is_none() {
+        return None;
+    }
+    let cgroup = cgroup();
+    let is_own = |part: &*mut u64| OwnWords(*part).load(CGROUP) == cgroup;
+    first.filter(is_own).or(second.filter(is_own))
 }
 
 /// Returns the counts at this place and of this CPU, if the place is that of a flow with this key, apart from the cgroup.

@@ -14,7 +14,6 @@ use closewait_common::{
     Record,
     config::openers as keeps,
     histogram,
-    passes::Side,
     record::{flag, kind},
     slots::Stay,
     stats::Counter,
@@ -189,8 +188,7 @@ fn counts_pass(sk: Typed, protocol: u16, dwell: (usize, u64), now_ns: u64) -> bo
         return false;
     }
     let Some(key) = sock::pass_key(sk, tcp) else { return false };
-    let cgroup = || if key.side() == Some(Side::Server) { 0 } else { sock::cgroup(sk).unwrap_or(0) };
-    maps::count_pass(key, cgroup, dwell, now_ns)
+    maps::count_pass(key, || sock::cgroup(sk).unwrap_or(0), dwell, now_ns)
 }
 
 /// Whether no output will show the details of the record's socket: it is not stuck, or not yet. When a socket gets
