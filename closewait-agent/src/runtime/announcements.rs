@@ -1,8 +1,9 @@
 //! Sockets that have entered CLOSE_WAIT and have no record of that yet.
 //!
-//! The kernel program writes one record for a socket that leaves healthy, and none but only counts it if it is one of a busy flow. The agent has the records of the others written: a few times
-//! a second of those that stay, and of all before the engine decides anything and before an answer. So the engine's findings and
-//! answers are those that it would have with a record at each entry.
+//! The kernel program writes one record for a socket that leaves healthy, and only counts it if its flow is busy. The agent has the records
+//! of the others written: a few times a second of those that stay, and of all before the engine decides anything and before an answer;
+//! and it takes the counts at the same times. So the engine's findings and answers are those that it would have with a record at each
+//! entry and exit.
 
 use std::time::Duration;
 
