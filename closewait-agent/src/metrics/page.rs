@@ -74,7 +74,8 @@ start of the agent. All other counters start at 0 with the agent.
 
 The buckets of `closewait_dwell_seconds` are at edges of the kernel program's finer buckets, so their counts are exact: {BOUNDS} and
 `+Inf` seconds. The sum is computed from the middles of the finer buckets, and at most 1.6 % off. In OpenMetrics and protobuf, a
-bucket has an exemplar: `cookie` and `netns` of the latest socket in it, as in the events of that socket.
+bucket has an exemplar: `cookie` and `netns` of the latest socket in it that had a record, as in the events of that socket. Without
+`--events all`, most sockets that a busy program closes within half a second have none.
 
 In protobuf it is a native histogram as well, of the schema {SCHEMA}: {SUBDIVISIONS} buckets for each power of two, in seconds. The kernel
 program's buckets are in nanoseconds, at most 3.2 % wide, and have other edges. Each of them counts wholly in the native bucket that
