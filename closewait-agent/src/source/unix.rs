@@ -80,8 +80,18 @@ impl UnixReader {
         }
         let mut patience = Patience::for_one_read();
         let mut tables = BTreeMap::<u32, Option<UnixTable>>::new();
-        let mut found = Vec::new();
-        for (pid, at, (netns, sockets)) in own_sockets(pids, &mut patience) {
+        let (mut found, mut relevant) = (Vec::new(), Vec::new());
+        // The descriptors of a process can be many, and most hosts have no such connection at all.
+        for (pid, at, netns) in namespaces(pids, &mut patience) {
+            let table = tables.entry(netns).or_insert_with(|| peers.unix(netns, |_| false));
+            match table {
+                Some(table) if !may_matter(table) => found.push((pid, at, netns, Vec::new())),
+                Some(_) => relevant.push(pid),
+                None => {}
+            }
+        }
+        tables.retain(|_, table| table.as_ref().is_some_and(|table| !may_matter(table)));
+        for (pid, at, (netns, sockets)) in own_sockets(relevant, &mut patience) {
             let is_open = |table: &UnixTable| lacks_names(table, &sockets);
             let table = tables.entry(netns).or_insert_with(|| peers.unix(netns, is_open));
             let Some(table) = table else { continue };
@@ -140,6 +150,23 @@ impl UnixReader {
         }
         self.known.extend(found.into_iter().map(|(inode, owners)| (inode, (now, owners))));
     }
+}
+
+/// Returns the network namespace of each of these processes, and the time before the read.
+fn namespaces(pids: Vec<u32>, patience: &mut Patience) -> Vec<(u32, BootTime, u32)> {
+    let mut all = Vec::new();
+    let work = |pid: &u32, job: &ItemJob<(BootTime, u32)>| {
+        let at = clock::now();
+        match process(*pid, job).and_then(|folder| netns::of_process(&folder)) {
+            Ok(netns) => job.put((at, netns)),
+            Err(error) => log::debug!("the network namespace of process {pid} is unknown: {error}"),
+        }
+    };
+    deadline::each(pids, patience, work, |pid, result| match result {
+        ReadResult::Value((at, netns)) => all.push((*pid, at, netns)),
+        ReadResult::Unanswered(why) => log::debug!("the network namespace of process {pid} is unknown: {why}"),
+    });
+    all
 }
 
 /// Returns the sockets of each of these processes, without standard input, output and error, and the time before the read.
@@ -230,6 +257,20 @@ fn each_socket<T>(folder: &Path, job: &ItemJob<T>, mut each: impl FnMut(u32, u32
     Ok(())
 }
 
+/// Whether any connection of a network namespace leads to a listener that is no service of the system, or can be in another namespace.
+fn may_matter(table: &UnixTable) -> bool {
+    let mut ends = table.ends.iter().filter(|(_, end)| end.name.is_none());
+    ends.any(|(inode, end)| match listener_of(table, *inode, end) {
+        Some((path, _)) => !is_of_system(path),
+        None => end.peer.is_none_or(|peer| !table.ends.contains_key(&peer)),
+    })
+}
+
+/// Whether a listener with this path is a service of the system.
+fn is_of_system(path: &str) -> bool {
+    OF_SYSTEM.iter().any(|prefix| path.starts_with(prefix))
+}
+
 /// Whether a connection of a process leads to a listener in another network namespace.
 fn lacks_names(table: &UnixTable, sockets: &BTreeSet<u32>) -> bool {
     let mut ends = table.ends.iter().filter(|(inode, _)| sockets.contains(inode));
@@ -246,9 +287,8 @@ fn counted(table: &UnixTable, sockets: &BTreeSet<u32>) -> Vec<(String, Counted)>
     let own = table.ends.iter().filter(|(inode, end)| sockets.contains(inode) && end.name.is_none());
     for (inode, end) in own {
         let Some((path, is_queued)) = listener_of(table, *inode, end) else { continue };
-        let is_of_system = OF_SYSTEM.iter().any(|prefix| path.starts_with(prefix));
         // A process that talks to itself waits for no other program.
-        if is_of_system || end.peer.is_some_and(|peer| sockets.contains(&peer)) {
+        if is_of_system(path) || end.peer.is_some_and(|peer| sockets.contains(&peer)) {
             continue;
         }
         let counted = paths.entry(path).or_default();
@@ -318,6 +358,25 @@ mod tests {
         assert_eq!(listeners(&table, "/run/app.sock").collect::<Vec<_>>(), [50]);
         assert!(lacks_names(&table, &all), "one end is in another namespace");
         assert!(!lacks_names(&table, &(1..=7).collect()));
+    }
+
+    #[test]
+    fn descriptors_are_read_only_where_a_connection_can_lead_to_a_program() {
+        let log = Some("/run/systemd/journal/stdout");
+        // A log, and two ends of a pair.
+        let ends = [(1, end(Some(11), true, None)), (11, end(Some(1), false, log))];
+        let pair = [(6, end(Some(7), false, None)), (7, end(Some(6), false, None))];
+        let of_system = UnixTable { ends: ends.into_iter().chain(pair).collect(), ..UnixTable::default() };
+        assert!(!may_matter(&UnixTable::default()) && !may_matter(&of_system));
+        let with = |more: [(u32, UnixEnd); 2]| UnixTable {
+            ends: of_system.ends.clone().into_iter().chain(more).collect(),
+            listeners: BTreeMap::from([(50, "/run/app.sock".to_owned())]),
+            queued: BTreeMap::from([(4, 50)]),
+        };
+        let accepted = [(2, end(Some(12), true, None)), (12, end(Some(2), false, Some("/run/app.sock")))];
+        let queued = [(4, end(None, false, None)), (12, end(Some(2), false, log))];
+        let elsewhere = [(8, end(Some(99), false, None)), (12, end(Some(2), false, log))];
+        assert!([accepted, queued, elsewhere].into_iter().all(|more| may_matter(&with(more))));
     }
 
     #[test]
