@@ -154,45 +154,40 @@ impl UnixReader {
 
 /// Returns the network namespace of each of these processes, and the time before the read.
 fn namespaces(pids: Vec<u32>, patience: &mut Patience) -> Vec<(u32, BootTime, u32)> {
-    let mut all = Vec::new();
-    let work = |pid: &u32, job: &ItemJob<(BootTime, u32)>| {
-        let at = clock::now();
-        match process(*pid, job).and_then(|folder| netns::of_process(&folder)) {
-            Ok(netns) => job.put((at, netns)),
-            Err(error) => log::debug!("the network namespace of process {pid} is unknown: {error}"),
-        }
-    };
-    deadline::each(pids, patience, work, |pid, result| match result {
-        ReadResult::Value((at, netns)) => all.push((*pid, at, netns)),
-        ReadResult::Unanswered(why) => log::debug!("the network namespace of process {pid} is unknown: {why}"),
-    });
-    all
+    read_each(pids, patience, "network namespace", |folder, _| netns::of_process(folder))
 }
 
 /// Returns the sockets of each of these processes, without standard input, output and error, and the time before the read.
 fn own_sockets(pids: Vec<u32>, patience: &mut Patience) -> Vec<(u32, BootTime, OwnSockets)> {
+    read_each(pids, patience, "list of UNIX sockets", |folder, job| {
+        let netns = netns::of_process(folder)?;
+        let mut sockets = BTreeSet::new();
+        each_socket(folder, job, |descriptor, inode| {
+            if descriptor > STANDARD_ERROR {
+                sockets.insert(inode);
+            }
+        })?;
+        Ok((netns, sockets))
+    })
+}
+
+/// Reads something of each of these processes. Returns it with the time before the read, without the processes that cannot be read.
+fn read_each<T, R>(pids: Vec<u32>, patience: &mut Patience, what: &'static str, read: R) -> Vec<(u32, BootTime, T)>
+where
+    T: Send + 'static,
+    R: Fn(&Path, &ItemJob<(BootTime, T)>) -> io::Result<T> + Send + Sync + 'static,
+{
     let mut all = Vec::new();
-    let work = |pid: &u32, job: &ItemJob<(BootTime, OwnSockets)>| {
+    let work = move |pid: &u32, job: &ItemJob<(BootTime, T)>| {
         let at = clock::now();
-        let folder = process(*pid, job);
-        let read = folder.and_then(|folder| {
-            let netns = netns::of_process(&folder)?;
-            let mut sockets = BTreeSet::new();
-            each_socket(&folder, job, |descriptor, inode| {
-                if descriptor > STANDARD_ERROR {
-                    sockets.insert(inode);
-                }
-            })?;
-            Ok((netns, sockets))
-        });
-        match read {
-            Ok(sockets) => job.put((at, sockets)),
-            Err(error) => log::debug!("the UNIX sockets of process {pid} are unknown: {error}"),
+        match process(*pid, job).and_then(|folder| read(&folder, job)) {
+            Ok(value) => job.put((at, value)),
+            Err(error) => log::debug!("the {what} of process {pid} is unknown: {error}"),
         }
     };
     deadline::each(pids, patience, work, |pid, result| match result {
-        ReadResult::Value((at, sockets)) => all.push((*pid, at, sockets)),
-        ReadResult::Unanswered(why) => log::debug!("the UNIX sockets of process {pid} are unknown: {why}"),
+        ReadResult::Value((at, value)) => all.push((*pid, at, value)),
+        ReadResult::Unanswered(why) => log::debug!("the {what} of process {pid} is unknown: {why}"),
     });
     all
 }
