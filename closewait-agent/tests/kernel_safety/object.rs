@@ -10,10 +10,11 @@ use crate::{rows, source};
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/closewait-ebpf"));
 
 /// Every helper whose risks are described (`enum bpf_func_id`, include/uapi/linux/bpf.h at v6.18).
-const HELPERS: [(i32, &str); 20] = [
+const HELPERS: [(i32, &str); 21] = [
     (1, "bpf_map_lookup_elem"),
     (2, "bpf_map_update_elem"),
     (3, "bpf_map_delete_elem"),
+    (8, "bpf_get_smp_processor_id"),
     (14, "bpf_get_current_pid_tgid"),
     (16, "bpf_get_current_comm"),
     (35, "bpf_get_current_task"),
