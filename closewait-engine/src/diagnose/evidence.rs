@@ -18,7 +18,7 @@ pub use self::{
     waits::{Waits, WaitsSample},
 };
 pub(crate) use self::{
-    gather::{OwnerConnections, STARTED, Sources},
+    gather::{MemberCounts, OwnerConnections, STARTED, Sources},
     stacks::STEADY,
 };
 use crate::{

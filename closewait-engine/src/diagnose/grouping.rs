@@ -6,7 +6,7 @@ use crate::{
     context::{host_context::HostContext, pairing},
     diagnose::{
         self, Case, Group, ProxyPeers, Seen,
-        evidence::{OwnerConnections, Sources},
+        evidence::{MemberCounts, OwnerConnections, Sources},
         members::{FlowSockets, GroupMember, SortedMembers, group_of},
     },
     flow::flows::Flows,
@@ -84,8 +84,13 @@ impl<'a> Grouping<'a> {
         let joins = self.host_context.blind().is_none();
         self.members.get_or_init(|| {
             let abandoned = self.lingering.into_iter().flat_map(LingeringSockets::abandoned);
-            SortedMembers::new(self.tracker.iter().chain(abandoned), self.keys, joins, self.now)
+            SortedMembers::new(self.tracker.stored().chain(abandoned), self.keys, joins, self.now)
         })
+    }
+
+    /// Returns the sockets of each flow, in no order.
+    pub(crate) fn flows(&self) -> impl Iterator<Item = (FlowKey, impl Iterator<Item = GroupMember<'a>>)> {
+        self.members().flows()
     }
 
     /// Returns the listeners of a port, in all network namespaces.
@@ -126,8 +131,10 @@ impl<'a> Grouping<'a> {
             listeners,
             of_owner: self.members().clients_of(owner),
         };
-        let evidence = sources.evidence(members);
-        let group = group_of(members, self.now, self.stuck_after);
+        let mut counts = MemberCounts::default();
+        let count = |one, socket: &Socket| counts.add(one, socket, self.host_context);
+        let group = group_of(members, self.now, self.stuck_after, count);
+        let evidence = sources.evidence(members, &counts);
         let group = Group { oldest_unaccepted: *oldest_unaccepted, flow, evidence, ..group };
         let pairs = match owner {
             GroupOwner::Held(pid, _) => {
@@ -201,7 +208,7 @@ impl<'a> Grouping<'a> {
     fn alone(&self, tracked: SocketView<'_>) -> GroupedSockets<'a> {
         let is_unaccepted = tracked.accepted() == Some(false);
         let oldest_unaccepted = is_unaccepted.then(|| tracked.dwell(self.now).at_least());
-        let group = group_of(&[tracked], self.now, self.stuck_after);
+        let group = group_of(&[tracked], self.now, self.stuck_after, |_, _| {});
         GroupedSockets { group: Group { oldest_unaccepted, ..group }, ..GroupedSockets::default() }
     }
 

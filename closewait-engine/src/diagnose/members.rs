@@ -1,7 +1,7 @@
 //! Sockets by flow and group, before rules judge them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     time::Duration,
 };
 
@@ -11,14 +11,13 @@ use crate::{
         evidence::{GroupEvidence, OwnerClients},
     },
     flow::group_key::{FlowKey, GroupKey, GroupKeys, GroupOwner},
-    model::ReadState,
+    model::{ReadState, Socket},
     time::BootTime,
     track::hashing::KeyedState,
     track::socket_view::SocketView,
 };
 
-/// Maximum number of groups, at about 600 bytes each. Sockets of any further group, which entered later, are judged as groups of
-/// one.
+/// Maximum number of groups, at about 600 bytes each. Sockets of any further group are judged as groups of one.
 pub(crate) const MAX_GROUPS: usize = 65_536;
 
 /// Socket of a group.
@@ -36,17 +35,28 @@ pub(crate) struct FlowSockets {
 /// Facts about a flow without sockets.
 static NO_SOCKETS: FlowSockets = FlowSockets { entries: Vec::new(), oldest_unaccepted: None };
 
-/// Only owner of the sockets of a port; `None` for a port with several.
-type SoleOwners = BTreeMap<FlowKey, Option<GroupOwner>>;
-
 /// Sockets of a group, and what was computed about them.
 type MembersOf<'a, T> = (Vec<GroupMember<'a>>, T);
 
+/// Sockets of a flow by owner, and facts about all of them.
+struct FlowGroups<'a, T> {
+    sockets: FlowSockets,
+    groups: BTreeMap<GroupOwner, MembersOf<'a, T>>,
+    /// Sockets of groups over the limit.
+    ungrouped: Vec<GroupMember<'a>>,
+}
+
+impl<T> Default for FlowGroups<'_, T> {
+    fn default() -> Self {
+        Self { sockets: FlowSockets::default(), groups: BTreeMap::new(), ungrouped: Vec::new() }
+    }
+}
+
 /// All tracked sockets, by flow and group. `T` is what the caller computes about a group.
 pub(crate) struct SortedMembers<'a, T> {
-    groups: HashMap<GroupKey, MembersOf<'a, T>, KeyedState>,
-    flows: HashMap<FlowKey, FlowSockets, KeyedState>,
-    sole_owners: SoleOwners,
+    flows: HashMap<FlowKey, FlowGroups<'a, T>, KeyedState>,
+    /// With `joins`, a socket that is newer than the last scan belongs to the only owner of its port.
+    joins: bool,
     clients: BTreeMap<GroupOwner, OwnerClients>,
 }
 
@@ -58,42 +68,66 @@ impl<'a, T: Default> SortedMembers<'a, T> {
         joins: bool,
         now: BootTime,
     ) -> Self {
-        let mut groups = HashMap::<GroupKey, MembersOf<'a, T>, KeyedState>::default();
-        let mut flows = HashMap::<FlowKey, FlowSockets, KeyedState>::default();
+        let mut flows = HashMap::<FlowKey, FlowGroups<'a, T>, KeyedState>::default();
+        let mut groups = 0;
         for tracked in sockets {
-            let of @ (owner, flow_key) = keys.group(tracked);
+            let (owner, flow_key) = keys.group(tracked);
             let flow = flows.entry(flow_key).or_default();
             if owner == GroupOwner::Backlog {
-                flow.oldest_unaccepted = flow.oldest_unaccepted.max(Some(tracked.dwell(now).at_least()));
+                let age = tracked.dwell(now).at_least();
+                flow.sockets.oldest_unaccepted = flow.sockets.oldest_unaccepted.max(Some(age));
             }
-            flow.entries.push(tracked.latest());
-            if groups.len() < MAX_GROUPS || groups.contains_key(&of) {
-                groups.entry(of).or_default().0.push(tracked);
+            flow.sockets.entries.push(tracked.latest());
+            match flow.groups.entry(owner) {
+                Entry::Occupied(mut group) => group.get_mut().0.push(tracked),
+                Entry::Vacant(none) if groups < MAX_GROUPS => {
+                    groups += 1;
+                    none.insert((vec![tracked], T::default()));
+                }
+                Entry::Vacant(_) => flow.ungrouped.push(tracked),
             }
         }
+        let mut clients = BTreeMap::<GroupOwner, ClientEntries>::new();
         #[expect(clippy::disallowed_methods, reason = "the result does not depend on the order")]
-        let (of_groups, of_flows) = (groups.keys(), flows.values_mut());
-        of_flows.for_each(|flow| flow.entries.sort_unstable());
-        let sole_owners = if joins { sole_owners(of_groups) } else { SoleOwners::new() };
-        join_sole_owners(&mut groups, &sole_owners);
-        let clients = owner_clients(&groups);
-        Self { groups, flows, sole_owners, clients }
+        for (flow_key, flow) in &mut flows {
+            flow.sockets.entries.sort_unstable();
+            if joins {
+                flow.join_sole_owner(*flow_key);
+            }
+            if flow_key.is_remote() {
+                flow.add_clients(&mut clients);
+            }
+        }
+        let clients = clients.into_iter().map(|(owner, entries)| (owner, entries.into())).collect();
+        Self { flows, joins, clients }
     }
 
     /// Returns the number of groups.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.groups.len()
+        #[expect(clippy::disallowed_methods, reason = "a sum")]
+        self.flows.values().map(|flow| flow.groups.len()).sum()
     }
 
     /// Returns the sockets of a group; `None` if it has none, or if a limit was reached before it.
-    pub(crate) fn of_group(&self, key: GroupKey) -> Option<(&[GroupMember<'a>], &T)> {
-        self.groups.get(&key).map(|(members, computed)| (members.as_slice(), computed))
+    pub(crate) fn of_group(&self, (owner, flow_key): GroupKey) -> Option<(&[GroupMember<'a>], &T)> {
+        let (members, computed) = self.flows.get(&flow_key)?.groups.get(&owner)?;
+        Some((members.as_slice(), computed))
+    }
+
+    /// Returns the sockets of each flow, also those of groups over the limit, in no order.
+    pub(crate) fn flows(&self) -> impl Iterator<Item = (FlowKey, impl Iterator<Item = GroupMember<'a>>)> {
+        #[expect(clippy::disallowed_methods, reason = "callers sort them")]
+        let flows = self.flows.iter();
+        flows.map(|(flow_key, flow)| {
+            let grouped = flow.groups.values().flat_map(|(members, _)| members);
+            (*flow_key, grouped.chain(&flow.ungrouped).copied())
+        })
     }
 
     /// Returns facts about all sockets of a flow.
     pub(crate) fn of_flow(&self, key: FlowKey) -> &FlowSockets {
-        self.flows.get(&key).unwrap_or(&NO_SOCKETS)
+        self.flows.get(&key).map_or(&NO_SOCKETS, |flow| &flow.sockets)
     }
 
     /// Returns the connections in CLOSE_WAIT that an owner opened.
@@ -104,21 +138,66 @@ impl<'a, T: Default> SortedMembers<'a, T> {
     /// Returns the group of a socket.
     pub(crate) fn group_key(&self, keys: &GroupKeys, tracked: SocketView<'_>) -> GroupKey {
         let (owner, flow_key) = keys.group(tracked);
-        if !is_unscanned(owner, tracked) {
+        if !self.joins || !is_unscanned(owner, tracked) {
             return (owner, flow_key);
         }
-        (self.sole_owners.get(&flow_key).copied().flatten().unwrap_or(owner), flow_key)
+        let sole_owner = self.flows.get(&flow_key).and_then(|flow| flow.sole_owner(flow_key));
+        (sole_owner.unwrap_or(owner), flow_key)
     }
 }
 
-fn sole_owners<'k>(keys: impl Iterator<Item = &'k GroupKey>) -> SoleOwners {
-    let mut sole = SoleOwners::new();
-    for (owner, flow_key) in keys {
-        if let (GroupOwner::Held(..), FlowKey::Port(..)) = (owner, flow_key) {
-            sole.entry(*flow_key).and_modify(|sole| *sole = None).or_insert(Some(*owner));
+impl<T: Default> FlowGroups<'_, T> {
+    /// Returns the only owner of the sockets of a port; `None` for a port with several.
+    fn sole_owner(&self, flow_key: FlowKey) -> Option<GroupOwner> {
+        if !matches!(flow_key, FlowKey::Port(..)) {
+            return None;
+        }
+        let mut owners = self.groups.keys().filter(|owner| matches!(owner, GroupOwner::Held(..)));
+        owners.next().filter(|_| owners.next().is_none()).copied()
+    }
+
+    /// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
+    fn join_sole_owner(&mut self, flow_key: FlowKey) {
+        let Some(owner) = self.sole_owner(flow_key) else { return };
+        let Some((unknown, _)) = self.groups.remove(&GroupOwner::Unknown) else { return };
+        for tracked in unknown {
+            let owner = if is_unscanned(GroupOwner::Unknown, tracked) { owner } else { GroupOwner::Unknown };
+            self.groups.entry(owner).or_default().0.push(tracked);
         }
     }
-    sole
+
+    /// Adds the entries of the sockets of a remote endpoint to those of their owners.
+    fn add_clients(&self, clients: &mut BTreeMap<GroupOwner, ClientEntries>) {
+        for (owner, (members, _)) in self.groups.iter().filter(|(owner, _)| matches!(owner, GroupOwner::Held(..))) {
+            let entries = clients.entry(*owner).or_default();
+            entries.groups += 1;
+            members.iter().for_each(|one| entries.add(one.latest()));
+        }
+    }
+}
+
+/// Entries of the connections that an owner opened.
+#[derive(Default)]
+struct ClientEntries {
+    count: u32,
+    groups: u32,
+    /// The first and the last one.
+    range: Option<(BootTime, BootTime)>,
+}
+
+impl ClientEntries {
+    fn add(&mut self, at: BootTime) {
+        self.count = self.count.saturating_add(1);
+        let (first, last) = self.range.unwrap_or((at, at));
+        self.range = Some((first.min(at), last.max(at)));
+    }
+}
+
+impl From<ClientEntries> for OwnerClients {
+    fn from(ClientEntries { count, groups, range }: ClientEntries) -> Self {
+        let span = range.map_or(Duration::ZERO, |(first, last)| last.since(first));
+        Self { count, groups, span }
+    }
 }
 
 /// Whether the owner of an accepted socket is unknown because no scan has ended since its entry.
@@ -126,54 +205,22 @@ fn is_unscanned(owner: GroupOwner, tracked: SocketView<'_>) -> bool {
     owner == GroupOwner::Unknown && !tracked.is_scanned()
 }
 
-/// Moves sockets that are newer than the last scan to the group of their port's only owner: one cause has one verdict.
-fn join_sole_owners<T: Default>(
-    groups: &mut HashMap<GroupKey, MembersOf<'_, T>, KeyedState>,
-    sole_owners: &SoleOwners,
-) {
-    for (flow_key, owner) in sole_owners {
-        let Some(owner) = owner else { continue };
-        let Some((unknown, _)) = groups.remove(&(GroupOwner::Unknown, *flow_key)) else { continue };
-        for tracked in unknown {
-            let owner = if is_unscanned(GroupOwner::Unknown, tracked) { *owner } else { GroupOwner::Unknown };
-            groups.entry((owner, *flow_key)).or_default().0.push(tracked);
-        }
-    }
-}
-
-/// Returns the connections in CLOSE_WAIT of each owner that opened some.
-fn owner_clients<T>(groups: &HashMap<GroupKey, MembersOf<'_, T>, KeyedState>) -> BTreeMap<GroupOwner, OwnerClients> {
-    let mut clients = BTreeMap::<GroupOwner, (u32, Vec<BootTime>)>::new();
-    for ((owner, flow_key), (members, _)) in groups {
-        if let (GroupOwner::Held(..), FlowKey::Remote(..)) = (owner, flow_key) {
-            let (groups, entries) = clients.entry(*owner).or_default();
-            *groups += 1;
-            entries.extend(members.iter().map(|one| one.latest()));
-        }
-    }
-    let of = |(groups, entries): (u32, Vec<BootTime>)| {
-        let (first, last) = (entries.iter().min().copied(), entries.iter().max().copied());
-        OwnerClients {
-            count: number(entries.len()),
-            groups,
-            span: last.unwrap_or_default().since(first.unwrap_or_default()),
-        }
-    };
-    clients.into_iter().map(|(owner, found)| (owner, of(found))).collect()
-}
-
-/// Counts the sockets of a group. The result has neither evidence nor facts about the flow.
-pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: Duration) -> Group {
-    let mut ages: Vec<_> = members.iter().map(|one| one.dwell(now).at_least()).collect();
-    ages.sort_unstable();
-    let age = |index: usize| ages.get(index).copied().unwrap_or_default();
-    let mut remotes: Vec<_> = members.iter().map(|one| one.ends().1.address).collect();
-    remotes.sort_unstable();
-    remotes.dedup();
+/// Counts the sockets of a group, and passes each to `also`. The result has neither evidence nor facts about the flow.
+pub(crate) fn group_of<'a>(
+    members: &[GroupMember<'a>],
+    now: BootTime,
+    stuck_after: Duration,
+    mut also: impl FnMut(GroupMember<'a>, &Socket),
+) -> Group {
+    let (mut ages, mut remotes) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
     let mut reads = BTreeMap::<ReadState, u32>::new();
     let (mut unanswered, mut asked_nothing, mut answered, mut replied, mut awaiting) = (0, 0, 0, 0, 0);
+    // Reading a socket takes longer than all of the counts.
     for one in members {
         let socket = one.socket();
+        also(*one, &socket);
+        ages.push(one.dwell(now).at_least());
+        remotes.push(socket.remote.address);
         if let Some(state) = socket.read_state() {
             *reads.entry(state).or_default() += 1;
         }
@@ -186,6 +233,10 @@ pub(crate) fn group_of(members: &[GroupMember<'_>], now: BootTime, stuck_after: 
             None => {}
         }
     }
+    ages.sort_unstable();
+    let age = |index: usize| ages.get(index).copied().unwrap_or_default();
+    remotes.sort_unstable();
+    remotes.dedup();
     Group {
         count: number(ages.len()),
         stuck: number(ages.len() - ages.partition_point(|age| *age < stuck_after)),

@@ -181,18 +181,7 @@ impl Socket {
 
     /// Returns the part of the received data that the program has read.
     pub fn read_state(&self) -> Option<ReadState> {
-        /// Maximum number of unread bytes of a goodbye: a server's last message before it closes, such as a `close_notify` alert, a
-        /// `GOAWAY` or a `408`, is short.
-        const GOODBYE_BYTES: u64 = 100;
-        let (unread, received) = (u64::from(self.unread_bytes?), self.received_bytes?);
-        Some(match unread {
-            0 => ReadState::FinConsumed,
-            1 if received <= 1 => ReadState::Probe,
-            1 => ReadState::IdleFin,
-            _ if unread >= received => ReadState::NeverRead,
-            _ if unread <= GOODBYE_BYTES => ReadState::Goodbye,
-            _ => ReadState::Partial,
-        })
+        ReadState::of(self.unread_bytes, self.received_bytes)
     }
 
     /// Whether the program sent data after the last data had arrived. On a TLS connection, the last data can be an alert.
@@ -276,6 +265,24 @@ pub enum ReadState {
     Partial,
     /// A read consumed the FIN; that read need not have returned 0.
     FinConsumed,
+}
+
+impl ReadState {
+    /// Returns the part that a program has read of a socket's received data, from the numbers of bytes.
+    pub(crate) fn of(unread_bytes: Option<u32>, received_bytes: Option<u64>) -> Option<Self> {
+        /// Maximum number of unread bytes of a goodbye: a server's last message before it closes, such as a `close_notify` alert, a
+        /// `GOAWAY` or a `408`, is short.
+        const GOODBYE_BYTES: u64 = 100;
+        let (unread, received) = (u64::from(unread_bytes?), received_bytes?);
+        Some(match unread {
+            0 => Self::FinConsumed,
+            1 if received <= 1 => Self::Probe,
+            1 => Self::IdleFin,
+            _ if unread >= received => Self::NeverRead,
+            _ if unread <= GOODBYE_BYTES => Self::Goodbye,
+            _ => Self::Partial,
+        })
+    }
 }
 
 /// Running timer of a socket, named as in `ss -o`.

@@ -199,9 +199,9 @@ impl Engine {
             return BTreeMap::new();
         }
         let grouping = self.grouping(now);
-        let members = self.members(now, |flow_key| open.contains(&flow_key));
+        let members = self.members_in(&grouping, |flow_key| open.contains(&flow_key));
         let judged = members.iter().filter_map(|(flow_key, members)| {
-            let pileup = self.pileup(*flow_key, members, &grouping, now)?;
+            let pileup = self.pileup(*flow_key, &members.oldest_first(now), &grouping, now)?;
             Some((*flow_key, IncidentJudgement::new(now, &pileup)))
         });
         judged.collect()

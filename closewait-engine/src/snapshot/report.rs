@@ -32,8 +32,12 @@ impl Engine {
     /// forecasts are those of the whole port or remote endpoint.
     pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
-        let fitting = self.unclosed().filter(|one| filter.is_empty() || self.fits(*one, filter, &grouping, now));
-        let members = self.members_of(fitting, now, |_flow_key| true);
+        let members = if filter.is_empty() {
+            self.members_in(&grouping, |_flow_key| true)
+        } else {
+            let fitting = self.unclosed().filter(|one| self.fits(*one, filter, &grouping, now));
+            self.members_of(fitting, |_flow_key| true)
+        };
         let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
         let mut flows: Vec<_> = members.iter().collect();
         let all = flows.len();
@@ -41,11 +45,16 @@ impl Engine {
             flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
             flows.truncate(MAX_RANKED_GROUPS);
         }
-        let in_close_wait = |members: &Members<'_>| members.iter().filter(|one| one.exit().is_none()).count();
-        let mut matching: usize = members.values().map(in_close_wait).sum();
+        let in_close_wait =
+            |members: &Members<'_>| members.iter().filter(|one| one.exit().is_none() && one.latest() <= now).count();
+        let mut matching: usize = if filter.is_empty() { 0 } else { members.values().map(in_close_wait).sum() };
         let (mut ranked, mut others) = (Vec::new(), 0);
         for (flow_key, members) in flows {
-            let Some(pileup) = self.pileup(*flow_key, members, &grouping, now) else { continue };
+            let oldest_first = members.oldest_first(now);
+            let Some(pileup) = self.pileup(*flow_key, &oldest_first, &grouping, now) else {
+                others += 1;
+                continue;
+            };
             if !filter.matches_verdict(pileup.verdict.class) {
                 others += 1;
                 matching -= in_close_wait(members);
@@ -53,8 +62,8 @@ impl Engine {
             }
             // The oldest sockets come first.
             let is_stuck = |one: &SocketView<'_>| one.dwell(now).at_least() >= self.config.stuck_after;
-            let stuck = members.partition_point(is_stuck) as u64;
-            let oldest = members.first().map(|one| one.latest());
+            let stuck = oldest_first.partition_point(is_stuck) as u64;
+            let oldest = oldest_first.first().map(|one| one.latest());
             let piles_up_since = pileup.incident.map(|incident| incident.began);
             ranked.push((
                 (pileup.urgency(), oldest, *flow_key),

@@ -49,9 +49,9 @@ impl Engine {
         if flows.is_empty() {
             return counts;
         }
-        let members = self.members(now, |flow_key| flows.contains(&flow_key));
+        let members = self.members_in(grouping, |flow_key| flows.contains(&flow_key));
         for (flow_key, members) in members.iter().take(MAX_RANKED_GROUPS) {
-            if let Some(pileup) = self.pileup(*flow_key, members, grouping, now) {
+            if let Some(pileup) = self.pileup(*flow_key, &members.oldest_first(now), grouping, now) {
                 counts.add(pileup.urgency());
             }
         }

@@ -388,6 +388,14 @@ impl Packed {
         self.known(bit::INODE, self.inode.into())
     }
 
+    pub(super) fn unread_bytes(&self) -> Option<u32> {
+        self.known(bit::UNREAD, self.unread)
+    }
+
+    pub(super) fn received_bytes(&self) -> Option<u64> {
+        self.known(bit::RECEIVED, wide_bytes(self.received, self.received_high))
+    }
+
     pub(super) fn sent_bytes(&self) -> Option<u64> {
         self.known(bit::SENT, wide_bytes(self.sent, self.sent_high))
     }
@@ -453,8 +461,8 @@ impl Packed {
             inode: self.inode(),
             cgroup,
             accepted: self.accepted(),
-            unread_bytes: self.known(bit::UNREAD, self.unread),
-            received_bytes: self.known(bit::RECEIVED, wide_bytes(self.received, self.received_high)),
+            unread_bytes: self.unread_bytes(),
+            received_bytes: self.received_bytes(),
             sent_bytes: self.sent_bytes(),
             keepalive: self.known(bit::KEEPALIVE_KNOWN, self.has(bit::KEEPALIVE)),
             acked_bytes: self.known(bit::ACKED, wide_bytes(self.acked, self.acked_high)),

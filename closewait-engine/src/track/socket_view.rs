@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, ops::Deref};
 
 use super::{packed::Packed, sockets::Sockets};
 use crate::{
-    model::{Dwell, Endpoint, Exit, Opener, Owner, Protocol, Role, Since, Socket, SocketKey},
+    model::{Dwell, Endpoint, Exit, Opener, Owner, Protocol, ReadState, Role, Since, Socket, SocketKey},
     time::BootTime,
     track::lingering::Lingering,
     track::tracked_socket::TrackedSocket,
@@ -259,6 +259,12 @@ impl<'a> SocketView<'a> {
     /// Returns [`Socket::sent_bytes`].
     pub(crate) fn sent_bytes(self) -> Option<u64> {
         self.fact(|_, packed| packed.sent_bytes(), |socket| socket.sent_bytes)
+    }
+
+    /// Returns [`Socket::read_state`].
+    pub(crate) fn read_state(self) -> Option<ReadState> {
+        let of_packed = |packed: &Packed| ReadState::of(packed.unread_bytes(), packed.received_bytes());
+        self.fact(|_, packed| of_packed(packed), Socket::read_state)
     }
 
     /// Returns the local and the remote endpoint.

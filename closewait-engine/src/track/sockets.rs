@@ -95,6 +95,11 @@ impl Sockets {
         self.schedule.iter(&self.slab).map(|id| self.view(id))
     }
 
+    /// Iterates over all sockets in the order of the memory that they are in, which is several times as fast.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = SocketView<'_>> {
+        self.slab.iter().map(|packed| SocketView::Tracked(self, packed))
+    }
+
     /// Returns the socket that is due first.
     pub(crate) fn first(&self) -> Option<SocketView<'_>> {
         self.schedule.first(&self.slab).map(|id| self.view(id))

@@ -113,6 +113,11 @@ impl Tracker {
         self.sockets.iter()
     }
 
+    /// Returns all sockets, in the order of the memory that they are in.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = SocketView<'_>> {
+        self.sockets.stored()
+    }
+
     /// Tracks a socket that entered. Returns the previous socket at its address, if the exit of that one was missed.
     pub(crate) fn enter(&mut self, key: SocketKey, at: BootTime, socket: &Socket) -> Option<Box<TrackedSocket>> {
         let Some(before) = self.find(key, socket).map(|id| self.sockets.view(id)) else {

@@ -13,7 +13,7 @@ use crate::{
     context::{host_context::HostContext, pairing},
     diagnose::Seen,
     flow::{flows::Flows, group_key::FlowKey},
-    model::{Connection, Endpoint, Listener, PeerEnd, ProxyPeer, Role},
+    model::{Connection, Endpoint, Listener, Owner, PeerEnd, ProxyPeer, Role, Socket},
     process::Process,
     time::{BootTime, TICK},
     track::socket_view::SocketView,
@@ -69,6 +69,54 @@ impl<'a> OwnerConnections<'a> {
     }
 }
 
+/// Counts of a group's sockets, made in one pass.
+#[derive(Debug, Default)]
+pub(crate) struct MemberCounts {
+    /// The first entry.
+    onset: Option<BootTime>,
+    /// Owners of the first [`MAX_OWNERS`] descriptors.
+    pids: BTreeSet<u32>,
+    descriptors: usize,
+    /// Local addresses.
+    locals: BTreeSet<IpAddr>,
+    /// Times of entry of the sockets that are served ([`Socket::is_served`]).
+    served: Vec<BootTime>,
+    /// Number of sockets with data that the peer has not acknowledged.
+    sending: u32,
+    /// Number of sockets whose FIN the program has not read.
+    eof_unread: u32,
+    /// Number of sockets that received data before their only owner started: it inherited them, or another process passed them on.
+    older_than_owner: u32,
+}
+
+impl MemberCounts {
+    /// Counts a socket.
+    pub(crate) fn add(&mut self, one: SocketView<'_>, socket: &Socket, host_context: &HostContext) {
+        let latest = one.latest();
+        self.onset = Some(self.onset.map_or(latest, |onset| onset.min(latest)));
+        self.locals.insert(socket.local.address);
+        self.sending += u32::from(socket.send_queue_bytes.is_some_and(|bytes| bytes > 0));
+        self.eof_unread += u32::from(socket.unread_bytes.is_some_and(|bytes| bytes > 0));
+        if socket.is_served() {
+            self.served.push(latest);
+        }
+        let Some(owners) = one.owners() else { return };
+        let first = owners.iter().take(MAX_OWNERS - self.descriptors);
+        self.pids.extend(first.clone().map(|owner| owner.task.pid));
+        self.descriptors += first.len();
+        self.older_than_owner += u32::from(is_older_than_owner(socket, &owners, host_context) == Some(true));
+    }
+}
+
+/// Whether a socket received data before its only owner started; `None` if that is unknown, or if it has several.
+fn is_older_than_owner(socket: &Socket, owners: &[Owner], host_context: &HostContext) -> Option<bool> {
+    let [first, others @ ..] = owners else { return None };
+    let received = socket.last_received.filter(|_| socket.received_bytes.is_some_and(|bytes| bytes > 1))?;
+    let started = host_context.processes().get(&first.task.pid)?.started_ns?;
+    let alone = others.iter().all(|owner| owner.task.pid == first.task.pid);
+    Some(alone && received + STARTED <= BootTime(started))
+}
+
 /// Sources of a group's evidence.
 pub(crate) struct Sources<'a> {
     /// Time of the judgement.
@@ -91,24 +139,19 @@ pub(crate) struct Sources<'a> {
 
 impl Sources<'_> {
     /// Returns the evidence of the group with these sockets.
-    pub(crate) fn evidence(&self, members: &[SocketView<'_>]) -> GroupEvidence {
-        let Some(onset) = members.iter().map(|one| one.latest()).min() else {
-            return GroupEvidence::default();
-        };
-        let sockets = || members.iter().map(|one| one.socket());
-        let owners = members.iter().filter_map(|one| one.owners());
-        let pids = owners.flat_map(|owners| owners.iter().map(|owner| owner.task.pid).collect::<Vec<_>>());
-        let pids: BTreeSet<u32> = pids.take(MAX_OWNERS).collect();
+    pub(crate) fn evidence(&self, members: &[SocketView<'_>], counts: &MemberCounts) -> GroupEvidence {
+        let MemberCounts { pids, locals, served: done, sending, eof_unread, older_than_owner, .. } = counts;
+        let Some(onset) = counts.onset else { return GroupEvidence::default() };
         let is_server = matches!(self.flow_key, FlowKey::Port(..));
         let (netns, port) = match self.flow_key {
             FlowKey::Port(netns, port) => (netns, Some(port)),
             FlowKey::Remote(..) | FlowKey::Rest => (None, None),
         };
         let closes = port.and_then(|port| self.host_context.closes(netns, port, self.now)).copied();
-        let siblings = if is_server { self.siblings(&pids, onset) } else { None };
+        let siblings = if is_server { self.siblings(pids, onset) } else { None };
         // A process that serves one connection has no others: only closes show whether its siblings serve some.
         let siblings = siblings.filter(|siblings| {
-            closes.is_some() || *siblings != Siblings::default() || !self.is_process_per_connection(&pids, members)
+            closes.is_some() || *siblings != Siblings::default() || !self.is_process_per_connection(pids, members)
         });
         // Demand counts the whole port: a server with a process for each connection has a group for each process.
         let first = self.entries.first().copied().unwrap_or(onset);
@@ -123,7 +166,7 @@ impl Sources<'_> {
         let late = stalled_since + AFTER_ONSET;
         let after = self.entries.len() - self.entries.partition_point(|entry| *entry <= late);
         // Nothing waits for the program on these but the close.
-        let done = members.iter().filter(|one| one.latest() > late && one.socket().is_served()).count();
+        let done = done.iter().filter(|entry| **entry > late).count();
         let peer_ends: Vec<PeerEnd> = if is_server {
             let present = members.iter().filter(|one| one.exit().is_none());
             present.filter_map(|one| self.host_context.peer_end(one.key())).collect()
@@ -144,13 +187,13 @@ impl Sources<'_> {
                 // They have closed both directions.
                 ended: number(members.iter().filter(|one| is_server && one.exit().is_some()).count()),
             },
-            backends: self.backends(&pids, members),
-            unix: if is_server { self.unix(&pids) } else { None },
-            waits: self.waits(&pids, members),
-            stacks: self.stacks(&pids, members),
-            sending: number(sockets().filter(|socket| socket.send_queue_bytes.is_some_and(|bytes| bytes > 0)).count()),
-            older_than_owner: self.older_than_owner(members),
-            eof_unread: number(sockets().filter(|socket| socket.unread_bytes.is_some_and(|bytes| bytes > 0)).count()),
+            backends: self.backends(pids, locals),
+            unix: if is_server { self.unix(pids) } else { None },
+            waits: self.waits(pids, members),
+            stacks: self.stacks(pids, members),
+            sending: *sending,
+            older_than_owner: *older_than_owner,
+            eof_unread: *eof_unread,
             clients: match self.flow_key {
                 FlowKey::Remote(scope, remote) => {
                     let watched = self.host_context.watches_remote(scope.netns, remote.port);
@@ -206,9 +249,8 @@ impl Sources<'_> {
         Some(siblings)
     }
 
-    fn backends(&self, pids: &BTreeSet<u32>, members: &[SocketView<'_>]) -> Option<Backends> {
+    fn backends(&self, pids: &BTreeSet<u32>, locals: &BTreeSet<IpAddr>) -> Option<Backends> {
         let port = if let FlowKey::Port(_, port) = self.flow_key { Some(port) } else { None };
-        let locals: BTreeSet<IpAddr> = members.iter().map(|one| one.ends().0.address).collect();
         // A connection of the program to itself is no backend.
         let is_other = |remote: &Endpoint| port != Some(remote.port) || !locals.contains(&remote.address);
         let mut backends = Backends::default();
@@ -219,20 +261,6 @@ impl Sources<'_> {
             backends.answered |= answers.any(|(_, last)| read.since(*last) <= RECENT);
         }
         Some(backends)
-    }
-
-    /// Counts the sockets that received data before their only owner started: it inherited them, or another process passed them on.
-    fn older_than_owner(&self, members: &[SocketView<'_>]) -> u32 {
-        let older = |one: &SocketView<'_>| {
-            let owners = one.owners()?;
-            let [first, others @ ..] = &*owners else { return None };
-            let socket = one.socket();
-            let alone = others.iter().all(|owner| owner.task.pid == first.task.pid);
-            let started = self.host_context.processes().get(&first.task.pid)?.started_ns?;
-            let received = socket.last_received.filter(|_| socket.received_bytes.is_some_and(|bytes| bytes > 1))?;
-            Some(alone && received + STARTED <= BootTime(started))
-        };
-        number(members.iter().filter(|one| older(one) == Some(true)).count())
     }
 
     fn stacks(&self, pids: &BTreeSet<u32>, members: &[SocketView<'_>]) -> Option<StackEvidence> {

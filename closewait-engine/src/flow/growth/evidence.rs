@@ -3,11 +3,11 @@
 mod counts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
-use self::counts::{owners, reads, remotes, shown};
+use self::counts::{FlowCounts, shown};
 use super::{Course, Inspected, LEVEL_PERIOD, LastReport};
 use crate::{
     Engine,
@@ -17,13 +17,14 @@ use crate::{
     flow::group_key::FlowKey,
     flow::port_watch::OldestOfPorts,
     model::{
-        AgeCounts, Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit,
-        Milestone, MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since, Slope,
-        Socket, SocketKey, count_age,
+        Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit, Milestone,
+        MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since, Slope, Socket,
+        SocketKey,
     },
     process::Process,
     snapshot::metrics::service_of,
     time::BootTime,
+    track::hashing::KeyedState,
     track::socket_view::SocketView,
     unread::UnreadRequests,
 };
@@ -63,7 +64,32 @@ impl Used {
 }
 
 /// Sockets of a flow, oldest first.
-pub(crate) type Members<'a> = Vec<SocketView<'a>>;
+/// Sockets of a flow, in no order.
+#[derive(Default)]
+pub(crate) struct Members<'a>(Vec<SocketView<'a>>);
+
+impl<'a> Members<'a> {
+    /// Returns the number of sockets.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Iterates over the sockets.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = SocketView<'a>> {
+        self.0.iter().copied()
+    }
+
+    /// Returns the sockets that had entered by `at`, the oldest first: records of later entries may have come in already.
+    pub(crate) fn oldest_first(&self, at: BootTime) -> Vec<SocketView<'a>> {
+        let mut entered: Vec<_> = self.iter().map(|one| (one.latest(), one)).collect();
+        entered.retain(|(latest, _)| *latest <= at);
+        // The ends are looked up only if they decide.
+        let later =
+            |one: SocketView<'_>, other: SocketView<'_>| (one.ends(), one.key()).cmp(&(other.ends(), other.key()));
+        entered.sort_unstable_by(|one, other| one.0.cmp(&other.0).then_with(|| later(one.1, other.1)));
+        entered.into_iter().map(|(_, one)| one).collect()
+    }
+}
 
 impl Engine {
     /// Counts the sockets at `now`, and reports the incidents that have ended.
@@ -136,8 +162,9 @@ impl Engine {
         if suspects.is_empty() {
             return Vec::new();
         }
-        let members = self.members(BootTime(u64::MAX), |flow_key| suspects.contains(&flow_key));
-        members.into_values().flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(SocketView::key)).collect()
+        let members = self.members(|flow_key| suspects.contains(&flow_key));
+        let sorted = members.values().map(|members| members.oldest_first(BootTime(u64::MAX)));
+        sorted.flat_map(|members| members.into_iter().take(MAX_REFRESHED).map(SocketView::key)).collect()
     }
 
     /// Returns the flow that a socket is counted in.
@@ -149,32 +176,51 @@ impl Engine {
         self.flows.as_ref().map_or(flow_key, |flows| flows.counted_as(flow_key))
     }
 
-    /// Returns the sockets in CLOSE_WAIT, and those that are as stuck as before although their peers have ended the connections.
+    /// Returns the sockets in CLOSE_WAIT, and those that are as stuck as before although their peers have ended the connections, in no order.
     pub(crate) fn unclosed(&self) -> impl Iterator<Item = SocketView<'_>> {
-        self.tracker.iter().chain(self.lingering.abandoned())
+        self.tracker.stored().chain(self.lingering.abandoned())
     }
 
-    /// Returns the sockets of the wanted flows that had entered by `at`: records of later entries may have come in already.
-    pub(crate) fn members(&self, at: BootTime, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
-        self.members_of(self.unclosed(), at, wanted)
+    /// Returns the sockets of the wanted flows.
+    pub(crate) fn members(&self, wanted: impl Fn(FlowKey) -> bool) -> BTreeMap<FlowKey, Members<'_>> {
+        self.members_of(self.unclosed(), wanted)
     }
 
-    /// Returns those of these sockets that are in the wanted flows and had entered by `at`, oldest first.
+    /// Returns those of these sockets that are in the wanted flows.
     pub(crate) fn members_of<'a>(
         &self,
         sockets: impl Iterator<Item = SocketView<'a>>,
-        at: BootTime,
+        wanted: impl Fn(FlowKey) -> bool,
+    ) -> BTreeMap<FlowKey, Members<'a>> {
+        // `None` for a flow that is not wanted.
+        let mut found = HashMap::<FlowKey, Option<Members<'a>>, KeyedState>::default();
+        for one in sockets {
+            let flow_key = self.group_keys.flow_of(one);
+            let is_wanted = || wanted(self.counted_as(flow_key)).then(Members::default);
+            if let Some(members) = found.entry(flow_key).or_insert_with(is_wanted) {
+                members.0.push(one);
+            }
+        }
+        let mut members = BTreeMap::<FlowKey, Members<'a>>::new();
+        #[expect(clippy::disallowed_methods, reason = "members have no order yet")]
+        for (flow_key, found) in found {
+            found.into_iter().for_each(|found| members.entry(self.counted_as(flow_key)).or_default().0.extend(found.0));
+        }
+        members
+    }
+
+    /// Does what [`Self::members`] does with the sockets of `grouping`, which are sorted by flow already.
+    pub(crate) fn members_in<'a>(
+        &self,
+        grouping: &Grouping<'a>,
         wanted: impl Fn(FlowKey) -> bool,
     ) -> BTreeMap<FlowKey, Members<'a>> {
         let mut members = BTreeMap::<FlowKey, Members<'a>>::new();
-        for one in sockets.filter(|one| one.latest() <= at) {
-            let flow_key = self.counted_as(self.group_keys.flow_of(one));
+        for (flow_key, sockets) in grouping.flows() {
+            let flow_key = self.counted_as(flow_key);
             if wanted(flow_key) {
-                members.entry(flow_key).or_default().push(one);
+                members.entry(flow_key).or_default().0.extend(sockets);
             }
-        }
-        for members in members.values_mut() {
-            members.sort_by_key(|one| (one.latest(), one.ends()));
         }
         members
     }
@@ -187,12 +233,13 @@ impl Engine {
             return;
         }
         let grouping = self.grouping(at);
-        let members = self.members(at, |flow_key| suspects.contains(&flow_key));
+        let members = self.members_in(&grouping, |flow_key| suspects.contains(&flow_key));
         let pileups: Vec<_> = suspects
             .iter()
             .map(|flow_key| {
                 let pileup = members.get(flow_key).and_then(|members| {
-                    let pileup = self.pileup(*flow_key, members, &grouping, at)?;
+                    let members = members.oldest_first(at);
+                    let pileup = self.pileup(*flow_key, &members, &grouping, at)?;
                     let entries: Vec<Since> = members.iter().map(|one| one.since()).collect();
                     let id = IncidentId::new(&self.config.host, &pileup.group, identifying_onset(&entries)?);
                     let entries = match pileup.incident {
@@ -244,7 +291,7 @@ impl Engine {
     pub(crate) fn pileup(
         &self,
         flow_key: FlowKey,
-        members: &Members<'_>,
+        members: &[SocketView<'_>],
         grouping: &Grouping<'_>,
         now: BootTime,
     ) -> Option<Pileup> {
@@ -258,7 +305,8 @@ impl Engine {
         let course = growth.map(|growth| growth.course(onset));
         let stuck_permille = flow(Some(onset)).and_then(|flow| flow.stuck_permille_since_onset());
         let stuck_permille = stuck_permille.or_else(|| course.and_then(|course| course.stuck_permille()));
-        let owners = owners(grown);
+        let FlowCounts { owners, scanned, reads, remotes, unaccepted, unaccepted_since, ended, ages: age_counts } =
+            FlowCounts::of(members, first, now);
         // A port or remote endpoint can have several owners, and each a cause of its own: the owner of most sockets counts.
         let main = owners.as_deref().and_then(|owners| owners.first()).map(|(task, _)| task.pid);
         let of_main = |one: &&SocketView<'_>| {
@@ -271,9 +319,6 @@ impl Engine {
             Some(pid) => self.host_context.processes().get(&pid),
             None => grouping.process(&oldest_socket, oldest_owners),
         };
-        let waiting = members.iter().filter(|one| one.accepted() == Some(false));
-        let unaccepted_since = waiting.clone().next().map(|one| one.latest());
-        let unaccepted = waiting.count();
         let origins = grouping.origins(&oldest_socket);
         let listener = origins.listener;
         let backlog = listener.map(|seen| (seen.what.backlog, seen.what.backlog_max));
@@ -287,13 +332,10 @@ impl Engine {
             let at = (members.len() - 1) * (1000 - permille) / 1000;
             members.get(at).map_or(Duration::ZERO, |one| one.dwell(now).at_least())
         };
-        let (reads, remotes) = (reads(members), remotes(members));
         let waits = unaccepted * 2 > members.len();
         let process_at = process.and_then(|process| self.host_context.inspected_at(process.pid));
         let backlog_at = listener.map(|seen| seen.at);
         let own = owners.as_deref().and_then(|owners| owners.first()).map_or(0, |(_, own)| *own);
-        // The owners of sockets that entered after the scan are not known yet.
-        let scanned = grown.iter().filter(|one| one.is_scanned()).count();
         // The backlog holds one more than the limit (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
         let waiting = backlog.zip(backlog_at).map(|((used, most), at)| Used {
             limit: Limit::Backlog,
@@ -306,11 +348,11 @@ impl Engine {
             limit: Limit::Descriptors,
             used,
             most,
+            // The owners of sockets that entered after the scan are not known yet.
             share: f64::from(own) / scanned.max(1) as f64,
             at: process_at.unwrap_or(now),
         });
         let count = members.len() as u64;
-        let ended = members.iter().filter(|one| one.exit().is_some()).count();
         let connections = self.connection_limit(flow_key);
         let connections =
             connections.map(|most| Used { limit: Limit::Connections, used: count, most, share: 1.0, at: now });
@@ -351,7 +393,7 @@ impl Engine {
             oldest: grown.iter().take(MAX_OLDEST).map(|one| shown(*one, now)).collect(),
             median: ages(500),
             p90: ages(900),
-            ages: age_counts(members, now),
+            ages: age_counts,
             reads,
             unaccepted: number(unaccepted),
             remotes: number(remotes.len()),
@@ -393,15 +435,6 @@ impl Engine {
         };
         Some(Pileup { forecast: reached.or(pileup.forecast), ..pileup })
     }
-}
-
-/// Returns the number of sockets in each age bucket.
-fn age_counts(members: &Members<'_>, now: BootTime) -> AgeCounts {
-    let mut counts = AgeCounts::default();
-    for one in members {
-        count_age(&mut counts, one.dwell(now).at_least(), 1);
-    }
-    counts
 }
 
 impl Course {
@@ -448,7 +481,7 @@ fn course_without_log(end: &PileupEnd, now: BootTime) -> IncidentCourse {
 /// Returns the index of the first socket of the growth among `members`. The growth begins with the first socket that the program
 /// would have closed after its last close. If fewer than half of the sockets are later, the program closes others, and all
 /// members are part of the growth.
-fn first_of_growth(members: &Members<'_>, last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
+fn first_of_growth(members: &[SocketView<'_>], last_closed: Option<BootTime>, longest: Option<Duration>) -> usize {
     let Some((closed, longest)) = last_closed.zip(longest) else { return 0 };
     let since = members.partition_point(|one| one.latest() + longest < closed);
     if (members.len() - since) * 2 >= members.len() { since } else { 0 }

@@ -14,14 +14,14 @@ impl Engine {
         if calm.is_empty() {
             return;
         }
-        let mut members = self.members(at, |flow_key| calm.contains(&flow_key));
-        members.retain(|_, members| members.iter().any(|one| self.is_at_limit(*one)));
+        let mut members = self.members(|flow_key| calm.contains(&flow_key));
+        members.retain(|_, members| members.iter().any(|one| self.is_at_limit(one)));
         if members.is_empty() {
             return;
         }
         let grouping = self.grouping(at);
         let exhausted = members.iter().filter(|(flow_key, members)| {
-            let pileup = self.pileup(**flow_key, members, &grouping, at);
+            let pileup = self.pileup(**flow_key, &members.oldest_first(at), &grouping, at);
             pileup.is_some_and(|pileup| pileup.reached_limit().is_some())
         });
         let exhausted: BTreeSet<FlowKey> = exhausted.map(|(flow_key, _)| *flow_key).collect();
