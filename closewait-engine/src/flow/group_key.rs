@@ -59,13 +59,10 @@ impl GroupKeys {
 
     /// Returns the group of a socket.
     pub(crate) fn group(&self, tracked: SocketView<'_>) -> GroupKey {
-        let owner = match tracked.owners().as_deref() {
+        let owner = match tracked.owning_processes() {
             _ if tracked.accepted() == Some(false) => GroupOwner::Backlog,
-            None | Some([]) => GroupOwner::Unknown,
-            Some(owners @ [first, ..]) => {
-                let others = owners.iter().zip(&owners[1..]).filter(|(one, next)| one.task.pid != next.task.pid);
-                GroupOwner::Held(first.task.pid, 1 + u32::try_from(others.count()).unwrap_or(u32::MAX - 1))
-            }
+            None => GroupOwner::Unknown,
+            Some((first, count)) => GroupOwner::Held(first, count),
         };
         (owner, self.flow_of(tracked))
     }

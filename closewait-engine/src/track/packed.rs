@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{interner::Interner, sockets::Interned};
 use crate::{
-    model::{Endpoint, Owner, Protocol, Role, Since, Socket, SocketKey, Timer, TimerKind},
+    model::{Endpoint, Owner, Protocol, Role, Since, Socket, SocketKey, Task, Timer, TimerKind},
     time::BootTime,
 };
 
@@ -485,10 +485,14 @@ impl Packed {
         self.has(bit::FOUND)
     }
 
+    /// Returns the task of the only descriptor, if there is one.
+    pub(super) fn owner_task<'a>(&self, interned: &'a Interned) -> Option<&'a Task> {
+        interned.tasks.get(self.task).filter(|_| self.has(bit::OWNED | bit::FOUND))
+    }
+
     /// Returns the only descriptor, if there is one.
     pub(super) fn owner(&self, interned: &Interned) -> Option<Owner> {
-        let task = interned.tasks.get(self.task).filter(|_| self.has(bit::OWNED | bit::FOUND))?;
-        Some(Owner { task: task.clone(), fd: self.fd })
+        Some(Owner { task: self.owner_task(interned)?.clone(), fd: self.fd })
     }
 }
 

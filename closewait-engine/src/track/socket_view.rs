@@ -307,6 +307,22 @@ impl<'a> SocketView<'a> {
         }
     }
 
+    /// Returns the PID of the first owner, and the number of owning processes; `None` if none is known.
+    pub(crate) fn owning_processes(self) -> Option<(u32, u32)> {
+        let of_whole = |owners: Option<&[Owner]>| {
+            let owners = owners?;
+            let others = owners.windows(2).filter(|pair| pair[0].task.pid != pair[1].task.pid).count();
+            Some((owners.first()?.task.pid, 1 + u32::try_from(others).unwrap_or(u32::MAX - 1)))
+        };
+        match self.stored() {
+            Stored::Packed(sockets, packed) => {
+                packed.owned()?.then(|| packed.owner_task(&sockets.interned)).flatten().map(|task| (task.pid, 1))
+            }
+            Stored::Wide(wide) => of_whole(wide.owners.as_deref()),
+            Stored::Abandoned(one) => of_whole(one.owners.as_deref()),
+        }
+    }
+
     /// Whether the owners are known.
     pub(crate) fn is_scanned(self) -> bool {
         match self.stored() {
