@@ -322,7 +322,7 @@ impl Engine {
             return Vec::new();
         }
         let (mut known, mut without_address) = (BTreeSet::new(), BTreeSet::new());
-        for one in self.tracker.iter() {
+        for one in self.tracker.stored() {
             let set = if one.key().is_of_ends() { &mut without_address } else { &mut known };
             set.extend(one.netns());
         }
@@ -369,7 +369,7 @@ impl Engine {
         let before = std::mem::replace(&mut self.counters, counters);
         self.windows.kernel_counted(&before.dwell, &self.counters.dwell);
         if self.window_ends <= at || self.stopping {
-            let ages = self.tracker.iter().map(|one| ((one.ends().0.port, one.role()), one.dwell(at)));
+            let ages = self.tracker.stored().map(|one| ((one.ends().0.port, one.role()), one.dwell(at)));
             for finding in self.windows.end(at, ages) {
                 self.outputs.push_back(Output::Finding(finding));
             }

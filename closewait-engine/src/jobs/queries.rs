@@ -136,7 +136,7 @@ impl Engine {
         }
         let is_old = self.scanned.is_none_or(|scanned| at.since(scanned) >= MAX_OWNER_AGE);
         let needs_scan = |one: SocketView<'_>| !one.is_scanned() && at.since(one.latest()) >= min_age;
-        if !is_old && !self.tracker.iter().any(needs_scan) {
+        if !is_old && !self.tracker.stored().any(needs_scan) {
             return None;
         }
         let Queries { scans_asked, scans_ended, .. } = self.queries;
@@ -216,7 +216,7 @@ impl Engine {
     /// Returns the facts that an inspection reads before an answer: with `owners` all facts, otherwise the unknown cgroups.
     fn request_for_query(&mut self, owners: bool) -> InspectionRequest {
         if !owners {
-            let cgroups = self.tracker.iter().filter_map(SocketView::cgroup);
+            let cgroups = self.tracker.stored().filter_map(SocketView::cgroup);
             return InspectionRequest { cgroups: self.host_context.unnamed(cgroups), ..InspectionRequest::default() };
         }
         let Self { tracker, lingering, host_context, group_keys, config, now, .. } = self;
@@ -265,7 +265,7 @@ impl Engine {
         // A scan may find a socket whose record was lost, or that was dropped.
         let may_find = self.losses() != self.losses_at_scan || self.tracker.can_track_dropped();
         may_find
-            || self.tracker.iter().any(|one| filter.matches_ends(one.ends()))
+            || self.tracker.stored().any(|one| filter.matches_ends(one.ends()))
             || self.lingering.iter().any(|(_, one)| filter.matches_ends(one.ends()))
     }
 }

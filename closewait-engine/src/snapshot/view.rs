@@ -134,7 +134,7 @@ impl<'a> Selection<'a> {
         let fits = |ends: (Endpoint, Endpoint), facts: &dyn Fn() -> Facts<'a>| {
             filter.is_empty() || filter.matches_ends(ends) && filter.matches_facts(&facts().to_compare(), now)
         };
-        let fitting = tracker.iter().filter(|one| fits(one.ends(), &|| facts_of(*one, &grouping, host_context, now)));
+        let fitting = tracker.stored().filter(|one| fits(one.ends(), &|| facts_of(*one, &grouping, host_context, now)));
         let mut tracked: Vec<_> = fitting.collect();
         // The wider interval comes first, then the endpoints decide, so that the order is always the same.
         tracked.sort_by_key(|one| {

@@ -108,7 +108,7 @@ impl Engine {
             flow_key
         };
         let abandoned: Vec<_> = self.lingering.maybe_abandoned().map(|one| (counted(one), one.latest())).collect();
-        let sockets = self.tracker.iter().map(|one| (counted(one), one.since(), one.key()));
+        let sockets = self.tracker.stored().map(|one| (counted(one), one.since(), one.key()));
         let ended = flows.handle_timeout(now, sockets, abandoned.into_iter());
         if let Some(ports) = watches.then(|| self.port_watch.update(oldest)).flatten() {
             self.host_context.watch(&ports, now);
