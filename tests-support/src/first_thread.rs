@@ -1,12 +1,10 @@
 //! Process whose first thread has ended while another one lives, as after `pthread_exit` in `main`.
 
-use std::{fs, io, ptr};
+use std::{fs, io, mem::MaybeUninit, ptr};
 
 use crate::clock::{patience, poll_until};
 
-/// Size of the stack of the thread that lives, bytes.
-const STACK: usize = 64 << 10;
-/// Time between its looks for the test, microseconds.
+/// Time between the looks of the living thread for the test, microseconds.
 const INTERVAL: libc::useconds_t = 50_000;
 
 /// Copy of this process with its descriptors and one thread, which sleeps; the first one has ended. It ends with the test.
@@ -15,14 +13,17 @@ pub struct FirstThreadEnded(libc::pid_t);
 impl FirstThreadEnded {
     /// Starts the process, and waits until its first thread has ended.
     pub fn start() -> Self {
-        let mut stack = vec![0_u8; STACK];
-        let top = stack.as_mut_ptr_range().end;
-        // SAFETY: takes nothing; the child makes system calls only.
+        let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+        // SAFETY: takes nothing. The child only makes a thread, which glibc and musl keep possible after a fork of one with several
+        // threads, and system calls.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
-            // SAFETY: the stack is that of no other thread of the child, which never frees it.
-            unsafe { libc::clone(sleep_on, top.cast(), flags, ptr::null_mut()) };
+            // SAFETY: the pointers are valid, and the function takes no value.
+            let error = unsafe { libc::pthread_create(thread.as_mut_ptr(), ptr::null(), sleep_on, ptr::null_mut()) };
+            if error != 0 {
+                // SAFETY: takes a number only, and does not return.
+                unsafe { libc::_exit(error) };
+            }
             // SAFETY: takes a number only, and ends this thread.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         }
@@ -50,7 +51,7 @@ impl Drop for FirstThreadEnded {
 }
 
 /// Sleeps as long as the process has the same parent.
-extern "C" fn sleep_on(_none: *mut libc::c_void) -> libc::c_int {
+extern "C" fn sleep_on(_none: *mut libc::c_void) -> *mut libc::c_void {
     // SAFETY: takes nothing, and cannot fail.
     let parent = unsafe { libc::getppid() };
     loop {

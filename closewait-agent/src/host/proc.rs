@@ -337,6 +337,11 @@ mod tests {
         folder(Path::new("/proc"), process::id())
     }
 
+    /// Returns the C library of this process; `None` for a static one.
+    fn libc() -> Option<&'static str> {
+        (!cfg!(target_feature = "crt-static")).then_some("libc.so")
+    }
+
     #[test]
     fn the_own_process_is_read() {
         let own = own();
@@ -347,7 +352,7 @@ mod tests {
         assert_eq!(comm(&own).unwrap(), stat.comm);
         assert!(exe(&own).unwrap().starts_with(b"/"));
         assert!(cgroups(&own).unwrap().named.unwrap().starts_with(b"/"));
-        assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), Some("libc.so"));
+        assert_eq!(mapped(&own, &["libnothing", "libc.so"]).unwrap(), libc());
         let first = std::env::args_os().next().unwrap();
         assert!(command_line(&own).unwrap().starts_with(&[first.as_bytes(), b"\0"].concat()));
         let threads = threads(&own, 8).unwrap();
@@ -365,7 +370,7 @@ mod tests {
         assert_eq!(exe(&folder).unwrap(), exe(&own).unwrap());
         assert!(descriptors(&folder).unwrap().unwrap() >= 3);
         assert_eq!(open_files_limit(&folder).unwrap(), open_files_limit(&own).unwrap());
-        assert_eq!(mapped(&folder, &["libc.so"]).unwrap(), Some("libc.so"));
+        assert_eq!(mapped(&folder, &["libc.so"]).unwrap(), libc());
         assert_eq!(command_line(&folder).unwrap(), command_line(&own).unwrap());
         assert_eq!(environment(&folder).unwrap(), environment(&own).unwrap());
         assert_eq!(cgroups(&folder).unwrap().named, cgroups(&own).unwrap().named);

@@ -240,7 +240,8 @@ fn counts_of_sockets_without_records_are_recorded() {
     let flow =
         PileupGroup { role: Some(Role::Server), netns: Some(7), cgroup: None, local_port: Some(443), remote: None };
     let dwell = vec![(3, 2), (u16::MAX, u32::MAX)];
-    let passed = PassedSockets { at: second(2), flow, last: second(1), longest: Duration::from_nanos(9), dwell };
+    let (since, last, longest) = (second(0), second(1), Duration::from_nanos(9));
+    let passed = PassedSockets { at: second(2), flow, since, last, longest, dwell };
     let mut bytes = Vec::new();
     Item::Fact(Cow::Owned(passed.clone().into())).encode(&mut bytes).unwrap();
     let Item::Fact(read) = Item::decode(&mut &bytes[..]).unwrap() else { unreachable!() };

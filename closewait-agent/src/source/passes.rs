@@ -67,16 +67,24 @@ pub(super) struct PassTable {
     registers: bool,
     /// Whether the program counts now.
     counts: bool,
+    /// Time of the last take; of adopted pins, a time before the last one of their agent.
+    since: BootTime,
 }
 
 impl PassTable {
-    /// Maps an array map with this number of parts for each place. What an earlier agent had counted ends; its counts can be taken, and
-    /// nothing is counted before. `registers` is whether flows may get places: the engine can do without their records.
+    /// Maps an array map with this number of parts for each place at `now`. What an earlier agent had counted ends; its counts, which are of
+    /// exits after `since`, can be taken, and nothing is counted before. `registers` is whether flows may get places: the engine can do
+    /// without their records.
     ///
     /// # Errors
     ///
     /// If `mmap` fails.
-    pub(super) fn map(map: BorrowedFd<'_>, parts: u32, registers: bool) -> io::Result<Self> {
+    pub(super) fn map(
+        map: BorrowedFd<'_>,
+        parts: u32,
+        registers: bool,
+        (since, now): (BootTime, BootTime),
+    ) -> io::Result<Self> {
         let memory = MappedArray::new(map, (PLACES * parts) as usize * PART_WORDS)?;
         let mut table = Self {
             memory,
@@ -86,18 +94,19 @@ impl PassTable {
             moment: BootTime(0),
             registers,
             counts: false,
+            since,
         };
-        table.adopt();
+        table.adopt(now);
         Ok(table)
     }
 
     /// Takes over the flows of an earlier agent, and ends their counting.
-    fn adopt(&mut self) {
+    fn adopt(&mut self, now: BootTime) {
         for place in 0..PLACES {
             let key = self.part(place, 0).first_chunk::<KEY_WORDS>().map(|words| words.each_ref().map(load));
             if let Some(key) = key.map(PassKey).filter(|key| key.side().is_some()) {
-                self.flows.insert(place, CountedFlow::new(key, BootTime(0), self.parts));
-                self.end(place, BootTime(0));
+                self.flows.insert(place, CountedFlow::new(key, now, self.parts));
+                self.end(place, now);
             }
         }
     }
@@ -128,6 +137,7 @@ impl PassTable {
         let place = key.places().into_iter().find(|place| !self.flows.contains_key(place));
         if let Some(place) = place.filter(|_| !is_counted) {
             self.flows.insert(place, CountedFlow::new(key, now, self.parts));
+            self.clear(place);
             self.write_key(place, key);
         }
     }
@@ -135,10 +145,11 @@ impl PassTable {
     /// Takes the counts since the last call. Then the program counts, or has each exit recorded if not `may_count`.
     pub(super) fn take(&mut self, now: BootTime, may_count: bool) -> Vec<PassedSockets> {
         self.set_counting(may_count);
+        let since = std::mem::replace(&mut self.since, now);
         let mut taken = Vec::new();
         let places: Vec<u32> = self.flows.keys().copied().collect();
         for place in places {
-            let passed = self.take_place(place, now);
+            let passed = self.take_place(place, since, now);
             let Some(flow) = self.flows.get_mut(&place) else { continue };
             if passed.is_some() && !flow.has_ended {
                 flow.changed = now;
@@ -172,7 +183,7 @@ impl PassTable {
         }
     }
 
-    fn take_place(&mut self, place: u32, at: BootTime) -> Option<PassedSockets> {
+    fn take_place(&mut self, place: u32, since: BootTime, at: BootTime) -> Option<PassedSockets> {
         let key = self.flows.get(&place)?.key;
         let (mut dwell, mut last, mut longest) = (BTreeMap::<u16, u32>::new(), 0, 0);
         for part in 0..self.parts {
@@ -183,7 +194,6 @@ impl PassTable {
             *taken = (last_ns, taken.0 == last_ns);
             let words = self.part(place, part);
             last = last.max(last_ns);
-            longest = longest.max(words.get(LONGEST_NS).map_or(0, |word| word.swap(0, Ordering::AcqRel)));
             for (pair, word) in words.get(DWELL..).unwrap_or_default().iter().enumerate() {
                 if load(word) == 0 {
                     continue;
@@ -198,12 +208,23 @@ impl PassTable {
                     }
                 }
             }
+            // Behind the counts, because a program writes it behind its count.
+            if !dwell.is_empty() {
+                longest = longest.max(words.get(LONGEST_NS).map_or(0, |word| word.swap(0, Ordering::AcqRel)));
+            }
         }
         let flow = flow_of(key).filter(|_| !dwell.is_empty())?;
         let dwell = dwell.into_iter().collect();
         // A program writes the time after its count: the first one is from this moment.
         let last = if last == 0 { at } else { BootTime(last) };
-        Some(PassedSockets { at, flow, last, longest: Duration::from_nanos(longest), dwell })
+        Some(PassedSockets { at, flow, since, last, longest: Duration::from_nanos(longest), dwell })
+    }
+
+    /// Drops counts of another flow that an agent left behind when it was killed.
+    fn clear(&self, place: u32) {
+        for part in 0..self.parts {
+            self.part(place, part).iter().skip(KEY_WORDS).for_each(|word| word.store(0, Ordering::Release));
+        }
     }
 
     /// Writes a key into all parts of a place, the first word last: it makes the others valid.

@@ -40,11 +40,14 @@ use super::{
     slots::SlotTable,
     types,
 };
-use crate::host::{
-    confine::refuse_files,
-    error_text::in_one_line,
-    plan::{Plan, Tracepoint},
-    tracefs::TracefsError,
+use crate::{
+    clock,
+    host::{
+        confine::refuse_files,
+        error_text::in_one_line,
+        plan::{Plan, Tracepoint},
+        tracefs::TracefsError,
+    },
 };
 use closewait_engine::{
     model::{Counters, PassedSockets, SocketKey},
@@ -300,7 +303,11 @@ impl KernelPrograms {
             Arc::new(slots.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?);
         let name = names::PASSES;
         let Some(Map::Array(map)) = ebpf.map(name) else { return Err(KernelProgramError::Missing(name)) };
-        let passes = choices.map(|_| PassTable::map(map.fd().as_fd(), parts, defers)).transpose();
+        // The agent before took its last counts after the end of its last window.
+        let reported = pinned.as_ref().map(|pinned| BootTime(pinned.kept.reported_ns)).filter(|at| at.0 > 0);
+        let now = clock::now();
+        let times = (reported.unwrap_or(now), now);
+        let passes = choices.map(|_| PassTable::map(map.fd().as_fd(), parts, defers, times)).transpose();
         let passes = passes.map_err(|error| KernelProgramError::Map { name, source: MapError::IoError(error) })?;
         let (plan, link, watched, copier) = (plan.clone(), None, None, None);
         Ok(Self { ebpf, btf, plan, pinned, link, watched, samples_connects, slots, copies, copier, defers, passes })

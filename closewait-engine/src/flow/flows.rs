@@ -419,7 +419,12 @@ impl Flows {
 
     /// Returns the number of the cohort that a time belongs to.
     fn number(&self, at: BootTime) -> u64 {
-        at.0 / (nanos(self.stuck_after) / 2).max(1)
+        at.0 / self.cohort()
+    }
+
+    /// Returns the length of a cohort, nanoseconds.
+    fn cohort(&self) -> u64 {
+        (nanos(self.stuck_after) / 2).max(1)
     }
 }
 

@@ -15,6 +15,8 @@ pub struct PassedSockets {
     pub at: BootTime,
     /// Flow: `local_port` of servers, or `remote` of clients, with their namespaces.
     pub flow: PileupGroup,
+    /// Time of the counts before these, or a time before that: all of these sockets exited later.
+    pub since: BootTime,
     /// Time of the last exit.
     pub last: BootTime,
     /// Longest dwell time.

@@ -70,10 +70,13 @@ fn passed() -> impl Strategy<Value = PassedSockets> {
     let number = prop_oneof![0..3_u32, any::<u32>()];
     let dwell = prop::collection::vec((bucket, number), 0..4);
     let client = prop_oneof![Just(None), Just(Some(Role::Server)), Just(Some(Role::Client))];
-    (named(), client, time(), time(), any::<u64>(), dwell).prop_map(|((_, socket), role, at, last, longest, dwell)| {
-        let flow = GroupKeys::default().flow(&Socket { role, ..socket }).group();
-        PassedSockets { at, flow, last, longest: Duration::from_nanos(longest), dwell }
-    })
+    (named(), client, [time(), time(), time()], any::<u64>(), dwell).prop_map(
+        |((_, socket), role, times, longest, dwell)| {
+            let [at, since, last] = times;
+            let flow = GroupKeys::default().flow(&Socket { role, ..socket }).group();
+            PassedSockets { at, flow, since, last, longest: Duration::from_nanos(longest), dwell }
+        },
+    )
 }
 
 fn scan_fact() -> impl Strategy<Value = ScanFact> {

@@ -72,7 +72,8 @@ fn counted(socket: &Socket, exits: &[(u64, u64)]) -> PassedSockets {
     let longest = exits.iter().map(|(_, dwell)| Duration::from_millis(*dwell)).max().unwrap();
     let bucket = |dwell: u64| u16::try_from(index(dwell * 1_000_000)).unwrap();
     let dwell = exits.iter().map(|(_, dwell)| (bucket(*dwell), 1)).collect();
-    PassedSockets { at: last + Duration::from_millis(1), flow: flow_of(socket).group(), last, longest, dwell }
+    let flow = flow_of(socket).group();
+    PassedSockets { at: last + Duration::from_millis(1), flow, since: last, last, longest, dwell }
 }
 
 /// Ends the window of an engine, and returns its findings.
@@ -184,7 +185,8 @@ fn impossible_counts_of_a_damaged_recording_cause_no_panic() {
         for last in [BootTime(u64::MAX), BootTime(0)] {
             let dwell = (0..=u16::MAX).map(|bucket| (bucket, u32::MAX)).collect();
             let longest = Duration::MAX;
-            engine.handle(PassedSockets { at: BootTime(0), flow: flow.clone(), last, longest, dwell });
+            let since = BootTime(u64::MAX - last.0);
+            engine.handle(PassedSockets { at: BootTime(0), flow: flow.clone(), since, last, longest, dwell });
         }
     }
     // As after more such counts than a test has time for.

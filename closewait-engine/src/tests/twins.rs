@@ -67,6 +67,8 @@ pub(super) struct Twins {
     replaced: BTreeMap<u64, u64>,
     /// Counts that the second engine has not got, by flow.
     counts: BTreeMap<PileupGroup, PassedSockets>,
+    /// Time at which it got the last ones.
+    handed_over: BootTime,
     pub(super) at_once: Engine,
     pub(super) second: Engine,
 }
@@ -89,6 +91,7 @@ impl Twins {
             entered: 0,
             replaced: BTreeMap::new(),
             counts: BTreeMap::new(),
+            handed_over: at(1_000_000),
             at_once: engine.clone(),
             second: engine,
         };
@@ -185,7 +188,8 @@ impl Twins {
     /// Counts a healthy socket of a flow, as the kernel program does.
     fn count(&mut self, flow: PileupGroup, entered: BootTime, at: BootTime) {
         let dwell = at.since(entered);
-        let nothing = PassedSockets { at, flow: flow.clone(), last: at, longest: dwell, dwell: Vec::new() };
+        let since = self.handed_over;
+        let nothing = PassedSockets { at, flow: flow.clone(), since, last: at, longest: dwell, dwell: Vec::new() };
         let passed = self.counts.entry(flow).or_insert(nothing);
         (passed.last, passed.longest) = (at, passed.longest.max(dwell));
         let bucket = u16::try_from(closewait_common::histogram::index(time::nanos(dwell))).unwrap();
@@ -198,6 +202,7 @@ impl Twins {
     /// Hands the counts to the second engine, as the agent does before each decision and answer.
     fn hand_over(&mut self) {
         let now = at(self.millis);
+        self.handed_over = now;
         for passed in std::mem::take(&mut self.counts).into_values() {
             self.second.handle(PassedSockets { at: now, ..passed });
         }

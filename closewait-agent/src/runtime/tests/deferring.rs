@@ -73,9 +73,8 @@ fn the_kernel_counts_no_sockets_while_a_scan_runs_and_what_it_has_counted_is_tol
         wait_until("counting", || source.state().may_count.last() == Some(&true)).await;
         let flow =
             PileupGroup { role: Some(Role::Server), netns: None, cgroup: None, local_port: Some(80), remote: None };
-        let dwell = vec![(200, 3), (300, 4)];
-        let passed =
-            PassedSockets { at: clock::now(), flow, last: clock::now(), longest: Duration::from_millis(1), dwell };
+        let (now, dwell) = (clock::now(), vec![(200, 3), (300, 4)]);
+        let passed = PassedSockets { at: now, flow, since: now, last: now, longest: Duration::from_millis(1), dwell };
         source.state().passed.push(passed);
         source.write([enter(1)]);
         let asking = thread::spawn({

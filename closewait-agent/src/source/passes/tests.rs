@@ -13,7 +13,7 @@ fn table() -> (PassTable, File) {
     let file = rustix::fs::memfd_create("closewait-passes", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let file = File::from(file);
     file.set_len(u64::from(PLACES * PARTS) * size_of::<Part>() as u64).unwrap();
-    let mut table = PassTable::map(file.as_fd(), PARTS, true).unwrap();
+    let mut table = PassTable::map(file.as_fd(), PARTS, true, (BootTime(0), BootTime(0))).unwrap();
     register(&mut table, 80, BootTime(1));
     assert!(table.take(BootTime(1), true).is_empty() && table.flows.is_empty(), "before the start");
     (table, file)
@@ -76,6 +76,7 @@ fn a_flow_with_several_records_is_counted_and_each_count_is_taken_once() {
             local_port: Some(80),
             remote: None,
         },
+        since: BootTime(1),
         last: BootTime(now.0 + 7),
         longest: Duration::from_nanos(900_000),
         dwell: dwell.to_vec(),
@@ -173,11 +174,33 @@ fn the_next_agent_takes_the_counts_of_the_last_and_begins_anew() {
     register(&mut table, 80, BootTime(SECOND));
     assert!(pass(&table, key(80), 1, (5000, BootTime(SECOND))));
     drop(table);
-    let mut next = PassTable::map(file.as_fd(), PARTS, false).unwrap();
+    let mut next = PassTable::map(file.as_fd(), PARTS, false, (BootTime(0), BootTime(0))).unwrap();
     assert!(!pass(&next, key(80), 1, (5000, BootTime(2 * SECOND))));
     assert_eq!(count(&next.take(BootTime(3 * SECOND), true)), 1);
     register(&mut next, 80, BootTime(4 * SECOND));
     assert!(!pass(&next, key(80), 1, (5000, BootTime(5 * SECOND))), "an agent that needs all records");
+}
+
+#[test]
+fn a_flow_begins_without_counts_that_a_killed_agent_left() {
+    let (mut table, _file) = table();
+    for place in key(80).places() {
+        table.part(place, 1)[DWELL].store(7, Ordering::Release);
+    }
+    register(&mut table, 80, BootTime(SECOND));
+    assert!(table.take(BootTime(SECOND), true).is_empty());
+}
+
+#[test]
+fn counts_are_of_the_time_since_the_last_ones() {
+    let (mut table, _file) = table();
+    register(&mut table, 80, BootTime(SECOND));
+    let mut since = |at: u64| {
+        assert!(pass(&table, key(80), 0, (5000, BootTime(at * SECOND))));
+        table.take(BootTime(at * SECOND + 1), true).pop().map(|passed| (passed.since, passed.last))
+    };
+    assert_eq!(since(2), Some((BootTime(1), BootTime(2 * SECOND))), "the table began at 1");
+    assert_eq!(since(40), Some((BootTime(2 * SECOND + 1), BootTime(40 * SECOND))), "the agent was stopped");
 }
 
 #[test]
