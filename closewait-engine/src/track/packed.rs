@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{interner::Interner, sockets::Interned};
 use crate::{
-    model::{Endpoint, Owner, Protocol, Role, Since, Socket, SocketKey, Task, Timer, TimerKind},
+    model::{Endpoint, Owner, Protocol, ReadState, Role, Since, Socket, SocketKey, Task, Timer, TimerKind},
     time::BootTime,
 };
 
@@ -388,12 +388,9 @@ impl Packed {
         self.known(bit::INODE, self.inode.into())
     }
 
-    pub(super) fn unread_bytes(&self) -> Option<u32> {
-        self.known(bit::UNREAD, self.unread)
-    }
-
-    pub(super) fn received_bytes(&self) -> Option<u64> {
-        self.known(bit::RECEIVED, wide_bytes(self.received, self.received_high))
+    pub(super) fn read_state(&self) -> Option<ReadState> {
+        let received = self.known(bit::RECEIVED, wide_bytes(self.received, self.received_high));
+        ReadState::of(self.known(bit::UNREAD, self.unread), received)
     }
 
     pub(super) fn sent_bytes(&self) -> Option<u64> {
@@ -461,8 +458,8 @@ impl Packed {
             inode: self.inode(),
             cgroup,
             accepted: self.accepted(),
-            unread_bytes: self.unread_bytes(),
-            received_bytes: self.received_bytes(),
+            unread_bytes: self.known(bit::UNREAD, self.unread),
+            received_bytes: self.known(bit::RECEIVED, wide_bytes(self.received, self.received_high)),
             sent_bytes: self.sent_bytes(),
             keepalive: self.known(bit::KEEPALIVE_KNOWN, self.has(bit::KEEPALIVE)),
             acked_bytes: self.known(bit::ACKED, wide_bytes(self.acked, self.acked_high)),

@@ -263,8 +263,7 @@ impl<'a> SocketView<'a> {
 
     /// Returns [`Socket::read_state`].
     pub(crate) fn read_state(self) -> Option<ReadState> {
-        let of_packed = |packed: &Packed| ReadState::of(packed.unread_bytes(), packed.received_bytes());
-        self.fact(|_, packed| of_packed(packed), Socket::read_state)
+        self.fact(|_, packed| packed.read_state(), Socket::read_state)
     }
 
     /// Returns the local and the remote endpoint.

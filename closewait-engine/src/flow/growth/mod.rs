@@ -9,11 +9,12 @@ mod course_log;
 mod evidence;
 mod exhausted;
 mod habit;
+mod members;
 mod series;
 
 use std::time::Duration;
 
-pub(crate) use self::evidence::Members;
+pub(crate) use self::members::Members;
 pub(crate) use self::series::{Aged, Point};
 use self::series::{Series, slope};
 pub(crate) use self::{course_log::CourseLog, habit::Habit};
