@@ -306,6 +306,10 @@ impl Engine {
     fn found_lingering(&mut self, key: SocketKey, at: BootTime, socket: Socket, how: ExitCause, owner: Owner) {
         // An unknown socket exited before the agent started. It need not have been in CLOSE_WAIT, unless its error shows so.
         if !self.lingering.seen(key, at, &socket, Some(owner.clone())) && how != ExitCause::Unknown {
+            if !self.config.watching {
+                // An earlier part of this scan may have found it in CLOSE_WAIT. Where the agent watches, the record of its exit follows.
+                self.tracker.remove_ended(key, at, &socket);
+            }
             let gone = Exit { at, seen: false, how, closer: None, dwell: None };
             self.lingering.add(key, socket.clone(), gone, (None, None));
             self.lingering.seen(key, at, &socket, Some(owner));

@@ -108,3 +108,23 @@ fn a_parent_that_ends_with_its_sockets_says_nothing_about_a_child_that_hangs() {
     let text = text_about_child(false);
     assert!(text.contains("it ended 4 other sockets"), "{text}");
 }
+
+#[test]
+fn a_socket_whose_connection_ends_between_two_parts_of_a_scan_is_listed_once() {
+    let of_ends = SocketKey(5);
+    for (found_by, watching) in [(of_ends, false), (KEY, false), (KEY, true)] {
+        let mut engine = Engine::new(Config { watching, ..config(Events::Stuck) }, at(0));
+        let socket = Socket { inode: Some(7), ..socket() };
+        let since = Since::Between { earliest: None, latest: at(1_000) };
+        engine.handle(ScanFact::Present { key: of_ends, at: at(SCANNED), since, socket: socket.clone() });
+        let (how, owner) = (ExitCause::Reset, owner("app", 7, 3));
+        engine.handle(ScanFact::Lingering { key: found_by, at: at(SCANNED + 1), socket: socket.clone(), how, owner });
+        let view = engine.view(at(SCANNED + 2));
+        let rows: Vec<bool> = view.rows.iter().map(|row| row.gone.is_some()).collect();
+        assert_eq!(rows, if watching { vec![false, true] } else { vec![true] }, "{found_by:?}");
+        // Another socket with these ends, which entered later, stays.
+        let later = Since::Between { earliest: None, latest: at(SCANNED + 3) };
+        engine.handle(ScanFact::Present { key: of_ends, at: at(SCANNED + 4), since: later, socket });
+        assert!(engine.view(at(SCANNED + 5)).rows.iter().any(|row| row.gone.is_none()));
+    }
+}

@@ -376,6 +376,14 @@ impl Tracker {
         self.remove(key).map(Box::new)
     }
 
+    /// Removes a socket that was found without its connection at `at`, if it was last seen before.
+    pub(crate) fn remove_ended(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
+        let found = self.find(key, socket).map(|id| self.sockets.view(id));
+        if let Some(ended) = found.filter(|one| one.seen() <= at && !one.differs(socket)).map(SocketView::key) {
+            self.remove(ended);
+        }
+    }
+
     /// Whether any socket was reported as stuck.
     pub(crate) fn has_stuck(&self) -> bool {
         self.sockets.reported() > 0
