@@ -333,7 +333,10 @@ fn add_verdict(facts: &mut HookEnvironment, verdict: &Verdict) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::{
+        sync::Arc,
+        time::{Duration, UNIX_EPOCH},
+    };
 
     use super::*;
     use closewait_engine::{
@@ -353,7 +356,7 @@ mod tests {
             owners,
             verdict: Box::new(verdict(Class::Hung, Certainty::High)),
             workload: None,
-            process: process.map(Box::new),
+            process: process.map(Arc::new),
             group: Box::new(PileupGroup { role: None, netns: None, cgroup: None, local_port: Some(80), remote: None }),
             incident: None,
         }

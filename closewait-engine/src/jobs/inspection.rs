@@ -1,7 +1,7 @@
 //! Inspection of stuck sockets before a report: refresh the sockets, scan for their owners, inspect the owners. Each step is an
 //! [`Output`] and ends with an observation.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,8 @@ use crate::{
     Engine,
     diagnose::grouping::Grouping,
     flow::flows::Flows,
-    model::{Finding, InspectionRequest, Output, Role},
+    model::{Finding, InspectionRequest, Output, Role, SocketKey},
+    process::Process,
     time::BootTime,
     track::socket_view::{InspectedSocket, Owners, SocketView},
 };
@@ -32,7 +33,7 @@ const REFRESH_GRACE: Duration = Duration::from_millis(250);
 const MAX_REPORTED: usize = 16_384;
 /// Divisor of the number of all sockets for the size of a report, if that is more than [`MAX_REPORTED`]: each report groups all
 /// sockets again.
-const MAX_REPORTED_PART: usize = 16;
+const MAX_REPORTED_PART: usize = 32;
 /// Divisor of one CPU for the share that inspections may use.
 const CPU_SHARE: u32 = 50;
 /// Maximum CPU time that inspections may save up.
@@ -116,7 +117,7 @@ impl Engine {
             match self.inspection {
                 // A refresh takes microseconds, and gives the facts on which the verdict depends most.
                 InspectionStep::Idle => {
-                    self.outputs.push_back(Output::Refresh(self.tracker.due(now)));
+                    self.outputs.push_back(Output::Refresh(self.tracker.due(now).collect()));
                     self.inspection = InspectionStep::Refreshing { asked: now, full: false };
                 }
                 InspectionStep::Refreshing { asked, .. }
@@ -144,7 +145,7 @@ impl Engine {
         if !gone.is_empty() {
             self.outputs.push_back(Output::RefreshLingering(gone));
         }
-        let mut keys = self.tracker.due(now);
+        let mut keys: Vec<SocketKey> = self.tracker.due(now).collect();
         if self.refresh <= now {
             keys.extend(self.tracker.stuck(now));
         }
@@ -305,13 +306,16 @@ impl Engine {
         let flows = self.flows.as_ref();
         let grouping = Grouping::new(at, config.stuck_after, tracker, host_context, group_keys, flows);
         let grouping = grouping.with_lingering(lingering);
-        let mut due = tracker.due(due_by);
-        due.truncate(MAX_REPORTED.max(tracker.len() / MAX_REPORTED_PART));
+        let most = MAX_REPORTED.max(tracker.len() / MAX_REPORTED_PART);
+        let due: Vec<SocketKey> = tracker.due(due_by).take(most).collect();
         outputs.reserve_exact(due.len());
+        let mut processes = BTreeMap::<u32, Arc<Process>>::new();
         for tracked in due.iter().filter_map(|key| tracker.get(*key)) {
             let (socket, owners) = (tracked.socket(), tracked.owners().map(Owners::into_vec));
             let workload = host_context.workload(&socket, owners.as_deref()).cloned().map(Box::new);
-            let process = grouping.process(&socket, owners.as_deref()).cloned().map(Box::new);
+            let process = grouping.process(&socket, owners.as_deref());
+            let process =
+                process.map(|one| Arc::clone(processes.entry(one.pid).or_insert_with(|| Arc::new(one.clone()))));
             let flow_key = group_keys.flow(&socket);
             let flow_key = flows.map_or(flow_key, |flows| flows.counted_as(flow_key));
             let incident = flows.and_then(|flows| flows.incident(flow_key)).map(|incident| incident.id);

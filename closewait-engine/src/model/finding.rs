@@ -1,6 +1,6 @@
 //! Outputs of the engine: findings for the user, and commands for the agent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -141,8 +141,9 @@ pub enum Finding {
         verdict: Box<Verdict>,
         /// Unit, container or pod of the socket's cgroup.
         workload: Option<Box<Workload>>,
-        /// First owner of the socket, or of its listener if no program has accepted the socket, as of its last inspection.
-        process: Option<Box<Process>>,
+        /// First owner of the socket, or of its listener if no program has accepted the socket, as of its last inspection. Its sockets share
+        /// it.
+        process: Option<Arc<Process>>,
         /// Port or remote endpoint whose incident the socket belongs to.
         group: Box<PileupGroup>,
         /// Open incident of the group; `None` if there is none.

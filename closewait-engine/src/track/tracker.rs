@@ -261,9 +261,9 @@ impl Tracker {
     }
 
     /// Returns the sockets that are due at `now`.
-    pub(crate) fn due(&self, now: BootTime) -> Vec<SocketKey> {
-        let due = self.iter().take_while(|one| one.due() <= now && one.due() != NEVER);
-        due.map(SocketView::key).collect()
+    pub(crate) fn due(&self, now: BootTime) -> impl Iterator<Item = SocketKey> {
+        let due = self.iter().take_while(move |one| one.due() <= now && one.due() != NEVER);
+        due.map(SocketView::key)
     }
 
     /// Updates a tracked socket from a refresh. An untracked socket remains untracked, because it may have exited since, and

@@ -13,11 +13,10 @@ impl Tracker {
     /// until the next audit.
     pub(crate) fn forget_stale_facts(&mut self, now: BootTime, refreshed: BootTime) -> Vec<(SocketKey, Socket)> {
         let mut forgotten = Vec::new();
-        for key in self.due(now) {
-            let is_fresh = |one: SocketView<'_>| one.refreshed().is_some_and(|last| last >= refreshed);
-            if self.sockets.get(key).is_none_or(is_fresh) {
-                continue;
-            }
+        let is_fresh = |one: SocketView<'_>| one.refreshed().is_some_and(|last| last >= refreshed);
+        let is_stale = |key: &SocketKey| self.sockets.get(*key).is_some_and(|one| !is_fresh(one));
+        let stale: Vec<SocketKey> = self.due(now).filter(is_stale).collect();
+        for key in stale {
             self.sockets.change(key, |tracked| {
                 let before = tracked.socket.clone();
                 tracked.socket = before.clone().without_changing_facts();

@@ -28,7 +28,7 @@ fn tracker() -> Tracker {
 
 /// Reports the next due socket at `now`, as the engine does.
 fn pop_due(tracker: &mut Tracker, now: BootTime) -> Option<(Socket, Dwell)> {
-    let key = *tracker.due(now).first()?;
+    let key = tracker.due(now).next()?;
     let _forgotten = tracker.forget_stale_facts(now, now);
     tracker.report(key, now);
     let tracked = tracker.get(key)?;
