@@ -85,7 +85,7 @@ impl Crowd {
     fn start<T>(shares: impl Iterator<Item = (u8, T)>, options: impl Fn(&mut Command, T)) -> Result<Self> {
         let mut crowd = Self { processes: Vec::new() };
         for (number, share) in shares {
-            let mut command = Command::new(exec::this()?);
+            let mut command = exec::again();
             command.arg("crowd").args(["--number", &number.to_string()]);
             options(&mut command, share);
             crowd.processes.push(exec::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?);

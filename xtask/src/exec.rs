@@ -99,6 +99,11 @@ pub(crate) fn this() -> Result<PathBuf> {
     env::current_exe().context("cannot tell the path of this program; is /proc mounted?")
 }
 
+/// Returns a command that runs this program again, also if a build has replaced its file meanwhile.
+pub(crate) fn again() -> Command {
+    Command::new("/proc/self/exe")
+}
+
 /// Sends a signal to a child that has not been waited for.
 pub(crate) fn signal(child: &Child, signal: Signal) -> Result<()> {
     kill_process(Pid::from_child(child), signal).with_context(|| format!("kill({signal:?}) failed; did sudo start it?"))

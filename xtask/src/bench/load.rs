@@ -15,7 +15,7 @@ pub(super) struct Load {
 /// Runs the load generator.
 pub(super) fn run(seconds: u64) -> Result<Load> {
     // In its own process, each round has a fresh network namespace and no TIME_WAIT of the round before.
-    let mut command = Command::new(exec::this()?);
+    let mut command = exec::again();
     let result = exec::json(command.args(["loadgen", "--seconds", &seconds.to_string()]))?;
     parse(&result).with_context(|| format!("the load generator printed no numbers but {result}; this is a bug"))
 }

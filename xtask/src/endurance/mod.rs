@@ -47,7 +47,7 @@ struct Load(Child);
 impl Load {
     /// Starts a load that ends after ten minutes at the latest.
     fn start() -> Result<Self> {
-        let mut command = Command::new(exec::this()?);
+        let mut command = exec::again();
         command.args(["loadgen", "--pairs", "1", "--seconds", "600"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         exec::start(&mut command).map(Self)
