@@ -106,15 +106,6 @@ impl Slab {
         }
     }
 
-    /// Iterates over all sockets, in the order of their numbers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Packed> {
-        self.chunks.iter().flat_map(|SocketChunk { sockets, used, .. }| {
-            let is_used = |index: usize| used.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1);
-            let stored = sockets.iter().flat_map(|sockets| sockets.iter()).enumerate();
-            stored.filter(move |(index, _)| is_used(*index)).map(|(_, packed)| packed)
-        })
-    }
-
     /// Returns the numbers of all sockets, in ascending order.
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
         let words = self.chunks.iter().flat_map(|chunk| chunk.used).zip(0_u32..);

@@ -97,7 +97,7 @@ impl Sockets {
 
     /// Iterates over all sockets in the order of the memory that they are in, which is several times as fast.
     pub(crate) fn stored(&self) -> impl Iterator<Item = SocketView<'_>> {
-        self.slab.iter().map(|packed| SocketView::Tracked(self, packed))
+        self.slab.ids().map(|id| self.view(id))
     }
 
     /// Returns the socket that is due first.
