@@ -168,6 +168,12 @@ impl Patience {
         Self { waits: ANSWER_WITHIN, takes: 2 * ANSWER_WITHIN }
     }
 
+    /// Time for the stacks of processes: twice as much, because the thread that reads them works itself and has a part of a CPU on a
+    /// busy machine.
+    pub fn for_stacks() -> Self {
+        Self { waits: ANSWER_WITHIN, takes: 4 * ANSWER_WITHIN }
+    }
+
     fn is_over(self) -> bool {
         self.waits.is_zero() || self.takes.is_zero()
     }

@@ -257,14 +257,14 @@ impl Inspector {
     /// Hands the stacks of processes to `each`: those of a Java virtual machine from itself, or with a reason from its memory.
     fn stacks(&mut self, pids: &[u32], mut each: impl FnMut(ProcessStacks)) {
         let Some(asker) = &mut self.jvms else {
-            return stacks::read_each(pids, &mut Patience::for_one_read(), each);
+            return stacks::read_each(pids, &mut Patience::for_stacks(), each);
         };
         let jvms = JvmAsker::find(pids, &mut Patience::for_one_read());
         let others: Vec<u32> = pids.iter().copied().filter(|pid| !jvms.iter().any(|(jvm, _)| jvm == pid)).collect();
-        stacks::read_each(&others, &mut Patience::for_one_read(), &mut each);
+        stacks::read_each(&others, &mut Patience::for_stacks(), &mut each);
         let refused = asker.read_each(jvms, &mut each);
         let pids: Vec<u32> = refused.iter().map(|(pid, _)| *pid).collect();
-        stacks::read_each(&pids, &mut Patience::for_one_read(), |mut stacks| {
+        stacks::read_each(&pids, &mut Patience::for_stacks(), |mut stacks| {
             let why =
                 refused.iter().find(|(pid, _)| *pid == stacks.pid).map(|(_, why)| why.as_str()).unwrap_or_default();
             stacks.unread.insert(0, format!("the threads of the JVM were not dumped: {why}"));

@@ -36,9 +36,15 @@ pub(super) const MAX_THREADS: usize = 2048;
 /// CPU time after which a pass over several processes begins no further one.
 const MAX_CPU: Duration = Duration::from_millis(50);
 /// Limits of one pass over one process or several ones.
-const LIMITS: StackLimits = StackLimits { threads: MAX_THREADS, reads: 100_000, cpu: Duration::from_secs(2) };
+const LIMITS: StackLimits =
+    StackLimits { threads: MAX_THREADS, reads: 100_000, cpu: Duration::from_secs(2), time: Duration::from_secs(4) };
 /// CPU time that a pass over several processes gives to each.
 const MAX_PROCESS_CPU: Duration = Duration::from_millis(200);
+/// Time that a pass over several processes gives to each: on a busy machine, the agent has a part of a CPU. Less than
+/// [`Patience::for_stacks`], so that what was read is not lost.
+const MAX_PROCESS_TIME: Duration = Duration::from_millis(800);
+/// Time to find the code of copied stacks, less than [`Patience::for_one_read`].
+const MAX_COPIES_TIME: Duration = Duration::from_millis(300);
 /// Maximum number of bytes that one pass reads from a process.
 const MAX_BYTES: u64 = 64 << 20;
 /// Number of reads after which the thread shows that it makes progress.
@@ -57,6 +63,8 @@ struct StackLimits {
     reads: u32,
     /// CPU time of each process.
     cpu: Duration,
+    /// Time of each process.
+    time: Duration,
 }
 
 /// Stacks of a process, as a pass reads them.
@@ -128,7 +136,7 @@ pub fn read(pid: u32, patience: &mut Patience) -> Result<StacksRead, StacksError
 /// Reads the stacks of processes, in this order, and hands those of each to `each`; those of a process that could not be read have a
 /// reason instead. Omits the processes for which the limits of the pass leave nothing.
 pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(ProcessStacks)) {
-    let (mut left, mut cpu) = (StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS }, Duration::ZERO);
+    let (mut left, mut cpu) = (StackLimits { cpu: MAX_PROCESS_CPU, time: MAX_PROCESS_TIME, ..LIMITS }, Duration::ZERO);
     let (began, mut done) = (clock::now(), 0);
     for pid in pids.iter().copied() {
         if left.threads == 0 || left.reads == 0 || cpu >= MAX_CPU {
@@ -172,9 +180,9 @@ pub(super) fn read_copies(
     copies: Vec<CopiedStack>,
     patience: &mut Patience,
 ) -> Result<Vec<CodeStack>, StacksError> {
-    let limits = StackLimits { cpu: MAX_PROCESS_CPU, ..LIMITS };
+    let limits = StackLimits { cpu: MAX_PROCESS_CPU, time: MAX_COPIES_TIME, ..LIMITS };
     let read = move |job: &ItemJob<_>| {
-        let within = (limits, ReadingEnd::after(limits.cpu));
+        let within = (limits, ReadingEnd::of(limits));
         with_process(pid, within, job, &[], |process, _| copied_stacks(process, &copies)).map(|(stacks, _)| stacks)
     };
     deadline::run_in_steps(Subject::Stacks(pid), "the code of its stacks", patience, read)
@@ -228,10 +236,9 @@ struct ReadingEnd {
 }
 
 impl ReadingEnd {
-    /// Returns the end of a reading with this CPU time from now on.
-    fn after(cpu: Duration) -> Self {
-        // Before the caller has no more patience, even if the machine is busy.
-        Self { cpu: clock::thread_cpu() + cpu, time: clock::now() + cpu * 3 / 2 }
+    /// Returns the end of a reading that begins now.
+    fn of(limits: StackLimits) -> Self {
+        Self { cpu: clock::thread_cpu() + limits.cpu, time: clock::now() + limits.time }
     }
 
     /// Whether it has not come, and the caller waits for the result. Shows that the thread makes progress.
@@ -263,7 +270,7 @@ impl<T> Memory for WatchedMemory<'_, T> {
 fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(StacksRead, StackCost)> {
     let cpu_before = clock::thread_cpu();
     let comm = Comm::from_name(&proc::comm(&proc::folder(Path::new("/proc"), pid))?);
-    let end = ReadingEnd::after(limits.cpu);
+    let end = ReadingEnd::of(limits);
     let threads = live::threads(pid, limits.threads, &|| end.may_go_on(job))?;
     // Threads that end meanwhile are not left out.
     let most = if end.may_go_on(job) { limits.threads } else { threads.len() };

@@ -12,19 +12,16 @@ use std::{
     time::Duration,
 };
 
-use closewait_engine::model::InspectionFact;
-
 use crate::{
     ability,
     agent::{Agent, Running, closewait, finish},
-    clock::{patience, poll_until, slowness},
+    clock::{patience, poll_until},
     footprint::{Footprint, disturbed, forget_writes, written_pages},
     net::{Id, Namespace, V4},
-    progress::Recording,
     unresponsive::hand_over,
 };
 
-/// Number of agents, one after another: each reads a process once a minute.
+/// Number of agents, one after another: each reads a process about once a minute.
 const AGENTS: usize = 3;
 /// Number of readings of each process by `closewait stacks` while an agent runs.
 const READINGS: usize = 10;
@@ -250,23 +247,22 @@ impl Drop for OwnFolder {
 }
 
 /// Runs an agent until it has read the stacks of all processes, and `closewait stacks` beside it.
-fn read_all(targets: &[Target], number: usize) {
-    let recording = Recording::new(&format!("untouched-{number}"));
-    let mut agent = Agent::start(&["--stuck-after", "300ms", "--stacks", "auto", "--record", recording.path()]);
+fn read_all(targets: &[Target], folder: &Path) {
+    let socket = folder.join("agent.sock");
+    let socket = socket.to_str().expect("UTF-8");
+    let mut agent = Agent::start(&["--stuck-after", "300ms", "--stacks", "auto", "--socket", socket]);
     for target in targets {
         agent.wait_for_socket("stuck", &target.id);
         (0..READINGS).for_each(|_| target.read_stacks());
     }
-    // A process for which the first inspection had no time follows with the next one.
-    agent.watch(Duration::from_secs(5) * slowness());
-    agent.stop().totals();
-    let facts = recording.facts();
     for Target { name, pid, shown, .. } in targets {
-        let is_of_target =
-            |fact: &&InspectionFact| matches!(fact, InspectionFact::Stacks(stacks) if stacks.pid == *pid);
-        let read = format!("{:?}", facts.iter().filter(is_of_target).collect::<Vec<_>>());
-        assert!(read.contains(shown), "{name}: the agent has not read {shown}: {read}");
+        let report =
+            || finish(&mut closewait(&["report", "--pid", &pid.to_string(), "--output", "json", "--socket", socket]));
+        // The first inspection may have no time for a process.
+        let has_read = || report().stdout.contains(shown);
+        assert!(poll_until(patience(), has_read), "{name}: the agent has not read {shown}: {:?}", report());
     }
+    agent.stop().totals();
 }
 
 #[test]
@@ -297,7 +293,7 @@ fn no_reader_of_stacks_stops_signals_wakes_or_changes_a_process() {
     };
     let seen = thread::scope(|scope| {
         let watcher = scope.spawn(watch);
-        let read = std::panic::catch_unwind(|| (0..AGENTS).for_each(|number| read_all(&targets, number)));
+        let read = std::panic::catch_unwind(|| (0..AGENTS).for_each(|_| read_all(&targets, &folder.0)));
         is_over.store(true, Ordering::Relaxed);
         let seen = watcher.join().expect("the watcher");
         read.unwrap_or_else(|cause| std::panic::resume_unwind(cause));

@@ -20,6 +20,8 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Time to the second read of a process whose threads may be blocked, so that a hang is known for sure a minute and a half after its onset.
 const CONFIRMATION: Duration = STEADY;
+/// Time to the next read after one that showed nothing, as if the host was busy; but only once, because most reasons stay.
+const RETRY: Duration = Duration::from_secs(10);
 /// Maximum age of stacks that say what a process does.
 const MAX_AGE: Duration = Duration::from_secs(120);
 /// Maximum number of kept frames of all processes, at about 200 bytes each, and less than 500.
@@ -54,13 +56,22 @@ impl StackSamples {
         due.into_iter().map(|(_, pid)| pid).collect()
     }
 
-    /// Stores the stacks of a process.
+    /// Stores the stacks of a process, unless they show nothing and those of the last two minutes do.
     pub(super) fn learn(&mut self, mut stacks: ProcessStacks) {
         self.reading.remove(&stacks.pid);
-        let is_first = !self.samples.contains_key(&stacks.pid);
-        let next = if is_first && needs_confirmation(&stacks) { CONFIRMATION } else { INTERVAL };
+        let before = self.samples.get(&stacks.pid);
+        let is_first = before.is_none_or(|before| before.shows_nothing());
+        let next = match stacks.shows_nothing() {
+            true if before.is_some() && is_first => INTERVAL,
+            true => RETRY,
+            false if is_first && needs_confirmation(&stacks) => CONFIRMATION,
+            false => INTERVAL,
+        };
         self.due.insert(stacks.pid, stacks.at + next);
-        if let Some(before) = self.samples.get(&stacks.pid) {
+        if let Some(before) = before {
+            if stacks.shows_nothing() && !before.shows_nothing() && stacks.at.since(before.at) <= MAX_AGE {
+                return;
+            }
             stacks.continue_from(before);
         }
         self.samples.insert(stacks.pid, Arc::new(stacks));
@@ -178,6 +189,31 @@ mod tests {
             }
             assert_eq!(read, reads, "{language:?} {wait:?}");
         }
+    }
+
+    #[test]
+    fn a_read_that_showed_nothing_is_repeated_once_and_does_not_replace_what_is_known() {
+        let nothing = |at| sample(1, at, 0);
+        let owners = BTreeSet::from([1]);
+        let reads = |shown: &[u64]| {
+            let mut samples = StackSamples::default();
+            let mut read = Vec::new();
+            for at in 0..200 {
+                if !samples.request(second(at), &owners).is_empty() {
+                    read.push(at);
+                    samples.learn(if shown.contains(&at) { sample(1, second(at), 1) } else { nothing(second(at)) });
+                    samples.inspection_ended();
+                }
+            }
+            let kept = &samples.samples[&1];
+            (read, kept.at)
+        };
+        assert_eq!(reads(&[]), (vec![0, 10, 70, 130, 190], second(190)));
+        assert_eq!(reads(&[10, 70, 130, 190]), (vec![0, 10, 70, 130, 190], second(190)));
+        assert_eq!(reads(&[0, 60, 130]), (vec![0, 60, 120, 130, 190], second(130)));
+        // For two minutes, what is known is still true enough.
+        let repeated: Vec<u64> = [0].into_iter().chain((60..=140).step_by(10)).collect();
+        assert_eq!(reads(&[0]), (repeated, second(140)));
     }
 
     #[test]

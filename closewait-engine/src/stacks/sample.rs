@@ -85,6 +85,11 @@ impl ProcessStacks {
         }
     }
 
+    /// Whether no thread has a frame: the read had no time, or was refused.
+    pub(crate) fn shows_nothing(&self) -> bool {
+        self.groups.iter().all(|group| group.frames.is_empty())
+    }
+
     /// Returns the groups of threads that are not idle: those that may explain why sockets are not closed.
     pub fn working_groups(&self) -> impl Iterator<Item = &StackGroup> {
         self.groups.iter().filter(|group| !group.is_idle())

@@ -136,8 +136,7 @@ impl Rule for Blocked {
             }
             None if only_accepts(case) => (
                 Certainty::Medium,
-                "the listening thread accepts connections, but no other thread works on those that it has accepted"
-                    .to_owned(),
+                "the listening thread accepts connections, but no other thread works on the accepted ones".to_owned(),
             ),
             // Such a runtime parks its idle threads without a timeout.
             Some(false) | None if !waits.multiplexes && (serves_nothing || enough) => {
