@@ -34,6 +34,7 @@
 //! A killable wait ends with the process (`exit_group`), so the agent can always end. An unkillable one keeps the
 //! process as a zombie until it is over, which is why the agent does not open programs on file systems in user space.
 
+mod patience;
 mod single;
 
 use std::{
@@ -50,17 +51,16 @@ use std::{
     time::Duration,
 };
 
-pub use self::single::{BoxedAnswer, run, run_in_steps};
+pub use self::{
+    patience::Patience,
+    single::{BoxedAnswer, run, run_in_steps},
+};
 use super::lock;
 use crate::clock;
 use closewait_engine::text::duration;
 
 /// Time without any progress after which a thread is left behind.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
-/// Total time that one inspection waits for reads that do not answer.
-const INSPECTION_WAITS: Duration = Duration::from_secs(1);
-/// Maximum time of one inspection, on a host that answers slowly.
-const INSPECTION_TAKES: Duration = Duration::from_secs(5);
 /// Number of threads left behind from which on the agent starts no reads that can wait forever.
 const MAX_STUCK: usize = 8;
 /// Number of threads left behind that read stacks from which on the agent reads no stacks. They do not count for [`MAX_STUCK`].
@@ -145,37 +145,6 @@ impl fmt::Display for ReadFailure {
             Self::SlowStacks => write!(f, "reading them takes too long"),
             Self::OtherSlowStacks => write!(f, "reading the stacks of other processes takes too long"),
         }
-    }
-}
-
-/// Remaining time of an inspection.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    waits: Duration,
-    takes: Duration,
-}
-
-impl Default for Patience {
-    /// Time of one whole inspection: 1 s for reads that do not answer, 5 s in all.
-    fn default() -> Self {
-        Self { waits: INSPECTION_WAITS, takes: INSPECTION_TAKES }
-    }
-}
-
-impl Patience {
-    /// Time for one read that does not answer.
-    pub fn for_one_read() -> Self {
-        Self { waits: ANSWER_WITHIN, takes: 2 * ANSWER_WITHIN }
-    }
-
-    /// Time for the stacks of processes: twice as much, because the thread that reads them works itself and has a part of a CPU on a
-    /// busy machine.
-    pub fn for_stacks() -> Self {
-        Self { waits: ANSWER_WITHIN, takes: 4 * ANSWER_WITHIN }
-    }
-
-    fn is_over(self) -> bool {
-        self.waits.is_zero() || self.takes.is_zero()
     }
 }
 

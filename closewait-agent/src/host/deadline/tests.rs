@@ -41,7 +41,7 @@ fn an_item_that_does_not_answer_is_left_alone_and_the_others_are_not() {
     assert_eq!(values, [1, 2, 3]);
     assert_eq!(unanswered, [(7, "the pipe did not answer within 250ms (its file system may hang)".to_owned())]);
     assert!((ANSWER_WITHIN..Duration::from_secs(2)).contains(&took), "{took:?}");
-    assert!(patience.waits <= INSPECTION_WAITS - ANSWER_WITHIN);
+    assert!(patience.waits <= patience::INSPECTION_WAITS - ANSWER_WITHIN);
     let subject = Subject::Process(7, Some(1));
     assert!(matches!(may_wait_for(&subject), Err(ReadFailure::StillWaits)));
     may_wait_for(&Subject::Process(8, Some(1))).unwrap();
