@@ -83,9 +83,9 @@ pub(crate) struct Options {
     /// Architecture of the kernels and of the agent [default: that of this machine]
     #[arg(long, value_name = "ARCH")]
     arch: Option<Arch>,
-    /// Run only tests whose name contains this
+    /// Run only tests whose name contains this, or one of these
     #[arg(long, value_name = "FILTER", conflicts_with = "bless")]
-    test: Option<String>,
+    test: Vec<String>,
     /// Run only the tests of what differs between kernels
     #[arg(long, conflicts_with = "test")]
     brief: bool,
@@ -128,10 +128,9 @@ struct Parts<'a> {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let arch = options.arch.map_or_else(Arch::of_this_machine, Ok)?;
     let kernels = Kernel::choose(arch, &options.versions)?;
-    let wanted = match &options.test {
-        Some(filter) => vec![filter.as_str()],
-        None if options.brief => OF_THE_KERNEL.to_vec(),
-        None => Vec::new(),
+    let wanted = match options.brief {
+        true => OF_THE_KERNEL.to_vec(),
+        false => options.test.iter().map(String::as_str).collect(),
     };
     let parts = Parts::prepare(workspace, arch, &kernels, wanted)?;
     if options.no_run {
@@ -143,7 +142,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     println!("vm: {} kernels of {} with {}, {at_once} at once", kernels.len(), arch.name(), accelerator.name());
     let mut cases: Vec<Case> = kernels.iter().map(|kernel| Case { kernel, hidden_btf: false }).collect();
     // The oldest is the one that can do least besides. Tests that somebody has chosen need not be for it.
-    let oldest = kernels.first().filter(|_| options.test.is_none());
+    let oldest = kernels.first().filter(|_| options.test.is_empty());
     cases.extend(oldest.map(|kernel| Case { kernel, hidden_btf: true }));
     let table = Table(play_all(&parts, &cases, accelerator, at_once)?);
     println!("\n{}", table.markdown());
