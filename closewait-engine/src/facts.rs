@@ -168,7 +168,7 @@ impl Engine {
             } else {
                 None
             };
-            self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
+            self.find(Finding::Leave { at, socket, dwell, how, closer, ended, fd_open, stuck, verdict });
         }
     }
 
@@ -275,8 +275,8 @@ impl Engine {
         self.exits.left(at, ExitCause::Unknown, &missed.socket, None);
         if missed.reported || self.config.events == Events::All {
             let (socket, stuck, how) = (missed.socket, missed.reported, ExitCause::Unknown);
-            let (dwell, closer, fd_open, verdict) = (None, None, None, None);
-            self.find(Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict });
+            let (dwell, closer, ended, fd_open, verdict) = (None, None, None, None, None);
+            self.find(Finding::Leave { at, socket, dwell, how, closer, ended, fd_open, stuck, verdict });
         }
     }
 

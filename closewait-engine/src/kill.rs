@@ -211,7 +211,7 @@ impl fmt::Display for Refusal {
             Self::PerhapsInUse(ago) => write!(
                 f,
                 "it sent data {} ago, and the agent did not see whether the peer's FIN came before: perhaps a half-closed \
-                 connection in use. Run an agent, which sees the FIN, or wait until the socket has sent nothing for {}",
+                 connection in use. Wait until the socket has sent nothing for {}; an agent that runs when the FIN comes sees it",
                 duration(*ago),
                 duration(STREAM_OVER)
             ),

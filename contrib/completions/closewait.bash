@@ -451,7 +451,7 @@ _closewait() {
             return 0
             ;;
         closewait__subcmd__explain)
-            opts="-h --output --color --help accept_stopped accumulates agent attention audit backend_stuck backlog blocked busy_thread certainty child_keeps client_blocked client_undecided close_wait dropped dwell ends enter exhaustion exit fact forgotten fresh full gone group grows growth half_close high hung incident inherited inspection leak left low mature medium never_accepted no_demand none normal onset own_pool owner owner_stopped partly_blocked peers_wait pool progress proxy_wait queue reads_slowly refresh scan sending serves_others shared slow snapshot stuck too_early transient unaccepted undecided unheld unknown unread_response verdict working"
+            opts="-h --output --color --help accept_stopped accumulates agent attention audit backend_stuck backlog blocked busy_thread certainty child_keeps client_blocked client_undecided close_wait dropped dwell ends enter exhaustion exit fact forgotten fresh full gone group grows growth half_close high hung incident inherited inspection leak left level low mature medium never_accepted no_demand none normal onset own_pool owner owner_stopped partly_blocked peers_wait pool progress proxy_wait queue reads_slowly refresh scan sending serves_others shared slow snapshot stuck too_early transient unaccepted undecided unheld unknown unread_response verdict working"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

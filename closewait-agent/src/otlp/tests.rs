@@ -352,6 +352,7 @@ fn events_are_selected_as_in_the_stream() {
             dwell: None,
             how: closewait_engine::model::ExitCause::Closed,
             closer: None,
+            ended: None,
             fd_open: None,
             stuck,
             verdict: None,

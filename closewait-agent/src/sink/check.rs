@@ -23,7 +23,7 @@ use super::{
 #[cfg(test)]
 use crate::sink::document::*;
 use closewait_engine::{
-    model::{IncidentReport, ReportedGroup},
+    model::{IncidentReport, Limit, ReportedGroup},
     snapshot::urgency::Severity,
     text::{duration, rate, still_harmless, time_left},
 };
@@ -186,7 +186,7 @@ fn by_severity(report: &IncidentReport, measures: &Measures, filtered: bool) -> 
     let text = match problems.as_slice() {
         [] => healthy(report, measures, filtered),
         [worst] => problem(worst),
-        [worst, others @ ..] => format!("{}; and {} more", problem(worst), count(others.len(), "group")),
+        [worst, others @ ..] => format!("{}; and {}", problem(worst), count(others.len(), "more group")),
     };
     (state, text)
 }
@@ -260,12 +260,21 @@ fn problem(group: &ReportedGroup) -> String {
         let _infallible: fmt::Result = write!(text, ", grows by {}", rate(slope.per_second));
     }
     if let Some(limit) = pileup.reached_limit() {
-        let _infallible: fmt::Result = write!(text, ", the limit of {} is reached", limit.name());
+        let _infallible: fmt::Result = write!(text, ", {}", reached(limit));
     } else if let Some(forecast) = pileup.forecast {
-        let (limit, left) = (forecast.limit.name(), time_left(forecast.left));
-        let _infallible: fmt::Result = write!(text, ", the limit of {limit} is reached in {left}");
+        let (limit, left) = (reached(forecast.limit), time_left(forecast.left));
+        let _infallible: fmt::Result = write!(text, ", {limit} in {left}");
     }
     text
+}
+
+/// Returns what a limit that is reached means, for a sentence.
+const fn reached(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Descriptors => "the limit of open descriptors is reached",
+        Limit::Backlog => "the backlog is full",
+        Limit::Connections => "the connection limit is reached",
+    }
 }
 
 fn count<N: Copy + fmt::Display + PartialEq + From<u8>>(number: N, what: &str) -> String {

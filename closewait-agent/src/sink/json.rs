@@ -75,7 +75,7 @@ fn finding_members(finding: &Finding, anchor: TimeAnchor) -> Event<'_> {
             process: process.as_deref().map(Into::into),
             incident: incident.map(|incident| incident.to_string()),
         },
-        Finding::Leave { at, socket, dwell, how, closer, fd_open, stuck, verdict } => Event::Leave {
+        Finding::Leave { at, socket, dwell, how, closer, ended: _, fd_open, stuck, verdict } => Event::Leave {
             time: time(at),
             socket: SocketObject::new(socket, *at, None),
             dwell: (*dwell).into(),

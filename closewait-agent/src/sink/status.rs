@@ -256,7 +256,7 @@ pub(super) fn headline(report: &IncidentReport) -> String {
     let without_filters = if matching < all { format!(" (of {all} without the filters)") } else { String::new() };
     let ended = match report.ended() {
         0 => String::new(),
-        ended => format!(", {ended} ended with open descriptors"),
+        ended => format!("; {} ended with an open descriptor", count(ended, "connection")),
     };
     let sockets = if matching == 0 { "no socket".to_owned() } else { count(matching, "socket") };
     format!(

@@ -135,11 +135,13 @@ pub(super) fn line(finding: &Finding) -> Option<String> {
             let (class, certainty) = (verdict.class.name(), verdict.certainty.name());
             Some(format!("{ends} for {dwell}; {class}, {certainty}{owners}{}", unread(socket)))
         }
-        Finding::Leave { socket, dwell: stayed, how: left, closer, fd_open, .. } => {
+        Finding::Leave { socket, dwell: stayed, how: left, closer, ended, fd_open, .. } => {
             let stayed = stayed.map_or_else(|| "an unknown time".to_owned(), dwell);
             let mut line = format!("{} after {stayed}, {}", ends(socket), how_text(*left));
             if let Some(task) = closer {
-                let _infallible: std::fmt::Result = write!(line, " by {}[{}]", task.comm, task.pid);
+                // A program that ends has not closed it: the kernel does.
+                let by = if *ended == Some(true) { "by the kernel at the end of" } else { "by" };
+                let _infallible: std::fmt::Result = write!(line, " {by} {}[{}]", task.comm, task.pid);
             }
             if *fd_open == Some(true) {
                 line.push_str("; its descriptor is still open");

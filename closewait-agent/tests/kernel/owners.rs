@@ -82,7 +82,10 @@ fn a_process_whose_first_thread_has_ended_owns_each_descriptor_once() {
     let finished = finish(&mut closewait(&["stacks", &other.pid().to_string(), "--output", "json"]));
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let page: Value = serde_json::from_str(&finished.stdout).expect("JSON");
-    assert_eq!(page["groups"][0]["waits_for"], "a period of time", "{page}");
+    // The function of musl that makes the system call keeps its caller in a register of aarch64, which the kernel does not show.
+    let group = &page["groups"][0];
+    assert!(group["waits_for"] == "a period of time" || group["cut"] == "link register unknown", "{page}");
+    assert_eq!(group["count"], 1, "{page}");
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct GroupEvidence {
     /// Number of sockets of the same port or remote endpoint that entered at least [`AFTER_ONSET`] after [`Self::stalled_since`],
     /// plus the number of open connections that wait for an answer.
     pub demand: u32,
+    /// Number of sockets of the group that entered at that time, and that the program has answered: they wait for its close only.
+    pub answered: u32,
     /// Exits of sockets that the program had kept for [`LATE`] or longer; `None` without a watching agent.
     pub late_exits: Option<LateExits>,
     /// Open connections of the owners to the same port; `None` if the agent did not read them.

@@ -160,6 +160,7 @@ fn evidence(dice: &mut Dice, now: BootTime, age: Duration, count: u32) -> GroupE
         onset: Some(now - age),
         stalled_since: dice.maybe(|dice| now - secs(dice.below(300))),
         demand: dice.below(12) as u32,
+        answered: dice.below(3) as u32,
         late_exits: dice.maybe(|dice| LateExits {
             count: dice.below(4) as u32,
             last: dice.maybe(|dice| now - dice.seconds()),

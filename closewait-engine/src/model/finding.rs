@@ -161,6 +161,8 @@ pub enum Finding {
         how: ExitCause,
         /// Task that closed the socket, if known.
         closer: Option<Task>,
+        /// Whether the kernel closed the descriptor because the closer ended; `None` if unknown.
+        ended: Option<bool>,
         /// Whether a program still has a descriptor of the socket.
         fd_open: Option<bool>,
         /// Whether the socket was stuck: the engine reported it, or its dwell time reached the threshold.

@@ -103,6 +103,15 @@ impl Limit {
             Self::Connections => "connections",
         }
     }
+
+    /// Returns a maximum as the program or the user has set it, and as `ss` shows it: a backlog holds one connection more
+    /// (`sk_acceptq_is_full`, include/net/sock.h at v5.10).
+    pub const fn configured(self, most: u64) -> u64 {
+        match self {
+            Self::Backlog => most.saturating_sub(1),
+            Self::Descriptors | Self::Connections => most,
+        }
+    }
 }
 
 /// Time to exhaustion of a limit.

@@ -81,7 +81,7 @@ impl PileupEnd {
     pub fn numbers(&self, at: BootTime) -> String {
         let Self { began, how, most, count, .. } = self;
         let lasted = duration(at.since(*began));
-        format!("{} after {lasted}, {count} of {most} left", how.words())
+        format!("{} after {lasted}, {count} of {most} remain", how.words())
     }
 
     /// Returns the end of the incident at `at` in one line of at most [`MAX_SUMMARY_CHARS`] characters.
@@ -93,7 +93,7 @@ impl PileupEnd {
 /// Returns the text on a limit: the time until it is reached, or the amount that is used.
 fn limit(forecast: &Forecast) -> String {
     let Forecast { limit, used, most, left, .. } = forecast;
-    let left = time_left(*left);
+    let (left, most) = (time_left(*left), limit.configured(*most));
     match (limit, forecast.is_reached()) {
         (Limit::Descriptors, true) => format!("{used}/{most} fds"),
         (Limit::Backlog, true) => format!("backlog {used}/{most}"),
@@ -160,7 +160,7 @@ mod tests {
             texts,
             [
                 ["full in 37s", "1024/1024 fds"],
-                ["backlog full in 37s", "backlog 1024/1024"],
+                ["backlog full in 37s", "backlog 1024/1023"],
                 ["connection limit in 37s", "connections 1024/1024"],
             ]
         );

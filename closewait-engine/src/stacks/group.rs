@@ -417,6 +417,18 @@ mod tests {
         assert!(!group(&[peek, other, serve]).is_idle());
     }
 
+    #[test]
+    fn a_connection_of_go_whose_response_nobody_closes_does_not_wait_for_the_next_one() {
+        let read_loop = "net/http.(*persistConn).readLoop /usr/lib/go/src/net/http/transport.go:2213";
+        let work = |inner: &str| group_stacks(&[stack(CodeLanguage::Go, &[inner, read_loop])]).remove(0).work;
+        let select = "runtime.selectgo /usr/lib/go/src/runtime/select.go:328";
+        assert_eq!(work(select), ThreadWork::Idle("the program to read or close the body of a response"));
+        assert_eq!(
+            work("bufio.(*Reader).Peek /usr/lib/go/src/bufio/bufio.go:148"),
+            ThreadWork::Idle("the next response")
+        );
+    }
+
     /// Returns the group of a task with these frames.
     fn task(frames: &[&str]) -> StackGroup {
         let stack = stack(CodeLanguage::Python, frames);

@@ -20,6 +20,8 @@ const GO_IDLE: &[(&str, &str)] = &[
     ("bufio.(*Reader).Peek < net/http.(*conn).serve", "the next request"),
     ("net/http.(*connReader).backgroundRead", "the end of the connection"),
     ("net/http.(*Server).Serve", "clients"),
+    // It waits for data with `Peek`, and between that and the next response for the end of the body.
+    ("runtime.selectgo < net/http.(*persistConn).readLoop", "the program to read or close the body of a response"),
     ("net/http.(*persistConn).readLoop", "the next response"),
     ("net/http.(*persistConn).writeLoop", "the next request"),
     ("net/http.(*http2serverConn).readFrames", "the next request"),

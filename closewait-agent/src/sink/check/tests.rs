@@ -81,7 +81,7 @@ fn the_line_has_the_worst_group_and_performance_data() {
     assert_eq!(
         shown(&report(true, vec![hung, leak]), ProbeThresholds::default()),
         "CLOSEWAIT CRITICAL - hung (medium): shop[7] on port 8080: 1016 sockets in CLOSE_WAIT, 900 stuck, grows by 20/s, \
-         the limit of descriptors is reached in 37s; and 1 group more | close_wait=1021;;;0 stuck=905;;;0 incidents=1;;;0 \
+         the limit of open descriptors is reached in 37s; and 1 more group | close_wait=1021;;;0 stuck=905;;;0 incidents=1;;;0 \
          growth=20.000;;;0 exhaustion=37s;;;0\n"
     );
     assert_eq!(

@@ -23,7 +23,7 @@ const fn word(name: &'static str, others: &'static [&'static str], meaning: &'st
 }
 
 /// All words, in the order of their reading: sockets, groups, verdicts, certainty, columns, the agent.
-pub(super) const WORDS: [Word; 33] = [
+pub(super) const WORDS: [Word; 34] = [
     word(
         "close_wait",
         &["close_wait_socket"],
@@ -89,9 +89,10 @@ pub(super) const WORDS: [Word; 33] = [
     word("normal", &["calm"], "of a group: the program needs no attention, as with an idle pool"),
     word(
         "grows",
-        &["grow", "growing", "level"],
+        &["grow", "growing"],
         "the number of sockets of the group rises; the column GROWS has the sockets that it gains or loses each second",
     ),
+    word("level", &[], "the number of sockets of the group stays the same"),
     word(
         "full",
         &["limit"],
@@ -112,7 +113,7 @@ pub(super) const WORDS: [Word; 33] = [
     word(
         "agent",
         &["control_socket"],
-        "closewait run: it sees each socket enter and exit; other commands ask it over its control socket",
+        "the process of `closewait run`: it sees each socket enter and exit; other commands ask it over its control socket",
     ),
     word("snapshot", &[], "the state of everything at one time"),
     word("refresh", &[], "the agent reads one known socket again"),

@@ -209,6 +209,14 @@ pub(super) fn amount((limit, used, most): (Limit, u64, u64)) -> String {
     }
 }
 
+/// Returns an amount of a limit as a sentence: `368 of 1024 descriptors are used`.
+fn in_use((limit, used, most): (Limit, u64, u64)) -> String {
+    match limit {
+        Limit::Descriptors | Limit::Connections => format!("{} are used", amount((limit, used, most))),
+        Limit::Backlog => format!("{used} connections wait in a backlog of {most}"),
+    }
+}
+
 /// Returns the text about the limit that is reached, or exhausted first.
 pub(super) fn limit(group: &ReportedGroup, page: &ReportPage<'_>) -> Option<LimitText> {
     let ReportedGroup { pileup, course, .. } = group;
@@ -216,7 +224,7 @@ pub(super) fn limit(group: &ReportedGroup, page: &ReportPage<'_>) -> Option<Limi
     if let Some(limit) = pileup.reached_limit() {
         let since = course.as_ref().and_then(|course| super::timeline::reached(course, limit));
         let since = since.map(|at| format!(", since {}", page.clock(at))).unwrap_or_default();
-        let mut text = format!("{} are used{since}", amount(used));
+        let mut text = format!("{}{since}", in_use(used));
         let unaccepted = pileup.evidence.unaccepted;
         if unaccepted > 0 && limit != Limit::Backlog {
             text.push_str(&format!("; {unaccepted} more wait to be accepted"));
@@ -224,7 +232,7 @@ pub(super) fn limit(group: &ReportedGroup, page: &ReportPage<'_>) -> Option<Limi
         return Some(LimitText { is_reached: true, text });
     }
     let Forecast { left, .. } = pileup.forecast?;
-    let text = format!("{} are used, full at {}", amount(used), page.clock(page.report.at + left));
+    let text = format!("{}, full at {}", in_use(used), page.clock(page.report.at + left));
     Some(LimitText { is_reached: false, text })
 }
 

@@ -182,7 +182,7 @@ fn a_resolved_incident_alone_is_a_report_with_a_chart() {
     report.resolved = vec![resolved()];
     let text = text(&page(&report, &[]), (80, 24));
     assert!(text.contains("no socket is in CLOSE_WAIT (watched 3h12m; 81 entered, 81 exited)"), "{text}");
-    assert!(text.contains("ENDED   java[23415] ShopApi :80: drained after 1m15s, 0 of 1000 left"), "{text}");
+    assert!(text.contains("ENDED   java[23415] ShopApi :80: drained after 1m15s, 0 of 1000 remain"), "{text}");
     assert!(text.contains("resolved: nearly all sockets have exited") && text.contains('█'), "{text}");
     assert!(text.ends_with("\nnothing lost\n"), "{text}");
 }

@@ -22,6 +22,7 @@ fn left_by(comm: &[u8; 16]) -> Finding {
         dwell: Some(Dwell::Exact(Duration::from_millis(72_003))),
         how: ExitCause::Closed,
         closer: Some(Task { pid: 42, comm: Comm::from_kernel(comm) }),
+        ended: Some(false),
         fd_open: Some(false),
         stuck: true,
         verdict: None,
@@ -31,7 +32,11 @@ fn left_by(comm: &[u8; 16]) -> Finding {
 #[test]
 fn an_exit_reads_as_a_sentence() {
     let expected = "1970-01-01T00:00:01.500Z left   10.0.0.5:8080 <- 10.0.0.9:51234 after 1m12s, closed by nginx[42]\n";
-    assert_eq!(lines(false, &left_by(b"nginx\0\0\0\0\0\0\0\0\0\0\0")), expected);
+    let mut left = left_by(b"nginx\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(lines(false, &left), expected);
+    let Finding::Leave { ended, .. } = &mut left else { unreachable!() };
+    *ended = Some(true);
+    assert_eq!(lines(false, &left), expected.replace("by nginx[42]", "by the kernel at the end of nginx[42]"));
 }
 
 #[test]

@@ -177,6 +177,7 @@ impl Sources<'_> {
             onset: Some(onset),
             stalled_since: Some(stalled_since),
             demand: number(after.saturating_sub(done)) + siblings.map_or(0, |siblings| siblings.waiting),
+            answered: number(done),
             late_exits: self.flows.map(|flows| flows.late_exits(self.flow_key)),
             siblings,
             closes,

@@ -74,7 +74,7 @@ impl Rule for AcceptStopped {
                 ),
                 next: match who {
                     Some(_) => text::dump(case).and(
-                        "look for the thread that should call accept(); until it does, `ss -K` frees no backlog slot",
+                        "look for the thread that should call accept(); until it does, destroying these sockets makes no room in the backlog",
                     ),
                     None => text::ss_listeners(
                         case,

@@ -127,8 +127,12 @@ impl Rule for Forgotten {
             } else {
                 format!("{owner} {} idle and", owner.is())
             };
+            let has_tasks =
+                evidence.stacks.is_some_and(|stacks| stacks.tasks > 0 && !stacks.has_few_tasks(case.group.count));
             // Of a task that waits for a lock or a queue of the program, threads show nothing.
-            let tasks = if waits.idle_loop == Some(true) && case.group.unanswered * 2 >= case.group.count {
+            let tasks = if has_tasks {
+                "; or the tasks of the event loop work on them, and wait for something inside the program"
+            } else if waits.idle_loop == Some(true) && case.group.unanswered * 2 >= case.group.count {
                 "; or tasks of the event loop, which have not answered, wait for something inside the program, such as a lock"
             } else {
                 ""
@@ -136,17 +140,22 @@ impl Rule for Forgotten {
             Explanation {
                 text: format!(
                     "{subject} {has} {count} open whose peers closed up to {age} ago: {its} threads wait for new work \
-                     only, and none works on these{tasks}",
+                     only, and none works on these{tasks}{doing}",
                     has = owner.has(),
                     its = owner.its(),
                     count = text::count(case.group.count.max(1), "socket"),
                     age = text::duration(case.group.oldest),
+                    // Idle threads say no more than the sentence.
+                    doing = if has_tasks { format!(".{}", text::doing(case)) } else { String::new() },
                 ),
-                next: format!(
-                    "find the code path in {owner} that skips close(): see which requests leave a socket behind, and what \
-                     happens when the peer closes first"
-                )
-                .into(),
+                next: match has_tasks {
+                    true => text::dump(case),
+                    false => format!(
+                        "find the code path in {owner} that skips close(): see which requests leave a socket behind, and what \
+                         happens when the peer closes first"
+                    )
+                    .into(),
+                },
             }
         }))
     }
@@ -203,6 +212,18 @@ mod tests {
         assert_eq!(scene.check(&Forgotten), None, "it waits for a timer");
         scene.group.evidence.waits = Some(Waits { blocked: 12, idle_loop: None, threads: 13, ..idle });
         assert_eq!(scene.check(&Forgotten), None, "threads work on them");
+    }
+
+    #[test]
+    fn tasks_that_may_work_on_the_sockets_are_named() {
+        let mut scene = Scene::server().of(12).aged(20);
+        let idle = Waits { threads: 1, complete: true, events: 1, idle_loop: Some(true), ..Waits::default() };
+        scene.group.evidence.waits = Some(idle);
+        scene.group.evidence.backends = Some(Backends::default());
+        let text = |scene: &Scene| scene.check(&Forgotten).unwrap().text;
+        assert!(text(&scene).ends_with("none works on these"), "{}", text(&scene));
+        scene.group.evidence.stacks = Some(StackEvidence { threads: 13, tasks: 12, ..StackEvidence::default() });
+        assert!(text(&scene).contains("or the tasks of the event loop work on them"), "{}", text(&scene));
     }
 
     #[test]

@@ -30,7 +30,8 @@ impl Rule for Gone {
                 (
                     Certainty::Low,
                     "leak, in between; leak, for a client, because a pool checks a connection only at its next use; unknown, \
-                     if closewait found no process that has the descriptor",
+                     if closewait found no process that has the descriptor, or in the first minute after the agent noticed an end that \
+                     it did not see",
                 ),
             ],
             says: "the descriptor is still open; it counts against the limit of open files and appears in no list of connections",
@@ -58,7 +59,11 @@ impl Rule for Gone {
         }
         // A slow program sees the error when it has finished its work.
         let (class, certainty) = match (ago, case.is_client()) {
-            (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) => (Class::Transient, Certainty::Medium),
+            (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) && gone.seen => {
+                (Class::Transient, Certainty::Medium)
+            }
+            // It can have ended long ago.
+            (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) => (Class::Unknown, Certainty::Low),
             (ago, false) if ago > LONG => (Class::Leak, Certainty::Medium),
             (_, _) => (Class::Leak, Certainty::Low),
         };
@@ -127,6 +132,20 @@ mod tests {
     #[test]
     fn a_program_gets_time_to_close_it() {
         assert_eq!(gone(Scene::server(), 30, ExitCause::Timeout).unwrap().class, Class::Transient);
+    }
+
+    #[test]
+    fn an_end_that_was_not_seen_can_be_long_ago() {
+        let gone = |ago| Exit {
+            at: Scene::server().now - secs(ago),
+            seen: false,
+            how: ExitCause::Reset,
+            closer: None,
+            dwell: None,
+        };
+        let of = |ago| Scene { gone: Some(gone(ago)), ..Scene::server() }.check(&Gone).unwrap();
+        assert_eq!((of(30).class, of(30).certainty), (Class::Unknown, Certainty::Low));
+        assert_eq!((of(300).class, of(300).certainty), (Class::Leak, Certainty::Low));
     }
 
     #[test]

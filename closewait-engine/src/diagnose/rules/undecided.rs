@@ -117,17 +117,17 @@ impl Rule for NoDemand {
     fn about(&self) -> &'static About {
         &About {
             name: "no_demand",
-            when: "the socket is a server's; no other socket of the port has entered since the onset, and no connection waits \
-                   for an answer; no rule above applies",
+            when: "the socket is a server's; the program has answered on each socket of the port that has entered since the onset, if \
+                   there is one, and no connection waits for an answer; no rule above applies",
             class: &[Class::Unknown, Class::Hung],
             certainty: &[(
                 Certainty::Low,
                 "hung if at least as many threads as sockets wait without a timeout, and stacks do not show that they may be idle \
                  workers, otherwise unknown: a program that hangs and one \
-                 that has forgotten these sockets look the same until the next request",
+                 that has forgotten these sockets look the same until a request waits",
             )],
-            says: "the program has got no request since the onset",
-            next: "send a request and see whether the program answers",
+            says: "no request waits for the program",
+            next: "send a request and see whether the program answers; if it has answered, see what its threads do",
             not: &["a program that does not answer new connections: see `blocked`"],
             seen: &[],
         }
@@ -145,6 +145,9 @@ impl Rule for NoDemand {
         let hangs = blocked.is_some_and(|waits| count >= 2 && waits.blocked_of_program() >= count) && !are_workers;
         Some(Judgement::new(if hangs { Class::Hung } else { Class::Unknown }, Certainty::Low, move || {
             let (owner, port) = (text::owner(case), text::port(case));
+            if evidence.answered > 0 {
+                return Explanation { text: answered(case, hangs), next: text::dump(case) };
+            }
             Explanation {
                 text: format!(
                     "no other socket has entered on port {port} since the onset, {age} ago, so it is unknown whether {owner} still \
@@ -165,6 +168,21 @@ impl Rule for NoDemand {
             }
         }))
     }
+}
+
+/// Returns the text about a program that has answered all requests and closed none of their connections.
+fn answered(case: &Case<'_>, hangs: bool) -> String {
+    let (owner, port, number) = (text::owner(case), text::port(case), case.group.evidence.answered);
+    let (have, which, them) = if number == 1 { ("has", "which", "it") } else { ("have", "all of which", "them") };
+    let looks = if hangs { format!("; {} threads wait without a timeout", owner.its()) } else { String::new() };
+    format!(
+        "{sockets} {have} entered on port {port} since the onset, {age} ago, {which} got an answer, so it is unknown why {owner} {owns} \
+         not closed {them}{looks}.{doing}",
+        sockets = text::count(number, "socket"),
+        age = text::duration(case.group.oldest),
+        owns = owner.has(),
+        doing = text::doing(case),
+    )
 }
 
 #[cfg(test)]
@@ -204,7 +222,14 @@ mod tests {
         let mut scene = Scene::server();
         assert_eq!(scene.check(&NoDemand), None, "the agent has not watched");
         scene.group.evidence.late_exits = Some(LateExits::default());
-        assert_eq!(scene.check(&NoDemand).unwrap().class, Class::Unknown);
+        let judged = scene.check(&NoDemand).unwrap();
+        assert_eq!(judged.class, Class::Unknown);
+        assert!(judged.text.starts_with("no other socket has entered on port"), "{}", judged.text);
+        for (answered, sockets) in [(1, "1 socket has entered"), (34, "34 sockets have entered")] {
+            scene.group.evidence.answered = answered;
+            let text = scene.check(&NoDemand).unwrap().text;
+            assert!(text.starts_with(sockets) && text.contains("it is unknown why app[42] has not closed"), "{text}");
+        }
         scene.group.evidence.demand = 1;
         assert_eq!(scene.check(&NoDemand), None);
     }

@@ -143,7 +143,7 @@ impl CourseLog {
                 made_at: at,
                 limit,
                 used,
-                most,
+                most: limit.configured(most),
                 exhausted_at: at + left,
                 earliest: at + at_least,
                 latest: at_most.map(|most| at + most),
@@ -151,8 +151,12 @@ impl CourseLog {
         }
     }
 
-    /// Adds a milestone that an inspection at `at` has found.
+    /// Adds a milestone that an inspection at `at` has found. That of a limit that was reached at the opening is there already.
     pub(super) fn reached(&mut self, at: BootTime, kind: MilestoneKind, seen: &Inspected) {
+        let is_limit = matches!(kind, MilestoneKind::LimitReached(_));
+        if is_limit && self.milestones.iter().any(|milestone| milestone.kind == kind) {
+            return;
+        }
         if self.milestones.len() < MAX_LOGGED_MILESTONES {
             self.milestones.push(Milestone { at, kind, count: Some(seen.count), used: used(seen.forecast) });
         }
@@ -206,7 +210,7 @@ impl CourseLog {
 
 /// Returns the amount of a limit that is used.
 fn used(forecast: Option<Forecast>) -> Option<(Limit, u64, u64)> {
-    forecast.map(|Forecast { limit, used, most, .. }| (limit, used, most))
+    forecast.map(|Forecast { limit, used, most, .. }| (limit, used, limit.configured(most)))
 }
 
 /// Returns points between the onset and the first count, from the entries of the sockets that are there now: a flow is counted

@@ -167,7 +167,7 @@ fn an_entry_is_printed_when_an_incident_opens_doubles_reaches_its_limit_and_ends
 00:17:32 GROWS orders[7] :8080  441 sockets, +20/s, full in 28s
 00:17:56 GROWS orders[7] :8080  921 sockets, +20/s, full in 4.1s
 00:18:02 FULL  orders[7] :8080  1004 sockets, +20/s, 1024/1024 fds
-00:18:54 ends  orders :8080  drained after 1m34s, 1 of 1004 left
+00:18:54 ends  orders :8080  drained after 1m34s, 1 of 1004 remain
 
 "#]]
     );
