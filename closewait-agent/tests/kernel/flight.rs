@@ -196,7 +196,7 @@ fn on_a_full_disk() {
     // The state behind the gap has everything that happened in it.
     assert_eq!(again.last(), live.last());
     let stuck = folder.play("report", &["--output", "json"]).stdout;
-    assert!(stuck.contains(&format!("\"port\":{}", during.id.local.port())), "{stuck}");
+    assert!(stuck.contains(&format!("\"local_port\":{},", during.id.local.port())), "{stuck}");
     setup::unmount(&folder.above);
 }
 

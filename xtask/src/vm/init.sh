@@ -20,6 +20,9 @@ chmod 1777 /tmp
 mkdir -p /sys/fs/cgroup /recordings
 mount -t cgroup2 cgroup /sys/fs/cgroup
 ip link set lo up
+# An exporter looks a name up.
+mkdir -p /etc
+echo '127.0.0.1 localhost' >/etc/hosts
 # The tests have ten thousand sockets at once, and their other ends.
 ulimit -n 65536
 # What the kernel says goes into its log, not between the lines of the tests.
