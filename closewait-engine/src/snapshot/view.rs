@@ -136,13 +136,13 @@ impl<'a> Selection<'a> {
         };
         let fitting = tracker.stored().filter(|one| fits(one.ends(), &|| facts_of(*one, &grouping, host_context, now)));
         let mut tracked: Vec<_> = fitting.collect();
-        // The wider interval comes first, then the endpoints decide, so that the order is always the same.
+        // The wider interval comes first, then the endpoints and the key decide, so that the order is always the same.
         tracked.sort_by_key(|one| {
             let earliest = match one.since() {
                 Since::Exact(since) => Some(since),
                 Since::Between { earliest, .. } => earliest,
             };
-            (one.latest(), earliest.map(Reverse), one.ends())
+            (one.latest(), earliest.map(Reverse), one.ends(), one.key())
         });
         let fitting = lingering.iter().map(|(_, one)| one);
         let mut gone: Vec<_> =
@@ -327,6 +327,24 @@ mod tests {
         let others = Class::ALL.iter().copied().filter(|other| *other != class).collect();
         assert_eq!(judged(&Filter { verdicts: others, ..ports(&[80, 82]) }), (2, Vec::new()));
         assert_eq!(judged(&ports(&[1])), (0, Vec::new()));
+    }
+
+    #[test]
+    fn the_order_does_not_depend_on_the_places_in_memory() {
+        let order = |numbers: [u64; 2]| {
+            let (mut tracker, lingering) =
+                (Tracker::new(Duration::from_secs(60), 10, KeySecret::default()), LingeringSockets::default());
+            for number in numbers {
+                let socket = Socket { cookie: Some(number), ..socket_on_port(80) };
+                tracker.enter(SocketKey((1 << 63) + number), BootTime(7), &socket);
+            }
+            let (host_context, keys, filter) = (HostContext::default(), GroupKeys::default(), Filter::default());
+            let grouping = Grouping::new(NOW, Duration::from_secs(60), &tracker, &host_context, &keys, None);
+            let selection = Selection::new(NOW, &filter, (&tracker, &lingering), &host_context, grouping);
+            selection.map(|row| row.socket.cookie).collect::<Vec<_>>()
+        };
+        assert_eq!(order([1, 2]), order([2, 1]));
+        assert_eq!(order([1, 2]).len(), 2);
     }
 
     #[test]
