@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     ability::{Ability, can},
     agent::{Agent, Ended, closewait, finish},
-    clock::{boot_seconds, patience, poll_until, slowness, wall_seconds},
+    clock::{boot_seconds, slowness, wall_seconds},
     listing::list_at,
     net::{Namespace, V4},
     schema,
@@ -236,14 +236,10 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let listed = list_at(socket).into_iter().find(|row| row["socket"]["remote"]["port"] == address.port());
     assert_eq!(listed.map(|row| row["socket"]["cgroup"].clone()), Some(group["cgroup"].clone()), "{pileup}");
 
-    let report = || lines(&["report", "--output", "json", "--socket", socket]).remove(0);
-    let find = |report: &Value| {
-        report["groups"].as_array().expect("a list").iter().find(|group| is_group(group, address.port())).cloned()
-    };
-    // The first inspection may have no time for the owner's connections.
-    let is_leak = || find(&report()).is_some_and(|group| group["verdict"]["class"] == "leak");
-    assert!(poll_until(patience(), is_leak), "{}", report());
-    let group = find(&report()).expect("the group");
+    let report = lines(&["report", "--output", "json", "--socket", socket]);
+    let group = report[0]["groups"].as_array().expect("a list").iter().find(|group| is_group(group, address.port()));
+    let group = group.unwrap_or_else(|| panic!("{report:?}"));
+    assert_eq!(group["verdict"]["class"], "leak", "{group}");
     let since = schema::wall_seconds(&json!({ "time": group["piles_up_since"] }));
     assert!((since - schema::wall_seconds(&pileup)).abs() < 0.01, "{group}");
     assert!(group["count"].as_u64() >= pileup["count"].as_u64(), "{group}");
