@@ -1,6 +1,11 @@
 //! Number of groups by their urgency, in words: the first line of a page.
 
-use closewait_engine::snapshot::urgency::UrgencyCounts;
+use closewait_engine::{snapshot::urgency::UrgencyCounts, text::count};
+
+/// Formats the number of connections that have ended while a program has their descriptor, behind other text; empty for none.
+pub(super) fn ended(number: u64) -> String {
+    if number == 0 { String::new() } else { format!("; {} ended with an open descriptor", count(number, "connection")) }
+}
 
 /// Formats the number of groups of each urgency: `3 grow, 1 needs attention, 1 is normal`.
 pub(super) fn urgencies(counts: UrgencyCounts) -> String {

@@ -18,7 +18,7 @@ pub(super) use self::{
 use super::{
     Form,
     command::flag,
-    headline::urgencies,
+    headline::{ended, urgencies},
     list::{missing, none, still_open},
     table,
 };
@@ -254,10 +254,7 @@ pub(super) fn headline(report: &IncidentReport) -> String {
     groups.iter().for_each(|group| counts.add(group.pileup.urgency()));
     let matching = matching.unwrap_or(all);
     let without_filters = if matching < all { format!(" (of {all} without the filters)") } else { String::new() };
-    let ended = match report.ended() {
-        0 => String::new(),
-        ended => format!("; {} ended with an open descriptor", count(ended, "connection")),
-    };
+    let ended = ended(report.ended());
     let sockets = if matching == 0 { "no socket".to_owned() } else { count(matching, "socket") };
     format!(
         "{sockets} in CLOSE_WAIT{without_filters}{ended}, {}: {}",

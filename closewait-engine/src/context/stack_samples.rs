@@ -20,7 +20,7 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Time to the second read of a process whose threads may be blocked, so that a hang is known for sure a minute and a half after its onset.
 const CONFIRMATION: Duration = STEADY;
-/// Time to the next read after one that showed nothing, as if the host was busy; but only once, because most reasons stay.
+/// Time to the next read after the first one without any frame: the host may have been busy. Other reasons stay.
 const RETRY: Duration = Duration::from_secs(10);
 /// Maximum age of stacks that say what a process does.
 const MAX_AGE: Duration = Duration::from_secs(120);
@@ -56,23 +56,22 @@ impl StackSamples {
         due.into_iter().map(|(_, pid)| pid).collect()
     }
 
-    /// Stores the stacks of a process, unless they show nothing and those of the last two minutes do.
+    /// Stores the stacks of a process. A sample without any frame does not replace one with frames of the last two minutes.
     pub(super) fn learn(&mut self, mut stacks: ProcessStacks) {
         self.reading.remove(&stacks.pid);
-        let before = self.samples.get(&stacks.pid);
-        let is_first = before.is_none_or(|before| before.shows_nothing());
-        let next = match stacks.shows_nothing() {
-            true if before.is_some() && is_first => INTERVAL,
-            true => RETRY,
-            false if is_first && needs_confirmation(&stacks) => CONFIRMATION,
-            false => INTERVAL,
+        let previous = self.samples.get(&stacks.pid);
+        let (is_empty, was_empty) = (stacks.shows_nothing(), previous.map(|previous| previous.shows_nothing()));
+        let next = match (is_empty, was_empty) {
+            (true, None | Some(false)) => RETRY,
+            (false, None | Some(true)) if needs_confirmation(&stacks) => CONFIRMATION,
+            (true, Some(true)) | (false, _) => INTERVAL,
         };
         self.due.insert(stacks.pid, stacks.at + next);
-        if let Some(before) = before {
-            if stacks.shows_nothing() && !before.shows_nothing() && stacks.at.since(before.at) <= MAX_AGE {
+        if let Some(previous) = previous {
+            if is_empty && was_empty == Some(false) && stacks.at.since(previous.at) <= MAX_AGE {
                 return;
             }
-            stacks.continue_from(before);
+            stacks.continue_from(previous);
         }
         self.samples.insert(stacks.pid, Arc::new(stacks));
         let mut frames = self.frames();

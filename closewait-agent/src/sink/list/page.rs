@@ -6,7 +6,7 @@ use super::{
     super::{
         Form,
         answer::{AnswerHeader, Listing},
-        headline::urgencies,
+        headline::{ended, urgencies},
         status::{self, Screen},
         table::width,
     },
@@ -145,9 +145,7 @@ fn headline(summary: &ListSummary, total: u64) -> String {
     if groups.total() > 0 {
         text.push_str(&format!(", {}: {}", count(groups.total(), "group"), urgencies(*groups)));
     }
-    if *gone > 0 {
-        text.push_str(&format!("; {} ended with an open descriptor", count(*gone, "connection")));
-    }
+    text.push_str(&ended(*gone));
     text
 }
 

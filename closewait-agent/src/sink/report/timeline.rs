@@ -125,7 +125,8 @@ fn row(milestone: &Milestone, forecast: Option<&FirstForecast>, page: &ReportPag
         what.push_str(&format!(", {}", against(forecast, at, page)));
     }
     let count = count.map(|count| format!("{count} in CLOSE_WAIT"));
-    let counts: Vec<String> = count.into_iter().chain(used.map(amount)).collect();
+    let used = used.map(|(limit, used, most)| amount((limit, used, limit.configured(most))));
+    let counts: Vec<String> = count.into_iter().chain(used).collect();
     TimelineRow { time: page.clock(at), what, counts: counts.join(", ") }
 }
 

@@ -58,14 +58,13 @@ impl Rule for Gone {
             }));
         }
         // A slow program sees the error when it has finished its work.
-        let (class, certainty) = match (ago, case.is_client()) {
-            (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) && gone.seen => {
-                (Class::Transient, Certainty::Medium)
-            }
+        let is_early = ago <= case.stuck_after.max(super::SURE_AGE);
+        let (class, certainty) = match is_early {
+            true if gone.seen => (Class::Transient, Certainty::Medium),
             // It can have ended long ago.
-            (ago, _) if ago <= case.stuck_after.max(super::SURE_AGE) => (Class::Unknown, Certainty::Low),
-            (ago, false) if ago > LONG => (Class::Leak, Certainty::Medium),
-            (_, _) => (Class::Leak, Certainty::Low),
+            true => (Class::Unknown, Certainty::Low),
+            false if ago > LONG && !case.is_client() => (Class::Leak, Certainty::Medium),
+            false => (Class::Leak, Certainty::Low),
         };
         Some(Judgement::new(class, certainty, move || {
             let (how, when, owner) = (how(gone.how), when(gone, ago), text::owner(case));

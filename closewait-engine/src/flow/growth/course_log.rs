@@ -83,6 +83,9 @@ impl CourseLog {
         log.points.extend(history.first().map(|first| earlier(first, seen)).unwrap_or_default());
         history.iter().for_each(|point| log.add(LoggedPoint::new(point, Some(ages(&seen.entries, point.at)))));
         log.inspected(at, seen);
+        if let Some(forecast) = forecast.filter(|forecast| forecast.is_reached()) {
+            log.reached(at, MilestoneKind::LimitReached(forecast.limit), seen);
+        }
         log
     }
 
@@ -143,7 +146,7 @@ impl CourseLog {
                 made_at: at,
                 limit,
                 used,
-                most: limit.configured(most),
+                most,
                 exhausted_at: at + left,
                 earliest: at + at_least,
                 latest: at_most.map(|most| at + most),
@@ -210,7 +213,7 @@ impl CourseLog {
 
 /// Returns the amount of a limit that is used.
 fn used(forecast: Option<Forecast>) -> Option<(Limit, u64, u64)> {
-    forecast.map(|Forecast { limit, used, most, .. }| (limit, used, limit.configured(most)))
+    forecast.map(|Forecast { limit, used, most, .. }| (limit, used, most))
 }
 
 /// Returns points between the onset and the first count, from the entries of the sockets that are there now: a flow is counted

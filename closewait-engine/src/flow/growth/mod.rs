@@ -398,10 +398,6 @@ impl Growth {
         let (active, state) = match before {
             None => {
                 self.log = may_log.then(|| Box::new(CourseLog::open(at, seen, &self.series.history())));
-                let reached = seen.forecast.filter(|forecast| forecast.is_reached());
-                if let (Some(log), Some(forecast)) = (&mut self.log, reached) {
-                    log.reached(at, MilestoneKind::LimitReached(forecast.limit), seen);
-                }
                 (Active::open(at, mature, seen), Some(IncidentState::Opened))
             }
             Some(mut active) => {

@@ -290,7 +290,7 @@ impl CourseCharts<'_> {
             Some(latest) => format!(", between {} and {latest}", clock(earliest)),
             None => format!(", not before {}", clock(earliest)),
         };
-        let (amount, made, at) = (amount((limit, used, most)), clock(made_at), clock(exhausted_at));
+        let (amount, made, at) = (amount((limit, used, limit.configured(most))), clock(made_at), clock(exhausted_at));
         format!("First forecast at {made}, with {amount}: exhausted at {at}{range}.")
     }
 }
