@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::c_int,
+    fs,
     io::{BufRead as _, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -255,6 +256,12 @@ impl Running {
         self.0.id()
     }
 
+    /// Waits until the process, which has one thread, sleeps for a time.
+    pub fn wait_for_sleep(&self) {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()));
+        assert!(poll_until(patience(), || waits_in(&process, "nanosleep")), "it does not sleep");
+    }
+
     /// Kills the process, if it still runs.
     pub fn end(&mut self) {
         // Fails only for a process that was waited for.
@@ -277,6 +284,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Returns whether the thread with this folder in /proc waits in a function of the kernel whose name contains `function`.
+pub fn waits_in(thread: &Path, function: &str) -> bool {
+    fs::read_to_string(thread.join("wchan")).is_ok_and(|name| name.contains(function))
 }
 
 /// Reads to the end on a new thread, so that no writer has to wait.

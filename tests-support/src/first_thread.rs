@@ -2,16 +2,19 @@
 
 use std::{fs, io, mem::MaybeUninit, ptr};
 
-use crate::clock::{patience, poll_until};
+use crate::{
+    agent::waits_in,
+    clock::{patience, poll_until},
+};
 
-/// Time between the looks of the living thread for the test, microseconds.
-const INTERVAL: libc::useconds_t = 50_000;
+/// Sleep of the living thread, seconds: longer than any test, so that no test ever finds it awake.
+const LONG: libc::c_uint = 10_000;
 
 /// Copy of this process with its descriptors and one thread, which sleeps; the first one has ended. It ends with the test.
 pub struct FirstThreadEnded(libc::pid_t);
 
 impl FirstThreadEnded {
-    /// Starts the process, and waits until its first thread has ended.
+    /// Starts the process, and waits until its first thread has ended and the other one sleeps.
     pub fn start() -> Self {
         let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
         // SAFETY: takes nothing. The child only makes a thread, which glibc and musl keep possible after a fork of one with several
@@ -32,6 +35,11 @@ impl FirstThreadEnded {
         let stat = format!("/proc/{pid}/stat");
         let has_ended = || fs::read_to_string(&stat).is_ok_and(|text| text.contains(") Z "));
         assert!(poll_until(patience(), has_ended), "its first thread goes on");
+        let sleeps = || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            threads.into_iter().any(|thread| waits_in(&thread.path(), "nanosleep"))
+        };
+        assert!(poll_until(patience(), sleeps), "its other thread does not sleep");
         process
     }
 
@@ -50,17 +58,12 @@ impl Drop for FirstThreadEnded {
     }
 }
 
-/// Sleeps as long as the process has the same parent.
+/// Sleeps until the thread that started the process ends, or the test.
 extern "C" fn sleep_on(_none: *mut libc::c_void) -> *mut libc::c_void {
-    // SAFETY: takes nothing, and cannot fail.
-    let parent = unsafe { libc::getppid() };
+    // SAFETY: takes numbers only, and cannot fail for a signal that exists.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     loop {
         // SAFETY: takes a number only.
-        unsafe { libc::usleep(INTERVAL) };
-        // SAFETY: as above.
-        if unsafe { libc::getppid() } != parent {
-            // SAFETY: takes a number only, and does not return.
-            unsafe { libc::_exit(0) };
-        }
+        unsafe { libc::sleep(LONG) };
     }
 }

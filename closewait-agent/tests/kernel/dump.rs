@@ -155,6 +155,7 @@ fn closewait_reads_the_stacks_before_any_tool_of_the_runtime() {
     assert_eq!((&all["pid"], &all["groups"][0]["language"]), (&python.pid().into(), &"python".into()), "{all}");
     // Machine code, and what the kernel does for it.
     let sleeper = Running::spawn(Command::new("sleep").arg("1000"));
+    sleeper.wait_for_sleep();
     fs::remove_dir_all(dump.0.join("kept")).expect("its files");
     assert_eq!(dump.run_with(closewait.to_str().expect("UTF-8"), "", sleeper.pid()).code, Some(0));
     assert!(dump.text(".stacks.txt").expect("the stacks").contains("waits for a period of time"), "{:?}", dump.kept());

@@ -25,17 +25,11 @@ fn untouched(pid: u32) -> Vec<String> {
     status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
 }
 
-/// Waits until a process sleeps.
-fn wait_for_sleep(pid: u32) {
-    let sleeps = || fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|name| name.contains("nanosleep"));
-    assert!(clock::poll_until(clock::patience(), sleeps), "it does not sleep");
-}
-
 #[test]
 fn the_stack_of_a_process_that_sleeps_is_read_while_it_sleeps() {
     let sleeper = Running::spawn(Command::new("sleep").arg("1000"));
     let pid = sleeper.pid();
-    wait_for_sleep(pid);
+    sleeper.wait_for_sleep();
     let before = untouched(pid);
     for _ in 0..5 {
         let finished = finish(&mut closewait(&["stacks", &pid.to_string(), "--output", "json"]));
@@ -53,7 +47,7 @@ fn no_page_is_asked_of_a_file_system_that_hangs() {
     const HANGS: Duration = Duration::from_secs(10);
     let Some(files) = FileSystem::mount("stacks") else { return };
     let sleeper = Running::spawn(&mut files.command());
-    wait_for_sleep(sleeper.pid());
+    sleeper.wait_for_sleep();
     files.hang_for(HANGS);
     let began = clock::boot_seconds();
     let finished = finish(&mut closewait(&["stacks", &sleeper.pid().to_string()]));
