@@ -3,7 +3,7 @@
 use std::{fs, io, mem::MaybeUninit, ptr};
 
 use crate::{
-    agent::waits_in,
+    agent::sleeps,
     clock::{patience, poll_until},
 };
 
@@ -37,7 +37,7 @@ impl FirstThreadEnded {
         assert!(poll_until(patience(), has_ended), "its first thread goes on");
         let sleeps = || {
             let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-            threads.into_iter().any(|thread| waits_in(&thread.path(), "nanosleep"))
+            threads.into_iter().any(|thread| sleeps(&thread.path()))
         };
         assert!(poll_until(patience(), sleeps), "its other thread does not sleep");
         process

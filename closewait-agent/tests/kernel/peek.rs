@@ -14,7 +14,7 @@ use closewait_engine::model::InspectionFact;
 use serde_json::{Value, json};
 
 use crate::{
-    agent::{Agent, closewait, finish, waits_in},
+    agent::{Agent, closewait, finish},
     clock::{patience, poll_until},
     confinement::LASTING,
     jvm_helper::{helper_of, status},
@@ -207,7 +207,8 @@ fn an_agent_ends_while_a_peek_waits_for_the_lock_of_a_socket() {
     pair.fin();
     let waits = || {
         let threads = fs::read_dir(format!("/proc/{helper}/task")).into_iter().flatten().flatten();
-        threads.into_iter().any(|thread| waits_in(&thread.path(), "lock_sock"))
+        let stacks = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stack")).ok());
+        stacks.into_iter().any(|stack| stack.contains("lock_sock"))
     };
     let mut passes = 0;
     while !waits() {

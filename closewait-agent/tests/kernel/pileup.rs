@@ -239,7 +239,9 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let report = lines(&["report", "--output", "json", "--socket", socket]);
     let group = report[0]["groups"].as_array().expect("a list").iter().find(|group| is_group(group, address.port()));
     let group = group.unwrap_or_else(|| panic!("{report:?}"));
-    assert_eq!(group["verdict"]["class"], "leak", "{group}");
+    // Without the times of their opening, a pool whose idle connections the server closed looks the same.
+    let class = if can(Ability::Openers) { "leak" } else { "unknown" };
+    assert_eq!(group["verdict"]["class"], class, "{group}");
     let since = schema::wall_seconds(&json!({ "time": group["piles_up_since"] }));
     assert!((since - schema::wall_seconds(&pileup)).abs() < 0.01, "{group}");
     assert!(group["count"].as_u64() >= pileup["count"].as_u64(), "{group}");
