@@ -107,13 +107,7 @@ impl Namespace {
     /// Returns a connection between two addresses with their ports, accepted by `far`.
     pub fn pair_between(&self, near: SocketAddr, far: SocketAddr) -> Pair {
         let listener = self.listen(far);
-        let connect = || {
-            let client = socket::open(libc::AF_INET, 0).expect("a socket");
-            socket::bind(&client, near);
-            socket::connect(&client, far);
-            TcpStream::from(client)
-        };
-        let client = self.run(connect);
+        let client = self.run(|| socket::connect_from(near, far));
         let (server, _address) = listener.accept().expect("accept");
         Pair { id: self.id(&server), client, server }
     }

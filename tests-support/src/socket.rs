@@ -4,7 +4,7 @@ use std::{
     ffi::c_int,
     io::{self, Read, Write},
     mem::size_of,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
 };
 
@@ -48,6 +48,19 @@ pub fn connect(socket: &impl AsRawFd, address: SocketAddr) {
     // SAFETY: `with_raw` lends a pointer to a whole address and its length for the time of the call.
     let result = with_raw(address, |raw, length| unsafe { libc::connect(socket.as_raw_fd(), raw, length) });
     check(result, "connect");
+}
+
+/// Returns a connection from an address to another one; the kernel chooses the port for 0.
+///
+/// Many sockets that stay in CLOSE_WAIT each need an address or a port of their own: 60 s after a client has closed, the kernel forgets it
+/// and may choose its port again (`TCP_TIMEWAIT_LEN` in include/net/tcp.h at v5.10). If that connects to the same address, its SYN ends the
+/// old connection.
+pub fn connect_from(near: SocketAddr, far: SocketAddr) -> TcpStream {
+    let family = if far.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let client = open(family, 0).expect("a socket");
+    bind(&client, near);
+    connect(&client, far);
+    TcpStream::from(client)
 }
 
 /// Disconnects the socket from its peer and keeps the descriptor: `connect` to the family "none".

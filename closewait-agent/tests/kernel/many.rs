@@ -19,6 +19,9 @@ use crate::{
 /// Number of sockets of each family.
 const HALF: usize = 5_000;
 
+/// Port of the first client, below those that the kernel assigns.
+const FIRST_PORT: u16 = 1024;
+
 /// Life of one socket: its identity, and its cookie where the kernel program can read it.
 type Life = (Id, Option<u64>);
 
@@ -133,14 +136,15 @@ pub(crate) fn flood(ns: &Namespace, half: usize) -> Vec<One> {
     let of_family = |address| {
         let listener = ns.listen(address);
         let address = listener.local_addr().expect("the listener's address");
-        ns.run(|| (0..half).map(|number| one(ns, &listener, address, number % 5)).collect::<Vec<_>>())
+        ns.run(|| (FIRST_PORT..).take(half).map(|port| one(ns, &listener, address, port)).collect::<Vec<_>>())
     };
     [V4, V6].into_iter().flat_map(of_family).collect()
 }
 
-/// Returns one socket. The client is closed at once: two descriptors each would be more than a process may have.
-fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, bytes: usize) -> One {
-    let mut client = TcpStream::connect(address).expect("a connection");
+/// Returns one socket. The client, on this port, is closed at once: two descriptors each would be more than a process may have.
+fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, port: u16) -> One {
+    let mut client = socket::connect_from(SocketAddr::new(address.ip(), port), address);
+    let bytes = usize::from(port % 5);
     client.write_all(&[b'x'; 4][..bytes]).expect("write");
     let (server, _address) = listener.accept().expect("accept");
     let id = ns.id(&server);

@@ -3,7 +3,7 @@
 use std::{
     ffi::{CString, OsStr},
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{self, Command},
@@ -21,7 +21,7 @@ use crate::{
 /// Sockets in CLOSE_WAIT.
 const COUNT: u64 = 50_000;
 /// Number of sockets per listener: fewer than the default of `net.core.somaxconn`, 4,096.
-const TO_ONE_LISTENER: u64 = 4000;
+const TO_ONE_LISTENER: u16 = 4000;
 /// Memory limit, bytes.
 pub(crate) const LIMIT: u64 = 64 << 20;
 
@@ -90,16 +90,17 @@ fn what_the_user_says_stands_under_a_memory_limit_and_is_warned_of() {
 /// Returns listeners with sockets in CLOSE_WAIT that no program accepts, and which need no descriptors.
 fn crowd() -> Vec<TcpListener> {
     let connect_all = |number: u64| {
-        let address = Ipv4Addr::new(127, 44, 0, u8::try_from(number + 1).expect("few"));
+        let number = u8::try_from(number + 1).expect("few");
+        let address = Ipv4Addr::new(127, 44, 0, number);
         let listener = TcpListener::bind((address, 0)).expect("a listener");
         socket::limit_backlog(&listener, 4096);
         let address: SocketAddr = listener.local_addr().expect("its address");
-        for _ in 0..TO_ONE_LISTENER {
-            drop(TcpStream::connect(address).expect("a connection"));
+        for [high, low] in (1..=TO_ONE_LISTENER).map(u16::to_be_bytes) {
+            drop(socket::connect_from((Ipv4Addr::new(127, 100 + number, high, low), 0).into(), address));
         }
         listener
     };
-    (0..COUNT.div_ceil(TO_ONE_LISTENER)).map(connect_all).collect()
+    (0..COUNT.div_ceil(TO_ONE_LISTENER.into())).map(connect_all).collect()
 }
 
 /// Cgroup with a memory limit, and its mount if the test has created that.
