@@ -36,6 +36,9 @@ pub enum Ability {
     /// execve(2) closes descriptors before it takes the lock that reads of the process wait for. Observed on 7.3.4;
     /// 6.18 closes them after (`begin_new_exec` in fs/exec.c).
     ClosesUnlocked,
+    /// `wchan` has the function of the kernel in which a thread waits. On x86_64 it needed frame pointers, which kernels that unwind
+    /// with ORC have none of, until 5.16 (`get_wchan` in arch/x86/kernel/process.c; 0 was observed on 5.10).
+    WaitChannels,
 }
 
 /// Whether this kernel has the ability.
@@ -47,14 +50,17 @@ pub fn can(ability: Ability) -> bool {
         Ability::Openers | Ability::Memcg => (5, 11),
         Ability::Cookie => (5, 12),
         Ability::UserStacks => (5, 15),
-        Ability::VerifiedCount => (5, 16),
+        Ability::WaitChannels if cfg!(target_arch = "aarch64") => (0, 0),
+        Ability::VerifiedCount | Ability::WaitChannels => (5, 16),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),
         Ability::ClosesUnlocked => (7, 0),
     };
     let has_types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    let needs_types =
-        !matches!(ability, Ability::Memcg | Ability::FdCount | Ability::ClosesUnlocked | Ability::VerifiedCount);
+    let needs_types = !matches!(
+        ability,
+        Ability::Memcg | Ability::FdCount | Ability::ClosesUnlocked | Ability::VerifiedCount | Ability::WaitChannels
+    );
     (has_types || !needs_types) && version() >= since
 }
 

@@ -190,7 +190,11 @@ fn a_server_that_hangs_is_reported_within_15_seconds_with_its_rate_and_when_its_
     assert_eq!((&exhaustion["limit"], &exhaustion["most"]), (&"descriptors".into(), &DESCRIPTORS.into()), "{pileup}");
     let (forecast, real) = (pileup["exhaustion_seconds"].as_f64().expect("a forecast"), exhausted - told);
     assert!((forecast - real).abs() <= real * 0.2, "{forecast} s forecast, {real} s real: {pileup}");
-    assert_eq!(pileup["verdict"]["class"], "hung", "{pileup}");
+    // Where the program's other connections cannot be read, its threads decide nothing in the first 15 s.
+    let at_first = if can(Ability::Legs) { "hung" } else { "unknown" };
+    assert_eq!(pileup["verdict"]["class"], at_first, "{pileup}");
+    let last = pileups(&ended).into_iter().rfind(|event| of_port(event, "pileup", port)).expect("an event");
+    assert_eq!(last["verdict"]["class"], "hung", "{last}");
 }
 
 /// Lets a client leak ten connections a second, which the server closes, until the incident is open. Returns the connections, and

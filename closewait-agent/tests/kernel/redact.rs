@@ -1,6 +1,6 @@
 //! `--redact` of `report`, `list` and `status`, of an agent and of a scan.
 
-use std::{fs, process};
+use std::{fs, os::unix::process::CommandExt as _, process};
 
 use serde_json::Value;
 
@@ -22,7 +22,8 @@ fn nothing_original_is_in_a_redacted_answer() {
     let sleep = ["/bin/sleep", "/usr/bin/sleep"].into_iter().find(|path| fs::exists(path).is_ok_and(|exists| exists));
     fs::copy(sleep.expect("sleep"), &program).expect("a copy");
     let mut command = process::Command::new(&program);
-    command.arg("1000");
+    // Programs of which `sleep` is only a part choose it by this name.
+    command.arg0("sleep").arg("1000");
     let ns = Namespace::new();
     let (owner, handed): (Running, _) = hand_over(command, ns.pair(V4));
     let socket = std::env::temp_dir().join(format!("closewait-redact-{}.sock", process::id())).display().to_string();

@@ -31,12 +31,16 @@ fn the_stack_of_a_process_that_sleeps_is_read_while_it_sleeps() {
     let pid = sleeper.pid();
     sleeper.wait_for_sleep();
     let before = untouched(pid);
+    // A guest's `sleep` is a part of a program without names and without tables for unwinding.
+    let has_names = !fs::read_link(format!("/proc/{pid}/exe")).expect("its program").ends_with("busybox");
     for _ in 0..5 {
         let finished = finish(&mut closewait(&["stacks", &pid.to_string(), "--output", "json"]));
         assert_eq!(finished.code, Some(0), "{finished:?}");
         let page: Value = serde_json::from_str(&finished.stdout).expect("JSON");
         let group = &page["groups"][0];
-        assert_eq!((&group["waits_for"], &group["tids"][0]), (&"a period of time".into(), &pid.into()), "{page}");
+        assert_eq!(group["tids"][0], pid, "{page}");
+        let waits_for = if has_names { Value::from("a period of time") } else { Value::Null };
+        assert_eq!(group["waits_for"], waits_for, "{page}");
     }
     assert_eq!(untouched(pid), before, "it was neither stopped nor woken");
 }
