@@ -31,6 +31,24 @@ const ALL_PERMILLE: u32 = 900;
 /// Maximum number of statements in the description of a process's activity.
 const MAX_STATEMENTS: usize = 2;
 
+/// Program that a process runs, since its last execve(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessImage {
+    /// Start time of the process, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms.
+    pub started_ns: u64,
+    /// Address at which the stack of its first thread began. Each execve(2) chooses another one at random, unless the user has forbidden
+    /// that (`setup_arg_pages`, fs/exec.c at v5.10; `randomize_va_space`). `None` if the agent may not read it.
+    pub stack_start: Option<u64>,
+}
+
+impl ProcessImage {
+    /// Whether both are the same program, as far as is known.
+    pub fn is_same(self, other: Self) -> bool {
+        let differs = self.stack_start.zip(other.stack_start).is_some_and(|(one, other)| one != other);
+        self.started_ns == other.started_ns && !differs
+    }
+}
+
 /// Process at the time of its inspection. An unknown fact is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -41,6 +59,9 @@ pub struct Process {
     /// Start time, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms (`do_task_stat`, fs/proc/array.c at
     /// v5.10).
     pub started_ns: Option<u64>,
+    /// Address at which the stack of its first thread began; `None` if the agent did not read it. See [`ProcessImage`].
+    #[serde(default)]
+    pub stack_start: Option<u64>,
     /// PID of the parent; `None` also if the parent is in another pid namespace.
     pub parent: Option<u32>,
     /// Path of the program file, with ` (deleted)` behind it if the file no longer exists.
@@ -103,6 +124,7 @@ impl Process {
             pid,
             comm,
             started_ns: None,
+            stack_start: None,
             parent: None,
             exe: None,
             runtime: None,
@@ -124,6 +146,11 @@ impl Process {
             other_netns: None,
             unseen: Vec::new(),
         }
+    }
+
+    /// Returns the program that it runs; `None` if its start is unknown.
+    pub fn image(&self) -> Option<ProcessImage> {
+        Some(ProcessImage { started_ns: self.started_ns?, stack_start: self.stack_start })
     }
 
     /// Whether its threads were not read, as happens if a read of the process did not answer in time.

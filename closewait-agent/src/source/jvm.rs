@@ -98,5 +98,5 @@ fn read_now<T>(pid: u32, kinds: JvmThreads, job: &ItemJob<T>) -> Result<StacksRe
     let count = live::thread_count(pid).map_err(unread)?.max(tasks.len());
     let (stacks, left_out) = dump.into_stacks(&tasks);
     // The dump has all threads; only the numbers of some are unknown.
-    Ok(StacksRead { comm, threads: count, threads_left_out: 0, stacks, unread: left_out })
+    Ok(StacksRead { comm, image: None, threads: count, threads_left_out: 0, stacks, unread: left_out })
 }

@@ -26,6 +26,7 @@ use crate::{
     },
 };
 use closewait_engine::{
+    process::ProcessImage,
     stacks::{CodeFrame, CodeLanguage, CodeStack, ProcessStacks},
     text::{Comm, count, harmless},
     time::BootTime,
@@ -72,6 +73,8 @@ struct StackLimits {
 pub struct StacksRead {
     /// Name of the process.
     pub comm: Comm,
+    /// Program that the process ran before the read; `None` if another program read it.
+    pub image: Option<ProcessImage>,
     /// Number of threads of the process.
     pub threads: usize,
     /// Number of its threads that were left out, because they are too many.
@@ -148,7 +151,7 @@ pub fn read_each(pids: &[u32], patience: &mut Patience, mut each: impl FnMut(Pro
                 cpu += cost.cpu;
                 left.threads = left.threads.saturating_sub(read.threads - read.threads_left_out);
                 left.reads = left.reads.saturating_sub(cost.reads);
-                each(ProcessStacks::new(pid, at, &read.stacks, read.unread));
+                each(ProcessStacks::new(pid, at, &read.stacks, read.unread).of_image(read.image));
             }
             // The first one had all of the time, and would keep others waiting the next time, too.
             Err(StacksError::Unanswered { why: ReadFailure::NoTime, .. }) if done > 0 => break,
@@ -269,7 +272,9 @@ impl<T> Memory for WatchedMemory<'_, T> {
 
 fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(StacksRead, StackCost)> {
     let cpu_before = clock::thread_cpu();
-    let comm = Comm::from_name(&proc::comm(&proc::folder(Path::new("/proc"), pid))?);
+    let stat = proc::stat(&proc::folder(Path::new("/proc"), pid))?;
+    let comm = Comm::from_name(&stat.comm);
+    let image = Some(ProcessImage { started_ns: clock::of_proc(stat.started_ns).0, stack_start: stat.stack_start });
     let end = ReadingEnd::of(limits);
     let threads = live::threads(pid, limits.threads, &|| end.may_go_on(job))?;
     // Threads that end meanwhile are not left out.
@@ -287,7 +292,7 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     unread.extend(unread_threads(left_out, threads.len()));
     let cpu = clock::thread_cpu().saturating_sub(cpu_before);
     let threads = threads.len() + left_out;
-    Ok((StacksRead { comm, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
+    Ok((StacksRead { comm, image, threads, threads_left_out: left_out, stacks, unread }, StackCost { cpu, reads }))
 }
 
 /// Opens the memory of a process, and hands the process with these threads to `read`. Returns its result, and a

@@ -59,7 +59,8 @@ impl StackSamples {
     /// Stores the stacks of a process. A sample without any frame does not replace one with frames of the last two minutes.
     pub(super) fn learn(&mut self, mut stacks: ProcessStacks) {
         self.reading.remove(&stacks.pid);
-        let previous = self.samples.get(&stacks.pid);
+        // Another process may have its number now, or the process another program.
+        let previous = self.samples.get(&stacks.pid).filter(|previous| previous.is_of(stacks.image));
         let (is_empty, was_empty) = (stacks.shows_nothing(), previous.map(|previous| previous.shows_nothing()));
         let next = match (is_empty, was_empty) {
             (true, None | Some(false)) => RETRY,
@@ -96,10 +97,11 @@ impl StackSamples {
     }
 
     /// Returns the stacks of a process that was read at `at`; `None` if they are older than [`MAX_AGE`], or of an earlier process with
-    /// its number.
+    /// its number, or of the program that it ran before.
     pub(super) fn of(&self, process: &Process, at: BootTime) -> Option<Arc<ProcessStacks>> {
         let stacks = self.samples.get(&process.pid)?;
-        let is_same = process.started_ns.is_some_and(|started| BootTime(started) <= stacks.at);
+        let is_same =
+            process.started_ns.is_some_and(|started| BootTime(started) <= stacks.at) && stacks.is_of(process.image());
         (is_same && at.since(stacks.at) <= MAX_AGE).then(|| Arc::clone(stacks))
     }
 }
@@ -118,6 +120,7 @@ fn needs_confirmation(stacks: &ProcessStacks) -> bool {
 mod tests {
     use super::*;
     use crate::{
+        process::ProcessImage,
         stacks::{CodeFrame, CodeLanguage, CodeStack},
         testing::python_stack,
         text::Comm,
@@ -224,6 +227,26 @@ mod tests {
         assert!(samples.of(&started(90), second(220)).is_some());
         assert!(samples.of(&started(90), second(221)).is_none());
         assert!(samples.of(&started(101), second(110)).is_none());
+    }
+
+    #[test]
+    fn stacks_of_the_program_before_an_execve_say_nothing() {
+        let image = |stack_start| Some(ProcessImage { started_ns: 5, stack_start });
+        let process =
+            |stack_start| Process { started_ns: Some(5), stack_start, ..Process::unread(1, Comm::from_name(b"app")) };
+        let read = |at, start| sample(1, second(at), 1).of_image(image(start));
+        let mut samples = StackSamples::default();
+        samples.learn(read(100, Some(7)));
+        assert!(samples.of(&process(Some(7)), second(110)).is_some());
+        assert!(samples.of(&process(None), second(110)).is_some(), "it may be the same");
+        assert!(samples.of(&process(Some(8)), second(110)).is_none());
+        // The lines of one program are not those of another, nor kept in place of what could not be read.
+        samples.learn(read(130, Some(8)));
+        assert_eq!(samples.samples[&1].groups[0].since, Some(second(130)));
+        samples.learn(read(160, Some(8)));
+        assert_eq!(samples.samples[&1].groups[0].since, Some(second(130)));
+        samples.learn(sample(1, second(190), 0).of_image(image(Some(9))));
+        assert!(samples.samples[&1].shows_nothing());
     }
 
     #[test]

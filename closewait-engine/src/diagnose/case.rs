@@ -15,6 +15,12 @@ use crate::{
 /// have the resolution of a tick.
 pub const AROUND_FIN: Duration = Duration::from_millis(20);
 
+/// Ratio of the median age of a group to the longest dwell time of a socket that the program closed, above which it will not close those of the
+/// group just because it is slow.
+const OUTLIVES: u32 = 4;
+/// Minimum of that median age.
+const OUTLIVES_AFTER: Duration = Duration::from_secs(60);
+
 /// One socket, its group, and facts about its owners. An unknown fact is `None`, and a rule that needs it does not apply.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
@@ -191,6 +197,17 @@ impl Case<'_> {
     pub fn stalled(&self) -> Duration {
         let since = self.group.evidence.stalled_since;
         since.map_or(self.group.oldest, |since| self.now.since(since).min(self.group.oldest))
+    }
+
+    /// Whether the program still finishes sockets late, and may finish these. `None` without a watching agent, and if most sockets of the
+    /// group are many times older than any that it finished: slow requests do not explain these.
+    pub fn finishes_late(&self) -> Option<bool> {
+        let exits = self.group.evidence.late_exits?;
+        let closed = self.group.flow.as_ref().and_then(|flow| flow.longest_closed);
+        let longest = closed.map_or(exits.longest, |closed| exits.longest.max(closed));
+        let are_others = self.group.median > longest.saturating_mul(OUTLIVES).max(OUTLIVES_AFTER);
+        let is_current = exits.is_current(self.now);
+        (!is_current || !are_others).then_some(is_current)
     }
 
     /// Whether a program opened the connection.

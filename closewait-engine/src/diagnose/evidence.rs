@@ -189,6 +189,12 @@ impl GroupEvidence {
         }
     }
 
+    /// Whether stacks show that threads have waited for locks or for a connection of a pool, at least half as many as the `count` sockets of
+    /// the group: those with a timeout have tried again.
+    pub fn stops(&self, count: u32) -> bool {
+        self.stacks.is_some_and(|stacks| stacks.stops(count))
+    }
+
     /// Returns what stacks show about the `count` sockets of the group while other threads serve other connections: what those wait for that may
     /// work on the sockets.
     pub fn stall_beside_others(&self, count: u32) -> Option<Stall> {
@@ -261,10 +267,5 @@ impl GroupEvidence {
     /// Returns that program if as many of these connections are certain to wait for an answer.
     pub fn unix_backend_waits(&self, count: u32) -> Option<&UnixBackend> {
         self.unix_backend(count).filter(|backend| is_most(backend.waiting, count))
-    }
-
-    /// Whether the program still finishes sockets late; `None` without a watching agent.
-    pub fn finishes_late(&self, now: BootTime) -> Option<bool> {
-        self.late_exits.map(|exits| exits.is_current(now))
     }
 }

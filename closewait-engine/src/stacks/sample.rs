@@ -11,6 +11,7 @@ use super::{
     waits::CodeWait,
 };
 use crate::{
+    process::ProcessImage,
     text::{duration, harmless_field},
     time::BootTime,
 };
@@ -29,6 +30,9 @@ pub struct ProcessStacks {
     pub pid: u32,
     /// Time before the read.
     pub at: BootTime,
+    /// Program that the process ran then; `None` if it is unknown.
+    #[serde(default)]
+    pub image: Option<ProcessImage>,
     /// Groups of equal stacks: those that are not idle first, then the larger ones.
     pub groups: Vec<StackGroup>,
     /// Number of stacks in further groups, which are not kept.
@@ -73,7 +77,18 @@ impl ProcessStacks {
             (group.since, group.first_count) = (Some(at), Some(group.count));
             group.keep_innermost(MAX_FRAMES);
         }
-        Self { pid, at, groups, ungrouped, unread }
+        Self { pid, at, image: None, groups, ungrouped, unread }
+    }
+
+    /// Adds the program that the process ran before the read.
+    #[must_use]
+    pub fn of_image(self, image: Option<ProcessImage>) -> Self {
+        Self { image, ..self }
+    }
+
+    /// Whether the process ran the same program at both times, as far as is known.
+    pub(crate) fn is_of(&self, image: Option<ProcessImage>) -> bool {
+        self.image.zip(image).is_none_or(|(one, other)| one.is_same(other))
     }
 
     /// Takes over since when groups are at their lines, from the sample before.

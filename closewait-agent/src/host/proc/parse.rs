@@ -19,6 +19,8 @@ pub struct Stat {
     pub cpu_ns: u64,
     /// Start, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms.
     pub started_ns: u64,
+    /// Address at which the stack of the first thread began; `None` if it may not be read, and of a kernel thread.
+    pub stack_start: Option<u64>,
 }
 
 impl Stat {
@@ -33,8 +35,10 @@ impl Stat {
         // utime and stime are fields 14 and 15, starttime is 22; the parent is 4.
         let (user, system) = (number::<u64>(fields.nth(9)?)?, number::<u64>(fields.next()?)?);
         let started: u64 = number(fields.nth(6)?)?;
+        // startstack is field 28.
+        let stack_start = fields.nth(5).and_then(number).filter(|start| *start > 0);
         let cpu_ns = user.saturating_add(system).saturating_mul(TICK_NS);
-        Some(Self { comm, state, parent, cpu_ns, started_ns: started.saturating_mul(TICK_NS) })
+        Some(Self { comm, state, parent, cpu_ns, started_ns: started.saturating_mul(TICK_NS), stack_start })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Counter-evidence: evidence against blaming a program, and whether the agent could read it.
 
+use super::Waits;
 use crate::diagnose::Case;
 
 /// Kind of evidence against blaming a program. A rule that blames declares which kinds it checks.
@@ -59,7 +60,8 @@ impl CounterEvidence {
         match self {
             Self::LateExits => {
                 "the program ended sockets of the port or remote endpoint that it had kept for 3 s or longer: it closed them, or \
-                 wrote to a peer that had closed"
+                 wrote to a peer that had closed; it decides nothing while the group's median age is more than 60 s, and more than four times \
+                 as long as the longest time for which the program kept one"
             }
             Self::OtherConnections => {
                 "the owner has other open connections to the port, on which it received and sent data after the onset, and sent \
@@ -79,7 +81,8 @@ impl CounterEvidence {
             }
             Self::Sending => "on most of the sockets, the peer has not acknowledged data",
             Self::Threads => {
-                "as many threads as sockets wait with a timeout, and their number has risen with the number of sockets"
+                "as many threads as sockets wait with a timeout, and their number has risen with the number of sockets; and no stacks \
+                 show that half as many have waited for locks or for a connection of a pool"
             }
         }
     }
@@ -114,7 +117,7 @@ impl CounterEvidence {
     pub fn read(self, case: &Case<'_>) -> EvidenceReading {
         let evidence = &case.group.evidence;
         match self {
-            Self::LateExits => EvidenceReading::of(evidence.finishes_late(case.now)),
+            Self::LateExits => EvidenceReading::of(case.finishes_late()),
             Self::OtherConnections => EvidenceReading::of(evidence.serves_others(case.now)),
             Self::Closes => EvidenceReading::of(evidence.closes_others(case.now)),
             Self::PeersWait => {
@@ -126,7 +129,10 @@ impl CounterEvidence {
             Self::Sending => {
                 EvidenceReading::of(case.socket.send_queue_bytes.map(|_read| evidence.sending * 2 > case.group.count))
             }
-            Self::Threads => EvidenceReading::of(evidence.waits.map(|waits| waits.follows == Some(true))),
+            Self::Threads => {
+                let work = |waits: Waits| waits.follows == Some(true) && !evidence.stops(case.group.count);
+                EvidenceReading::of(evidence.waits.map(work))
+            }
         }
     }
 }

@@ -222,6 +222,11 @@ impl StackEvidence {
         waiting > 0 && waiting * 2 >= u64::from(sockets)
     }
 
+    /// Whether most of the threads that wait for another one wait for a signal, such as that of a condition, and not for a lock or a pool.
+    pub fn wait_mostly_for_signals(&self) -> bool {
+        u64::from(self.at_lines.max(self.pool)) * 2 < u64::from(self.inside) + u64::from(self.inside_once)
+    }
+
     /// Returns what the threads do that [`Self::waits_for_itself`] counts, in words.
     pub fn waiting_for_itself(&self) -> String {
         let Self { inside, threads, .. } = self;

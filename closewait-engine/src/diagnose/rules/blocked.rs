@@ -38,7 +38,8 @@ impl Rule for Blocked {
                 (
                     Certainty::Medium,
                     "after 60 s or longer without progress; also later if half of the peers on this host can still read, if threads \
-                     wait for a connection of a pool, which may come back, or if all threads wait for each other, which a timeout may end",
+                     wait for a connection of a pool, which may come back, or if all threads wait for each other, which a timeout may end, or \
+                     if stacks show that most of those that wait for other threads wait for a signal, and not for a lock",
                 ),
                 (
                     Certainty::Low,
@@ -166,7 +167,10 @@ impl Rule for Blocked {
             || !case.group.is_most(case.group.awaiting)
             || case.is_passed_to_owner();
         // Clients that have closed one direction only would also wait for a slow server.
-        let surest = if evidence.peer_ends.wait() { surest.max(Certainty::Medium) } else { surest };
+        // Threads that wait for a signal may wait for an event that their clients want, as in long polling.
+        let awaits_event = stall.is_none() && evidence.stacks.is_some_and(|stacks| stacks.wait_mostly_for_signals());
+        let may_go_on = evidence.peer_ends.wait() || awaits_event;
+        let surest = if may_go_on { surest.max(Certainty::Medium) } else { surest };
         let certainty = if guess { Certainty::Low } else { sure_from(case, surest) };
         Some(Judgement::new(Class::Hung, certainty, move || {
             let owner = text::owner(case);
@@ -234,6 +238,18 @@ pub(super) mod tests {
         evidence::{Backends, LateExits, PeersRead, Siblings, StackEvidence},
         testing::{Scene, secs},
     };
+
+    #[test]
+    fn threads_that_wait_for_a_signal_may_wait_for_an_event() {
+        let certainty = |stacks| {
+            let mut scene = hung(240);
+            scene.group.evidence.stacks = Some(stacks);
+            scene.verdict().certainty
+        };
+        let of = |at_lines| StackEvidence { threads: 20, inside: 20, at_lines, active: 1, ..StackEvidence::default() };
+        assert_eq!(certainty(of(9)), Certainty::Medium);
+        assert_eq!(certainty(of(10)), Certainty::High);
+    }
 
     /// Returns a thread pool whose 20 threads wait for one lock, with all evidence read.
     pub(in crate::diagnose::rules) fn hung(age: u64) -> Scene {
@@ -324,7 +340,7 @@ pub(super) mod tests {
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         assert_ne!(result(&scene).1, Certainty::High);
         let mut scene = hung(190);
-        scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(8) });
+        scene.group.evidence.late_exits = Some(LateExits { count: 2, last: Some(scene.now), longest: secs(48) });
         assert_eq!(result(&scene).0, Class::Transient);
         let mut scene = hung(190);
         scene.group.evidence.peer_ends.half_closed = 20;

@@ -33,13 +33,14 @@ impl Rule for Inherited {
             certainty: &[
                 (
                     Certainty::High,
-                    "the opener is known and has no descriptor, and the owner has another name; or another program is the listener, and the \
-                     request was answered",
+                    "the opener is known and has no descriptor, and the owner has another name and started later; or another program is the \
+                     listener, the owner started after the connection had received data, and the request was answered",
                 ),
                 (
                     Certainty::Medium,
-                    "the owner has the opener's name (a daemon that went to the background), or the connection is older than the \
-                     owner and the request was answered, or the owner runs another script than the listener and it was",
+                    "the owner has the opener's name (a daemon that went to the background), or its start is unknown; or the request was \
+                     answered, and another program is the listener, or the connection is older than the owner, or the owner runs another \
+                     script than the listener",
                 ),
                 (
                     Certainty::Low,
@@ -60,6 +61,7 @@ impl Rule for Inherited {
                 "an owner that closewait cannot inspect: the rule concludes that a process closed its descriptor only if closewait \
                  could inspect all processes",
                 "workers of a server that share a connection: see `shared`",
+                "a process that is older than the connection: it got it in a message (SCM_RIGHTS), to serve it",
             ],
             seen: &["oracle/odpi#152", "splitio/ruby-client#199", "apache/guacamole-server#698"],
         }
@@ -155,8 +157,9 @@ fn end_copy(who: &OwnerNames) -> NextStep {
 
 /// Returns the evidence that the process to which the socket belongs has closed its own descriptor.
 fn original_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)> {
-    // A process that the agent could not inspect may still have the original descriptor.
-    if case.blind {
+    // A process that the agent could not inspect may still have the original descriptor. One that is older than the connection has got it
+    // in a message (SCM_RIGHTS), to serve it.
+    if case.blind || tasks.iter().any(|task| is_older_than_opening(case, task.pid) == Some(true)) {
         return None;
     }
     opener_closed(case, tasks)
@@ -172,7 +175,8 @@ fn opener_closed(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certainty, String)
     }
     // The opener's name is a thread's, so a different name proves less than an equal one.
     let same = tasks.iter().any(|task| task.comm == opener.comm);
-    let certainty = if same { Certainty::Medium } else { Certainty::High };
+    let are_younger = tasks.iter().all(|task| is_older_than_opening(case, task.pid) == Some(false));
+    let certainty = if same || !are_younger { Certainty::Medium } else { Certainty::High };
     let who = OwnerNames::new(tasks)?;
     let text = format!("{opener} opened it and no longer has a descriptor of it, but {who} {}", who.does());
     Some((certainty, text))
@@ -277,8 +281,9 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
     // A program that gets a connection to serve it has not answered yet.
     let answered = case.socket.replied() == Some(true);
     let certainty = match (answered, runs_another) {
-        (true, true) => Certainty::High,
-        (true, false) => Certainty::Medium,
+        // An older process may have got the connection in a message, and have answered itself.
+        (true, true) if are_for_it => Certainty::High,
+        (true, _) => Certainty::Medium,
         (false, _) => Certainty::Low,
     };
     let local = listener.what.local;
@@ -297,6 +302,12 @@ fn another_program_listens(case: &Case<'_>, tasks: &[&Task]) -> Option<(Certaint
         _ => format!("{without}; {} processes of another program have it: {}", tasks.len(), OwnerNames::new(tasks)?),
     };
     Some((certainty, text))
+}
+
+/// Whether a process started before the socket was opened, so that no fork can have given it a copy; `None` if one of the times is unknown.
+fn is_older_than_opening(case: &Case<'_>, pid: u32) -> Option<bool> {
+    let opened = case.socket.opener.as_ref()?.at;
+    Some(BootTime(process(case, pid)?.started_ns?) + STARTED < opened)
 }
 
 /// Whether a process started when the last data had arrived, so that it can be there for the request.

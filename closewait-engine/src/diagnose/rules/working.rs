@@ -21,7 +21,8 @@ impl Rule for Working {
         &About {
             name: "working",
             when: "the socket is a server's; the number of threads that wait with a timeout has risen with the number of \
-                   sockets, by one for each",
+                   sockets, by one for each; stacks do not show that half as many have waited for a lock, or for a connection of a pool, \
+                   for 30 s or longer, with an oldest socket of 60 s or older",
             class: &[Class::Transient, Class::Unknown],
             certainty: &[
                 (
@@ -43,7 +44,9 @@ impl Rule for Working {
     fn check<'c>(&self, case: &'c Case<'_>) -> Option<Judgement<'c>> {
         let evidence = &case.group.evidence;
         let waits = evidence.waits.filter(|waits| waits.follows == Some(true))?;
-        if !case.is_server() {
+        // A thread that tries again and again to get a lock waits with a timeout, too.
+        let is_stuck = evidence.stops(case.group.count) && case.group.oldest >= super::SURE_AGE;
+        if !case.is_server() || is_stuck {
             return None;
         }
         let serves = evidence.progresses(case.now) == Some(true);
@@ -183,6 +186,21 @@ mod tests {
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         let judgement = scene.check(&Working).unwrap();
         assert_eq!((judgement.class, judgement.certainty), (Class::Transient, Certainty::Medium));
+    }
+
+    #[test]
+    fn threads_that_try_again_to_get_a_lock_do_not_work() {
+        let rule = |age, at_lines| {
+            let mut scene = Scene::server().of(9).aged(age);
+            let evidence = &mut scene.group.evidence;
+            evidence.waits = Some(Waits { threads: 9, limited: 9, follows: Some(true), ..Waits::default() });
+            evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
+            evidence.stacks =
+                Some(StackEvidence { threads: 9, at_lines, inside: at_lines, ..StackEvidence::default() });
+            scene.verdict().rule
+        };
+        assert_eq!((rule(59, 9), rule(60, 4)), ("working", "working"));
+        assert_eq!(rule(60, 9), "partly_blocked");
     }
 
     #[test]

@@ -26,7 +26,14 @@ fn child(fd: u32, parent: &str, child: &str) -> Scene {
 
 #[test]
 fn an_opener_that_has_closed_its_descriptor_is_certain() {
-    let judgement = opened_by(Scene::client(), 7, "oracle").check(&Inherited).unwrap();
+    let mut scene = opened_by(Scene::client(), 7, "oracle");
+    assert_eq!(certainty(&scene), Some(Certainty::Medium), "its start is unknown");
+    scene.processes = vec![process(42, "app", "/srv/app")];
+    let opened = scene.socket.opener.as_ref().unwrap().at;
+    scene.processes[0].started_ns = Some((opened - secs(1)).0);
+    assert_eq!(certainty(&scene), None, "no fork has given it a copy of a later connection");
+    scene.processes[0].started_ns = Some(opened.0);
+    let judgement = scene.check(&Inherited).unwrap();
     assert_eq!((judgement.class, judgement.certainty), (Class::Inherited, Certainty::High));
     assert!(judgement.text.starts_with("oracle[7] opened it and no longer has a descriptor"), "{}", judgement.text);
     assert_eq!(certainty(&opened_by(Scene::client(), 7, "app")), Some(Certainty::Medium), "a daemon");
@@ -152,7 +159,10 @@ fn workers_of_one_program_are_a_guess_for_clients_and_nothing_for_servers() {
 fn a_child_of_another_program_keeps_what_its_parent_accepted() {
     let scene = child(9, "/usr/sbin/httpd", "/usr/bin/sleep");
     assert_eq!(certainty(&scene), Some(Certainty::Low), "it may have got the connection to serve it");
-    let judgement = scene.replied(true).check(&Inherited).unwrap();
+    let mut scene = scene.replied(true);
+    assert_eq!(certainty(&scene), Some(Certainty::Medium), "it may have got the connection, and have answered itself");
+    scene.processes[0].started_ns = scene.socket.last_received.map(|at| at.0);
+    let judgement = scene.check(&Inherited).unwrap();
     assert_eq!(judgement.certainty, Certainty::High);
     assert!(
         judgement.text.contains("parent[7] listens") && judgement.text.contains("child[42], another"),
