@@ -1,6 +1,6 @@
 //! Text from untrusted sources, made harmless once, where it enters the model.
 
-use std::{cmp::Ordering, fmt, time::Duration};
+use std::{borrow::Cow, cmp::Ordering, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -82,11 +82,22 @@ impl Comm {
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
+
+    /// Returns the name for texts, with parentheses in place of brackets: the pid that follows is in brackets, and a name like `sshd[1]`
+    /// would pretend to be another process.
+    pub fn shown(&self) -> Cow<'_, str> {
+        let name = self.as_str();
+        if name.contains(['[', ']']) {
+            name.replace('[', "(").replace(']', ")").into()
+        } else {
+            name.into()
+        }
+    }
 }
 
 impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(&self.shown())
     }
 }
 
@@ -371,6 +382,13 @@ mod tests {
     #[test]
     fn a_plain_name_is_unchanged() {
         assert_eq!(Comm::from_kernel(b"nginx\0\0\0\0\0\0\0\0\0\0\0").as_str(), "nginx");
+    }
+
+    #[test]
+    fn no_name_pretends_to_be_another_process() {
+        let comm = Comm::from_name(b"sshd[1], a");
+        assert_eq!((comm.as_str(), comm.to_string().as_str()), ("sshd[1], a", "sshd(1), a"));
+        assert_eq!(format!("{:>9}", Comm::from_name(b"nginx")), "    nginx");
     }
 
     #[test]

@@ -76,7 +76,7 @@ const MIN_RATE: u64 = 256 * 1024;
 
 /// Version of the protocol: of queries, of the items of an answer and of their encoding. Raise it whenever one of
 /// them changes; a test of this module detects a change of the encoding.
-pub const PROTOCOL: u32 = 18;
+pub const PROTOCOL: u32 = 19;
 
 /// Line of a query.
 #[derive(Debug, Serialize, Deserialize)]

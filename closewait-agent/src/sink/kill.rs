@@ -1,6 +1,7 @@
 //! Output of `closewait kill`: the plan and its outcome.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt::Write as _,
     io::{self, Write as _},
@@ -123,9 +124,9 @@ pub fn outcome(done: &[(&Target, Done)], blind: Option<&str>, error_cause: Optio
 
 /// Writes which descriptors are still open, by process.
 fn descriptors(done: &[(&Target, Done)], blind: Option<&str>, to: &mut Vec<u8>) {
-    let mut open: BTreeMap<(u32, &str), Vec<u32>> = BTreeMap::new();
+    let mut open: BTreeMap<(u32, Cow<'_, str>), Vec<u32>> = BTreeMap::new();
     for owner in done.iter().filter_map(|(_, done)| done.open.as_deref()).flatten() {
-        open.entry((owner.task.pid, owner.task.comm.as_str())).or_default().push(owner.fd);
+        open.entry((owner.task.pid, owner.task.comm.shown())).or_default().push(owner.fd);
     }
     let count: usize = open.values().map(Vec::len).sum();
     match count {

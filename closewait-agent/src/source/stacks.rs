@@ -99,6 +99,11 @@ pub enum StacksError {
     /// The process has ended, or never existed.
     #[error("there is no process {0}\nhint: `closewait list` shows the owners of sockets")]
     NoProcess(u32),
+    /// The process has no memory of its own.
+    #[error(
+        "process {0} has no memory: it is a thread of the kernel, or ends\nhint: `closewait list` shows the owners of sockets"
+    )]
+    NoMemory(u32),
     /// The process may not be read.
     #[error(
         "the memory of process {pid} cannot be read\nhint: run as root, or with CAP_SYS_PTRACE; a security module can refuse it to root, too"
@@ -196,6 +201,9 @@ pub(super) fn read_copies(
 impl StacksError {
     fn of(pid: u32, source: io::Error) -> Self {
         match source {
+            gone if proc::is_gone(&gone) && proc::comm(&proc::folder(Path::new("/proc"), pid)).is_ok() => {
+                Self::NoMemory(pid)
+            }
             gone if proc::is_gone(&gone) => Self::NoProcess(pid),
             denied if proc::is_refused(&denied) => Self::Denied { pid, source: denied },
             source => Self::Unreadable { pid, source },

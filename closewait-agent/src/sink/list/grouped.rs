@@ -133,7 +133,7 @@ fn push_key(to: &mut String, group: &ListedGroup) -> usize {
 
 /// Adds `name[12]`. Returns the length of `[12]`.
 fn push_task(to: &mut String, task: &Task) -> usize {
-    to.push_str(task.comm.as_str());
+    to.push_str(&task.comm.shown());
     let before = to.len();
     to.push('[');
     push_number(to, task.pid.into());

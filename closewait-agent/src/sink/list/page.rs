@@ -1,6 +1,9 @@
 //! Text of `closewait list`: first the answer in one line, then rows, then causes, on one screen.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use super::{
     super::{
@@ -35,10 +38,7 @@ pub(super) fn write(listing: Listing<'_>, shape: &ListShape, to: &mut impl Write
     let table = table.filter(|table| table.len() > 0);
     let rows = table.as_ref().map_or(groups.len(), |table| table.len());
     if rows == 0 {
-        let why = match total {
-            0 => none(untracked, unseen.as_deref()).to_owned(),
-            others => format!("no socket matches; {others} without the filters"),
-        };
+        let why = no_row(total, untracked, unseen.as_deref());
         return lines(wrapped(&why).into_iter().chain(notes), to);
     }
     let head = wrapped(&headline(&summary.unwrap_or_default(), total));
@@ -94,6 +94,14 @@ fn sorted<'r>(report: &'r IncidentReport, shape: &ListShape) -> Vec<&'r Reported
     groups
 }
 
+/// Returns the reason why no row is shown, of `total` sockets without the filters.
+fn no_row(total: u64, untracked: u64, unseen: Option<&str>) -> Cow<'static, str> {
+    match total {
+        0 => none(untracked, unseen).into(),
+        others => format!("no socket matches; {others} without the filters").into(),
+    }
+}
+
 fn table_of_report(
     groups: &[&ReportedGroup],
     report: &IncidentReport,
@@ -105,7 +113,8 @@ fn table_of_report(
     let notes: Vec<String> =
         missing(*untracked, unseen.as_deref()).flat_map(|note| paragraph(wrapped(&note))).collect();
     if groups.is_empty() {
-        return lines(wrapped(none(*untracked, unseen.as_deref())).into_iter().chain(notes), to);
+        let why = no_row(report.totals.tracked, *untracked, unseen.as_deref());
+        return lines(wrapped(&why).into_iter().chain(notes), to);
     }
     let mut counts = UrgencyCounts { others: *more, ..UrgencyCounts::default() };
     groups.iter().for_each(|group| counts.add(group.pileup.urgency()));

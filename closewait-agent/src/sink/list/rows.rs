@@ -302,14 +302,14 @@ fn push_owner(to: &mut String, row: &Row<'_>, named: usize) -> (usize, usize) {
         (None, _) => to.push('?'),
         (Some([]), _) => to.push_str("no process"),
         (Some([first, others @ ..]), _) => {
-            to.push_str(first.task.comm.as_str());
+            to.push_str(&first.task.comm.shown());
             let name_ends = to.len();
             push_descriptor(to, first);
             let first_ends = to.len();
             let (named, counted) = others.split_at(others.len().min(named.saturating_sub(1)));
             for owner in named {
                 to.push_str(", ");
-                to.push_str(owner.task.comm.as_str());
+                to.push_str(&owner.task.comm.shown());
                 push_descriptor(to, owner);
             }
             if !counted.is_empty() {
@@ -338,7 +338,7 @@ fn push_listener(to: &mut String, row: &Row<'_>) -> (usize, usize) {
     let mut tail = 0;
     if let Some(owner) = listener.owners.first() {
         to.push_str(" by ");
-        to.push_str(owner.task.comm.as_str());
+        to.push_str(&owner.task.comm.shown());
         let before = to.len();
         to.push('[');
         push_number(to, owner.task.pid.into());

@@ -162,7 +162,7 @@ fn table(text: &str) -> &str {
 fn a_pipe_gets_everything() {
     let expected = r"AGE                     RECV-Q  SEND-Q  TIMER                  LOCAL                           REMOTE                                         OWNER                                                           WHERE                   VERDICT
 1m30s                        1       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 shop-api-worker1[1234567] fd 153, java[77] fd 3, java[78] fd 3  shop/shop-api-7d9f/api  hung high
-≥12m ≤3h               1234567       0                         [2001:db8:1234:5678::a1]:41234  [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9] fd 12                                                             pool medium
+≥12m ≤3h               1234567       0                         [2001:db8:1234:5678::a1]:41234  [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}(2J\u{202e}x[9] fd 12                                                             pool medium
 1m30s                        ?       0  keepalive,1min12sec,0  10.0.0.5:8080                   10.0.0.9:51234                                 never accepted by nginx[812] (backlog 65/64)                                            never_accepted fact
 gone: reset 3m12s ago        1       0                         10.0.0.5:8080                   10.0.0.9:40000                                 nginx[812] fd 7                                                                         unknown";
     assert_eq!(table(&TableFixture::new().shown(&ListRequest::default())), expected);
@@ -172,7 +172,7 @@ gone: reset 3m12s ago        1       0                         10.0.0.5:8080    
 fn a_screen_of_120_columns_loses_what_matters_least() {
     let expected = r"AGE                    REMOTE                                    OWNER                               VERDICT
 1m30s                  10.0.0.9:51234                            shop-api-worker1[1234567] fd 153…   hung high
-≥12m ≤3h               [2001:db8:ffff:5678:9a…0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9] fd 12         pool medium
+≥12m ≤3h               [2001:db8:ffff:5678:9a…0:1234:5678]:5432  \u{1b}(2J\u{202e}x[9] fd 12         pool medium
 1m30s                  10.0.0.9:51234                            never accepted by nginx[812]…       never_accepted fact
 gone: reset 3m12s ago  10.0.0.9:40000                            nginx[812] fd 7                     unknown";
     assert_eq!(table(&TableFixture::new().shown(&at_width(120))), expected);
@@ -182,7 +182,7 @@ gone: reset 3m12s ago  10.0.0.9:40000                            nginx[812] fd 7
 fn a_screen_of_80_columns_shortens_names_and_addresses_but_no_port() {
     let expected = r"AGE           REMOTE                 OWNER                       VERDICT
 1m30s         10.0.0.9:51234         shop-a…er1[1234567] fd 153  hung high
-≥12m ≤3h      [2001:db8:…5678]:5432  \u{1b}[2J\u…02e}x[9] fd 12  pool medium
+≥12m ≤3h      [2001:db8:…5678]:5432  \u{1b}(2J\u…02e}x[9] fd 12  pool medium
 1m30s         10.0.0.9:51234         never accepted… nginx[812]  never_accepted…
 gone: reset…  10.0.0.9:40000         nginx[812] fd 7             unknown";
     assert_eq!(table(&TableFixture::new().shown(&at_width(80))), expected);
@@ -320,7 +320,7 @@ fn untracked_sockets_are_reported() {
 #[test]
 fn groups_have_their_counts_shares_and_descriptors() {
     let expected = r"COUNT  OLDEST  MEDIAN  VERDICT             OWNER                      FDS
-    1  12m     12m     pool                \u{1b}[2J\u{202e}x[9]
+    1  12m     12m     pool                \u{1b}(2J\u{202e}x[9]
     1  1m30s   1m30s   never_accepted 50%  nginx[812]                 812 of 1024, 1 gone
     1  1m30s   1m30s   hung                java[77]
     1  1m30s   1m30s   hung                java[78]
@@ -328,7 +328,7 @@ fn groups_have_their_counts_shares_and_descriptors() {
 
 1 socket waits to be accepted by nginx[812] on *:8080 (backlog 65 of 64), oldest 1m30s
 1 socket of shop-api-worker1[1234567] waits for upstream [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432, oldest 1m30s
-1 socket of \u{1b}[2J\u{202e}x[9], pool (medium): this is why
+1 socket of \u{1b}(2J\u{202e}x[9], pool (medium): this is why
   next: do this
     this --now
 1 connection has ended but its descriptor is still open, in nginx[812]
@@ -350,14 +350,14 @@ fn listeners_peers_and_cgroups_are_groups_too() {
     let by = |by| world.shown(&ListRequest { by: Some(by), ..ListRequest::default() });
     let all = [GroupBy::Listener, GroupBy::Peer, GroupBy::Cgroup].map(|kind| table(&by(kind)).to_owned()).join("\n");
     let expected = r"COUNT  OLDEST  MEDIAN  VERDICT         LISTENER       OWNERS                         FDS
-    1  12m     12m     pool            no listener    \u{1b}[2J\u{202e}x[9]
+    1  12m     12m     pool            no listener    \u{1b}(2J\u{202e}x[9]
     1  1m30s   1m30s   hung 50%        10.0.0.5:8080  java[77], java[78] and 2 more  1 gone
     1  1m30s   1m30s   never_accepted  *:8080         nginx[812]                     812 of 1024
 COUNT  OLDEST  MEDIAN  VERDICT   PEER                                           OWNERS                         FDS
     2  1m30s   1m30s   hung 33%  10.0.0.9                                       java[77], java[78] and 2 more  1 gone
-    1  12m     12m     pool      [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}[2J\u{202e}x[9]
+    1  12m     12m     pool      [2001:db8:ffff:5678:9abc:def0:1234:5678]:5432  \u{1b}(2J\u{202e}x[9]
 COUNT  OLDEST  MEDIAN  VERDICT   CGROUP                  OWNERS                             FDS
-    2  12m     1m30s   pool 33%  ?                       \u{1b}[2J\u{202e}x[9], nginx[812]  1 gone
+    2  12m     1m30s   pool 33%  ?                       \u{1b}(2J\u{202e}x[9], nginx[812]  1 gone
     1  1m30s   1m30s   hung      shop/shop-api-7d9f/api  java[77], java[78] and 1 more";
     assert_eq!(all, expected);
 }

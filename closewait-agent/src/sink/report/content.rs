@@ -213,6 +213,7 @@ pub(super) fn amount((limit, used, most): (Limit, u64, u64)) -> String {
 fn in_use((limit, used, most): (Limit, u64, u64)) -> String {
     match limit {
         Limit::Descriptors | Limit::Connections => format!("{} are used", amount((limit, used, most))),
+        Limit::Backlog if used == 1 => format!("1 connection waits in a backlog of {most}"),
         Limit::Backlog => format!("{used} connections wait in a backlog of {most}"),
     }
 }
