@@ -87,11 +87,7 @@ impl Comm {
     /// would pretend to be another process.
     pub fn shown(&self) -> Cow<'_, str> {
         let name = self.as_str();
-        if name.contains(['[', ']']) {
-            name.replace('[', "(").replace(']', ")").into()
-        } else {
-            name.into()
-        }
+        if name.contains(['[', ']']) { name.replace('[', "(").replace(']', ")").into() } else { name.into() }
     }
 }
 

@@ -90,7 +90,12 @@ fn the_own_process_is_seen_whole() {
     let sampling = Sampling::begin(&[process::id()], clock::now());
     let began = sampling.began();
     let process = sampling.finish(began).pop().unwrap();
-    assert!(process.started_ns.is_some() && process.stack_start.is_some() && process.parent.is_some() && process.fds_open.is_some());
+    assert!(
+        process.started_ns.is_some()
+            && process.stack_start.is_some()
+            && process.parent.is_some()
+            && process.fds_open.is_some()
+    );
     let own = std::env::current_exe().unwrap();
     assert_eq!(process.exe.as_deref(), own.to_str());
     assert_eq!((process.runtime, process.cpu_permille), (None, None), "the time is too short for a share");
