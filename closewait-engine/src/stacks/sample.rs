@@ -19,7 +19,7 @@ use crate::{
 /// Maximum number of groups of a sample. A program whose threads all do something else has no line at which they block.
 const MAX_GROUPS: usize = 32;
 /// Age above which a text says how old a sample is, because it stands beside facts that are a few seconds old.
-const OLD: Duration = Duration::from_secs(30);
+const OLD: Duration = Duration::from_secs(10);
 /// Maximum number of frames of a group in a sample, from the innermost.
 const MAX_FRAMES: usize = 48;
 
@@ -191,8 +191,8 @@ mod tests {
         let sample = ProcessStacks::new(7, second(10), &stacks, Vec::new());
         let process = crate::testing::process("orders", 7, None);
         let text = |n| process.activity_beside(Some(&sample), second(n)).unwrap();
-        assert!(text(40).ends_with("in reserve (orders.py:5)"), "{}", text(40));
-        assert_eq!(text(90), text(40) + ", as of 1m20s ago");
+        assert!(text(20).ends_with("in reserve (orders.py:5)"), "{}", text(20));
+        assert_eq!(text(90), text(20) + ", as of 1m20s ago");
     }
 
     #[test]
