@@ -43,9 +43,9 @@ pub struct Process {
     /// Start time, nanoseconds since boot on `CLOCK_BOOTTIME`, to the tick of 10 ms (`do_task_stat`, fs/proc/array.c at
     /// v5.10).
     pub started_ns: Option<u64>,
-    /// Address at which the stack of its first thread began; `None` if the agent did not read it. See [`ProcessImage`].
+    /// Number of the program that it runs; `None` if the agent did not read it. See [`ProcessImage`].
     #[serde(default)]
-    pub stack_start: Option<u64>,
+    pub exec_id: Option<u64>,
     /// PID of the parent; `None` also if the parent is in another pid namespace.
     pub parent: Option<u32>,
     /// Path of the program file, with ` (deleted)` behind it if the file no longer exists.
@@ -108,7 +108,7 @@ impl Process {
             pid,
             comm,
             started_ns: None,
-            stack_start: None,
+            exec_id: None,
             parent: None,
             exe: None,
             runtime: None,

@@ -282,7 +282,7 @@ fn read_now<T>(pid: u32, limits: StackLimits, job: &ItemJob<T>) -> io::Result<(S
     let cpu_before = clock::thread_cpu();
     let stat = proc::stat(&proc::folder(Path::new("/proc"), pid))?;
     let comm = Comm::from_name(&stat.comm);
-    let image = Some(ProcessImage { started_ns: clock::of_proc(stat.started_ns).0, stack_start: stat.stack_start });
+    let image = Some(ProcessImage { started_ns: clock::of_proc(stat.started_ns).0, exec_id: stat.exec_id() });
     let end = ReadingEnd::of(limits);
     let threads = live::threads(pid, limits.threads, &|| end.may_go_on(job))?;
     // Threads that end meanwhile are not left out.

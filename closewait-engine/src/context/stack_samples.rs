@@ -231,9 +231,8 @@ mod tests {
 
     #[test]
     fn stacks_of_the_program_before_an_execve_say_nothing() {
-        let image = |stack_start| Some(ProcessImage { started_ns: 5, stack_start });
-        let process =
-            |stack_start| Process { started_ns: Some(5), stack_start, ..Process::unread(1, Comm::from_name(b"app")) };
+        let image = |exec_id| Some(ProcessImage { started_ns: 5, exec_id });
+        let process = |exec_id| Process { started_ns: Some(5), exec_id, ..Process::unread(1, Comm::from_name(b"app")) };
         let read = |at, start| sample(1, second(at), 1).of_image(image(start));
         let mut samples = StackSamples::default();
         samples.learn(read(100, Some(7)));

@@ -1,5 +1,10 @@
 //! Parsers for the texts of `/proc/PID`. No bytes make them panic.
 
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::LazyLock,
+};
+
 /// Ticks of `/proc` per second: `USER_HZ`, 100 on every architecture but alpha and ia64 (include/asm-generic/param.h
 /// at v5.10); programs get it as `AT_CLKTCK`.
 const USER_HZ: u64 = 100;
@@ -39,6 +44,15 @@ impl Stat {
         let stack_start = fields.nth(5).and_then(number).filter(|start| *start > 0);
         let cpu_ns = user.saturating_add(system).saturating_mul(TICK_NS);
         Some(Self { comm, state, parent, cpu_ns, started_ns: started.saturating_mul(TICK_NS), stack_start })
+    }
+}
+
+impl Stat {
+    /// Returns the number of the program that the process runs, see [`ProcessImage`](closewait_engine::process::ProcessImage). It is hashed
+    /// with a key of this agent: whoever reads an answer or a recording must not learn an address of another program's memory.
+    pub fn exec_id(&self) -> Option<u64> {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        self.stack_start.map(|start| KEY.hash_one(start))
     }
 }
 

@@ -95,7 +95,7 @@ impl ProcessRead {
         let stat = proc::stat(folder)?;
         self.process.comm = Comm::from_name(&stat.comm);
         self.process.started_ns = Some(clock::of_proc(stat.started_ns).0);
-        self.process.stack_start = stat.stack_start;
+        self.process.exec_id = stat.exec_id();
         self.process.parent = Some(stat.parent).filter(|parent| *parent > 0);
         self.read_facts(folder, job);
         job.put(Some(self.clone()));

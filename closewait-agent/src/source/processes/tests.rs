@@ -92,7 +92,7 @@ fn the_own_process_is_seen_whole() {
     let process = sampling.finish(began).pop().unwrap();
     assert!(
         process.started_ns.is_some()
-            && process.stack_start.is_some()
+            && process.exec_id.is_some()
             && process.parent.is_some()
             && process.fds_open.is_some()
     );
