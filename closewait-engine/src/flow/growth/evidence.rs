@@ -16,6 +16,7 @@ use crate::{
     model::{
         Certainty, Class, Evidence, Finding, Forecast, IncidentCourse, IncidentId, LastDiagnosis, Limit, Milestone,
         MilestoneKind, Moment, Onset, Output, Pileup, PileupEnd, ResolvedIncident, Shape, Since, Slope, SocketKey,
+        Verdict,
     },
     process::Process,
     snapshot::metrics::service_of,
@@ -270,9 +271,18 @@ impl Engine {
         let forecasts = growing.filter_map(|used| course?.forecast(used, now));
         let forecast = connections.filter(|used| used.used >= used.most).map(Used::reached);
         let forecast = forecast.or_else(|| forecasts.min_by_key(|forecast| forecast.left));
+        let is_undecided = |verdict: &Verdict| {
+            matches!(verdict.class, Class::Transient | Class::Unknown) && verdict.certainty == Certainty::Low
+        };
         let (judged, proxy_peer) = grouping.judge(oldest, origins, |_, _| true);
-        let undecided = matches!(judged.class, Class::Transient | Class::Unknown) && judged.certainty == Certainty::Low;
-        let grows = course.filter(|course| undecided && matches!(course.shape, Shape::Linear | Shape::Accelerating));
+        // An accepted one of which nothing is known does not stand for the others, most of which no program accepts.
+        let unaccepted_one = grown.iter().find(|one| one.socket().accepted == Some(false));
+        let judged = match unaccepted_one.filter(|_| waits && is_undecided(&judged)) {
+            Some(one) => grouping.judge(*one, grouping.origins(&one.socket()), |_, _| true).0,
+            None => judged,
+        };
+        let grows = course
+            .filter(|course| is_undecided(&judged) && matches!(course.shape, Shape::Linear | Shape::Accelerating));
         // A close in another state, as of a program that closes first, shows as well that the program closes.
         let closes = match flow_key {
             FlowKey::Port(netns, port) => self.host_context.closes(netns, port, now).and_then(|closes| closes.last),

@@ -205,6 +205,18 @@ fn the_report_has_the_time_since_which_no_socket_is_accepted() {
 }
 
 #[test]
+fn a_few_accepted_sockets_do_not_stand_for_many_that_are_not() {
+    let class = |accepted_until| {
+        let mut lives = hang(45_000);
+        for life in &mut lives {
+            life.socket.accepted = Some(life.enters < accepted_until);
+        }
+        play(&lives, 45_000).only().1.verdict.class
+    };
+    assert_eq!((class(30_200), class(45_000)), (Class::NeverAccepted, Class::Unknown));
+}
+
+#[test]
 fn an_incident_ends_once_and_is_reported_again_only_when_it_has_doubled() {
     let mut lives = hang(90_000);
     for life in &mut lives {
