@@ -77,8 +77,17 @@ impl Engine {
             SocketEvent::Pass { key, entered, at, ref socket, how, ref closer, fd_open, wrote, ended } => {
                 let passed = self.tracker.pass(key, entered, at, socket);
                 if passed.is_none() || self.config.events == Events::All {
+                    // A later socket at its address, which a scan has found already. The record of an entry has no inode, by which they differ.
+                    let is_followed =
+                        self.tracker.get(key).is_some_and(|later| later.differs(socket) && later.seen() >= at);
                     let (enter, leave) = event.clone().split();
-                    enter.iter().chain([&leave]).for_each(|event| self.socket_changed(event));
+                    match enter {
+                        Some(SocketEvent::Enter { socket, .. }) if is_followed => {
+                            self.entry_reported(key, entered, &socket)
+                        }
+                        enter => enter.iter().for_each(|enter| self.socket_changed(enter)),
+                    }
+                    self.socket_changed(&leave);
                     return;
                 }
                 self.entry_happened(key, entered, socket);
@@ -173,13 +182,18 @@ impl Engine {
     }
 
     fn entered(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
+        self.entry_reported(key, at, socket);
+        if let Some(missed) = self.tracker.enter(key, at, socket) {
+            self.missed_exit(at, missed);
+        }
+    }
+
+    /// Takes in an entry with its finding, except for the tracked socket.
+    fn entry_reported(&mut self, key: SocketKey, at: BootTime, socket: &Socket) {
         if self.config.events == Events::All {
             self.find(Finding::Enter { at, socket: socket.clone() });
         }
         self.entry_happened(key, at, socket);
-        if let Some(missed) = self.tracker.enter(key, at, socket) {
-            self.missed_exit(at, missed);
-        }
     }
 
     /// Takes in an entry, except for the tracked socket.

@@ -203,8 +203,9 @@ fn an_agent_ends_while_a_peek_waits_for_the_lock_of_a_socket() {
     pair.client.write_all(GET).expect("write");
     // Dropped first, also after a failure: until then the close of the socket would wait.
     let Some(late) = LatePage::new() else { return };
-    let sending = late.send_on(&pair.server);
+    // While the lock is taken, the FIN would only wait, too.
     pair.fin();
+    let sending = late.send_on(&pair.server);
     let waits = || {
         let threads = fs::read_dir(format!("/proc/{helper}/task")).into_iter().flatten().flatten();
         let stacks = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stack")).ok());

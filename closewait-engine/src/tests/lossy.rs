@@ -476,3 +476,12 @@ proptest! {
         world.settle();
     }
 }
+
+#[test]
+fn a_socket_whose_entry_was_missed_has_no_time_of_an_earlier_one() {
+    let mut world = World::new(false, true);
+    let enter = |fate| Step::Enter { slot: 1, ends: 1, netns: 1, fate };
+    let leave = Step::Leave { slot: 1, fate: Fate::Written };
+    [enter(Fate::Written), leave, enter(Fate::Skipped), Step::Restart].into_iter().for_each(|step| world.step(step));
+    world.settle();
+}
