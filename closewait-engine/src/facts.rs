@@ -75,24 +75,33 @@ impl Engine {
                 self.left(&exit, None);
             }
             SocketEvent::Pass { key, entered, at, ref socket, how, ref closer, fd_open, wrote, ended } => {
+                let exit = ExitFacts {
+                    key,
+                    at,
+                    entered: Some(entered),
+                    socket,
+                    how,
+                    closer: closer.as_ref(),
+                    fd_open,
+                    wrote,
+                    ended,
+                };
                 let passed = self.tracker.pass(key, entered, at, socket);
                 if passed.is_none() || self.config.events == Events::All {
                     // A later socket at its address, which a scan has found already. The record of an entry has no inode, by which they differ.
                     let is_followed =
                         self.tracker.get(key).is_some_and(|later| later.differs(socket) && later.seen() >= at);
-                    let (enter, leave) = event.clone().split();
-                    match enter {
-                        Some(SocketEvent::Enter { socket, .. }) if is_followed => {
-                            self.entry_reported(key, entered, &socket)
-                        }
-                        enter => enter.iter().for_each(|enter| self.socket_changed(enter)),
+                    let entry = socket.at_entry();
+                    if is_followed {
+                        self.entry_reported(key, entered, &entry);
+                    } else {
+                        self.entered(key, entered, &entry);
                     }
-                    self.socket_changed(&leave);
-                    return;
+                    self.left(&exit, None);
+                } else {
+                    self.entry_happened(key, entered, socket);
+                    self.left(&exit, passed);
                 }
-                self.entry_happened(key, entered, socket);
-                let (closer, entered) = (closer.as_ref(), Some(entered));
-                self.left(&ExitFacts { key, at, entered, socket, how, closer, fd_open, wrote, ended }, passed);
             }
         }
     }

@@ -45,9 +45,7 @@ impl Stat {
         let cpu_ns = user.saturating_add(system).saturating_mul(TICK_NS);
         Some(Self { comm, state, parent, cpu_ns, started_ns: started.saturating_mul(TICK_NS), stack_start })
     }
-}
 
-impl Stat {
     /// Returns the number of the program that the process runs, see [`ProcessImage`](closewait_engine::process::ProcessImage). It is hashed
     /// with a key of this agent: whoever reads an answer or a recording must not learn an address of another program's memory.
     pub fn exec_id(&self) -> Option<u64> {

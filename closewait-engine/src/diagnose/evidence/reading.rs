@@ -1,6 +1,5 @@
 //! Counter-evidence: evidence against blaming a program, and whether the agent could read it.
 
-use super::Waits;
 use crate::diagnose::Case;
 
 /// Kind of evidence against blaming a program. A rule that blames declares which kinds it checks.
@@ -129,10 +128,9 @@ impl CounterEvidence {
             Self::Sending => {
                 EvidenceReading::of(case.socket.send_queue_bytes.map(|_read| evidence.sending * 2 > case.group.count))
             }
-            Self::Threads => {
-                let work = |waits: Waits| waits.follows == Some(true) && !evidence.stops(case.group.count);
-                EvidenceReading::of(evidence.waits.map(work))
-            }
+            Self::Threads => EvidenceReading::of(
+                evidence.waits.map(|waits| waits.follows == Some(true) && !evidence.stops(case.group.count)),
+            ),
         }
     }
 }

@@ -276,8 +276,8 @@ impl Engine {
         };
         let (judged, proxy_peer) = grouping.judge(oldest, origins, |_, _| true);
         // An accepted one of which nothing is known does not stand for the others, most of which no program accepts.
-        let unaccepted_one = grown.iter().find(|one| one.socket().accepted == Some(false));
-        let judged = match unaccepted_one.filter(|_| waits && is_undecided(&judged)) {
+        let find_unaccepted = || grown.iter().find(|one| one.accepted() == Some(false));
+        let judged = match (waits && is_undecided(&judged)).then(find_unaccepted).flatten() {
             Some(one) => grouping.judge(*one, grouping.origins(&one.socket()), |_, _| true).0,
             None => judged,
         };
