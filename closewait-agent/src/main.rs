@@ -1,6 +1,6 @@
 //! The `closewait` command: parse, run, exit code.
 
-use std::{env, io, process::ExitCode};
+use std::{env, process::ExitCode};
 
 use closewait::{
     cli::{self, Command},
@@ -27,17 +27,12 @@ fn main() -> ExitCode {
             cmd::run(&command, configuration)
         }
         Err(ParseError::Config(error)) => cmd::misconfigured(&error),
+        Err(ParseError::Usage(help)) if !help.use_stderr() => cmd::help(&help),
         Err(ParseError::Usage(mut error)) => {
             config::hide_secrets(&mut error);
-            if error.use_stderr() {
-                logging::print(&error.render().to_string());
-            } else {
-                // Help and version are requested output; they go to standard output, and a reader that has gone is no
-                // failure.
-                let _gone: io::Result<()> = error.print();
-            }
+            logging::print(&error.render().to_string());
             // A monitoring system would take the exit code for a state.
-            if error.use_stderr() && is_check {
+            if is_check {
                 ExitCode::from(cmd::check::misused(&error))
             } else {
                 ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

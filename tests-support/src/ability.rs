@@ -33,9 +33,6 @@ pub enum Ability {
     Memcg,
     /// The kernel shows the number of instructions that the verifier processed (`verified_insns` in fdinfo).
     VerifiedCount,
-    /// execve(2) closes descriptors before it takes the lock that reads of the process wait for. Observed on 7.3.4;
-    /// 6.18 closes them after (`begin_new_exec` in fs/exec.c).
-    ClosesUnlocked,
     /// `wchan` has the function of the kernel in which a thread waits. On x86_64 it needed frame pointers, which kernels that unwind
     /// with ORC have none of, until 5.16 (`get_wchan` in arch/x86/kernel/process.c; 0 was observed on 5.10).
     WaitChannels,
@@ -54,13 +51,10 @@ pub fn can(ability: Ability) -> bool {
         Ability::VerifiedCount | Ability::WaitChannels => (5, 16),
         Ability::Legs => (6, 1),
         Ability::FdCount => (6, 2),
-        Ability::ClosesUnlocked => (7, 0),
     };
     let has_types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    let needs_types = !matches!(
-        ability,
-        Ability::Memcg | Ability::FdCount | Ability::ClosesUnlocked | Ability::VerifiedCount | Ability::WaitChannels
-    );
+    let needs_types =
+        !matches!(ability, Ability::Memcg | Ability::FdCount | Ability::VerifiedCount | Ability::WaitChannels);
     (has_types || !needs_types) && version() >= since
 }
 

@@ -98,6 +98,17 @@ pub fn run(command: &Command, configuration: Option<Configuration>) -> ExitCode 
             )
         }),
     });
+    ended(result)
+}
+
+/// Prints a help text or the version, which the user has asked for. Returns the exit code.
+pub fn help(text: &clap::Error) -> ExitCode {
+    // clap writes colors only to a terminal.
+    ended(text.print().context(NOT_WRITTEN).map(|()| 0))
+}
+
+/// Logs the error of a command. Returns the exit code; a reader that has gone is no failure.
+fn ended(result: anyhow::Result<u8>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -179,10 +190,13 @@ fn sink(shape: OutputArgs, events: EventsArg, style: TextStyle) -> Box<dyn Sink>
     }
 }
 
+/// Context of an error of standard output.
+const NOT_WRITTEN: &str = "writing standard output failed";
+
 /// Writes an answer to standard output.
 fn print(answer: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout();
-    stdout.write_all(answer).and_then(|()| stdout.flush()).context("writing standard output failed")
+    stdout.write_all(answer).and_then(|()| stdout.flush()).context(NOT_WRITTEN)
 }
 
 impl From<OutputFormat> for Form {

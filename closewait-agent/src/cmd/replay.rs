@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{color, sink};
+use super::{NOT_WRITTEN, color, sink};
 use crate::{
     cli::{self, EventsArg, Speed},
     clock::{self, TimeAnchor},
@@ -36,7 +36,7 @@ pub(super) fn replay(args: &cli::ReplayArgs) -> anyhow::Result<()> {
     let mut lines = ReplayedLines::new(sink, io::stdout().lock());
     let played = play(&mut source, args.speed, &mut lines);
     // Shows what was played before a failure, too.
-    lines.end().context("writing standard output failed")?;
+    lines.end().context(NOT_WRITTEN)?;
     report_end(played.with_context(|| format!("playing {shown} failed"))?, &args.file);
     Ok(())
 }
@@ -70,7 +70,7 @@ fn play(
             Item::Time(now) => {
                 lines.is_muted = shown_from.is_some_and(|from| player.anchor().wall(*now) < from);
                 if let Some(due) = pace.due(*now) {
-                    lines.flush().context("writing standard output failed")?;
+                    lines.flush().context(NOT_WRITTEN)?;
                     thread::sleep(due.since(clock::now()));
                 }
             }

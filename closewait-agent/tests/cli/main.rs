@@ -4,6 +4,7 @@
 
 use std::{
     fmt::Write as _,
+    fs::File,
     process::{Command, Stdio},
 };
 
@@ -121,6 +122,18 @@ fn help_is_as_written() {
     assert_data_eq!(transcript("closewait completions --help"), file!["help-completions.txt"]);
     let config = "closewait config --help\nclosewait config check --help\nclosewait config show --help";
     assert_data_eq!(transcript(config), file!["help-config.txt"]);
+}
+
+#[test]
+fn a_help_text_that_cannot_be_written_is_an_error() {
+    for argument in ["--help", "--version"] {
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_closewait"));
+        let output = command.arg(argument).stdin(Stdio::null()).stdout(full).output().expect("closewait");
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(error.contains("writing standard output failed: No space left on device"), "{argument}: {error}");
+        assert_eq!(output.status.code(), Some(1), "{argument}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Process;
-use crate::{model::Pileup, workload::Workload};
+use crate::{model::Pileup, text::Comm, workload::Workload};
 
 /// Length of a shortened id of a container or pod, as in `docker ps`.
 const SHORT_ID: usize = 12;
@@ -15,7 +15,7 @@ pub struct Service<'a> {
     /// Unit, container or pod.
     pub workload: Option<&'a Workload>,
     /// Name and pid of the process.
-    pub owner: Option<(&'a str, u32)>,
+    pub owner: Option<(&'a Comm, u32)>,
     /// Telling word of the command line of the process.
     pub script: Option<&'a str>,
 }
@@ -57,16 +57,16 @@ impl Service<'_> {
 
     /// Returns the parts of the name of a process in a container or pod of which only the id is known.
     fn in_unnamed<'n>(&'n self, id: &'n str) -> Vec<&'n str> {
-        let program = self.script.or(self.owner.map(|(comm, _)| comm));
+        let program = self.script.or(self.owner.map(|(comm, _)| comm.as_str()));
         [id.get(..SHORT_ID).or(Some(id)), program].into_iter().flatten().collect()
     }
 
     fn of_process(&self, with_pid: bool) -> Option<String> {
         let (comm, pid) = self.owner?;
-        let mut name = comm.to_owned();
+        let mut name = comm.to_string();
         // Writing to a String cannot fail.
         let _infallible: std::fmt::Result = if with_pid { write!(name, "[{pid}]") } else { Ok(()) };
-        if let Some(script) = self.script.filter(|script| *script != comm) {
+        if let Some(script) = self.script.filter(|script| *script != comm.as_str()) {
             name.push(' ');
             name.push_str(script);
         }
@@ -84,7 +84,7 @@ impl Pileup {
         let workload = self.evidence.workload.as_deref();
         Service {
             workload: process.and_then(Process::known_workload).or(workload),
-            owner: owner.map(|(comm, pid)| (comm.as_str(), pid)),
+            owner,
             script: process.and_then(|process| process.script.as_deref()),
         }
     }
@@ -103,7 +103,8 @@ mod tests {
 
     fn names(path: &str, script: Option<&str>) -> [Option<String>; 2] {
         let workload = Workload::parse(path);
-        let service = Service { workload: Some(&workload), owner: Some(("python3", 12782)), script };
+        let comm = Comm::from_name(b"python3");
+        let service = Service { workload: Some(&workload), owner: Some((&comm, 12782)), script };
         [service.name(), service.label()]
     }
 
@@ -138,6 +139,14 @@ mod tests {
         assert_eq!(name(&workload).as_deref(), Some("shop/web-7d4"));
         workload.pod.as_mut().unwrap().container_name = Some("api".to_owned());
         assert_eq!(name(&workload).as_deref(), Some("shop/web-7d4/api"));
+    }
+
+    #[test]
+    fn no_process_pretends_to_be_another() {
+        let comm = Comm::from_name(b"sshd[1]");
+        let service = Service { owner: Some((&comm, 12782)), ..Service::default() };
+        assert_eq!(service.name().as_deref(), Some("sshd(1)[12782]"));
+        assert_eq!(service.label().as_deref(), Some("sshd(1)"));
     }
 
     #[test]

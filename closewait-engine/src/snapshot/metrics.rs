@@ -233,7 +233,7 @@ pub(crate) fn service_of(one: SocketView<'_>, host_context: &HostContext) -> Opt
     let of_process = process.and_then(|process| process.workload.as_deref()).filter(|workload| !workload.is_root());
     let service = Service {
         workload: of_process.or_else(|| host_context.workload(&socket, owners)),
-        owner: owner.map(|owner| (owner.task.comm.as_str(), owner.task.pid)),
+        owner: owner.map(|owner| (&owner.task.comm, owner.task.pid)),
         script: process.and_then(|process| process.script.as_deref()),
     };
     service.label()

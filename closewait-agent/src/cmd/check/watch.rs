@@ -283,7 +283,7 @@ fn add(groups: &mut Groups, owner: &Task, script: Option<&str>, socket: &Socket,
     }
     let (pid, place, _fate) = key.clone();
     let name = || {
-        Service { workload: None, owner: Some((owner.comm.as_str(), owner.pid)), script }
+        Service { workload: None, owner: Some((&owner.comm, owner.pid)), script }
             .process()
             .unwrap_or_else(|| pid.to_string())
     };

@@ -8,7 +8,10 @@ use std::{
 use anyhow::Context as _;
 use thiserror::Error;
 
-use super::{super::color, answer, filter, height, warn_of_missing, width};
+use super::{
+    super::{NOT_WRITTEN, color},
+    answer, filter, height, warn_of_missing, width,
+};
 use crate::{
     cli::{self, GroupByArg, SortArg},
     sink::{
@@ -118,7 +121,7 @@ impl ListRequest {
                 }
                 render(listing, &shape, &mut to)
             };
-            written.and_then(|()| to.flush()).context("writing standard output failed")
+            written.and_then(|()| to.flush()).context(NOT_WRITTEN)
         })
     }
 

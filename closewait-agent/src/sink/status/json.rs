@@ -182,7 +182,7 @@ impl<'a> StatusGroupObject<'a> {
             state: incident.map(|incident| incident.state.name()),
             severity: pileup.severity().name(),
             service: service.label(),
-            owner: service.owner.map(|(comm, pid)| TaskObject { pid, comm }),
+            owner: service.owner.map(|(comm, pid)| TaskObject { pid, comm: comm.as_str() }),
             script: service.script,
             summary: pileup.summary(),
             group: group.into(),
