@@ -11,7 +11,7 @@ use super::{
     lock_owner::LockOwner,
     origin::{FrameOrigin, within_c_library},
     own_loop::waits_in_own_loop,
-    waits::{CodeWait, wait_of, waits_for_monitor},
+    waits::{CodeWait, wait_within, waits_for_monitor},
 };
 use crate::{
     text::{count, harmless_field},
@@ -274,8 +274,7 @@ pub(super) fn group(stack: &CodeStack) -> StackGroup {
     let inner = &stack.frames[..application.unwrap_or(stack.frames.len())];
     // A place without a name helps nobody, and those outside it are not where the thread waits.
     let place = application.filter(|at| stack.frames.get(*at).is_some_and(|frame| frame.function.is_some()));
-    // The outermost of these functions says what the application has asked for.
-    let wait = inner.iter().rev().find_map(|frame| wait_of(frame, language));
+    let wait = wait_within(inner, language);
     let work = match (idle(stack), wait) {
         (Some(work), _) => ThreadWork::Idle(work),
         // Also in `Object.wait`, which takes the lock again before it returns.

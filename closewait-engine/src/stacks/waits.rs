@@ -120,6 +120,9 @@ const PYTHON: &[(&str, CodeWait)] = &[
     ("selectors.py:select", CodeWait::Events),
     ("socket.py:readinto", CodeWait::Receive),
     ("socket.py:create_connection", CodeWait::Connect),
+    ("connection.py:create_connection", CodeWait::Connect),
+    ("connection.py:_connect", CodeWait::Connect),
+    ("__init__.py:connect", CodeWait::Connect),
     ("socket.py:getaddrinfo", CodeWait::Resolve),
     ("socket.py:accept", CodeWait::Accept),
     ("ssl.py:read", CodeWait::Receive),
@@ -250,6 +253,20 @@ pub(super) fn wait_of(frame: &CodeFrame, language: CodeLanguage) -> Option<CodeW
     find(&name).or_else(|| other_name().and_then(find))
 }
 
+/// Returns what a thread waits for in these functions, the innermost first, which an application has called: what the outermost says.
+/// A pool that has no idle connection opens one; then the thread waits for that one, and not for one of the pool.
+pub(super) fn wait_within(frames: &[CodeFrame], language: CodeLanguage) -> Option<CodeWait> {
+    let mut outermost_first = frames.iter().rev().filter_map(|frame| wait_of(frame, language));
+    let asked = outermost_first.next()?;
+    let opening = |wait| match wait {
+        CodeWait::Connect | CodeWait::Resolve | CodeWait::Receive | CodeWait::Read | CodeWait::Send => Some(wait),
+        // A driver without its own functions for it, as psycopg.
+        CodeWait::Events => Some(CodeWait::Connect),
+        _ => None,
+    };
+    Some(if asked == CodeWait::Pool { outermost_first.find_map(opening).unwrap_or(asked) } else { asked })
+}
+
 /// Whether a thread of Java or Ruby waits for a monitor: the function that enters it (`synchronized`) has no frame of its own
 /// (`java.lang.Thread.State`). In Ruby, the function that enters it also calls the block in it.
 pub(super) fn waits_for_monitor(stack: &CodeStack) -> bool {
@@ -291,6 +308,28 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn a_pool_that_opens_a_connection_does_not_wait_for_an_idle_one() {
+        let within = |places: &[&str]| {
+            let frame = |place: &&str| {
+                let (file, function) = place.split_once(' ').expect("a function");
+                CodeFrame { function: Some(function.into()), file: Some(file.into()), ..CodeFrame::default() }
+            };
+            wait_within(&places.iter().map(frame).collect::<Vec<_>>(), CodeLanguage::Python)
+        };
+        let (wait, get) = ("threading.py Condition.wait", "queue.py Queue.get");
+        let (redis, sqlalchemy) = ("connection.py ConnectionPool.get_connection", "impl.py QueuePool._do_get");
+        assert_eq!(within(&[wait, get, sqlalchemy]), Some(CodeWait::Pool));
+        assert_eq!(within(&[wait, get]), Some(CodeWait::Signal));
+        assert_eq!(within(&["connection.py Connection._connect", redis]), Some(CodeWait::Connect));
+        assert_eq!(
+            within(&["selectors.py EpollSelector.select", "waiting.py wait_conn", sqlalchemy]),
+            Some(CodeWait::Connect)
+        );
+        assert_eq!(within(&["ssl.py SSLSocket.do_handshake", redis]), Some(CodeWait::Receive));
+        assert_eq!(within(&["socket.py getaddrinfo", redis]), Some(CodeWait::Resolve));
     }
 
     #[test]
