@@ -104,7 +104,7 @@ pub(crate) struct Facts<'a> {
 pub struct Selection<'a> {
     /// Time of the selection.
     pub now: BootTime,
-    /// Number of all sockets, including those that do not match the filter.
+    /// Number of all sockets in CLOSE_WAIT, including those that do not match the filter.
     pub total: usize,
     /// Number of further sockets that were dropped because a limit was reached.
     pub untracked: u64,
@@ -150,7 +150,7 @@ impl<'a> Selection<'a> {
         gone.sort_by_key(|one| (one.gone.at, one.socket.local, one.socket.remote));
         Self {
             now,
-            total: tracker.len() + lingering.len(),
+            total: tracker.len(),
             untracked: tracker.untracked(),
             unseen: None,
             processes: host_context.processes(),

@@ -23,14 +23,14 @@ fn header(at: BootTime, total: u64) -> AnswerHeader {
     AnswerHeader { version, at, anchor, total, untracked: 0, unseen: None }
 }
 
-/// Returns the items of an answer with this content of the rows of `view`, in one frame; `total` sockets without a
+/// Returns the items of an answer with this content of the rows of `view`, in one frame; `total` sockets in CLOSE_WAIT without a
 /// filter.
 fn encoded(view: &View<'_>, total: Option<usize>, content: ListContent) -> Vec<u8> {
     let mut frame = ItemFrame::default();
     let header = AnswerHeader {
         untracked: view.untracked,
         unseen: view.unseen.map(str::to_owned),
-        ..header(view.now, total.unwrap_or(view.rows.len()) as u64)
+        ..header(view.now, total.unwrap_or_else(|| view.rows.iter().filter(|row| row.gone.is_none()).count()) as u64)
     };
     let mut add = |item: AnswerItem<'_>| frame.add(&item);
     add(AnswerItem::Header(header)).unwrap();

@@ -148,7 +148,7 @@ fn headline(summary: &ListSummary, total: u64) -> String {
         (0, _) => "no socket in CLOSE_WAIT".to_owned(),
         _ => format!("{} in CLOSE_WAIT", count(*sockets, "socket")),
     };
-    if sockets + gone < total {
+    if *sockets < total {
         text.push_str(&format!(" (of {total} without the filters)"));
     }
     if groups.total() > 0 {
