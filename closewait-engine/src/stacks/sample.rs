@@ -165,10 +165,17 @@ impl ProcessStacks {
         let weighed = || of_application().filter_map(|group| Some((weight(group)?, group)));
         let largest = |kind: u8| weighed().filter(|((of, _), _)| *of == kind).max_by_key(|((_, count), _)| *count);
         let largest = |kind| largest(kind).map(|(_, group)| group);
-        match (largest(2), largest(1)) {
+        let is_many = |one: &StackGroup, other: &StackGroup| u64::from(one.count) > u64::from(other.count) * MANY_TIMES;
+        let sleeps = |group: &StackGroup| group.work == ThreadWork::Waits(CodeWait::Sleep);
+        let chosen = match (largest(2), largest(1)) {
             // One thread that reads from a client says nothing about many that wait elsewhere.
-            (Some(own), Some(others)) if u64::from(others.count) > u64::from(own.count) * MANY_TIMES => Some(others),
-            (own, others) => own.or(others).or_else(|| largest(0)),
+            (Some(own), Some(others)) if is_many(others, own) => Some(others),
+            (own, others) => own.or(others),
+        };
+        match (chosen, largest(0)) {
+            // Nor does one that sleeps, as a timer of the program does.
+            (Some(sleeper), Some(workers)) if sleeps(sleeper) && is_many(workers, sleeper) => Some(workers),
+            (chosen, workers) => chosen.or(workers),
         }
     }
 }
@@ -250,6 +257,19 @@ mod tests {
         assert_eq!(headline(&put, 2), "2 threads wait for room in a queue in enqueue (ingest.py:13)");
         assert_eq!(headline(&wait, 5), "5 threads wait for another thread in result (ingest.py:22)");
         assert_eq!(headline(&wait, 4), "1 thread waits for data from a connection in reader (ingest.py:40)");
+    }
+
+    #[test]
+    fn many_workers_say_more_than_one_thread_that_sleeps() {
+        let pause = ("sleep", "/usr/lib/python3.11/asyncio/tasks.py", 665);
+        let (timer, queued) = (("flush", "/srv/timer.py", 9), ("handle", "/srv/pool.py", 9));
+        let headline = |workers: u32| {
+            let mut stacks: Vec<_> = (1..=workers).map(|tid| stack(tid, &[WAIT, queued])).collect();
+            stacks.push(stack(99, &[pause, timer]));
+            ProcessStacks::new(7, second(0), &stacks, Vec::new()).headline().unwrap()
+        };
+        assert_eq!(headline(5), "5 threads wait for another thread in handle (pool.py:9)");
+        assert_eq!(headline(4), "1 thread waits for a period of time in flush (timer.py:9)");
     }
 
     #[test]
