@@ -1,6 +1,7 @@
 //! Sockets by flow and group, before rules judge them.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, HashMap, btree_map::Entry},
     time::Duration,
 };
@@ -40,7 +41,8 @@ type MembersOf<'a, T> = (Vec<GroupMember<'a>>, T);
 
 /// Sockets of a flow by owner, and facts about all of them.
 struct FlowGroups<'a, T> {
-    sockets: FlowSockets,
+    /// Computed when they are first needed: most flows of a host with many are not judged.
+    facts: OnceCell<FlowSockets>,
     groups: BTreeMap<GroupOwner, MembersOf<'a, T>>,
     /// Sockets of groups over the limit.
     ungrouped: Vec<GroupMember<'a>>,
@@ -48,13 +50,14 @@ struct FlowGroups<'a, T> {
 
 impl<T> Default for FlowGroups<'_, T> {
     fn default() -> Self {
-        Self { sockets: FlowSockets::default(), groups: BTreeMap::new(), ungrouped: Vec::new() }
+        Self { facts: OnceCell::new(), groups: BTreeMap::new(), ungrouped: Vec::new() }
     }
 }
 
 /// All tracked sockets, by flow and group. `T` is what the caller computes about a group.
 pub(crate) struct SortedMembers<'a, T> {
     flows: HashMap<FlowKey, FlowGroups<'a, T>, KeyedState>,
+    now: BootTime,
     /// With `joins`, a socket that is newer than the last scan belongs to the only owner of its port.
     joins: bool,
     clients: BTreeMap<GroupOwner, OwnerClients>,
@@ -73,11 +76,6 @@ impl<'a, T: Default> SortedMembers<'a, T> {
         for tracked in sockets {
             let (owner, flow_key) = keys.group(tracked);
             let flow = flows.entry(flow_key).or_default();
-            if owner == GroupOwner::Backlog {
-                let age = tracked.dwell(now).at_least();
-                flow.sockets.oldest_unaccepted = flow.sockets.oldest_unaccepted.max(Some(age));
-            }
-            flow.sockets.entries.push(tracked.latest());
             match flow.groups.entry(owner) {
                 Entry::Occupied(mut group) => group.get_mut().0.push(tracked),
                 Entry::Vacant(none) if groups < MAX_GROUPS => {
@@ -90,7 +88,6 @@ impl<'a, T: Default> SortedMembers<'a, T> {
         let mut clients = BTreeMap::<GroupOwner, ClientEntries>::new();
         // In any order: no flow depends on another, and the sums and bounds of owners do not depend on it.
         for (flow_key, flow) in &mut flows {
-            flow.sockets.entries.sort_unstable();
             if joins {
                 flow.join_sole_owner(*flow_key);
             }
@@ -99,7 +96,7 @@ impl<'a, T: Default> SortedMembers<'a, T> {
             }
         }
         let clients = clients.into_iter().map(|(owner, entries)| (owner, entries.into())).collect();
-        Self { flows, joins, clients }
+        Self { flows, now, joins, clients }
     }
 
     /// Returns the number of groups.
@@ -119,15 +116,12 @@ impl<'a, T: Default> SortedMembers<'a, T> {
     pub(crate) fn flows(&self) -> impl Iterator<Item = (FlowKey, impl Iterator<Item = GroupMember<'a>>)> {
         #[expect(clippy::disallowed_methods, reason = "callers sort them")]
         let flows = self.flows.iter();
-        flows.map(|(flow_key, flow)| {
-            let grouped = flow.groups.values().flat_map(|(members, _)| members);
-            (*flow_key, grouped.chain(&flow.ungrouped).copied())
-        })
+        flows.map(|(flow_key, flow)| (*flow_key, flow.iter()))
     }
 
     /// Returns facts about all sockets of a flow.
     pub(crate) fn of_flow(&self, key: FlowKey) -> &FlowSockets {
-        self.flows.get(&key).map_or(&NO_SOCKETS, |flow| &flow.sockets)
+        self.flows.get(&key).map_or(&NO_SOCKETS, |flow| flow.facts.get_or_init(|| flow.facts(self.now)))
     }
 
     /// Returns the connections in CLOSE_WAIT that an owner opened.
@@ -143,6 +137,25 @@ impl<'a, T: Default> SortedMembers<'a, T> {
         }
         let sole_owner = self.flows.get(&flow_key).and_then(|flow| flow.sole_owner(flow_key));
         (sole_owner.unwrap_or(owner), flow_key)
+    }
+}
+
+impl<'a, T> FlowGroups<'a, T> {
+    /// Returns the sockets, in no order.
+    fn iter(&self) -> impl Iterator<Item = GroupMember<'a>> {
+        self.groups.values().flat_map(|(members, _)| members).chain(&self.ungrouped).copied()
+    }
+
+    fn facts(&self, now: BootTime) -> FlowSockets {
+        let mut facts = FlowSockets::default();
+        for one in self.iter() {
+            facts.entries.push(one.latest());
+            if one.accepted() == Some(false) {
+                facts.oldest_unaccepted = facts.oldest_unaccepted.max(Some(one.dwell(now).at_least()));
+            }
+        }
+        facts.entries.sort_unstable();
+        facts
     }
 }
 

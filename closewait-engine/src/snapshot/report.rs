@@ -1,6 +1,6 @@
 //! Report of all groups at one time.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use super::{
     query::{EVERYTHING, Filter, ReportContent},
@@ -32,24 +32,22 @@ impl Engine {
     /// forecasts are those of the whole port or remote endpoint.
     pub fn report_of(&self, now: BootTime, filter: &Filter, content: ReportContent) -> IncidentReport {
         let grouping = self.grouping(now);
-        let members = if filter.is_empty() {
-            self.members_in(&grouping, |_flow_key| true)
-        } else {
-            let fitting = self.unclosed().filter(|one| self.fits(*one, filter, &grouping, now));
-            self.members_of(fitting, |_flow_key| true)
-        };
-        let growth = |flow_key: &FlowKey| self.flows.as_ref()?.growth(*flow_key);
-        let mut flows: Vec<_> = members.iter().collect();
-        let all = flows.len();
-        if all > MAX_RANKED_GROUPS {
-            flows.sort_by_key(|(flow_key, members)| (growth(flow_key).is_none(), Reverse(members.len()), **flow_key));
-            flows.truncate(MAX_RANKED_GROUPS);
-        }
         let in_close_wait =
             |members: &Members<'_>| members.iter().filter(|one| one.exit().is_none() && one.latest() <= now).count();
-        let mut matching: usize = if filter.is_empty() { 0 } else { members.values().map(in_close_wait).sum() };
+        let (members, all, mut matching) = if filter.is_empty() {
+            let sizes = self.sizes_in(&grouping);
+            let judged = self.most_important(sizes.iter().map(|(flow_key, size)| (*flow_key, *size)));
+            (self.members_in(&grouping, |flow_key| judged.contains(&flow_key)), sizes.len(), 0)
+        } else {
+            let fitting = self.unclosed().filter(|one| self.fits(*one, filter, &grouping, now));
+            let mut members = self.members_of(fitting, |_flow_key| true);
+            let (all, matching) = (members.len(), members.values().map(in_close_wait).sum());
+            let judged = self.most_important(members.iter().map(|(flow_key, members)| (*flow_key, members.len())));
+            members.retain(|flow_key, _| judged.contains(flow_key));
+            (members, all, matching)
+        };
         let (mut ranked, mut others) = (Vec::new(), 0);
-        for (flow_key, members) in flows {
+        for (flow_key, members) in &members {
             let oldest_first = members.oldest_first(now);
             let Some(pileup) = self.pileup(*flow_key, &oldest_first, &grouping, now) else {
                 others += 1;
@@ -96,6 +94,17 @@ impl Engine {
             groups: ranked.into_iter().map(|(_, group)| group).collect(),
             resolved,
         }
+    }
+
+    /// Returns the [`MAX_RANKED_GROUPS`] of these flows, each with its number of sockets, that a report judges.
+    fn most_important(&self, sizes: impl Iterator<Item = (FlowKey, usize)>) -> BTreeSet<FlowKey> {
+        let grows = |flow_key: &FlowKey| self.flows.as_ref().is_some_and(|flows| flows.growth(*flow_key).is_some());
+        let mut flows: Vec<_> = sizes.collect();
+        if flows.len() > MAX_RANKED_GROUPS {
+            flows.sort_by_key(|(flow_key, size)| (Reverse(grows(flow_key)), Reverse(*size), *flow_key));
+            flows.truncate(MAX_RANKED_GROUPS);
+        }
+        flows.into_iter().map(|(flow_key, _)| flow_key).collect()
     }
 
     /// Whether the facts about a socket match a filter at `now`.

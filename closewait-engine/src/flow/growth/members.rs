@@ -92,4 +92,13 @@ impl Engine {
         }
         members
     }
+
+    /// Returns the number of sockets of each flow of `grouping`.
+    pub(crate) fn sizes_in(&self, grouping: &Grouping<'_>) -> BTreeMap<FlowKey, usize> {
+        let mut sizes = BTreeMap::new();
+        for (flow_key, sockets) in grouping.flows() {
+            *sizes.entry(self.counted_as(flow_key)).or_default() += sockets.count();
+        }
+        sizes
+    }
 }
