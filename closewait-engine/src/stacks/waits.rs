@@ -262,7 +262,16 @@ pub(super) fn wait_within(frames: &[CodeFrame], language: CodeLanguage) -> Optio
         CodeWait::Connect | CodeWait::Resolve | CodeWait::Receive | CodeWait::Read | CodeWait::Send => Some(wait),
         // A driver without its own functions for it, as psycopg.
         CodeWait::Events => Some(CodeWait::Connect),
-        _ => None,
+        CodeWait::Lock
+        | CodeWait::Interpreter
+        | CodeWait::Room
+        | CodeWait::Signal
+        | CodeWait::Pool
+        | CodeWait::Accept
+        | CodeWait::Sleep
+        | CodeWait::Join
+        | CodeWait::Process
+        | CodeWait::File => None,
     };
     Some(if asked == CodeWait::Pool { outermost_first.find_map(opening).unwrap_or(asked) } else { asked })
 }
