@@ -61,9 +61,13 @@ fn a_plan_says_what_would_happen_and_touches_nothing() {
 fn a_socket_of_any_family_is_destroyed_and_its_descriptor_stays() {
     let ns = Namespace::inhabited();
     let both_families = ns.listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0));
-    let mapped = ns.pair_at(&both_families, SocketAddr::new(V4.ip(), both_families.local_addr().unwrap().port()));
-    mapped.fin();
-    for mut pair in [ns.waiting(V4).0, ns.waiting(V6).0, mapped] {
+    let mapped = SocketAddr::new(V4.ip(), both_families.local_addr().unwrap().port());
+    let of_each_family: [&dyn Fn() -> Pair; 3] =
+        [&|| ns.pair(V4), &|| ns.pair(V6), &|| ns.pair_at(&both_families, mapped)];
+    for pair in of_each_family {
+        let mut pair = pair();
+        // Just before: after some seconds a peer that can still read is half-closed, and refused.
+        pair.fin();
         let bystander = ns.waiting(V4).0;
         let object = the_only(&finish(&mut kill(&pair.id, &["--yes", "--output", "json"])), &pair.id);
         assert_eq!((&object["plan"], &object["result"]), (&"kill".into(), &"destroyed".into()), "{object}");

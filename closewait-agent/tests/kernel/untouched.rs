@@ -236,6 +236,14 @@ fn counter(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
+/// Forbids huge pages to this process and to those that it starts: khugepaged marks the pages that it joins as written
+/// (`collapse_huge_page`, mm/khugepaged.c at v6.18).
+fn forbid_huge_pages() {
+    // SAFETY: takes numbers only.
+    let set = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    assert_eq!(set, 0, "prctl: {}", io::Error::last_os_error());
+}
+
 /// Folder that is removed with its content.
 struct OwnFolder(PathBuf);
 
@@ -267,6 +275,7 @@ fn read_all(targets: &[Target], folder: &Path) {
 
 #[test]
 fn no_reader_of_stacks_stops_signals_wakes_or_changes_a_process() {
+    forbid_huge_pages();
     let folder = OwnFolder(std::env::temp_dir().join(format!("closewait-untouched-{}", process::id())));
     fs::create_dir(&folder.0).expect("a folder");
     let ns = Namespace::new();
