@@ -26,7 +26,7 @@ pub(crate) fn count(workspace: &Workspace, program: &Path, arguments: &[String])
     let arch = Arch::X86_64;
     let kernel = Kernel::matrix(arch).last().context("the matrix has no kernel; this is a bug")?;
     // The part of a name keeps unit tests out of the build: none of the tests is run.
-    let parts = Parts::prepare(workspace, arch, &[kernel], vec!["none"])?;
+    let parts = Parts::prepare(workspace, arch, &[kernel], ("--test", vec!["none"]))?;
     let append = format!("{COMMAND_LINE} {COUNTING}");
     let guest = Guest { append: &append, silence: SILENCE, ..parts.guest(kernel, "counted")? };
     let tree = guest.tree()?;

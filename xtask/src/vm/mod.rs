@@ -126,7 +126,8 @@ struct Parts<'a> {
     programs: Programs,
     arch: Arch,
     dir: PathBuf,
-    /// Parts of the names of the tests to run, all if there are none.
+    /// Option that chose the tests to run, and parts of their names; all tests if there are none.
+    chosen_by: &'static str,
     wanted: Vec<&'a str>,
 }
 
@@ -134,11 +135,11 @@ struct Parts<'a> {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let arch = options.arch.map_or_else(Arch::of_this_machine, Ok)?;
     let kernels = Kernel::choose(arch, &options.versions)?;
-    let wanted = match options.brief {
-        true => OF_THE_KERNEL.to_vec(),
-        false => options.test.iter().map(String::as_str).collect(),
+    let chosen = match options.brief {
+        true => ("--brief", OF_THE_KERNEL.to_vec()),
+        false => ("--test", options.test.iter().map(String::as_str).collect()),
     };
-    let parts = Parts::prepare(workspace, arch, &kernels, wanted)?;
+    let parts = Parts::prepare(workspace, arch, &kernels, chosen)?;
     if options.no_run {
         return Ok(());
     }
@@ -228,7 +229,12 @@ fn build(workspace: &Workspace, arch: Arch, all: bool) -> Result<GuestBinaries> 
 
 impl<'w> Parts<'w> {
     /// Downloads and builds what guests with these kernels need.
-    fn prepare(workspace: &Workspace, arch: Arch, kernels: &[&Kernel], wanted: Vec<&'w str>) -> Result<Self> {
+    fn prepare(
+        workspace: &Workspace,
+        arch: Arch,
+        kernels: &[&Kernel],
+        (chosen_by, wanted): (&'static str, Vec<&'w str>),
+    ) -> Result<Self> {
         let dir = workspace.target.join("vm").join(arch.name());
         fs::create_dir_all(&dir)?;
         root::install(workspace, packages(arch))?;
@@ -236,7 +242,7 @@ impl<'w> Parts<'w> {
         kernels::download(&dir.join("kernels"), &work, arch, kernels)?;
         let programs = Programs::find(&dir.join("programs"), &work, arch)?;
         let binaries = build(workspace, arch, wanted.is_empty())?;
-        Ok(Self { binaries, programs, arch, dir, wanted })
+        Ok(Self { binaries, programs, arch, dir, chosen_by, wanted })
     }
 
     fn kernels(&self) -> PathBuf {
@@ -269,7 +275,7 @@ impl<'w> Parts<'w> {
         }
         let mut row = Row::read(case.kernel, case.hidden_btf, &boot.lines, boot.took);
         // Without BTF the same tests are run either way.
-        row.brief = !self.wanted.is_empty() && !case.hidden_btf;
+        row.chosen_by = (!self.wanted.is_empty() && !case.hidden_btf).then_some(self.chosen_by);
         row.trouble.extend(boot.trouble);
         for line in row.to_show(&boot.lines, LAST_LINES) {
             println!("{name} | {line}");

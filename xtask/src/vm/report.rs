@@ -53,8 +53,8 @@ pub(super) struct Row {
     /// The version of the matrix, and what the kernel calls itself once it runs.
     name: String,
     hidden_btf: bool,
-    /// Whether only the tests of `--brief` were run.
-    pub(super) brief: bool,
+    /// Option that chose the tests that were run; `None` if all were.
+    pub(super) chosen_by: Option<&'static str>,
     /// Whether the kernel has CVE-2026-74714. `None`: its version is unknown.
     broken_iterator: Option<bool>,
     can: BTreeMap<String, String>,
@@ -168,8 +168,8 @@ impl Row {
         let Some(summary) = &self.summary else { return "NOT FINISHED".to_owned() };
         let ignored = if summary.ignored > 0 { format!(", {} ignored", summary.ignored) } else { String::new() };
         let unit_tests = self.unit_tests.map(|count| format!(", {count} unit tests")).unwrap_or_default();
-        let brief = if self.brief { " by `--brief`" } else { "" };
-        format!("{} run{brief}, {} failed{ignored}{unit_tests}", summary.run(), summary.failed)
+        let chosen = self.chosen_by.map(|option| format!(" by `{option}`")).unwrap_or_default();
+        format!("{} run{chosen}, {} failed{ignored}{unit_tests}", summary.run(), summary.failed)
     }
 
     /// The cells of the table.
@@ -308,7 +308,7 @@ mod tests {
         let hidden = Row { hidden_btf: true, ..of("5.10.0-46") };
         let all = Table(vec![of("5.10.0-46"), of("7.3.4+deb13"), hidden]);
         let before = page(&all, &PAGE.replace("{aarch64}", "no table"), false);
-        let brief = Table(vec![Row { brief: true, ..of("7.3.5") }, of("6.1.0-9")]);
+        let brief = Table(vec![Row { chosen_by: Some("--brief"), ..of("7.3.5") }, of("6.1.0-9")]);
         let after = page(&brief, &before, true);
         let rows = |page: &str| -> Vec<String> {
             let cells = page.lines().filter(|line| line.ends_with(" failed |")).map(|line| line.split(" | "));
