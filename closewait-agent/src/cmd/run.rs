@@ -315,7 +315,9 @@ fn control(path: &Path, lines: usize, degraded: &mut Vec<String>) -> Option<Cont
             let warnings = control.warnings().to_vec();
             (Some(control), warnings)
         }
-        Err(error) => (None, vec![format!("control socket unavailable: {}; {}", error.problem(), error.hint())]),
+        Err(error) => {
+            (None, vec![format!("this agent runs without a control socket: {}; {}", error.problem(), error.hint())])
+        }
     };
     for what in &warnings {
         log::warn!("{what}");

@@ -117,11 +117,11 @@ fn what_is_no_socket_of_an_agent_stays_and_the_agent_watches_all_the_same() {
         let before = fs::symlink_metadata(&path).expect("what was made");
         let agent = Agent::start(&["--socket", &path]);
         let said = degraded(&agent);
-        assert!(said.len() == 1 && said[0].starts_with("control socket unavailable: "), "{said:?}");
+        assert!(said.len() == 1 && said[0].starts_with("this agent runs without a control socket: "), "{said:?}");
         assert!(said[0].contains(what) && said[0].contains("give a --socket of its own"), "{said:?}");
         let ended = agent.stop();
         ended.totals();
-        assert!(ended.stderr.contains("control socket unavailable"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("runs without a control socket"), "{}", ended.stderr);
         let after = fs::symlink_metadata(&path).expect("what was made is still there");
         assert_eq!((before.ino(), before.mode(), before.len()), (after.ino(), after.mode(), after.len()), "{what}");
         if before.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }.expect("the end of it");

@@ -189,6 +189,10 @@ impl FoldedText {
             lines.push_str(&self.cause(text));
         }
         if has_command {
+            if let Some(what) = &explained(pileup) {
+                lines.push('\n');
+                lines.push_str(&style.wrap(&format!("next: {what}"), INDENT, INDENT).join("\n"));
+            }
             lines.push('\n');
             lines.push_str(&command(&next, style.socket()));
         }
@@ -229,6 +233,13 @@ impl FoldedText {
 
 fn key(socket: &Socket) -> (Option<u32>, Endpoint, Endpoint) {
     (socket.netns, socket.local, socket.remote)
+}
+
+/// Returns what the command of the next step does, if that is not only to show what closewait knows: it may stop the program for a moment.
+fn explained(pileup: &Pileup) -> Option<&str> {
+    let next = &pileup.verdict.next;
+    let acts = |command: &str| !command.starts_with("closewait ") || command.contains(" --jvm");
+    next.command.as_deref().filter(|command| acts(command)).map(|_| next.text.as_str())
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::{
         fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, RawFd},
         unix::net::UnixStream,
     },
-    ptr, thread,
+    ptr,
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -21,7 +23,7 @@ use rustix::{
 use crate::{
     clock::{patience, poll_until},
     net::{Namespace, V4},
-    socket::check,
+    socket::{check, connect_from},
 };
 
 /// Number of descriptors of the server: its limit comes near during the test, and is not reached.
@@ -41,10 +43,15 @@ const CONTROL: RawFd = 1;
 /// First descriptor of a connection in the child. Lower ones look as if another program had handed them over.
 const CONNECTIONS: RawFd = 4;
 
+/// First port of the clients, below those that the kernel chooses. Each has its own: one that is used again would end the connection of the
+/// client before it, which the server still has.
+const FIRST_PORT: u16 = 20_000;
+
 /// Child process with a listener. It answers each request at once, or keeps each connection without reading it.
 pub(super) struct Server {
     pid: libc::pid_t,
     control: UnixStream,
+    next_port: AtomicU16,
     pub(super) address: SocketAddr,
 }
 
@@ -61,7 +68,7 @@ impl Server {
             unsafe { serve(descriptors) };
         }
         check(pid, "fork");
-        Self { pid, control, address }
+        Self { pid, control, next_port: AtomicU16::new(FIRST_PORT), address }
     }
 
     /// Makes the server keep each further connection without reading it.
@@ -83,7 +90,8 @@ impl Server {
         ns.run(|| {
             let mut unanswered = Vec::new();
             for _ in 0..requests {
-                let mut client = TcpStream::connect(self.address).expect("a connection");
+                let port = self.next_port.fetch_add(1, Ordering::Relaxed);
+                let mut client = connect_from(SocketAddr::new(V4.ip(), port), self.address);
                 client.write_all(b"?").expect("write");
                 client.set_nonblocking(true).expect("O_NONBLOCK");
                 unanswered.push(client);

@@ -75,7 +75,7 @@ impl Rule for Pool {
             (
                 if most(clients.responses) { Certainty::Low } else { Certainty::Medium },
                 format!(
-                    "{remote} closed {} of them within 1.5s, as in a restart, or of connections that are all idle for too long",
+                    "{remote} closed {} of them within 1.5s, as a restart does, or a limit on the time without requests",
                     clients.same_moment
                 ),
             )

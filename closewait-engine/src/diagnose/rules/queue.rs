@@ -68,7 +68,8 @@ impl Rule for Queue {
             Explanation {
                 text: format!(
                     "{early}{connections} of {owner} to other programs {wait} for an answer, and the {count} may wait for that, \
-                     as in a queue or a tunnel",
+                     as in a queue or a tunnel.{doing}",
+                    doing = text::doing(case),
                     early =
                         if class == Class::Hung { super::early(case, Certainty::Low, "hung") } else { String::new() },
                     connections = text::count(waiting, "connection"),
