@@ -9,10 +9,11 @@ use closewait_common::histogram::BUCKETS;
 use closewait_engine::{
     Config, Engine,
     model::{
-        Counters, ExitCause, InspectionEnd, InspectionFact, Observation, Output, RefreshEnd, ScanEnd, ScanFact,
-        SocketEvent, SocketKey,
+        Certainty, Class, Counters, ExitCause, InspectionEnd, InspectionFact, Observation, Output, RefreshEnd, ScanEnd,
+        ScanFact, SocketEvent, SocketKey,
     },
-    testing::{owner, process, socket_on_port},
+    process::NextStep,
+    testing::{owner, pileup, process, socket_on_port},
 };
 
 use super::*;
@@ -208,6 +209,21 @@ fn suggested_commands_ask_the_same_agent() {
         let commands: Vec<_> = text.lines().filter(|line| line.starts_with("    closewait list ")).collect();
         assert!(!commands.is_empty(), "{text}");
         assert!(commands.iter().all(|command| command.ends_with(" --socket /tmp/a.sock")), "{text}");
+    }
+}
+
+#[test]
+fn a_command_that_may_act_on_the_program_is_explained() {
+    let explanation = |command: Option<&str>| {
+        let mut pileup = pileup(Class::Hung, Certainty::High, 9);
+        pileup.verdict.next = NextStep { text: "pauses it".to_owned(), command: command.map(str::to_owned) };
+        explained(&pileup).map(str::to_owned)
+    };
+    for command in ["kill -USR1 7", "gdb -p 7", "closewait stacks 7 --jvm"] {
+        assert_eq!(explanation(Some(command)).as_deref(), Some("pauses it"), "{command}");
+    }
+    for command in [Some("closewait stacks 7"), Some("closewait list --pid 7"), None] {
+        assert_eq!(explanation(command), None, "{command:?}");
     }
 }
 
