@@ -396,8 +396,18 @@ pub enum TracepointArg {
     Classic,
 }
 
+/// Reads the number of a process.
+fn pid(text: &str) -> Result<u32, String> {
+    let pid = text.parse().ok().filter(|pid| *pid > 0);
+    pid.ok_or_else(|| "write the number of a process (PID), as pgrep shows it".to_owned())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write 500ms, 30s, 5m or 1h"))
+    humantime::parse_duration(text).map_err(|error| {
+        // Its own examples come after a comma.
+        let error = error.to_string();
+        format!("{}; write 500ms, 30s, 5m or 1h", error.split(',').next().unwrap_or(&error))
+    })
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

@@ -7,14 +7,14 @@ use std::{
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
-use super::duration;
+use super::{duration, pid};
 use closewait_engine::{model::Class, snapshot::query::Peer};
 
 /// Filters that select sockets.
 #[derive(Clone, Debug, Args)]
 pub struct Filters {
     /// Owned by this process, or not accepted yet from its listener
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = pid)]
     pub pid: Vec<u32>,
     /// With this local or remote port
     #[arg(long, value_name = "PORT", value_delimiter = ',')]

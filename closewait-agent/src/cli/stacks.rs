@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::OutputArgs;
+use super::{OutputArgs, pid};
 
 /// `closewait stacks`.
 #[derive(Clone, Debug, Args)]
@@ -11,7 +11,7 @@ pub struct StacksArgs {
     #[command(flatten)]
     pub shape: OutputArgs,
     /// Process whose threads are shown
-    #[arg(value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_name = "PID", value_parser = pid)]
     pub pid: u32,
     /// Have a Java virtual machine (HotSpot) dump its threads: it gets SIGQUIT at the first time, listens at a socket in its /tmp from
     /// then on, and stops its threads for the moment of the dump

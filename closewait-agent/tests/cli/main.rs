@@ -34,6 +34,9 @@ closewait run --connection-limit 8080
 closewait run --hook kprobe
 closewait list --verdict stuck
 closewait list --peer example.org
+closewait list --pid orders.py
+closewait list --older-than 1
+closewait stacks 0
 closewait list --port 70000
 closewait list --by port
 closewait list --cgroup a,
