@@ -10,7 +10,8 @@
 //! | normal: the program needs no attention | `info` |
 //!
 //! A level group is stuck if it is `hung`, `leak` or `never_accepted`, or if it is an incident and `inherited`, or a proxy whose
-//! backend is stuck; undecided if it is `unknown`, or `transient` with certainty low; and else normal. A growing
+//! backend is stuck; undecided if it is `unknown`, `transient` with certainty low, or `never_accepted` with sockets that are all younger
+//! than 1 s, as in the backlog of every busy server; and else normal. A growing
 //! group is normal only as `pool`, `half_close` or `transient` with certainty medium or higher, and while no limit is within an hour. A
 //! process without free descriptors makes a group urgent only if the group grows or holds a quarter of them.
 
@@ -189,14 +190,15 @@ impl Pileup {
         match self.verdict.class {
             Class::Unknown => true,
             Class::Transient => self.verdict.certainty == Certainty::Low,
-            Class::Hung
-            | Class::Leak
-            | Class::NeverAccepted
-            | Class::Pool
-            | Class::HalfClose
-            | Class::Inherited
-            | Class::ProxyWait => false,
+            Class::NeverAccepted => self.is_young(),
+            Class::Hung | Class::Leak | Class::Pool | Class::HalfClose | Class::Inherited | Class::ProxyWait => false,
         }
+    }
+
+    /// Whether all sockets are younger than 1 s, the first bound of [`AGE_BOUNDS`](crate::model::AGE_BOUNDS).
+    fn is_young(&self) -> bool {
+        let [young, older @ ..] = &self.evidence.ages;
+        *young > 0 && older.iter().all(|number| *number == 0)
     }
 
     fn severity_without_limit(&self) -> Severity {
@@ -275,6 +277,19 @@ mod tests {
         }
         let urgencies: Vec<_> = order.iter().map(|(pileup, _)| pileup.urgency()).collect();
         assert!(urgencies.is_sorted_by(|one, next| one < next), "{urgencies:#?}");
+    }
+
+    #[test]
+    fn a_young_backlog_needs_no_attention_yet() {
+        let severity = |younger, older, backlog| {
+            let mut pileup = pileup(Class::NeverAccepted, Certainty::Fact, 5);
+            [pileup.evidence.ages[0], pileup.evidence.ages[1]] = [younger, older];
+            (pileup.evidence.backlog, pileup.evidence.unaccepted) = (Some((backlog, 128)), 5);
+            pileup.severity()
+        };
+        assert_eq!(severity(5, 0, 5), Severity::Info);
+        assert_eq!(severity(4, 1, 5), Severity::Error);
+        assert_eq!(severity(5, 0, 129), Severity::Critical, "it is full");
     }
 
     #[test]
