@@ -126,8 +126,9 @@ struct Parts<'a> {
     programs: Programs,
     arch: Arch,
     dir: PathBuf,
-    /// Option that chose the tests to run, and parts of their names; all tests if there are none.
+    /// Option that chose `wanted`.
     chosen_by: &'static str,
+    /// Parts of the names of the tests to run, all if there are none.
     wanted: Vec<&'a str>,
 }
 
