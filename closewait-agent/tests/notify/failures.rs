@@ -1,10 +1,12 @@
 //! Services that refuse, fail, hang and redirect, and settings that are wrong.
 
 use std::{
-    fs::{self, Permissions},
-    io::{BufRead as _, BufReader},
+    fs::{self, File, Permissions},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -99,17 +101,35 @@ fn a_hook_ends_before_the_agent_ends_it() {
 
 #[test]
 fn a_try_that_is_given_up_does_not_crash_the_hook_at_its_end() {
-    // While a try reads the certificates of the authorities, its time ends: some of these limits hit that moment.
-    let mut given_up = 0;
-    for run in 0..60 {
-        let mut hook = Hook::new("pagerduty", "https://pagerduty.invalid");
-        hook.set("CLOSEWAIT_TIMEOUT_SECONDS", &format!("{}", 0.05 + f64::from(run) * 0.002));
-        hook.set("https_proxy", "http://127.0.0.1:9");
-        let ran = hook.run(&incident());
-        assert_eq!(ran.code, Some(75), "{ran:?}");
-        given_up += u32::from(ran.log.contains("no answer within"));
+    let mut hook = Hook::new("pagerduty", "https://pagerduty.invalid");
+    hook.set("https_proxy", "http://127.0.0.1:9");
+    hook.set("CLOSEWAIT_TIMEOUT_SECONDS", "2");
+    // The file with the certificates of the authorities has no end: the time ends while the try reads it.
+    let (certificate, endless) = (hook.path("certificate.pem"), hook.path("endless.pem"));
+    make_certificate("127.0.0.1", &certificate, &hook.path("key.pem"));
+    assert!(Command::new("mkfifo").arg(&endless).status().expect("mkfifo").success());
+    hook.set("SSL_CERT_FILE", endless.to_str().expect("UTF-8"));
+    let text = &fs::read(&certificate).expect("a certificate");
+    for _ in 0..3 {
+        // A reader, so that the writer waits for none and ends with the run, whether or not the hook opens the file.
+        let reader = File::options().read(true).write(true).open(&endless).expect("a pipe");
+        let mut pipe = File::options().write(true).open(&endless).expect("a pipe");
+        thread::scope(|threads| {
+            let writer = threads.spawn(move || {
+                let mut written = 0;
+                while pipe.write_all(text).is_ok() {
+                    written += 1;
+                    thread::sleep(Duration::from_micros(100));
+                }
+                written
+            });
+            let ran = hook.run(&incident());
+            drop(reader);
+            assert_eq!(ran.code, Some(75), "{ran:?}");
+            assert!(ran.log.contains("no answer within"), "{ran:?}");
+            assert!(writer.join().expect("a writer") > 100, "the hook read few certificates");
+        });
     }
-    assert!(given_up > 0, "no run was given up while it tried");
 }
 
 #[test]
@@ -235,20 +255,25 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 ";
 
+/// Writes a certificate for an address that is its own authority, and its key.
+fn make_certificate(address: &str, certificate: &Path, key: &Path) {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"])
+        .args(["-addext", &format!("subjectAltName=IP:{address}"), "-keyout"])
+        .arg(key)
+        .arg("-out")
+        .arg(certificate)
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{made:?}");
+}
+
 #[test]
 fn a_certificate_and_its_name_are_verified() {
     let mut hook = Hook::new("pagerduty", "http://127.0.0.1:9");
     for (name, trusted, code) in [("127.0.0.1", true, 0), ("127.0.0.1", false, 78), ("127.0.0.2", true, 78)] {
         let (certificate, key) = (hook.path("certificate.pem"), hook.path("key.pem"));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"])
-            .args(["-addext", &format!("subjectAltName=IP:{name}"), "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .expect("openssl");
-        assert!(made.status.success(), "{made:?}");
+        make_certificate(name, &certificate, &key);
         let mut server = Command::new("/usr/bin/python3");
         server.args(["-c", TLS_SERVER]).args([&certificate, &key]).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut server = server.spawn().expect("python3");
