@@ -379,5 +379,7 @@ fn after_a_kill_each_segment_and_the_readable_part_of_the_last_one_are_played() 
     let both = folder.play("replay", &arguments);
     assert!(both.stderr.contains(&format!("closewait-{newest:010}.segment is cut")), "{}", both.stderr);
     let starts = events(&both.stdout).iter().filter(|event| event["event"] == "start").count();
-    assert_eq!(starts, 2);
+    // That of the first agent is in the oldest segment of all.
+    let has_first = folder.all().first().is_some_and(|path| number(path) == 1);
+    assert_eq!(starts, if has_first { 2 } else { 1 });
 }
