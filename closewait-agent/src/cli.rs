@@ -312,14 +312,18 @@ pub struct ReportArgs {
     pub asked: AgentArgs,
 }
 
+/// Name of the value of `closewait explain`. Completions have all values of an argument with this name.
+pub const EXPLAINED: &str = "CLASS|RULE|COLUMN|WORD";
+
 /// `closewait explain`.
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
     /// Format and color.
     #[command(flatten)]
     pub shape: OutputArgs,
-    /// Class or rule of a verdict, such as hung or blocked, or a word of the output, such as stuck; without it, list all of them
-    #[arg(value_name = "CLASS|RULE|WORD")]
+    /// Class or rule of a verdict, such as hung or blocked, a column, such as RECV-Q, or a word of the output, such as stuck; without it,
+    /// list all of them
+    #[arg(value_name = EXPLAINED)]
     pub name: Option<String>,
 }
 

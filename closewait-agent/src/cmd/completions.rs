@@ -5,7 +5,7 @@ use clap_complete::{Generator, aot, generate};
 
 use super::print;
 use crate::{
-    cli::{Cli, CompletionsArgs, ShellArg},
+    cli::{Cli, CompletionsArgs, EXPLAINED, ShellArg},
     sink::explain::Topics,
 };
 use closewait_engine::model::Class;
@@ -76,7 +76,7 @@ fn with_values_everywhere(command: Command) -> Command {
 fn with_values(arg: Arg) -> Arg {
     match arg.get_value_names() {
         Some([name]) if name == "CLASS" => arg.value_parser(PossibleValuesParser::new(Class::ALL.map(Class::name))),
-        Some([name]) if name == "CLASS|RULE|WORD" => {
+        Some([name]) if name == EXPLAINED => {
             let mut names: Vec<_> = Topics::names().collect();
             names.sort_unstable();
             names.dedup();

@@ -19,8 +19,8 @@ const MAX_SIMILAR: usize = 3;
 /// Reason why nothing can be explained.
 #[derive(Debug, Error)]
 pub(super) enum ExplainError {
-    /// No class, rule or word has the name.
-    #[error("no class, rule or word has the name {name}\nhint: {hint}")]
+    /// No class, rule, column or word has the name.
+    #[error("no class, rule, column or word has the name {name}\nhint: {hint}")]
     Unknown {
         /// Name from the command line, made harmless.
         name: String,
@@ -33,7 +33,7 @@ pub(super) enum ExplainError {
 ///
 /// # Errors
 ///
-/// If no class, rule or word has the name, or standard output cannot be written.
+/// If no class, rule, column or word has the name, or standard output cannot be written.
 pub(super) fn explain(args: &cli::ExplainArgs) -> anyhow::Result<()> {
     let cli::ExplainArgs { shape, name } = args;
     let topics = match name.as_deref() {
@@ -68,11 +68,11 @@ mod tests {
     fn the_hint_lists_similar_names_each_once_and_the_best_first() {
         let hint = |name| unknown(name).to_string();
         assert!(hint("hnug").ends_with("hint: similar names: hung"), "{}", hint("hnug"));
-        assert!(hint("poool").ends_with("hint: similar names: pool, own_pool"), "{}", hint("poool"));
+        assert!(hint("poool").ends_with("hint: similar names: pool, protocol, own_pool"), "{}", hint("poool"));
         assert!(hint("Never-Acepted").contains("hint: similar names: never_accepted"), "{}", hint("Never-Acepted"));
         assert_eq!(
             hint("xyz"),
-            "no class, rule or word has the name xyz\nhint: list all names:\n    closewait explain"
+            "no class, rule, column or word has the name xyz\nhint: list all names:\n    closewait explain"
         );
     }
 
@@ -81,7 +81,7 @@ mod tests {
         assert!(
             unknown("\x1b[2Jhung\n")
                 .to_string()
-                .starts_with("no class, rule or word has the name \\u{1b}[2Jhung\\u{a}\n")
+                .starts_with("no class, rule, column or word has the name \\u{1b}[2Jhung\\u{a}\n")
         );
     }
 }

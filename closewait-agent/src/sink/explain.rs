@@ -1,5 +1,8 @@
 //! Text and JSON of `closewait explain`. The texts are those of the rules, as in docs/diagnoses.md.
 
+mod columns;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::{fmt::Write as _, io};
@@ -7,7 +10,10 @@ use std::{fmt::Write as _, io};
 use serde::Serialize;
 use textwrap::{Options, WordSplitter};
 
-use self::words::{WORDS, Word};
+use self::{
+    columns::COLUMNS,
+    words::{WORDS, Word},
+};
 use super::{Form, json, schema::SCHEMA_VERSION};
 #[cfg(test)]
 use crate::sink::document::*;
@@ -23,29 +29,31 @@ const NAME_WIDTH: usize = 18;
 /// SGR code of a heading.
 const BOLD: &str = "1";
 
-/// Classes, rules and words to explain.
+/// Classes, rules, columns and words to explain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
     classes: Vec<Class>,
     rules: Vec<VerdictSource>,
+    columns: Vec<&'static Word>,
     words: Vec<&'static Word>,
     /// Whether this is the list of all names, one entry each.
     is_list: bool,
 }
 
 impl Topics {
-    /// Returns every class, rule and word, as a list.
+    /// Returns every class, rule, column and word, as a list.
     pub fn all() -> Self {
-        let words = WORDS.iter().collect();
-        Self { classes: Class::ALL.to_vec(), rules: verdict_sources().collect(), words, is_list: true }
+        let (columns, words) = (COLUMNS.iter().collect(), WORDS.iter().collect());
+        Self { classes: Class::ALL.to_vec(), rules: verdict_sources().collect(), columns, words, is_list: true }
     }
 
-    /// Returns the classes, rules and words that have this name; `None` if there are none. Upper case, `-` for `_`, and the words and
+    /// Returns the classes, rules, columns and words that have this name; `None` if there are none. Upper case, `-` for `_`, and the words and
     /// question marks of screens make no difference.
     pub fn named(name: &str) -> Option<Self> {
         let normal = Self::normal(name);
         let name = normal.trim_end_matches('?');
         let is_guess = name != normal;
+        let columns: Vec<_> = COLUMNS.iter().filter(|column| column.is(name)).collect();
         let words: Vec<_> =
             WORDS.iter().filter(|word| word.is(name) || (is_guess && word.name == "certainty")).collect();
         // Screens have shorter words.
@@ -56,18 +64,20 @@ impl Topics {
         };
         let classes: Vec<_> = Class::ALL.into_iter().filter(|class| class.name() == name).collect();
         let rules: Vec<_> = verdict_sources().filter(|source| source.about.name == name).collect();
-        let is_known =
-            !classes.is_empty() || !rules.is_empty() || words.iter().any(|word| word.is(&normal) || word.is(name));
-        is_known.then_some(Self { classes, rules, words, is_list: false })
+        let is_known = !classes.is_empty()
+            || !rules.is_empty()
+            || !columns.is_empty()
+            || words.iter().any(|word| word.is(&normal) || word.is(name));
+        is_known.then_some(Self { classes, rules, columns, words, is_list: false })
     }
 
-    /// Returns the names of all classes, rules and words. A name that is both occurs twice.
+    /// Returns the names of all classes, rules, columns and words. A name of two of them occurs twice.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let rules = verdict_sources().map(|source| source.about.name);
-        Class::ALL.into_iter().map(Class::name).chain(rules).chain(WORDS.iter().map(|word| word.name))
+        Class::ALL.into_iter().map(Class::name).chain(rules).chain(COLUMNS.iter().chain(&WORDS).map(|word| word.name))
     }
 
-    /// Returns a name as classes, rules and words are written.
+    /// Returns a name as classes, rules and most words are written.
     pub fn normal(name: &str) -> String {
         name.trim().to_lowercase().replace(['-', ' '], "_")
     }
@@ -117,6 +127,11 @@ impl Page {
             self.named(about.name, about.says);
         }
         self.blank();
+        self.heading("Columns of list, status and top");
+        for Word { name, meaning, .. } in &topics.columns {
+            self.named(name, meaning);
+        }
+        self.blank();
         self.heading("Words");
         for Word { name, meaning, .. } in &topics.words {
             self.named(name, meaning);
@@ -136,11 +151,12 @@ impl Page {
             }
             self.rule(source);
         }
-        for Word { name, meaning, .. } in &topics.words {
+        let columns = topics.columns.iter().map(|column| (column, "column"));
+        for (Word { name, meaning, .. }, kind) in columns.chain(topics.words.iter().map(|word| (word, "word"))) {
             if !self.text.is_empty() {
                 self.blank();
             }
-            self.heading(&format!("{name} (word)"));
+            self.heading(&format!("{name} ({kind})"));
             self.paragraph("  ", &sentence(meaning));
         }
     }
@@ -294,6 +310,13 @@ enum TopicObject {
     },
     /// Rule, or another source of verdicts.
     Rule(RuleObject),
+    /// Column of a table.
+    Column {
+        /// Name of the column, as `--columns` takes it.
+        name: &'static str,
+        /// Meaning of the column.
+        meaning: &'static str,
+    },
     /// Word of the output.
     Word {
         /// The word, in small letters.
@@ -370,10 +393,12 @@ fn objects(topics: &Topics) -> io::Result<Vec<u8>> {
         rules: sources_of(*class).map(|source| source.about.name).collect(),
     });
     let rules = topics.rules.iter().map(|source| TopicObject::Rule(rule_object(source)));
+    let columns = topics.columns.iter().map(|Word { name, meaning, .. }| TopicObject::Column { name, meaning });
     let words = topics.words.iter().map(|Word { name, meaning, .. }| TopicObject::Word { name, meaning });
     let mut lines = Vec::new();
     classes
         .chain(rules)
+        .chain(columns)
         .chain(words)
         .try_for_each(|topic| json::write_line(&TopicLine { schema_version: SCHEMA_VERSION, topic }, &mut lines))?;
     Ok(lines)
@@ -398,97 +423,5 @@ fn rule_object(source: &VerdictSource) -> RuleObject {
         next,
         not_to_be_confused_with: not,
         seen_in: seen,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(name: &str, width: usize) -> String {
-        let topics = Topics::named(name).expect("a topic");
-        String::from_utf8(render(&topics, Form::Text, width, false).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn every_name_in_a_verdict_has_an_explanation_that_fits_the_width() {
-        for name in Topics::names() {
-            for width in [80, 120, 200] {
-                let text = text(name, width);
-                let longest = text.lines().map(str::len).max().unwrap();
-                assert!(longest <= width && text.contains(name), "{width}: {text}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_rule_has_its_conditions_evidence_similar_cases_and_next_step() {
-        let text = text("blocked", 80).split_whitespace().collect::<Vec<_>>().join(" ");
-        let source = verdict_sources().find(|source| source.about.name == "blocked").unwrap();
-        let About { when, says, next, not, .. } = source.about;
-        for part in when.split("; ").chain([*next]).chain(not.iter().copied()) {
-            assert!(text.contains(part), "{part} is missing in {text}");
-        }
-        assert!(text.contains(&sentence(says)) && text.contains("blocked (rule of hung)"), "{text}");
-        for kind in source.counter_evidence {
-            assert!(text.contains(kind.meaning()), "{} is missing in {text}", kind.name());
-        }
-    }
-
-    #[test]
-    fn a_name_of_a_class_and_of_a_rule_explains_both() {
-        let text = text("Half-Close", 80);
-        assert!(text.contains("half_close (class)") && text.contains("half_close (rule of half_close)"), "{text}");
-        assert_eq!(Topics::named("nothing"), None);
-    }
-
-    #[test]
-    fn words_of_the_output_are_explained() {
-        for (given, part) in [
-            ("high", "surprise"),
-            ("LOW", "a guess"),
-            ("certainty", "sure a verdict is"),
-            ("stuck", "--stuck-after"),
-            ("FULL", "limit is reached"),
-            ("full in", "forecast"),
-            ("suspected", "a guess"),
-            ("HUNG?", "means low"),
-            ("GROWS", "each second"),
-            ("grows", "growth (rule"),
-            ("unaccepted", "never_accepted (class)"),
-        ] {
-            let text = text(given, 200);
-            assert!(text.contains(part), "{given}: {text}");
-        }
-        assert_eq!(Topics::named("hnug?"), None);
-        assert_eq!(Topics::named("?").unwrap().words.len(), 1);
-    }
-
-    /// Every word of docs/words.md has an explanation.
-    #[test]
-    fn the_words_of_the_page_are_explained() {
-        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/words.md")).unwrap();
-        let rows = page.lines().filter(|line| line.starts_with("| ")).skip(1);
-        let cells = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(", "));
-        let unknown: Vec<_> = cells.map(str::trim).filter(|word| Topics::named(word).is_none()).collect();
-        assert_eq!(unknown, Vec::<&str>::new());
-    }
-
-    #[test]
-    fn every_class_has_a_source() {
-        assert!(Class::ALL.into_iter().all(|class| sources_of(class).next().is_some()));
-    }
-
-    #[test]
-    fn json_has_one_object_per_class_rule_and_word() {
-        let lines = String::from_utf8(render(&Topics::all(), Form::Json, 80, false).unwrap()).unwrap();
-        let objects: Vec<serde_json::Value> =
-            lines.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
-        objects.iter().for_each(|object| tests_support::schema::conforms("explain", object));
-        assert_eq!(objects.len(), Topics::names().count());
-        assert_eq!((&objects[0]["kind"], &objects[0]["name"]), (&"class".into(), &"hung".into()));
-        let blocked = objects.iter().find(|object| object["name"] == "blocked").unwrap();
-        assert_eq!((&blocked["kind"], &blocked["classes"]), (&"rule".into(), &serde_json::json!(["hung"])));
-        assert_eq!(blocked["counter_evidence"].as_array().unwrap().len(), 7);
     }
 }

@@ -244,6 +244,13 @@ impl GroupEvidence {
         self.closes.map(|closes| closes.last.is_some_and(|last| self.is_current(last, now)))
     }
 
+    /// Returns the time of the last known progress; `None` if none is known.
+    pub fn last_progress(&self) -> Option<BootTime> {
+        let served = self.siblings.and_then(|siblings| siblings.last_served);
+        let closed = self.closes.and_then(|closes| closes.last);
+        served.max(closed).max(self.last_exit)
+    }
+
     /// Whether progress at `last` shows that the program still makes progress: it is recent, or hardly any connection came later.
     fn is_current(&self, last: BootTime, now: BootTime) -> bool {
         now.since(last) <= RECENT || self.demand < MIN_DEMAND

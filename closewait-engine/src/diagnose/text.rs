@@ -2,7 +2,7 @@
 //!
 //! No other file of this folder reads the activity of a [`Process`].
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 pub(super) use super::owner_names::OwnerNames;
 use super::{Case, evidence::Waits};
@@ -52,6 +52,14 @@ pub(super) fn distinct(owners: &[Owner]) -> Vec<&Task> {
 /// Returns the subject of a sentence about the owners: their names, or `its program`.
 pub(super) fn owner(case: &Case<'_>) -> OwnerNames {
     OwnerNames::new(&tasks(case)).unwrap_or_else(|| OwnerNames::program("its program"))
+}
+
+/// Returns the time since other connections were last served, in parentheses and with a leading blank, if that is no longer now.
+pub(super) fn last_served(case: &Case<'_>) -> String {
+    /// A program with few clients serves none for some seconds.
+    const NOW: Duration = Duration::from_secs(60);
+    let since = case.group.evidence.last_progress().map(|last| case.now.since(last));
+    since.filter(|since| *since > NOW).map_or_else(String::new, |since| format!(" (the last {} ago)", duration(since)))
 }
 
 /// Returns a sentence about the activity of an owner, with a leading blank; empty if it is unknown.

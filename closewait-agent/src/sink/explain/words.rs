@@ -1,9 +1,9 @@
-//! Words of the output that are neither classes nor rules. docs/words.md has them as a table, with links.
+//! Words of the output that are neither classes nor rules nor columns. docs/words.md has them as a table, with links.
 
-/// Word of the output.
+/// Word or column of the output.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Word {
-    /// The word, in small letters.
+    /// The word, in small letters. That of a column has hyphens.
     pub(super) name: &'static str,
     /// Further spellings and forms.
     others: &'static [&'static str],
@@ -14,11 +14,12 @@ pub(super) struct Word {
 impl Word {
     /// Whether the word is written like this: in small letters, with `_` for blanks and hyphens.
     pub(super) fn is(&self, name: &str) -> bool {
-        self.name == name || self.others.contains(&name)
+        let own = self.name.bytes().map(|byte| if byte == b'-' { b'_' } else { byte });
+        own.eq(name.bytes()) || self.others.contains(&name)
     }
 }
 
-const fn word(name: &'static str, others: &'static [&'static str], meaning: &'static str) -> Word {
+pub(super) const fn word(name: &'static str, others: &'static [&'static str], meaning: &'static str) -> Word {
     Word { name, others, meaning }
 }
 
@@ -87,11 +88,7 @@ pub(super) const WORDS: [Word; 34] = [
     ),
     word("undecided", &[], "of a group: it is too early to tell, or too little is known"),
     word("normal", &["calm"], "of a group: the program needs no attention, as with an idle pool"),
-    word(
-        "grows",
-        &["grow", "growing"],
-        "the number of sockets of the group rises; the column GROWS has the sockets that it gains or loses each second",
-    ),
+    word("grows", &["grow", "growing"], "the number of sockets of the group rises"),
     word("level", &[], "the number of sockets of the group stays the same"),
     word(
         "full",

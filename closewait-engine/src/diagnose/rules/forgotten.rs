@@ -119,11 +119,12 @@ impl Rule for Forgotten {
             && case.group.oldest >= super::SURE_AGE;
         Some(Judgement::new(Class::Leak, if sure { Certainty::Medium } else { Certainty::Low }, move || {
             let owner = text::owner(case);
+            let last = text::last_served(case);
             // What is closed on the port need not be its own: a child of the server can have copies.
             let subject = if evidence.serves_others(case.now) == Some(true) {
-                format!("{owner} {} other connections and", owner.word("serves", "serve"))
+                format!("{owner} {} other connections{last} and", owner.word("serves", "serve"))
             } else if serves {
-                format!("other connections of port {} are served, and {owner}", text::port(case))
+                format!("other connections of port {} are served{last}, and {owner}", text::port(case))
             } else {
                 format!("{owner} {} idle and", owner.is())
             };

@@ -75,9 +75,10 @@ impl Rule for PartlyBlocked {
             let owner = text::owner(case);
             Explanation {
                 text: format!(
-                    "other connections of port {port} are served, but {owner} {has} not closed {count}, the oldest for {since}; \
+                    "other connections of port {port} are served{last}, but {owner} {has} not closed {count}, the oldest for {since}; \
                      {threads} without a timeout.{doing}",
                     port = text::port(case),
+                    last = text::last_served(case),
                     has = owner.has(),
                     count = text::count(count, "socket"),
                     since = text::duration(case.group.oldest),
@@ -110,10 +111,11 @@ fn hidden<'c>(case: &'c Case<'_>, tasks: HiddenTasks) -> Option<Judgement<'c>> {
         };
         Explanation {
             text: format!(
-                "other connections of port {port} are served, but {owner} {has} not answered {count}, the oldest for {since}: \
+                "other connections of port {port} are served{last}, but {owner} {has} not answered {count}, the oldest for {since}: \
                  their {tasks}, which closewait cannot read, wait for something inside the program, such as a lock, a queue \
                  or a connection of a pool",
                 port = text::port(case),
+                last = text::last_served(case),
                 has = owner.has(),
                 count = text::count(case.group.count, "socket"),
                 since = text::duration(case.group.oldest),
@@ -139,9 +141,10 @@ fn stalled<'c>(case: &'c Case<'_>, stall: Stall) -> Option<Judgement<'c>> {
         let owner = text::owner(case);
         Explanation {
             text: format!(
-                "other connections of port {port} are served, but {owner} {has} not closed {count}, the oldest for {since}; {what}.{doing}",
+                "other connections of port {port} are served{last}, but {owner} {has} not closed {count}, the oldest for {since}; {what}.{doing}",
                 what = stall.words(),
                 port = text::port(case),
+                last = text::last_served(case),
                 has = owner.has(),
                 count = text::count(case.group.count, "socket"),
                 since = text::duration(case.group.oldest),

@@ -64,7 +64,11 @@ impl Rule for Working {
                         1 => format!("1 thread of {owner} waits"),
                         many => format!("{many} threads of {owner} wait"),
                     },
-                    others = if serves { ", and other connections are served" } else { "" },
+                    others = if serves {
+                        format!(", and other connections are served{}", text::last_served(case))
+                    } else {
+                        String::new()
+                    },
                 ),
                 next: format!("see which requests on port {} take longer than their clients wait", text::port(case))
                     .into(),
@@ -136,7 +140,7 @@ impl Rule for ServesOthers {
         let class = if old && (idle_threads || owes_nothing && !may_wait) { Class::Leak } else { Class::Unknown };
         Some(Judgement::new(class, Certainty::Low, move || {
             let (owner, port, age) = (text::owner(case), text::port(case), text::duration(case.group.oldest));
-            let count = text::count(case.group.count.max(1), "socket");
+            let (count, last) = (text::count(case.group.count.max(1), "socket"), text::last_served(case));
             let (is, has) = (owner.is(), owner.has());
             let forgotten = format!("{has} probably forgotten these sockets");
             let slow = format!("{is} slow with these sockets, or {has} forgotten them");
@@ -151,9 +155,9 @@ impl Rule for ServesOthers {
                 (_, false, _) => slow,
             };
             let subject = if evidence.serves_others(case.now) == Some(true) {
-                format!("{owner} {} other connections of port {port} and", owner.word("serves", "serve"))
+                format!("{owner} {} other connections of port {port}{last} and", owner.word("serves", "serve"))
             } else {
-                format!("other connections of port {port} are served, and {owner}")
+                format!("other connections of port {port} are served{last}, and {owner}")
             };
             Explanation {
                 text: format!("{subject} {what}: {count}, the oldest for {age}"),
@@ -172,6 +176,8 @@ impl Rule for ServesOthers {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::diagnose::{
         evidence::{Siblings, StackEvidence},
@@ -186,6 +192,18 @@ mod tests {
         scene.group.evidence.siblings = Some(Siblings { last_served: Some(scene.now), waiting: 0 });
         let judgement = scene.check(&Working).unwrap();
         assert_eq!((judgement.class, judgement.certainty), (Class::Transient, Certainty::Medium));
+    }
+
+    #[test]
+    fn connections_that_were_served_long_ago_are_not_said_to_be_served_now() {
+        let mut scene = Scene::server().aged(600);
+        for (ago, said) in [(30, "serves other connections of port 8080 and"), (300, "port 8080 (the last 5m ago) and")]
+        {
+            let last_served = Some(scene.now - Duration::from_secs(ago));
+            scene.group.evidence.siblings = Some(Siblings { last_served, waiting: 0 });
+            let text = scene.check(&ServesOthers).unwrap().text;
+            assert!(text.contains(said), "{text}");
+        }
     }
 
     #[test]
