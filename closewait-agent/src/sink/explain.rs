@@ -127,16 +127,13 @@ impl Page {
             self.named(about.name, about.says);
         }
         self.blank();
-        self.heading("Columns of list, status and top");
-        for Word { name, meaning, .. } in &topics.columns {
-            self.named(name, meaning);
+        for (heading, words) in [("Columns of list, status and top", &topics.columns), ("Words", &topics.words)] {
+            self.heading(heading);
+            for Word { name, meaning, .. } in words {
+                self.named(name, meaning);
+            }
+            self.blank();
         }
-        self.blank();
-        self.heading("Words");
-        for Word { name, meaning, .. } in &topics.words {
-            self.named(name, meaning);
-        }
-        self.blank();
         self.paragraph("", "Conditions, evidence, similar cases and the next step of one of them:");
         self.text.push_str("  closewait explain NAME\n");
     }

@@ -1,5 +1,7 @@
 //! Words of the output that are neither classes nor rules nor columns. docs/words.md has them as a table, with links.
 
+use super::Topics;
+
 /// Word or column of the output.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Word {
@@ -14,8 +16,7 @@ pub(super) struct Word {
 impl Word {
     /// Whether the word is written like this: in small letters, with `_` for blanks and hyphens.
     pub(super) fn is(&self, name: &str) -> bool {
-        let own = self.name.bytes().map(|byte| if byte == b'-' { b'_' } else { byte });
-        own.eq(name.bytes()) || self.others.contains(&name)
+        Topics::normal(self.name) == name || self.others.contains(&name)
     }
 }
 
