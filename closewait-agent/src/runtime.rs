@@ -367,8 +367,11 @@ impl<S: RecordSource> Runtime<S> {
 
     /// Hands up to `limit` records to the engine. Returns whether the ring is empty.
     fn drain(&mut self, limit: usize) -> bool {
-        let Self { source, engine, .. } = self;
-        source.drain(limit, |bytes| engine.record(bytes))
+        let Self { source, engine, pending, .. } = self;
+        source.drain(limit, |bytes| {
+            pending.is_busy = true;
+            engine.record(bytes);
+        })
     }
 
     /// Hands all records that are in the ring buffer now to the engine. Excludes later ones: they may arrive faster

@@ -3,11 +3,11 @@
 //! The kernel program writes one record for a socket that leaves healthy, and only counts it if its flow is busy. The agent has the records
 //! of the others written: a few times a second of those that stay, and of all before the engine decides anything and before an answer;
 //! and it takes the counts at the same times. So the engine's findings and answers are those that it would have with a record at each
-//! entry and exit.
+//! entry and exit. On a calm host it searches less often, but in time for every socket that gets stuck.
 
 use std::time::Duration;
 
-use super::Runtime;
+use super::{Pending, Runtime};
 use crate::{clock, source::records::RecordSource};
 use closewait_engine::{model::Observation, time::BootTime};
 
@@ -15,8 +15,14 @@ use closewait_engine::{model::Observation, time::BootTime};
 pub const MIN_DEFERRING: Duration = Duration::from_secs(1);
 /// Interval of the searches for sockets that stay.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// Interval of these searches on a calm host, where the wake-ups for them are most of what an agent costs.
+const CALM_INTERVAL: Duration = Duration::from_millis(750);
+/// Time without a record and without a count after which the host is calm.
+const CALM_AFTER: Duration = Duration::from_secs(2);
 /// Time after an entry from which on the socket counts as one that stays. Most exit sooner.
 const STAYS_AFTER: Duration = Duration::from_millis(250);
+// The engine knows each socket before that can be stuck.
+const _: () = assert!(STAYS_AFTER.as_millis() + CALM_INTERVAL.as_millis() <= MIN_DEFERRING.as_millis());
 /// Maximum number of reads of the ring buffer for one search: it may be much smaller than the number of sockets.
 const MAX_ROUNDS: usize = 64;
 
@@ -45,7 +51,9 @@ impl<S: RecordSource> Runtime<S> {
 
     /// Returns the time of the next search; `None` if there is nothing to find.
     pub(super) fn next_announcement(&self) -> Option<BootTime> {
-        self.source.defers().then(|| self.pending.announced + INTERVAL)
+        let Pending { announced, busy_at, is_busy, .. } = self.pending;
+        let is_calm = !is_busy && announced.since(busy_at) >= CALM_AFTER;
+        self.source.defers().then(|| announced + if is_calm { CALM_INTERVAL } else { INTERVAL })
     }
 
     fn announce(&mut self, age: Duration) {
@@ -65,6 +73,9 @@ impl<S: RecordSource> Runtime<S> {
         // What a scan has found and is still in CLOSE_WAIT is announced now, so its exit has a record.
         let may_begin = is_complete && age.is_zero();
         self.take_passed(!self.pending.scans() && (self.pending.counts || may_begin));
+        if std::mem::take(&mut self.pending.is_busy) {
+            self.pending.busy_at = now;
+        }
     }
 
     /// Hands the counts of sockets without records to the engine. During a scan the kernel may not count: the scan may find a socket that
@@ -72,6 +83,7 @@ impl<S: RecordSource> Runtime<S> {
     pub(super) fn take_passed(&mut self, may_count: bool) {
         self.pending.counts = may_count;
         for passed in self.source.take_passed(clock::now(), may_count) {
+            self.pending.is_busy = true;
             self.engine.handle(Observation::from(passed));
         }
     }

@@ -116,6 +116,10 @@ pub struct Pending {
     pub(super) counts: bool,
     /// Time of the last search for sockets without a record.
     pub(super) announced: BootTime,
+    /// Whether there was a record or a count since then.
+    pub(super) is_busy: bool,
+    /// Time of the last search that followed or found a record or a count.
+    pub(super) busy_at: BootTime,
     last_warning: Option<BootTime>,
 }
 

@@ -15,6 +15,13 @@ fn deferring() -> FakeSource {
     source
 }
 
+/// Returns counts of seven sockets of the port 80.
+fn passed() -> PassedSockets {
+    let flow = PileupGroup { role: Some(Role::Server), netns: None, cgroup: None, local_port: Some(80), remote: None };
+    let (now, dwell) = (clock::now(), vec![(200, 3), (300, 4)]);
+    PassedSockets { at: now, flow, since: now, last: now, longest: Duration::from_millis(1), dwell }
+}
+
 #[test]
 fn a_socket_that_stays_is_announced_without_any_other_event() {
     let source = deferring();
@@ -26,6 +33,33 @@ fn a_socket_that_stays_is_announced_without_any_other_event() {
         assert!(source.state().unannounced.is_empty());
     });
     assert!(kinds(&events).contains(&("enter".to_owned(), Some(1))), "{events:?}");
+}
+
+#[test]
+fn a_calm_host_is_searched_less_often_until_there_is_a_record_or_a_count() {
+    let source = deferring();
+    let (_reader, writer) = io::pipe().unwrap();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _tokio = tokio.enter();
+    let mut agent = agent(&source, config(), no_jobs(), None, writer);
+    let interval = |agent: &Runtime<FakeSource>| agent.next_announcement().unwrap().since(agent.pending.announced);
+    agent.announce_all();
+    let calm = interval(&agent);
+    for is_count in [false, true] {
+        if is_count {
+            source.state().passed.push(passed());
+            agent.announce_all();
+        } else {
+            source.write([enter(1)]);
+            agent.drain_all();
+        }
+        let busy = interval(&agent);
+        assert!(busy < calm, "{busy:?}");
+        agent.announce_all();
+        assert_eq!(interval(&agent), busy, "not calm at once");
+        agent.pending.busy_at = BootTime(0);
+        assert_eq!(interval(&agent), calm);
+    }
 }
 
 #[test]
@@ -71,11 +105,7 @@ fn the_kernel_counts_no_sockets_while_a_scan_runs_and_what_it_has_counted_is_tol
     let workers = Workers::start_with(scan, no_inspection, LIMIT).unwrap();
     let events = run(&source, config(), workers, Some(&path), async |_lines| {
         wait_until("counting", || source.state().may_count.last() == Some(&true)).await;
-        let flow =
-            PileupGroup { role: Some(Role::Server), netns: None, cgroup: None, local_port: Some(80), remote: None };
-        let (now, dwell) = (clock::now(), vec![(200, 3), (300, 4)]);
-        let passed = PassedSockets { at: now, flow, since: now, last: now, longest: Duration::from_millis(1), dwell };
-        source.state().passed.push(passed);
+        source.state().passed.push(passed());
         source.write([enter(1)]);
         let asking = thread::spawn({
             let path = path.clone();
