@@ -9,7 +9,7 @@ pub const ENTERED: u64 = 2;
 
 /// The socket is not in that state.
 pub const ABSENT: i32 = 0;
-/// The ring buffer has the record, or has counted its loss. Of an entry, it has the record.
+/// The ring buffer has the record.
 pub const WRITTEN: i32 = 1;
-/// The ring buffer has no room for the record of an entry. Nothing is lost: the agent asks again.
+/// The ring buffer has no room for the record. Nothing is lost of an entry: the agent asks again. Another record is counted as lost.
 pub const FULL: i32 = 2;

@@ -84,14 +84,14 @@ pub(crate) fn refresh(ctx: &RawTracePointContext) -> i32 {
         _ => return refresh::ABSENT,
     };
     let Some(found) = maps::work(RecordSlot::Refresh) else { return refresh::ABSENT };
-    if fill_probed(sk, kind, found).is_some() {
-        if kind == kind::REFRESHED {
-            found.record.entered_ns = entered_ns(sk);
-        }
-        found.record.cookie = sock::known_cookie(sk);
-        maps::emit_from(*found, |_record| {});
+    if fill_probed(sk, kind, found).is_none() {
+        return refresh::ABSENT;
     }
-    refresh::WRITTEN
+    if kind == kind::REFRESHED {
+        found.record.entered_ns = entered_ns(sk);
+    }
+    found.record.cookie = sock::known_cookie(sk);
+    if maps::emit_from(*found, |_record| {}) { refresh::WRITTEN } else { refresh::FULL }
 }
 
 /// Writes the record of the entry of a socket that has a slot. The agent takes the record only if it announces the same stay after

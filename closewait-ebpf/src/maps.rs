@@ -416,15 +416,17 @@ fn peek_in_hash(sk: u64) -> Option<u64> {
 /// Writes one record to the ring buffer, or counts that it was full.
 #[inline(always)]
 pub(crate) fn emit(fill: impl FnOnce(&mut Record)) {
-    emit_from(crate::sock::EMPTY, fill);
+    let _is_written = emit_from(crate::sock::EMPTY, fill);
 }
 
-/// Writes one record to the ring buffer, starting from `first`, or counts that it was full.
+/// Writes one record to the ring buffer, starting from `first`, or counts that it was full. Returns whether there was room.
 #[inline(always)]
-pub(crate) fn emit_from<T: Copy + 'static>(first: T, fill: impl FnOnce(&mut T)) {
-    if !try_emit(first, fill) {
+pub(crate) fn emit_from<T: Copy + 'static>(first: T, fill: impl FnOnce(&mut T)) -> bool {
+    let is_written = try_emit(first, fill);
+    if !is_written {
         count(Counter::RingFull);
     }
+    is_written
 }
 
 /// Writes one record to the ring buffer, starting from `first`. Returns whether there was room.

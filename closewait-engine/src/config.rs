@@ -53,7 +53,8 @@ pub struct Config {
     /// Whether the agent peeks at the requests that owners of stuck sockets have not read.
     #[serde(default)]
     pub reads_requests: bool,
-    /// Process id of the agent; `None` if it duplicates no descriptors. It owns a socket while it peeks at its request.
+    /// Process id of the agent, as the kernel knows it; `None` if the agent does not. It owns a socket while it peeks at its request, and
+    /// has a reference to it while it scans open files.
     #[serde(default)]
     pub agent_pid: Option<u32>,
     /// Host and boot of the agent, which are part of the identity of an incident.

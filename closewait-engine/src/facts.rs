@@ -131,8 +131,7 @@ impl Engine {
         let ExitFacts { key, at, entered, socket, how, closer, fd_open, wrote, ended } = *exit;
         self.something_happened(at);
         self.audit.left(key, at);
-        // The program has closed the socket, or has ended, while the agent had a duplicate: the agent's close was the last.
-        let is_own_close = closer.is_some_and(|closer| self.is_own_duplicate(closer.pid, key));
+        let is_own_close = closer.is_some_and(|closer| self.is_last_reference(closer.pid, key));
         let (closer, ended) = if is_own_close { (None, None) } else { (closer, ended) };
         // What the last refresh found beside the facts of the record, for a socket that may remain in its group.
         let may_remain = fd_open == Some(true) && how.is_by_peer();
@@ -286,6 +285,14 @@ impl Engine {
     /// Whether a descriptor of a socket is the agent's own: the duplicate that it has while it peeks at the socket's unread request.
     fn is_own_duplicate(&self, pid: u32, key: SocketKey) -> bool {
         self.config.agent_pid == Some(pid) && self.host_context.is_duplicated(key)
+    }
+
+    /// Whether a process that has closed a socket is the agent, which was not its owner: the program has closed the socket, or has ended,
+    /// while the agent had the last reference to it, by a duplicate, or in a scan of open files (`task_file_seq_get_next`,
+    /// kernel/bpf/task_iter.c at v5.10).
+    fn is_last_reference(&self, pid: u32, key: SocketKey) -> bool {
+        let is_own = || self.tracker.get(key)?.owners().map(|owners| owners.iter().any(|owner| owner.task.pid == pid));
+        self.config.agent_pid == Some(pid) && is_own() != Some(true)
     }
 
     /// Does what [`Self::is_own_duplicate`] does for a socket of which only the inode is known.

@@ -154,7 +154,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         reads_progress: true,
         reads_stacks: args.stacks.is_on(),
         reads_requests,
-        agent_pid: reads_requests.then(process::id),
+        agent_pid: (facts.initial_pid_namespace != Some(false)).then(process::id),
         host: facts.host.clone(),
         key_secret: source::key_secret(),
     };
@@ -255,8 +255,13 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         "starting the thread that requests hooks failed\nhint: check the limit on processes (ulimit -u, TasksMax=)",
     )?;
     let end = args.run_for.map(|run_for| clock::now() + run_for);
-    let source =
-        KernelSource { programs, ring, capacity: ring_buffer_bytes as usize / SIZE, announced: HashSet::new() };
+    let source = KernelSource {
+        programs,
+        ring,
+        capacity: ring_buffer_bytes as usize / SIZE,
+        announced: HashSet::new(),
+        unread_refreshes: 0,
+    };
     let (pending, peak) = (Pending::default(), Peak::default());
     // Under a memory limit, a part of what a queue of lines may use.
     let events = EventLog::new(control::MAX_EVENT_BYTES.min(limits.lines / 4));

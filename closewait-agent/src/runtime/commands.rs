@@ -38,6 +38,10 @@ use closewait_engine::{
 
 /// Maximum number of sockets to refresh before the ring is read again.
 const MAX_REFRESHES: usize = 1024;
+/// Part of the ring buffer that the records of these may fill.
+const REFRESHES_IN_RING: usize = 4;
+/// Maximum wait for the records of a refresh that an earlier record hides, which another CPU is still writing.
+const MAX_HIDDEN: Duration = Duration::from_secs(1);
 /// Maximum number of queries that wait for an answer here; others wait in the control socket.
 const MAX_QUERIES: usize = 16;
 /// Maximum number of owners to check for their end on a query, at some microseconds each.
@@ -53,6 +57,10 @@ struct Refreshes {
     then: AfterRefresh,
     /// Whether all sockets so far were refreshed.
     complete: bool,
+    /// Sockets without a record so far whose facts are handed to the engine behind the records of the others.
+    unchanged: Vec<(SocketKey, BootTime)>,
+    /// Time since which records of the last sockets are hidden.
+    hidden_since: Option<BootTime>,
 }
 
 /// Fact for the engine after all sockets were refreshed.
@@ -168,22 +176,33 @@ pub(super) fn store(events: &EventLog, event: &NumberedEvent<'_>) -> anyhow::Res
 impl<S: RecordSource> Runtime<S> {
     /// Queues sockets to refresh, behind those of earlier calls.
     pub(super) fn refresh(&mut self, keys: Vec<SocketKey>, kind: RefreshKind, then: AfterRefresh) {
-        self.pending.refreshes.push_back(Refreshes { keys: keys.into(), kind, then, complete: true });
+        let (keys, unchanged) = (keys.into(), Vec::new());
+        self.pending.refreshes.push_back(Refreshes { keys, kind, then, complete: true, unchanged, hidden_since: None });
     }
 
     /// Refreshes some sockets, and hands the facts of those that have changed to the engine, behind all earlier records.
     /// Returns whether there were any to refresh.
     pub(super) fn continue_refresh(&mut self) -> bool {
+        let most = (self.source.capacity() / REFRESHES_IN_RING).clamp(1, MAX_REFRESHES);
         let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
-        let before = clock::thread_cpu();
-        let keys: Vec<SocketKey> = refreshes.keys.drain(..refreshes.keys.len().min(MAX_REFRESHES)).collect();
-        let state = self.engine.state();
-        let refreshed = self.source.refresh(&keys, refreshes.kind, |key| state.refreshed_at(key).is_some());
-        refreshes.complete &= refreshed.complete;
-        self.pending.worked += clock::thread_cpu().saturating_sub(before);
+        if refreshes.hidden_since.is_none() {
+            let before = clock::thread_cpu();
+            let keys: Vec<SocketKey> = refreshes.keys.drain(..refreshes.keys.len().min(most)).collect();
+            let state = self.engine.state();
+            let refreshed = self.source.refresh(&keys, refreshes.kind, |key| state.refreshed_at(key).is_some());
+            refreshes.complete &= refreshed.complete;
+            refreshes.unchanged = refreshed.unchanged;
+            self.pending.worked += clock::thread_cpu().saturating_sub(before);
+        }
         self.drain_all();
+        // Without its record, a socket would count as gone.
+        if self.has_hidden_refreshes() {
+            return true;
+        }
+        let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
         // Behind the records of exits and of other sockets at the same addresses.
-        refreshed.unchanged.into_iter().for_each(|(key, at)| self.engine.handle(RefreshFact::Unchanged { key, at }));
+        let unchanged = std::mem::take(&mut refreshes.unchanged);
+        unchanged.into_iter().for_each(|(key, at)| self.engine.handle(RefreshFact::Unchanged { key, at }));
         let state = self.engine.state();
         self.source.records_handled(|key, at| state.refreshed_at(key).is_some_and(|refreshed| refreshed >= at));
         let Some(refreshes) = self.pending.refreshes.pop_front_if(|refreshes| refreshes.keys.is_empty()) else {
@@ -210,6 +229,24 @@ impl<S: RecordSource> Runtime<S> {
             }
         }
         true
+    }
+
+    /// Whether records of the refresh at the front are hidden, and may still appear. If they take too long, the refresh is not complete.
+    fn has_hidden_refreshes(&mut self) -> bool {
+        let hidden = self.source.hidden_refreshes();
+        let Some(refreshes) = self.pending.refreshes.front_mut() else { return false };
+        if hidden == 0 {
+            refreshes.hidden_since = None;
+            return false;
+        }
+        let now = clock::now();
+        if now.since(*refreshes.hidden_since.get_or_insert(now)) < MAX_HIDDEN {
+            return true;
+        }
+        log::debug!("{hidden} records of sockets that were read again do not appear in the ring buffer");
+        (refreshes.hidden_since, refreshes.complete) = (None, false);
+        self.source.forget_hidden_refreshes();
+        false
     }
 
     /// Reads the kernel's counters; returns the previous ones if that fails, for example without a free descriptor:

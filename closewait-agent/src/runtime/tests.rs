@@ -3,6 +3,7 @@
 mod abandoning;
 mod answering;
 mod deferring;
+mod refreshing;
 
 use std::{
     cell::{RefCell, RefMut},
@@ -79,6 +80,10 @@ struct FakeState {
     /// Record that the kernel program writes while it is being detached.
     last: Option<Vec<u8>>,
     refreshed: Vec<SocketKey>,
+    /// Largest number of sockets of a refresh.
+    most_refreshed: usize,
+    /// Number of records of refreshes that the source hides.
+    hidden: u64,
     forgotten: Vec<(SocketKey, BootTime)>,
     detached: bool,
 }
@@ -118,8 +123,17 @@ impl RecordSource for FakeSource {
     fn refresh(&mut self, keys: &[SocketKey], _kind: RefreshKind, _: impl Fn(SocketKey) -> bool) -> Refreshed {
         let mut state = self.state();
         state.refreshed.extend(keys);
+        state.most_refreshed = state.most_refreshed.max(keys.len());
         state.counters.ring_full += state.lost_by_refresh;
-        Refreshed { complete: true, unchanged: Vec::new() }
+        Refreshed { complete: true, written: 0, unchanged: Vec::new() }
+    }
+
+    fn hidden_refreshes(&self) -> u64 {
+        self.state().hidden
+    }
+
+    fn forget_hidden_refreshes(&mut self) {
+        self.state().hidden = 0;
     }
 
     fn records_handled(&mut self, _has: impl Fn(SocketKey, BootTime) -> bool) {}
@@ -426,54 +440,4 @@ fn an_agent_is_stopped_while_records_come_without_an_end() {
     source.state().endless = true;
     let events = run(&source, config(), no_jobs(), None, async |lines| lines.wait_for("leave", 3).await);
     assert_eq!(events.last().unwrap()["event"], "stop");
-}
-
-/// Runs an agent that tracks a socket and then loses records. The repairing scan finds another socket, but not the
-/// first, for which a refresh finds nothing either.
-fn audited(lost_by_refresh: u64) -> (FakeSource, Vec<Value>) {
-    let source = FakeSource::default();
-    source.write([enter(1)]);
-    let (jobs, done) = mpsc::channel();
-    let scan = move |job, _decoder, to: &mut Outbox<'_>| {
-        if matches!(job, Job::Everything { sweep: true }) {
-            let (at, since) = (clock::now(), Since::Exact(clock::now() - Duration::from_secs(1)));
-            to.put(ScanItem::fact(ScanFact::Present { key: key(2), at, since, socket: testing::socket_on_port(2) }));
-        }
-        jobs.send(job).unwrap();
-        // Without this gap, a scan alone proves that a socket is gone.
-        vec!["one network namespace".to_owned()]
-    };
-    let workers = Workers::start_with(scan, no_inspection, LIMIT).unwrap();
-    let events = run(&source, config(), workers, None, async |lines| {
-        lines.wait_for("enter", 1).await;
-        source.state().lost_by_refresh = lost_by_refresh;
-        source.state().counters.ring_full = 5;
-        // The counters are read a second after a possible loss.
-        source.write([vec![0; 3]]);
-        lines.wait_for("health", 2).await;
-        wait_until("a refresh of the suspects", || !source.state().refreshed.is_empty()).await;
-    });
-    let jobs: Vec<_> = done.try_iter().collect();
-    assert!(matches!(jobs[..], [Job::Everything { sweep: true }]), "{jobs:?}");
-    (source, events)
-}
-
-#[test]
-fn a_loss_is_repaired_by_a_scan_and_a_refresh_of_what_it_did_not_find() {
-    let (source, events) = audited(0);
-    let healths: Vec<_> = events.iter().filter(|event| event["event"] == "health").collect();
-    assert_eq!((&healths[0]["lost_ring_full"], &healths[0]["undecodable"]), (&5.into(), &1.into()), "{healths:?}");
-    let last = events.last().unwrap();
-    assert_eq!((&last["totals"]["repaired"], &last["totals"]["phantom"]), (&1.into(), &1.into()), "{last}");
-    let state = source.state();
-    assert_eq!(state.refreshed, [key(1)]);
-    assert_eq!(state.forgotten.iter().map(|(key, _entered)| *key).collect::<Vec<_>>(), [key(1)]);
-}
-
-#[test]
-fn a_refresh_whose_records_may_be_lost_proves_nothing() {
-    let (source, events) = audited(1);
-    let last = events.last().unwrap();
-    assert_eq!((&last["totals"]["repaired"], &last["totals"]["phantom"]), (&1.into(), &0.into()), "{last}");
-    assert_eq!(source.state().forgotten, []);
 }

@@ -33,10 +33,16 @@ pub trait RecordSource {
     /// Returns the number of records that can wait.
     fn capacity(&self) -> usize;
 
-    /// Reads sockets again. When this returns, a record of each that is still of this kind can be drained, except of
-    /// those that have not changed, which it returns. `is_known` is whether the engine still has the facts of a
-    /// socket's last refresh.
+    /// Reads sockets again. When this returns, a record of each that is still of this kind is written, except of those that have not
+    /// changed, which it returns. `is_known` is whether the engine still has the facts of a socket's last refresh.
     fn refresh(&mut self, keys: &[SocketKey], kind: RefreshKind, is_known: impl Fn(SocketKey) -> bool) -> Refreshed;
+
+    /// Returns the number of records of refreshes that were not drained. An empty source can have some: a record that another CPU is
+    /// still writing hides the later ones.
+    fn hidden_refreshes(&self) -> u64;
+
+    /// Stops counting the records of earlier refreshes.
+    fn forget_hidden_refreshes(&mut self);
 
     /// Takes note that all records of refreshes were drained and handled. `has` is whether the engine has the facts of
     /// a refresh of a socket at a time or later.
@@ -103,6 +109,11 @@ fn announcement(record: &[u8]) -> Option<(u64, u64)> {
     (flags & flag::ANNOUNCED != 0).then_some(stay)
 }
 
+/// Whether a record in the ring buffer is that of a refreshed socket.
+fn is_of_refresh(record: &[u8]) -> bool {
+    matches!(record.get(offset_of!(Record, kind)), Some(&(kind::REFRESHED | kind::LINGERING)))
+}
+
 /// Attached kernel programs, and the ring buffer that they write to.
 pub struct KernelSource {
     /// The programs. They end before the ring buffer does (docs/kernel-safety.md).
@@ -113,6 +124,8 @@ pub struct KernelSource {
     pub capacity: usize,
     /// Announced sockets whose records have not been drained.
     pub announced: HashSet<(u64, u64)>,
+    /// Number of records of refreshes that have not been drained.
+    pub unread_refreshes: u64,
 }
 
 impl RecordSource for KernelSource {
@@ -121,10 +134,13 @@ impl RecordSource for KernelSource {
     }
 
     fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
-        let Self { programs, ring, announced, .. } = self;
+        let Self { programs, ring, announced, unread_refreshes, .. } = self;
         let now = clock::now();
         ring.drain(limit, |record| {
             programs.saw(record, now);
+            if is_of_refresh(record) {
+                *unread_refreshes = unread_refreshes.saturating_sub(1);
+            }
             if announcement(record).is_none_or(|stay| announced.remove(&stay)) {
                 each(record);
             }
@@ -136,7 +152,17 @@ impl RecordSource for KernelSource {
     }
 
     fn refresh(&mut self, keys: &[SocketKey], kind: RefreshKind, is_known: impl Fn(SocketKey) -> bool) -> Refreshed {
-        self.programs.refresh(keys, kind, is_known)
+        let refreshed = self.programs.refresh(keys, kind, is_known);
+        self.unread_refreshes += refreshed.written;
+        refreshed
+    }
+
+    fn hidden_refreshes(&self) -> u64 {
+        self.unread_refreshes
+    }
+
+    fn forget_hidden_refreshes(&mut self) {
+        self.unread_refreshes = 0;
     }
 
     fn records_handled(&mut self, has: impl Fn(SocketKey, BootTime) -> bool) {

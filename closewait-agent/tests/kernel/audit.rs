@@ -167,7 +167,10 @@ fn a_map_of_64_entries_loses_none_of_1000_sockets() {
     for (id, fin, closing) in closed {
         let leaves = ended.of_socket("leave", &id);
         assert_eq!(leaves.len(), 1, "{id}");
-        check_dwell(leaves[0], fin.until(closing));
+        let (shortest, longest) = fin.until(closing);
+        // A scan of open files that visits the file delays the exit until it goes on (docs/kernel-safety.md).
+        let is_of_scan = leaves[0]["closer"].is_null();
+        check_dwell(leaves[0], (shortest, if is_of_scan { f64::INFINITY } else { longest }));
     }
 }
 

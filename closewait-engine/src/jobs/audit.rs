@@ -184,11 +184,12 @@ impl Engine {
         }
         let Step::Refreshing { stored, .. } = &mut self.audit.step else { return };
         if let Some(entered) = stored.remove(&key) {
-            let repaired = self.audit.repaired;
+            let (repaired, known) = (self.audit.repaired, self.tracker.len());
             // Another socket can have the address now than the one whose entry time the scan read.
             self.present(key, at, since.unwrap_or(Since::Exact(entered)), socket.clone());
-            // A known socket over the limit does not count. A running scan may have counted the socket already.
-            self.audit.repaired = repaired + u64::from(self.tracker.get(key).is_some());
+            // A known socket does not count: it is over the limit, or was tracked by its endpoints. A running scan may have counted the
+            // socket already.
+            self.audit.repaired = repaired + u64::from(self.tracker.len() > known);
         }
     }
 

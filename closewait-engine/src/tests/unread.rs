@@ -21,8 +21,7 @@ fn post() -> UnreadRequest {
 
 /// Returns an engine that has a stuck socket, of which the scan has found these descriptors, and the requests that it asks for.
 fn with_descriptors(reads_requests: bool, owners: &[Owner]) -> (Engine, Vec<UnreadQuestion>) {
-    let agent_pid = reads_requests.then_some(AGENT);
-    let mut engine = Engine::new(Config { reads_requests, agent_pid, ..config(Events::Stuck) }, at(0));
+    let mut engine = Engine::new(Config { reads_requests, agent_pid: Some(AGENT), ..config(Events::Stuck) }, at(0));
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
     engine.handle_timeout(at(10_000));
     let questions = scanned(&mut engine, 10_000, owners);
@@ -120,6 +119,16 @@ fn the_close_of_a_duplicate_says_nothing_of_the_program() {
         engine
     };
     assert_eq!(left(&mut stuck(), AGENT), (None, None));
+    // A scan of open files had the last reference.
+    let mut without_duplicates = with_descriptors(false, &[owner("app", 7, 5)]).0;
+    without_duplicates.handle(InspectionEnd::Owners { at: at(10_020), worked: Duration::ZERO });
+    let _stuck = outputs(&mut without_duplicates);
+    assert_eq!(left(&mut without_duplicates, AGENT), (None, None));
+    // The agent's own socket, as of its HTTP server.
+    let (mut own, _) = with_descriptors(true, &[owner("closewait", AGENT, 12)]);
+    own.handle(InspectionEnd::Owners { at: at(10_020), worked: Duration::ZERO });
+    let _stuck = outputs(&mut own);
+    assert_eq!(left(&mut own, AGENT).0, Some(AGENT));
     let (closer, verdict) = left(&mut stuck(), 7);
     assert_eq!((closer, verdict.map(|verdict| verdict.class)), (Some(7), Some(Class::Transient)));
 }

@@ -4,7 +4,7 @@
 //! fact about a socket that has exited since, or that another one has replaced. A scan by `sock_diag` has no kernel addresses, so
 //! the engine finds its sockets by their endpoints.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ use crate::{
 /// Maximum number of exits that are stored during one scan, at about 100 bytes each. Over the limit, untracked sockets that the
 /// scan finds are left to the next scan.
 const MAX_EXITS: usize = 65_536;
+/// Maximum time between the time of an exit's record and the change of the socket's state: the kernel program reads the time first. A scan
+/// between them still finds the socket in CLOSE_WAIT.
+const MAX_STATE_DELAY: Duration = Duration::from_millis(100);
 
 /// Network namespace, local endpoint, remote endpoint.
 pub(super) type Ends = (Option<u32>, Endpoint, Endpoint);
@@ -121,8 +124,9 @@ impl Scans {
             if socket.cookie.is_some() { exits.without_cookie } else { Some(exits.any) }
         };
         let (netns, local, remote) = ends(socket);
-        let exits = [by_cookie.copied(), by_inode.copied(), of((netns, local, remote)), of((None, local, remote))];
-        exits.into_iter().flatten().any(|exit| exit >= at)
+        let same = [by_cookie, by_inode].into_iter().flatten().any(|exit| *exit + MAX_STATE_DELAY >= at);
+        let exits = [of((netns, local, remote)), of((None, local, remote))];
+        same || exits.into_iter().flatten().any(|exit| exit >= at)
     }
 
     /// Adds a newly tracked socket.
@@ -157,7 +161,11 @@ mod tests {
         assert!(!scans.has_left(&socket(), BootTime(4)), "no scan is running");
         scans.begin(BootTime(0));
         scans.left(&socket(), BootTime(5));
-        assert!(scans.has_left(&socket(), BootTime(4)) && !scans.has_left(&socket(), BootTime(6)));
+        let later = BootTime(6) + MAX_STATE_DELAY;
+        assert!(scans.has_left(&socket(), BootTime(4)) && !scans.has_left(&socket(), later));
+        assert!(scans.has_left(&socket(), BootTime(6)), "the time of an exit is read before the state changes");
+        let unnamed = Socket { cookie: None, ..socket() };
+        assert!(!scans.has_left(&unnamed, BootTime(6)), "another socket can have these endpoints by then");
         let other = Socket { cookie: Some(u64::MAX), ..socket() };
         assert!(!scans.has_left(&other, BootTime(4)), "another socket with the same endpoints");
         scans.end();

@@ -364,7 +364,9 @@ impl<'a> SocketView<'a> {
             (Some(entered), Since::Exact(since)) => entered >= since,
             // Neither the scan nor the exit found an entry time in the kernel's map.
             (None, Since::Between { .. }) => true,
-            (Some(_), Since::Between { .. }) | (None, Since::Exact(_)) => at >= self.seen(),
+            // An earlier stay ended before. A later observation proves nothing: the program reads the time before the state changes.
+            (None, Since::Exact(since)) => at >= since,
+            (Some(_), Since::Between { .. }) => at >= self.seen(),
         }
     }
 

@@ -130,7 +130,8 @@ impl Tracker {
             return None;
         };
         let known_by = before.key();
-        let was_missed = at > before.seen();
+        // A scan by `sock_diag` can find a socket, with the time of its entry, after the time at which the scan has asked.
+        let was_missed = at > before.seen() && before.since() != Since::Exact(at);
         let is_older = !was_missed && before.is_later_than(at, socket);
         let before = self.remove(known_by)?;
         if was_missed {

@@ -39,6 +39,8 @@ pub enum RefreshKind {
 pub struct Refreshed {
     /// Whether all sockets were read.
     pub complete: bool,
+    /// Number of records in the ring buffer. It hides them from the agent while another CPU writes an earlier one.
+    pub written: u64,
     /// Sockets that have no record, because they had the facts of their last refresh, each with a time at which they had them.
     pub unchanged: Vec<(SocketKey, BootTime)>,
 }
@@ -93,7 +95,8 @@ impl KernelPrograms {
             keys = self.copy(&mut copier, &keys, is_known, &mut unchanged);
             self.copier = Some(copier);
         }
-        Refreshed { complete: self.refresh_each(&keys, kind), unchanged }
+        let (complete, written) = self.refresh_each(&keys, kind);
+        Refreshed { complete, written, unchanged }
     }
 
     /// Copies sockets in CLOSE_WAIT, and adds those that have not changed to `unchanged`. Returns the sockets that need a record.
@@ -121,16 +124,20 @@ impl KernelPrograms {
         changed
     }
 
-    /// Lets the program write a record of each socket that is still of `kind`. Returns whether it could.
-    fn refresh_each(&self, keys: &[SocketKey], kind: RefreshKind) -> bool {
-        let Some(program) = raw_tracepoint(self.ebpf.program(names::REFRESH)) else { return keys.is_empty() };
+    /// Lets the program write a record of each socket that is still of `kind`. Returns whether it could, and the number of records.
+    fn refresh_each(&self, keys: &[SocketKey], kind: RefreshKind) -> (bool, u64) {
+        let Some(program) = raw_tracepoint(self.ebpf.program(names::REFRESH)) else { return (keys.is_empty(), 0) };
+        let mut written = 0;
         for key in keys {
-            if let Err(error) = calls::raw_tracepoint(program, [key.0, kind as u64]) {
-                log::debug!("refreshing a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
-                return false;
+            match calls::raw_tracepoint(program, [key.0, kind as u64]) {
+                Ok(result) => written += u64::from(result.cast_signed() == refresh::WRITTEN),
+                Err(error) => {
+                    log::debug!("refreshing a socket failed (bpf(BPF_PROG_TEST_RUN)): {error}");
+                    return (false, written);
+                }
             }
         }
-        true
+        (true, written)
     }
 
     /// Takes note that the engine has handled the records of all refreshes so far. `has` is whether a socket was refreshed at a time or

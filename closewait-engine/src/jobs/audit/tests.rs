@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Config, Events,
-    model::{Counters, ExitCause, Observation, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent},
+    model::{Counters, ExitCause, KeySecret, Observation, RefreshEnd, RefreshFact, ScanEnd, ScanFact, SocketEvent},
     testing::socket,
 };
 
@@ -197,6 +197,18 @@ fn an_unknown_entry_time_counts_only_if_a_refresh_finds_the_socket() {
             assert_eq!((health(&findings), engine.totals().tracked), (Some((0, 1)), 0));
         }
     }
+}
+
+#[test]
+fn an_entry_time_of_a_socket_that_is_tracked_by_its_endpoints_was_not_missed() {
+    let mut engine = engine();
+    let ends = KeySecret::default().key(socket().netns, socket().local, socket().remote);
+    engine.handle(present(ends, 500, Since::Between { earliest: None, latest: at(500) }));
+    let scan = vec![present(ends, 9_001, Since::Exact(at(400))), ScanFact::StoredEntry { key: KEY, entered: at(400) }];
+    let refresh = vec![RefreshFact::Present { key: KEY, at: at(9_015), since: None, socket: socket() }.into()];
+    let (findings, _) = audit(&mut engine, 9_000, scan, refresh);
+    assert_eq!((health(&findings), engine.totals().tracked, engine.totals().repaired), (None, 1, 0));
+    assert!(engine.tracker.get(KEY).is_some(), "the kernel's address replaces the endpoints");
 }
 
 #[test]

@@ -256,6 +256,26 @@ fn a_socket_that_exits_during_a_scan_is_no_phantom() {
 }
 
 #[test]
+fn a_socket_that_a_refresh_finds_after_the_time_of_its_exit_was_read_is_no_phantom() {
+    let mut tracker = tracker();
+    tracker.enter(KEY, at(100), &socket());
+    tracker.refreshed(KEY, at(105), &socket());
+    // The kernel's map had no room for its entry time.
+    let Left { dwell, tracked, missed } = tracker.leave(KEY, at(104), None, &socket());
+    assert_eq!((dwell, tracked.is_some(), missed), (exact(4), true, None));
+    assert!(tracker.len() == 0);
+}
+
+#[test]
+fn a_scan_that_finds_a_socket_before_its_record_is_read_misses_no_exit() {
+    let mut tracker = tracker();
+    // It entered after the scan had asked the kernel, and before the kernel answered.
+    tracker.present(KEY, at(100), Since::Exact(at(101)), socket());
+    assert_eq!(tracker.enter(KEY, at(101), &socket()), None);
+    assert_eq!((tracker.len(), tracker.get(KEY).unwrap().since()), (1, Since::Exact(at(101))));
+}
+
+#[test]
 fn an_exact_entry_time_from_a_scan_changes_the_due_time() {
     let mut tracker = tracker();
     tracker.present(KEY, at(100), older(50, 98), socket());
