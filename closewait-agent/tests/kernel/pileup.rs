@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, RawFd},
     process, thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -229,10 +229,10 @@ fn a_client_that_leaks_piles_up_towards_its_server_and_ends_when_it_closes() {
     let listener = ns.listen(V4);
     let address = listener.local_addr().expect("the listener's address");
     let is_ours = |event: &Value, kind: &str| event["event"] == kind && is_group(event, address.port());
-    let began = Instant::now();
+    let began = boot_seconds();
     let (leaked, pileup) = leak(&ns, &listener, &mut agent, |event| is_ours(event, "pileup"));
     // At most ten a second, and fewer where a connection takes long; not at the same rate all the time.
-    let rates = leaked.len() as f64 / began.elapsed().as_secs_f64() * 0.75..=11.0;
+    let rates = leaked.len() as f64 / (boot_seconds() - began) * 0.75..=11.0;
     let slope = pileup["slope_per_second"].as_f64().expect("a slope");
     assert!(rates.contains(&slope), "{rates:?}: {pileup}");
     let group = &pileup["group"];
