@@ -53,10 +53,13 @@ pub struct Config {
     /// Whether the agent peeks at the requests that owners of stuck sockets have not read.
     #[serde(default)]
     pub reads_requests: bool,
-    /// Process id of the agent, as the kernel knows it; `None` if the agent does not. It owns a socket while it peeks at its request, and
-    /// has a reference to it while it scans open files.
+    /// Process id of the agent in the first pid namespace; `None` if the agent does not know it. It has a reference to a socket while it scans
+    /// open files.
     #[serde(default)]
     pub agent_pid: Option<u32>,
+    /// Process id of the agent's helper that peeks at requests; `None` without one. It has a descriptor of a socket while it does that.
+    #[serde(default)]
+    pub peek_pid: Option<u32>,
     /// Host and boot of the agent, which are part of the identity of an incident.
     #[serde(default)]
     pub host: Host,
@@ -87,6 +90,7 @@ impl Default for Config {
             reads_stacks: false,
             reads_requests: false,
             agent_pid: None,
+            peek_pid: None,
             host: Host::default(),
             key_secret: KeySecret::default(),
         }

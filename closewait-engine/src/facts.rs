@@ -284,7 +284,7 @@ impl Engine {
 
     /// Whether a descriptor of a socket is the agent's own: the duplicate that it has while it peeks at the socket's unread request.
     fn is_own_duplicate(&self, pid: u32, key: SocketKey) -> bool {
-        self.config.agent_pid == Some(pid) && self.host_context.is_duplicated(key)
+        self.config.peek_pid == Some(pid) && self.host_context.is_duplicated(key)
     }
 
     /// Whether a process that has closed a socket is the agent, which was not its owner: the program has closed the socket, or has ended,
@@ -292,12 +292,12 @@ impl Engine {
     /// kernel/bpf/task_iter.c at v5.10).
     fn is_last_reference(&self, pid: u32, key: SocketKey) -> bool {
         let is_own = || self.tracker.get(key)?.owners().map(|owners| owners.iter().any(|owner| owner.task.pid == pid));
-        self.config.agent_pid == Some(pid) && is_own() != Some(true)
+        [self.config.agent_pid, self.config.peek_pid].contains(&Some(pid)) && is_own() != Some(true)
     }
 
     /// Does what [`Self::is_own_duplicate`] does for a socket of which only the inode is known.
     fn is_own_duplicate_inode(&self, pid: u32, inode: u64) -> bool {
-        self.config.agent_pid == Some(pid) && self.host_context.is_duplicated_inode(inode)
+        self.config.peek_pid == Some(pid) && self.host_context.is_duplicated_inode(inode)
     }
 
     /// Reports an exit that the agent missed: the socket exited at an unknown time before `at`.

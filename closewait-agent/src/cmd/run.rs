@@ -138,6 +138,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         .transpose()
         .context("opening the log of the kernel program failed\nhint: run without --kernel-log")?;
     let reads_requests = args.peek == cli::PeekArg::FirstLine && facts.initial_pid_namespace != Some(false);
+    // No program can start after the confinement.
+    let peeks = reads_requests.then(|| open_files.as_before(PeekHelper::start)).transpose()?;
     let config = Config {
         stuck_after: args.stuck_after,
         events: match events {
@@ -154,6 +156,7 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
         reads_progress: true,
         reads_stacks: args.stacks.is_on(),
         reads_requests,
+        peek_pid: peeks.as_ref().map(PeekHelper::pid),
         agent_pid: (facts.initial_pid_namespace != Some(false)).then(process::id),
         host: facts.host.clone(),
         key_secret: source::key_secret(),
@@ -202,8 +205,8 @@ async fn watch(args: &cli::RunArgs, configuration: Option<Configuration>, open_f
     // No program can start after the confinement.
     let helper = open_files.as_before(|| Helper::start(hooks))?;
     let jvm_helper = args.stacks.jvm.then(|| open_files.as_before(JvmHelper::start)).transpose()?;
-    if reads_requests {
-        inspector.peek_by(open_files.as_before(PeekHelper::start)?);
+    if let Some(peeks) = peeks {
+        inspector.peek_by(peeks);
     }
     // All files are open, and no thread of the start is left: later threads are confined with this one.
     let keep = Keep { enter_namespaces: args.enter_namespaces, seccomp: plan.seccomp };

@@ -222,6 +222,14 @@ fn an_agent_ends_while_a_peek_waits_for_the_lock_of_a_socket() {
     other.fin();
     let stuck = agent.wait_for_socket("stuck", &other.id);
     assert_eq!(stuck["owners"][0]["pid"], process::id(), "{stuck}");
+    // The helper has a descriptor of the first one all the time, and is no owner.
+    let mut reports = 0;
+    let again = agent.wait_for("another report of the first socket", |event| {
+        reports += u32::from(event["event"] == "stuck" && Id::of_event(event).as_ref() == Some(&pair.id));
+        reports == 2
+    });
+    let owners: Vec<_> = again["owners"].as_array().expect("a list").iter().map(|owner| &owner["pid"]).collect();
+    assert_eq!(owners, [&json!(process::id())], "{again}");
     agent.stop().totals();
     assert!(waits(), "the peek has ended before the agent");
     drop(late);

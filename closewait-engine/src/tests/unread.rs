@@ -9,6 +9,8 @@ use crate::{
 
 /// Process id of the agent.
 const AGENT: u32 = 99;
+/// Process id of its helper.
+const PEEKS: u32 = 100;
 
 fn server() -> Socket {
     let (unread_bytes, received_bytes) = (Some(40), Some(40));
@@ -21,7 +23,10 @@ fn post() -> UnreadRequest {
 
 /// Returns an engine that has a stuck socket, of which the scan has found these descriptors, and the requests that it asks for.
 fn with_descriptors(reads_requests: bool, owners: &[Owner]) -> (Engine, Vec<UnreadQuestion>) {
-    let mut engine = Engine::new(Config { reads_requests, agent_pid: Some(AGENT), ..config(Events::Stuck) }, at(0));
+    let mut engine = Engine::new(
+        Config { reads_requests, agent_pid: Some(AGENT), peek_pid: Some(PEEKS), ..config(Events::Stuck) },
+        at(0),
+    );
     engine.handle(SocketEvent::Enter { key: KEY, at: at(0), socket: server() });
     engine.handle_timeout(at(10_000));
     let questions = scanned(&mut engine, 10_000, owners);
@@ -93,10 +98,10 @@ fn the_duplicate_of_the_agent_is_no_owner() {
     let _stuck = outputs(&mut engine);
     // The next report is due at 20 s.
     engine.handle_timeout(at(20_000));
-    let owners = [owner("app", 7, 5), owner("closewait", AGENT, 12), owner("other", 8, 4)];
+    let owners = [owner("app", 7, 5), owner("closewait-peek", PEEKS, 12), owner("other", 8, 4)];
     let questions = scanned(&mut engine, 20_000, &owners);
     assert_eq!(questions.len(), 1, "there was no answer");
-    engine.handle(ScanFact::InodeDescriptor { inode: 1234, owner: owner("closewait", AGENT, 12) });
+    engine.handle(ScanFact::InodeDescriptor { inode: 1234, owner: owner("closewait-peek", PEEKS, 12) });
     engine.handle(InspectionEnd::Owners { at: at(20_020), worked: Duration::ZERO });
     let of = |output| if let Output::Finding(Finding::Stuck { owners, .. }) = output { owners } else { None };
     let owners = outputs(&mut engine).into_iter().find_map(of).expect("owners in a report");
@@ -118,7 +123,7 @@ fn the_close_of_a_duplicate_says_nothing_of_the_program() {
         let _stuck = outputs(&mut engine);
         engine
     };
-    assert_eq!(left(&mut stuck(), AGENT), (None, None));
+    assert_eq!(left(&mut stuck(), PEEKS), (None, None));
     // A scan of open files had the last reference.
     let mut without_duplicates = with_descriptors(false, &[owner("app", 7, 5)]).0;
     without_duplicates.handle(InspectionEnd::Owners { at: at(10_020), worked: Duration::ZERO });

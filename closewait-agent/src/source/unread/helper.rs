@@ -69,6 +69,11 @@ impl PeekHelper {
         Ok(Self { child, helper: Some(helper), waits: false })
     }
 
+    /// Returns the process id of the helper.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Peeks at the unread requests of these sockets, and hands those that it could see to `each`.
     pub fn peek_each(&mut self, questions: &[UnreadQuestion], each: &mut dyn FnMut(InspectionFact)) {
         let Some(helper) = self.helper.take() else {
