@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::{TcpListener, TcpStream},
     process,
     sync::mpsc,
@@ -54,7 +55,12 @@ impl Watched {
         let socket = std::env::temp_dir().join(format!("closewait-{test}-{}.socket", process::id()));
         let socket = socket.to_str().expect("a path in UTF-8").to_owned();
         let agent = Agent::start(&[&["--events", "all", "--socket", &socket], by_namespace, arguments].concat());
-        Self { agent, socket, ns: Namespace::new() }
+        let ns = Namespace::new();
+        // The kernel of a client may reset a connection after this time in FIN_WAIT2 (60 s): if the acknowledgment of the FIN arrived while
+        // the client was closing (`tcp_rcv_state_process`, net/ipv4/tcp_input.c, and `tcp_keepalive_timer`, net/ipv4/tcp_timer.c at v6.1).
+        // In a slow guest, sockets live longer here.
+        ns.run(|| fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "3600").expect("tcp_fin_timeout"));
+        Self { agent, socket, ns }
     }
 
     /// Stops the agent during `work`, as a debugger does.
