@@ -7,6 +7,8 @@ use std::{
     thread,
 };
 
+use serde_json::Value;
+
 use crate::{
     ability::{Ability, can},
     agent::Agent,
@@ -108,21 +110,25 @@ fn sockets_that_come_and_go_in_a_hurry_are_reported_once_each_and_in_order() {
     wait_for_all(&mut agent, "leave", &ns, 2 * EACH);
 
     let ended = agent.stop();
-    let mut told: BTreeMap<Life, Vec<&str>> = BTreeMap::new();
+    let mut told: BTreeMap<Life, Vec<&Value>> = BTreeMap::new();
     for event in ended.events.iter().filter(|event| event["socket"]["netns"] == ns.inode) {
         let cookie = event["socket"]["cookie"].as_u64().filter(|_| can(Ability::Cookie));
-        let life = (Id::of_event(event).unwrap(), cookie);
-        told.entry(life.clone()).or_default().push(event["event"].as_str().unwrap());
-        if event["event"] == "leave" {
-            let (fin, closing) = lives[&life][told[&life].len() / 2 - 1];
-            check_dwell(event, fin.until(closing));
+        told.entry((Id::of_event(event).unwrap(), cookie)).or_default().push(event);
+    }
+    let skipped = skipped(ended.totals());
+    let mut incomplete = 0;
+    for (life, windows) in lives {
+        let events = told.remove(&life).unwrap_or_default();
+        let kinds: Vec<&Value> = events.iter().map(|event| &event["event"]).collect();
+        let leaves = || events.iter().filter(|event| event["event"] == "leave");
+        if kinds == ["enter", "leave"].repeat(windows.len()) && leaves().all(|leave| leave["exact"] == true) {
+            leaves().zip(windows).for_each(|(leave, (fin, closing))| check_dwell(leave, fin.until(closing)));
+        } else {
+            incomplete += 1;
+            assert!(incomplete <= skipped, "{life:?}, and the kernel skipped {skipped}: {events:?}");
         }
     }
-    assert!(told.keys().eq(lives.keys()));
-    for ((id, cookie), events) in told {
-        let times = lives[&(id.clone(), cookie)].len();
-        assert_eq!(events, ["enter", "leave"].repeat(times), "{id}, cookie {cookie:?}");
-    }
+    assert!(told.is_empty(), "not ours: {told:?}");
 }
 
 /// Returns sockets, half of them IPv4 and half IPv6, with 0 to 4 unread bytes.
@@ -153,15 +159,24 @@ fn one(ns: &Namespace, listener: &TcpListener, address: SocketAddr, port: u16) -
     One { id, server, cookie, unread_bytes: bytes as u64 + 1, fin }
 }
 
-/// Waits until there are `count` events `kind` from the namespace.
+/// Waits for this number of events of sockets in the namespace, less those of which the kernel has skipped the program.
 pub(crate) fn wait_for_all(agent: &mut Agent, kind: &str, ns: &Namespace, count: usize) {
-    let mut seen = 0;
+    let (mut seen, mut not_run) = (0, 0);
     agent.wait_for(&format!("{count} events `{kind}`"), |event| {
         if event["event"] == kind && event["socket"]["netns"] == ns.inode {
             seen += 1;
+        } else if event["event"] == "health" {
+            not_run = skipped(event);
         }
-        seen == count
+        seen + not_run >= count
     });
+}
+
+/// Returns how often the kernel has skipped the kernel program, from totals: any of these runs may have been an enter or
+/// an exit. It skips a run if it interrupts another on the same CPU. Since 7.0 another task can do so, too
+/// (`__DECLARE_TRACE` disables preemption until v6.19, include/linux/tracepoint.h), which an emulated CPU makes likely.
+pub(crate) fn skipped(totals: &Value) -> usize {
+    totals["skipped_by_kernel"].as_u64().map_or(0, |skipped| usize::try_from(skipped).expect("few"))
 }
 
 /// Raises the limit of open files as far as possible.
