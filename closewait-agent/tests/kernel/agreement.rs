@@ -184,8 +184,8 @@ fn check_events(events: &[Value], end: &Value, samples: &[Sample], place: Place,
         events.iter().filter(|event| event["event"] == "pileup" && place.is(&event["group"])).collect();
     let opened = pileups.first().and_then(|event| event["count"].as_u64()).expect("it opens");
     let most = samples.iter().filter_map(|sample| sample.server.count).max().expect("counts");
-    // On a slow machine it opens late, and does not double any more.
-    assert!(pileups.len() >= 2 || most < opened * 2, "it doubles: {opened}, {most}: {pileups:?}");
+    // On a slow machine it opens late, and does not double any more, or only when the server is about to recover.
+    assert!(pileups.len() >= 2 || most <= opened * 2, "it doubles: {opened}, {most}: {pileups:?}");
     for event in &pileups {
         check_between(samples, event["time"].as_str().expect("a time"), "`pileup`", &Claim::of_object(event));
         assert_eq!(event["id"], end["id"], "one incident");
